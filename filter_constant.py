@@ -1,0 +1,223 @@
+"""The constants of the method in one frozen dataclass, and the command line made from it.
+
+Every option of ``train.py`` and ``test.py`` is one field below: its default, its help and the values it takes stand
+on one spot. Nothing here imports more than the standard library, so that ``--help`` and a typing error answer at once.
+"""
+import argparse
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass, field
+
+LR_TYPES = ("interpolation", "kspace")
+FEATURE_TYPES = ("lambda1_coh2", "lambda1_fa", "trace_coh2", "trace_fa")
+SOLVERS = ("ridge", "cg")
+
+WINDOW_SIGMA = 0.85  # voxels; of the Gaussian that weighs the gradients in a window (section 3.2 of the paper)
+CLIP_FRACTION = 0.999  # of the sorted voxels: what lies above is clipped, so that a bright vessel sets no scale
+QUANTIZATION_PATCHES = 2_500_000  # boundaries are taken from the first volumes, until this many voxels are seen
+
+
+class UserError(Exception):
+    """A fault that the user can mend: printed as one line, exit status 2."""
+
+
+def option(default, group, text, **limits):
+    """A field of `Settings`: default, the heading it stands under in ``--help``, its help and what it may be."""
+    return field(default=default, metadata={"group": group, "help": text, **limits})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a result. The fields under "method" and "learning" are saved with the filters."""
+
+    # Method: what a filter means. Applying with others than learned with is refused.
+    factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one number, or one per axis",
+                           low=1, high=8)
+    lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones", choices=LR_TYPES)
+    filter_len: int = option(11, "method", "side of the cubic patch that a filter covers, in voxels", low=3, high=21, odd=True)
+    grad_len: int = option(9, "method", "side of the window of gradients, in voxels", low=3, high=21, odd=True)
+    q_angle_p: int = option(8, "method", "classes of the azimuth (angle phi)", low=1, high=64)
+    q_angle_t: int = option(8, "method", "classes of the inclination (angle theta)", low=1, high=64)
+    feature_type: str = option("lambda1_coh2", "method", "strength and coherence: which formulas", choices=FEATURE_TYPES)
+
+    # Learning: how the filters are learned.
+    solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the pooled filter; "
+                         "cg: the published one, raw patches, conjugate gradients", choices=SOLVERS)
+    ridge: float = option(10.0, "learning", "weight of the pull to the pooled filter (ridge only)", low=1e-6, high=1e9)
+    sharpen: bool = option(False, "learning", "sharpen the HR side before learning (differences of Gaussians)")
+    sample_rate: int = option(3, "learning", "learn from one voxel in this many", low=1, high=10_000)
+    quantization_rate: int = option(5, "learning", "take class boundaries from one voxel in this many", low=1, high=10_000)
+    train_div: int = option(3, "learning", "parts in which a volume's samples are summed; more need less memory",
+                            low=1, high=1000)
+    train_file_max: int = option(0, "learning", "learn from at most this many volumes, by name; 0: all", low=0)
+    seed: int = option(0, "learning", "of the random choice of voxels", low=0, high=2**32 - 1)
+
+    # Applying.
+    blend_threshold: int | None = option(None, "applying", "keep the LR voxel where more than this many of its 26 neighbours "
+                                         "change rank (census blend); off unless given, 10 if given bare",
+                                         low=0, high=26, bare=10)
+
+    # Folders.
+    train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz)")
+    test_dir: str = option("test", "folders", "volumes to degrade and restore")
+    arrays_dir: str = option("arrays", "folders", "the learned filters")
+    result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
+
+    @property
+    def classes(self):
+        """Classes per feature: azimuth, inclination, strength, coherence. Their product is the number of buckets."""
+        return (self.q_angle_p, self.q_angle_t, 3, 3)
+
+    @property
+    def buckets(self):
+        return math.prod(self.classes)
+
+    @property
+    def taps(self):
+        """Voxels in a patch, P in the paper."""
+        return self.filter_len**3
+
+    @property
+    def margin(self):
+        """Voxels between a face of the cropped box and the first voxel whose patch and window lie inside it."""
+        return max(self.filter_len, self.grad_len) // 2
+
+    @property
+    def tag(self):
+        """The factor as file names carry it: ``2``, or ``1x1x4`` where axes differ."""
+        return str(self.factor[0]) if len(set(self.factor)) == 1 else "x".join(map(str, self.factor))
+
+    def of_groups(self, *groups):
+        """The settings of these groups as a plain dict."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["group"] in groups}
+
+
+GROUPS = {"train": ("method", "learning", "folders"), "test": ("method", "applying", "folders")}
+NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir"}}
+STORY = {
+    "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/.",
+}
+EXAMPLES = {
+    "train": """examples:
+  python train.py
+  python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
+  python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
+    "test": """examples:
+  python test.py
+  python test.py --test_dir /data/new --result_dir /data/restored
+  python test.py --blend_threshold 10""",
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Answers a wrong option with one line instead of the whole usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def command_line(command, arguments=None):
+    """Read the options of a command.
+
+    Parameters
+    ----------
+    command : {"train", "test"}
+    arguments : list of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    settings : Settings
+        Defaults where nothing was given.
+    given : set of str
+        Names of the options that stood on the command line.
+    """
+    parser = OneLineParser(prog=f"{command}.py", description=STORY[command], epilog=EXAMPLES[command], allow_abbrev=False,
+                           formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
+    headings = {group: parser.add_argument_group(group) for group in GROUPS[command]}
+    for entry in dataclasses.fields(Settings):
+        if entry.metadata["group"] in headings and entry.name not in NOT_FOR[command]:
+            headings[entry.metadata["group"]].add_argument(f"--{entry.name}", **_argument(entry))
+    given = vars(parser.parse_args(arguments))
+    try:
+        if "factor" in given:
+            given["factor"] = _three_factors(given["factor"])
+        settings = dataclasses.replace(Settings(), **given)
+        _check(settings, given)
+    except ValueError as fault:
+        parser.error(str(fault))
+    return settings, set(given)
+
+
+def run(command, story):
+    """Run ``story(settings, given)`` for a command line; a user's mistake becomes one line and exit status 2."""
+    settings, given = command_line(command)
+    try:
+        return story(settings, given)
+    except UserError as fault:
+        print(f"{command}.py: error: {fault}", file=sys.stderr)
+        return 2
+
+
+def _argument(entry):
+    """What argparse needs to know of a field."""
+    limits, default = entry.metadata, entry.default
+    shown = default[0] if entry.name == "factor" else default
+    text = limits["help"].replace("%", "%%") + ("" if default is None or default is False else f" (default: {shown})")
+    if entry.name == "factor":
+        return {"type": _whole, "nargs": "+", "metavar": "N", "help": text}
+    if isinstance(default, bool):
+        # The released code wants "--sharpen True"; a bare --sharpen says the same.
+        return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL", "help": text}
+    if "choices" in limits:
+        return {"choices": limits["choices"], "help": text}
+    if "bare" in limits:
+        return {"type": _whole, "nargs": "?", "const": limits["bare"], "metavar": "N", "help": text}
+    kind = {int: _whole, float: _number, str: str}[type(default)]
+    return {"type": kind, "metavar": {int: "N", float: "X", str: "DIR"}[type(default)], "help": text}
+
+
+def _whole(text):
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+
+
+def _yes_or_no(text):
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+    return text.lower() == "true"
+
+
+def _three_factors(numbers):
+    if len(numbers) not in (1, 3):
+        raise ValueError(f"argument --factor: one number or three, not {len(numbers)}")
+    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+
+
+def _check(settings, given):
+    """Refuse values out of range, and options that would have no effect."""
+    for entry in dataclasses.fields(Settings):
+        if entry.name not in given:
+            continue
+        low, high = entry.metadata.get("low", -math.inf), entry.metadata.get("high", math.inf)
+        values = getattr(settings, entry.name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                raise ValueError(f"argument --{entry.name}: {value} is not in {low} to {high}")
+            if entry.metadata.get("odd") and value % 2 == 0:
+                raise ValueError(f"argument --{entry.name}: {value} is even; it needs a centre voxel, so an odd number")
+    if max(settings.factor) == 1:
+        raise ValueError("argument --factor: at least one axis needs a factor above 1")
+    if "ridge" in given and settings.solver == "cg":
+        raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")

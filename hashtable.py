@@ -1,0 +1,316 @@
+"""Features of a voxel, and the bucket they fall into.
+
+The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the window of gradients around it. The weights
+are separable, so the tensor is six products of gradients, each smoothed along the three axes: some 160 multiplications
+instead of the 729 x 729 matrix of the formula. Planes of products are smoothed along two axes as they are met and kept in
+a ring that is just long enough for the third; no volume-sized temporary is made.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import get_num_threads, njit, prange
+
+from filter_constant import WINDOW_SIGMA
+from filter_func import gaussian_weights
+
+ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle
+
+
+class Features(NamedTuple):
+    """What is known of each voxel asked for, in the order of the voxels."""
+
+    angle: np.ndarray  # (n, 2) uint8: class of the azimuth, class of the inclination
+    strength: np.ndarray  # (n,) float32
+    coherence: np.ndarray  # (n,) float32
+
+
+class Boundaries(NamedTuple):
+    """Where one class of strength or coherence ends and the next begins, ascending."""
+
+    strength: np.ndarray  # (classes - 1,) float64
+    coherence: np.ndarray  # (classes - 1,) float64
+
+
+def interior_voxels(mask, margin):
+    """Flat indices, in raster order, of the True voxels that lie `margin` or more inside the volume."""
+    inside = np.zeros(mask.shape, bool)
+    inner = tuple(slice(margin, side - margin) for side in mask.shape)
+    inside[inner] = mask[inner]
+    return np.flatnonzero(inside)
+
+
+def sample_voxels(voxels, rate, seed, name):
+    """One voxel in `rate`, at random; the same seed and name give the same choice.
+
+    Parameters
+    ----------
+    voxels : ndarray of int, ascending
+    rate : int
+    seed : int
+    name : str
+        Of the volume and of the purpose, so that volumes are sampled independently.
+    """
+    if rate == 1:
+        return voxels
+    random = np.random.default_rng([seed, *name.encode()])
+    return voxels[random.random(voxels.size) < 1 / rate]
+
+
+def features(lr, voxels, settings):
+    """Direction, strength and coherence of the gradients around voxels (section 3.2 of the paper).
+
+    Parameters
+    ----------
+    lr : ndarray of float32, shape (X, Y, Z), C-contiguous
+    voxels : ndarray of int64, ascending
+        Flat indices, at least half a gradient window from the faces.
+    settings : Settings
+        grad_len, q_angle_p, q_angle_t, feature_type.
+
+    Returns
+    -------
+    Features
+    """
+    weights = gaussian_weights(settings.grad_len, WINDOW_SIGMA).astype(np.float32)
+    plane = lr.shape[1] * lr.shape[2]
+    first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # where the voxels of each plane begin
+    found = Features(np.empty((voxels.size, 2), np.uint8), np.empty(voxels.size, np.float32), np.empty(voxels.size, np.float32))
+    strength, coherence = settings.feature_type.split("_")
+    _features(lr, voxels, first, _slabs(first, get_num_threads()), weights, settings.q_angle_p, settings.q_angle_t,
+              strength == "trace", coherence == "fa", *found)
+    return found
+
+
+def quantile_boundaries(values, classes):
+    """Boundaries between classes that share `values` evenly: element ``floor((i + 1) * count / classes)`` of the sorted."""
+    places = (np.arange(1, classes) * values.size) // classes
+    return np.sort(values)[places].astype(np.float64)
+
+
+def buckets_of(found, boundaries, settings):
+    """The bucket of each voxel.
+
+    Parameters
+    ----------
+    found : Features
+    boundaries : Boundaries
+
+    Returns
+    -------
+    bucket : ndarray of int32, shape (n,)
+        ``((angle_p * q_angle_t + angle_t) * 3 + strength) * 3 + coherence``.
+    """
+    strength = np.searchsorted(boundaries.strength, found.strength)
+    coherence = np.searchsorted(boundaries.coherence, found.coherence)
+    return np.ravel_multi_index((found.angle[:, ANGLE_P], found.angle[:, ANGLE_T], strength, coherence),
+                                settings.classes).astype(np.int32)
+
+
+def nearest_buckets(served, settings):
+    """For each bucket the nearest one that `served` marks: itself, where marked.
+
+    Buckets are points in feature space: a direction (the middle of its bin, opposite ends being one), and a class of
+    strength and of coherence. One bin of inclination, one class of strength and one class of coherence count alike.
+
+    Parameters
+    ----------
+    served : ndarray of bool, shape (buckets,)
+
+    Returns
+    -------
+    nearest : ndarray of int, shape (buckets,)
+    """
+    angle_p, angle_t, strength, coherence = np.unravel_index(np.arange(settings.buckets), settings.classes)
+    phi, theta = (angle_p + 0.5) * np.pi / settings.q_angle_p, (angle_t + 0.5) * np.pi / settings.q_angle_t
+    direction = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], 1)
+    nearest = np.arange(settings.buckets)
+    marked = np.flatnonzero(served)
+    for bucket in np.flatnonzero(~served):
+        turn = np.arccos(np.clip(np.abs(direction[marked] @ direction[bucket]), 0, 1)) * settings.q_angle_t / np.pi
+        apart = turn**2 + (strength[marked] - strength[bucket])**2 + (coherence[marked] - coherence[bucket])**2
+        nearest[bucket] = marked[apart.argmin()]
+    return nearest
+
+
+def _slabs(first, threads):
+    """Planes at which to cut the volume so that each thread gets about as many voxels. The result does not depend on it."""
+    cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * threads + 1))
+    return np.unique(np.concatenate([[0], cuts, [first.size - 1]]))
+
+
+# ---------------------------------------------------------------------------------------------- kernels
+
+@njit(parallel=True, cache=True)
+def _features(lr, voxels, first, slabs, weights, q_angle_p, q_angle_t, trace, fa, angle, strength, coherence):
+    half, length = weights.size // 2, weights.size
+    _, ny, nz = lr.shape
+    for slab in prange(slabs.size - 1):
+        start, stop = slabs[slab], slabs[slab + 1]
+        if first[stop] == first[start]:
+            continue
+        # The rectangle of rows and columns that the slab's voxels need, half a window around them.
+        y0, y1, z0, z1 = ny, 0, nz, 0
+        for n in range(first[start], first[stop]):
+            y, z = voxels[n] // nz % ny, voxels[n] % nz
+            y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
+        height, width = y1 - y0, z1 - z0
+        products = np.empty((6, height + 2 * half, width + 2 * half), np.float32)
+        rows = np.empty((height + 2 * half, width), np.float32)
+        ring = np.empty((length, 6, height, width), np.float32)
+        tensor = np.empty((6, width), np.float32)
+        for plane in range(start - half, stop + half):
+            if plane < 0 or plane >= lr.shape[0]:
+                continue
+            _gradient_products(lr, plane, y0 - half, z0 - half, products)
+            for c in range(6):
+                _smooth_plane(products[c], weights, rows, ring[plane % length, c])
+            centre = plane - half
+            if centre < start:
+                continue
+            n = first[centre]
+            while n < first[centre + 1]:  # row by row
+                y = voxels[n] // nz % ny
+                row_start = (centre * ny + y) * nz
+                end = n
+                while end < first[centre + 1] and voxels[end] < row_start + nz:
+                    end += 1
+                low, high = voxels[n] - row_start - z0, voxels[end - 1] - row_start - z0 + 1
+                for c in range(6):
+                    out = tensor[c, low:high]
+                    out[:] = 0
+                    for t in range(length):
+                        weight, source = weights[t], ring[(centre - half + t) % length, c, y - y0, low:high]
+                        for k in range(out.size):
+                            out[k] += weight * source[k]
+                for m in range(n, end):
+                    k = voxels[m] - row_start - z0
+                    l1, l2, l3, vx, vy, vz = eigen_3x3(tensor[0, k], tensor[1, k], tensor[2, k],
+                                                       tensor[3, k], tensor[4, k], tensor[5, k])
+                    angle[m, 0], angle[m, 1] = _angle_classes(vx, vy, vz, q_angle_p, q_angle_t)
+                    strength[m] = l1 + l2 + l3 if trace else l1
+                    coherence[m] = _fractional_anisotropy(l1, l2, l3) if fa else _coherence(l1, l2, l3)
+                n = end
+
+
+@njit(cache=True, fastmath=True)
+def _gradient_products(lr, x, y_first, z_first, products):
+    """Products xx, yy, zz, xy, xz, yz of np.gradient's components on a rectangle of plane x."""
+    nx, ny, nz = lr.shape
+    height, width = products.shape[1:]
+    x_back, x_ahead = max(x - 1, 0), min(x + 1, nx - 1)
+    x_scale = np.float32(1 / max(x_ahead - x_back, 1))
+    for i in range(height):
+        y = y_first + i
+        y_back, y_ahead = max(y - 1, 0), min(y + 1, ny - 1)
+        y_scale = np.float32(1 / max(y_ahead - y_back, 1))
+        inner = min(max(1 - z_first, 0), width), max(min(nz - 1 - z_first, width), 0)
+        for j in range(inner[0], inner[1]):  # away from the faces, without a branch: this loop is vectorised
+            z = z_first + j
+            gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
+            gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
+            gz = (lr[x, y, z + 1] - lr[x, y, z - 1]) * np.float32(0.5)
+            products[0, i, j], products[1, i, j], products[2, i, j] = gx * gx, gy * gy, gz * gz
+            products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
+        for j in range(width):
+            z = z_first + j
+            if inner[0] <= j < inner[1]:
+                continue
+            z_back, z_ahead = max(z - 1, 0), min(z + 1, nz - 1)
+            gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
+            gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
+            gz = (lr[x, y, z_ahead] - lr[x, y, z_back]) * np.float32(1 / max(z_ahead - z_back, 1))
+            products[0, i, j], products[1, i, j], products[2, i, j] = gx * gx, gy * gy, gz * gz
+            products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
+
+
+@njit(cache=True, fastmath=True)
+def _smooth_plane(source, weights, rows, result):
+    """Smooth along both axes of a plane; `result` is smaller by half a window on each side. `rows` is scratch."""
+    height, width = result.shape
+    rows[:] = 0
+    for i in range(rows.shape[0]):
+        for t in range(weights.size):
+            for k in range(width):
+                rows[i, k] += weights[t] * source[i, k + t]
+    result[:] = 0
+    for i in range(height):
+        for t in range(weights.size):
+            for k in range(width):
+                result[i, k] += weights[t] * rows[i + t, k]
+
+
+@njit(cache=True)
+def eigen_3x3(xx, yy, zz, xy, xz, yz):
+    """Eigenvalues, descending, and the principal unit eigenvector of a symmetric 3x3 matrix.
+
+    The closed form of the characteristic cubic, in float64 on the matrix divided by its largest entry; the eigenvector is
+    the longest cross product of two rows of T - l1. Where the two largest eigenvalues meet, no direction is better than
+    another, and an axis of the plane is taken.
+
+    Returns
+    -------
+    l1, l2, l3, vx, vy, vz : float
+    """
+    size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
+    if not size > 0:
+        return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
+    a, b, c = xx / np.float64(size), yy / np.float64(size), zz / np.float64(size)
+    d, e, f = xy / np.float64(size), xz / np.float64(size), yz / np.float64(size)
+    mean = (a + b + c) / 3
+    a0, b0, c0 = a - mean, b - mean, c - mean
+    radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
+    if radius < 1e-12:
+        return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
+    det = a0 * (b0 * c0 - f * f) - d * (d * c0 - f * e) + e * (d * f - b0 * e)
+    third = np.arccos(min(max(det / (2 * radius**3), -1.0), 1.0)) / 3
+    l1 = mean + 2 * radius * np.cos(third)
+    l3 = mean + 2 * radius * np.cos(third + 2 * np.pi / 3)
+    l2 = 3 * mean - l1 - l3
+    a, b, c = a - l1, b - l1, c - l1
+    # Cross products of the rows of T - l1: each is along the eigenvector, the longest is the most exact.
+    px, py, pz = d * f - e * b, e * d - a * f, a * b - d * d  # rows 1 and 2
+    qx, qy, qz = d * c - e * f, e * e - a * c, a * f - d * e  # rows 1 and 3
+    rx, ry, rz = b * c - f * f, f * e - d * c, d * f - b * e  # rows 2 and 3
+    p, q, r = px * px + py * py + pz * pz, qx * qx + qy * qy + qz * qz, rx * rx + ry * ry + rz * rz
+    if q > p and q >= r:
+        px, py, pz, p = qx, qy, qz, q
+    elif r > p:
+        px, py, pz, p = rx, ry, rz, r
+    if p < 1e-28:  # l1 and l2 are one: any vector across the third eigenvector does
+        if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
+            nx, ny, nz = a, d, e
+        elif abs(d) + abs(b) + abs(f) >= abs(e) + abs(f) + abs(c):
+            nx, ny, nz = d, b, f
+        else:
+            nx, ny, nz = e, f, c
+        if abs(nx) > abs(ny):
+            px, py, pz = -nz, 0.0, nx
+        else:
+            px, py, pz = 0.0, nz, -ny
+        p = px * px + py * py + pz * pz
+    length = 1 / np.sqrt(p) if p > 0 else 0.0
+    return l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size, px * length, py * length, pz * length
+
+
+@njit(cache=True)
+def _angle_classes(vx, vy, vz, q_angle_p, q_angle_t):
+    azimuth = np.arctan2(vy, vx)
+    inclination = np.arccos(min(max(vz, -1.0), 1.0))
+    if azimuth < 0:  # a vector and its opposite are one direction
+        azimuth += np.pi
+        inclination = np.pi - inclination
+    return min(int(azimuth / np.pi * q_angle_p), q_angle_p - 1), min(int(inclination / np.pi * q_angle_t), q_angle_t - 1)
+
+
+@njit(cache=True)
+def _coherence(l1, l2, l3):
+    s1, s2, s3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
+    return (s1 - s2 - s3) / (s1 + s2 + s3) if s1 > 0 else 0.0
+
+
+@njit(cache=True)
+def _fractional_anisotropy(l1, l2, l3):
+    squares = l1 * l1 + l2 * l2 + l3 * l3
+    if not squares > 0:
+        return 0.0
+    return np.sqrt(((l1 - l2)**2 + (l2 - l3)**2 + (l3 - l1)**2) / (2 * squares))
