@@ -9,7 +9,9 @@ import math
 import sys
 from dataclasses import dataclass, field
 
-LR_TYPES = ("interpolation", "kspace")
+LR_TYPES = ("interpolation", "kspace", "average")
+KSPACE_KEEPS = ("third", "auto")
+GRIDS = ("centers", "edges")
 FEATURE_TYPES = ("lambda1_coh2", "lambda1_fa", "trace_coh2", "trace_fa")
 SOLVERS = ("ridge", "cg")
 
@@ -34,7 +36,12 @@ class Settings:
     # Method: what a filter means. Applying with others than learned with is refused.
     factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one number, or one per axis",
                            low=1, high=8)
-    lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones", choices=LR_TYPES)
+    lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones: published spline zoom, truncated "
+                          "spectrum, or mean of blocks (thick slices)", choices=LR_TYPES)
+    kspace_keep: str = option("third", "method", "how much of the spectrum k-space LR keeps along each axis: the published "
+                              "third, or 1/factor (auto), which upscaling needs", choices=KSPACE_KEEPS)
+    grid: str = option("centers", "method", "what LR and HR grid share: the centres of the first and last voxels, as "
+                       "published, or the edges of the field of view; average implies edges", choices=GRIDS)
     filter_len: int = option(11, "method", "side of the cubic patch that a filter covers, in voxels", low=3, high=21, odd=True)
     grad_len: int = option(9, "method", "side of the window of gradients, in voxels", low=3, high=21, odd=True)
     q_angle_p: int = option(8, "method", "classes of the azimuth (angle phi)", low=1, high=64)
@@ -146,6 +153,8 @@ def command_line(command, arguments=None):
             given["factor"] = _three_factors(given["factor"])
         settings = dataclasses.replace(Settings(), **given)
         _check(settings, given)
+        if settings.lr_type == "average":
+            settings = dataclasses.replace(settings, grid="edges")
     except ValueError as fault:
         parser.error(str(fault))
     return settings, set(given)
@@ -219,5 +228,11 @@ def _check(settings, given):
                 raise ValueError(f"argument --{entry.name}: {value} is even; it needs a centre voxel, so an odd number")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
+    if given.get("grid") == "centers" and settings.lr_type == "average":
+        raise ValueError("argument --grid: means of blocks lie on the grid edges; leave --grid out")
+    if "grid" in given and settings.lr_type == "kspace":
+        raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; leave --grid out")
+    if "kspace_keep" in given and settings.lr_type != "kspace" and "lr_type" in given:
+        raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {settings.lr_type}; leave one of the two out")
     if "ridge" in given and settings.solver == "cg":
         raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")
