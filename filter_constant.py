@@ -4,8 +4,10 @@ Every option of ``train.py`` and ``test.py`` is one field below: its default, it
 on one spot. Nothing here imports more than the standard library, so that ``--help`` and a typing error answer at once.
 """
 import argparse
+import contextlib
 import dataclasses
 import math
+import os
 import sys
 from dataclasses import dataclass, field
 
@@ -65,9 +67,18 @@ class Settings:
                                          "change rank (census blend); off unless given, 10 if given bare",
                                          low=0, high=26, bare=10)
 
+    upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring them to the finer grid")
+    dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type and scaling",
+                        choices=("float32", "same"))
+    output: str = option("", "applying", "name of the restored volume, where one volume is restored", metavar="FILE")
+    suffix: str = option("", "applying", "put between a volume's name and .nii of what is restored", metavar="TEXT")
+    report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the restored volumes", switch=True)
+
+    quiet: bool = option(False, "output", "print warnings and errors only, no progress", switch=True)
+
     # Folders.
-    train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz)")
-    test_dir: str = option("test", "folders", "volumes to degrade and restore")
+    train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder or one file")
+    test_dir: str = option("test", "folders", "volumes to restore: a folder or one file")
     arrays_dir: str = option("arrays", "folders", "the learned filters")
     result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
 
@@ -100,11 +111,12 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["group"] in groups}
 
 
-GROUPS = {"train": ("method", "learning", "folders"), "test": ("method", "applying", "folders")}
+GROUPS = {"train": ("method", "learning", "folders", "output"), "test": ("method", "applying", "folders", "output")}
 NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir"}}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
-    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/.",
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/. "
+            "With --upscale: bring volumes that are low-resolution to the finer grid.",
 }
 EXAMPLES = {
     "train": """examples:
@@ -113,8 +125,8 @@ EXAMPLES = {
   python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
     "test": """examples:
   python test.py
-  python test.py --test_dir /data/new --result_dir /data/restored
-  python test.py --blend_threshold 10""",
+  python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
+  python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz""",
 }
 
 
@@ -163,8 +175,10 @@ def command_line(command, arguments=None):
 def run(command, story):
     """Run ``story(settings, given)`` for a command line; a user's mistake becomes one line and exit status 2."""
     settings, given = command_line(command)
+    silence = open(os.devnull, "w", encoding="utf-8") if settings.quiet else contextlib.nullcontext(sys.stdout)
     try:
-        return story(settings, given)
+        with silence as stdout, contextlib.redirect_stdout(stdout):
+            return story(settings, given)
     except UserError as fault:
         print(f"{command}.py: error: {fault}", file=sys.stderr)
         return 2
@@ -174,9 +188,11 @@ def _argument(entry):
     """What argparse needs to know of a field."""
     limits, default = entry.metadata, entry.default
     shown = default[0] if entry.name == "factor" else default
-    text = limits["help"].replace("%", "%%") + ("" if default is None or default is False else f" (default: {shown})")
+    text = limits["help"].replace("%", "%%") + ("" if default in (None, False, "") else f" (default: {shown})")
     if entry.name == "factor":
         return {"type": _whole, "nargs": "+", "metavar": "N", "help": text}
+    if "switch" in limits:
+        return {"action": argparse.BooleanOptionalAction, "help": limits["help"] + f" (default: {'yes' if default else 'no'})"}
     if isinstance(default, bool):
         # The released code wants "--sharpen True"; a bare --sharpen says the same.
         return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL", "help": text}
@@ -185,7 +201,7 @@ def _argument(entry):
     if "bare" in limits:
         return {"type": _whole, "nargs": "?", "const": limits["bare"], "metavar": "N", "help": text}
     kind = {int: _whole, float: _number, str: str}[type(default)]
-    return {"type": kind, "metavar": {int: "N", float: "X", str: "DIR"}[type(default)], "help": text}
+    return {"type": kind, "metavar": limits.get("metavar", {int: "N", float: "X", str: "PATH"}[type(default)]), "help": text}
 
 
 def _whole(text):
@@ -234,5 +250,11 @@ def _check(settings, given):
         raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; leave --grid out")
     if "kspace_keep" in given and settings.lr_type != "kspace" and "lr_type" in given:
         raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {settings.lr_type}; leave one of the two out")
+    if settings.suffix and any(sign in settings.suffix for sign in "/\\"):
+        raise ValueError(f"argument --suffix: '{settings.suffix}' holds a slash; folders are for --result_dir or --output")
+    if settings.output and settings.suffix:
+        raise ValueError("argument --output: names the file in full; leave --suffix out")
+    if settings.output and not settings.output.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
     if "ridge" in given and settings.solver == "cg":
         raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")

@@ -71,10 +71,72 @@ def make_pair(image, settings):
     return Pair(*scaled, low=low, box=box, scale=scale, shape=image.shape)
 
 
+@dataclass(frozen=True)
+class Fine:
+    """A truly low-resolution volume brought to the finer grid, ready for the filters.
+
+    `lr` is cropped to `box` and extended by a margin on every side, clipped at `scale` and divided by it, so in [0, 1] as
+    the filters learned. `above` holds what the clipping took off, in [0, ...) on the same grid, without the margin.
+    """
+
+    lr: np.ndarray
+    above: np.ndarray
+    box: tuple
+    scale: float
+    shape: tuple
+
+
+def make_fine(low, settings):
+    """Bring a truly low-resolution volume to the grid that is finer by the factor.
+
+    Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning. What lies above that is clipped
+    for the filters, but kept aside to be added to their result: a bright vessel or lesion stays bright.
+    The background is where the volume itself is zero. Around the faces the volume is mirrored, so that voxels less than
+    half a patch from them have whole patches.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+        Voxels below zero count as background.
+
+    Returns
+    -------
+    Fine
+
+    Raises
+    ------
+    ValueError
+        If it is all black, has one slice along an axis to refine, or holds another part of the spectrum than was learned.
+    """
+    for axis, (side, factor) in enumerate(zip(low.shape, settings.factor, strict=True)):
+        if factor > 1 and side < 2:
+            raise ValueError(f"axis {axis} has one slice, nothing to interpolate between; learn with factor 1 there")
+        if factor not in (1, 3) and settings.lr_type == "kspace" and settings.kspace_keep == "third":
+            raise ValueError("the filters were learned for the middle third of the spectrum; upscaling by "
+                             f"{factor} keeps 1/{factor} of it: learn with --kspace_keep auto")
+    low = np.clip(low, 0, None)
+    scale = bright_level(low) or float(low.max(initial=0))
+    if not scale > 0:
+        raise ValueError("the volume holds no voxel above zero")
+    shape = tuple(side * factor for side, factor in zip(low.shape, settings.factor, strict=True))
+    lr = interpolate(np.minimum(low, scale), shape, settings)
+    above = interpolate(np.clip(low - scale, 0, None), shape, settings)
+    background = upsample((low != 0).astype(np.float32), shape, order=1, grid=placement(settings)) < 0.5
+    lr[background] = above[background] = 0
+    box = tuple(slice(int(used[0]), int(used[-1]) + 1) for used in
+                (np.flatnonzero((lr != 0).any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)))
+    return Fine(np.pad(lr[box], settings.margin, mode="reflect") / np.float32(scale), above[box], box, scale, shape)
+
+
+def bright_level(image):
+    """The voxel at 99.9 % of the sorted ones."""
+    place = min(int(image.size * CLIP_FRACTION), image.size - 1)
+    return float(np.partition(image, place, axis=None)[place])
+
+
 def clip_bright(image):
     """Clip to [0, v], v the voxel at 99.9 % of the sorted ones."""
-    place = min(int(image.size * CLIP_FRACTION), image.size - 1)
-    return np.clip(image, 0, np.partition(image, place, axis=None)[place])
+    return np.clip(image, 0, np.float32(bright_level(image)))
 
 
 def mod_crop(image, factor):
@@ -119,6 +181,26 @@ def best_spline(pair, settings, order=5):
     spline = np.clip(spline[pair.box] / np.float32(pair.scale), 0, 1)
     spline[pair.hr == 0] = 0
     return spline
+
+
+def fine_to_low(shape, settings):
+    """The 4x4 matrix from voxels of the finer grid to those of a low-resolution volume of this shape (x, y, z)."""
+    matrix = np.eye(4)
+    for axis, (side, factor) in enumerate(zip(shape, settings.factor, strict=True)):
+        matrix[axis, axis], matrix[axis, 3] = spacing_and_start(side, side * factor, placement(settings))
+    return matrix
+
+
+def beside(low, fine, settings, order=5):
+    """What to show beside an upscaled volume, on its grid: the LR voxels as they are, and the best spline; in [0, 1]."""
+    scale = np.float32(bright_level(low) or low.max())
+    nearest = []
+    for side, factor in zip(low.shape, settings.factor, strict=True):
+        step, start = spacing_and_start(side, side * factor, placement(settings))
+        nearest.append(np.clip(np.floor(start + step * np.arange(side * factor) + 0.5).astype(int), 0, side - 1))
+    spline = upsample(low, fine.shape, order, grid=placement(settings)) * (fine > 0)
+    return {name: np.clip(volume / scale, 0, 1) for name, volume in (("LR", low[np.ix_(*nearest)]), ("Spline", spline),
+                                                                     ("Restored", fine))}
 
 
 def upsample(low, shape, order, prefilter=True, grid="centers"):

@@ -16,6 +16,8 @@ from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import cg
 from threadpoolctl import threadpool_limits
 
+from filter_func import census_blend
+from get_lar import make_fine
 from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
 
 BLOCK = 2048  # samples multiplied at a time: 11 MB of patches, enough for the product to run at full speed
@@ -117,6 +119,32 @@ def apply_filters(lr, h, boundaries, settings):
     voxels = interior_voxels(lr != 0, settings.margin)
     bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
     return filter_voxels(lr, voxels, bucket, h, settings.filter_len)
+
+
+def upscale(low, h, boundaries, settings):
+    """Bring a truly low-resolution volume to the finer grid and restore it there.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+    h : ndarray of float32, shape (buckets, P)
+    boundaries : Boundaries
+    settings : Settings
+        As the filters were learned.
+
+    Returns
+    -------
+    fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
+        In the intensities of `low`. `get_lar.fine_to_low` says where its voxels lie.
+    """
+    fine = make_fine(low, settings)
+    sr = apply_filters(fine.lr, h, boundaries, settings)
+    if settings.blend_threshold is not None:
+        sr = census_blend(fine.lr, sr, settings.blend_threshold)
+    inner = tuple(slice(settings.margin, side - settings.margin) for side in sr.shape)
+    volume = np.zeros(fine.shape, np.float32)
+    volume[fine.box] = sr[inner] * np.float32(fine.scale) + fine.above
+    return volume
 
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):

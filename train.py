@@ -36,13 +36,13 @@ def learn(settings, given):
             failed.append(path)
             continue
         before = gram.count.sum()
-        with progress(None, path.name, "sample") as bar:
+        with progress(None, path.name, "sample", settings.quiet) as bar:
             accumulate(gram, pair, boundaries, settings, path.name, bar.update)
         learned.append(path)
         print(f"[{number}/{len(volumes)}] {path.name}: {gram.count.sum() - before:,} samples, "
               f"{time.perf_counter() - begun:.1f} s", flush=True)
 
-    with progress(int((gram.count > 0).sum()), "solving", "bucket") as bar:
+    with progress(int((gram.count > 0).sum()), "solving", "bucket", settings.quiet) as bar:
         h = solve(gram, settings, bar.update)
     save_filters(h, boundaries, settings, learned)
     print(f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {gram.count.sum():,} samples in "
@@ -77,7 +77,7 @@ def find_boundaries(volumes, settings):
     from util import progress
 
     strength, coherence, seen = [], [], 0
-    with progress(len(volumes), "class boundaries", "volume") as bar:
+    with progress(len(volumes), "class boundaries", "volume", settings.quiet) as bar:
         for path in volumes:
             try:
                 pair = read_pair(path, settings)

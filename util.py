@@ -2,9 +2,14 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
+import importlib.metadata
 import json
 import os
+import platform
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +24,7 @@ from hashtable import Boundaries
 
 SUFFIXES = (".nii.gz", ".nii")
 FORMAT = 1  # of the saved settings
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
 
 
 class Volume(NamedTuple):
@@ -31,7 +37,7 @@ class Volume(NamedTuple):
 # ---------------------------------------------------------------------------------------------- volumes
 
 def find_volumes(folder, at_most=0):
-    """NIfTI files below a folder, sorted by name.
+    """NIfTI files below a folder, sorted by name; of a single file, that file.
 
     Raises
     ------
@@ -39,6 +45,10 @@ def find_volumes(folder, at_most=0):
         If the folder is missing or holds none.
     """
     folder = Path(folder)
+    if folder.is_file():
+        if not folder.name.endswith(SUFFIXES):
+            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
+        return [folder]
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
     found = sorted(Path(here, name) for here, _, names in os.walk(folder) for name in names
@@ -72,13 +82,99 @@ def read_volume(path):
     return Volume(data, image)
 
 
-def write_volume(path, data, like):
-    """Write voxels as float32 under the header, affine and codes of the image they came from."""
-    header = like.header.copy()
+def read_series(path):
+    """Read a volume or a series of volumes: shape (X, Y, Z) or (X, Y, Z, T) as float32, and the image it came from.
+
+    Raises
+    ------
+    UserError
+        If the file is no readable NIfTI image of real numbers in three or four dimensions.
+    """
+    try:
+        image = nib.load(path)
+        if image.ndim < 4 or image.shape[3] == 1:
+            return read_volume(path)
+        if image.ndim > 4:
+            raise UserError(f"{path}: has {image.ndim} dimensions {image.shape}; three or four are needed")
+        data = image.get_fdata(dtype=np.float32, caching="unchanged")
+    except (ImageFileError, OSError, EOFError, ValueError) as fault:
+        raise UserError(f"{path}: not a readable NIfTI volume ({_line(fault)}); replace it by a whole file") from fault
+    return Volume(np.nan_to_num(data, nan=0, posinf=0, neginf=0), image)
+
+
+def finer_header(image, shape, fine_to_low):
+    """The header of an image for voxels on a finer grid.
+
+    sform and qform, each with the code it had, say where the new voxels lie; where neither has a code, only the voxel
+    size says something.
+
+    Parameters
+    ----------
+    image : nibabel image
+    shape : tuple of int
+        Of the new voxels, with the fourth axis where there is one.
+    fine_to_low : ndarray, shape (4, 4)
+        From new voxels to those of `image`.
+    """
+    header = image.header.copy()
+    sform, sform_code = header.get_sform(coded=True)
+    qform, qform_code = header.get_qform(coded=True)
+    zooms = np.array(header.get_zooms())
+    zooms[:3] *= np.diag(fine_to_low)[:3]
+    header.set_data_shape(shape)
+    header.set_zooms(zooms[:len(shape)])
+    if qform_code:
+        header.set_qform(qform @ fine_to_low, int(qform_code))
+    if sform_code:
+        header.set_sform(sform @ fine_to_low, int(sform_code))
+    for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
+        header[name] = 0  # the finer slices were not measured one after another
+    return header
+
+
+def write_volume(path, data, like, header=None, dtype="float32"):
+    """Write voxels under the header, affine and codes of the image they came from, or under another header.
+
+    With dtype "same" they are stored as that image stores them, with its scaling, rounded and clipped to what it can hold.
+    """
+    header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
-    image = type(like)(np.ascontiguousarray(data, np.float32), None, header)
+    data = np.ascontiguousarray(data, np.float32)
+    kept = like.get_data_dtype()
+    if dtype == "same":
+        header.set_data_dtype(kept)
+    if dtype == "same" and kept.kind in "iu":
+        slope, inter = (getattr(like.dataobj, name, default) for name, default in (("slope", 1), ("inter", 0)))
+        limits = np.iinfo(kept)
+        data = np.clip(np.rint((data.astype(np.float64) - inter) / slope), limits.min, limits.max).astype(kept)
+        header.set_slope_inter(slope, inter)
+    image = type(like)(data, None, header)
     with whole_file(path, suffix="".join(Path(path).suffixes[-2:])[-7:]) as temporary:
         nib.save(image, temporary)
+
+
+def target_paths(volumes, folder, settings):
+    """Where each restored volume goes: the name of its input, or --suffix behind it, or --output.
+
+    Raises
+    ------
+    UserError
+        If --output names one file for several volumes, or a result would fall on its own input.
+    """
+    if settings.output and len(volumes) > 1:
+        raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; use --result_dir, or one volume")
+    targets = [Path(settings.output)] if settings.output else [
+        folder / (stem(path) + settings.suffix + path.name[len(stem(path)):]) for path in volumes]
+    for path, target in zip(volumes, targets, strict=True):
+        if target.exists() and target.samefile(path):
+            raise UserError(f"{path}: the result would overwrite it; give another --output or --result_dir")
+    return targets
+
+
+def stem(path):
+    """The name of a volume without .nii or .nii.gz."""
+    name = Path(path).name
+    return name[:-len(next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")) or None]
 
 
 def uncrop(cropped, pair, shape):
@@ -186,6 +282,49 @@ def _line(fault):
     return (str(fault).splitlines() or [type(fault).__name__])[0]
 
 
+# ---------------------------------------------------------------------------------------------- records
+
+class Stages:
+    """How long each stage took: ``with stages("restore"): ...`` adds to ``stages.seconds``."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name):
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - begun, 3)
+
+
+def about_run(settings, command):
+    """What decides a result: command, settings, the filters' SHA-256 and the versions, as a plain dict."""
+    return {"command": " ".join(map(str, command)), "settings": dataclasses.asdict(settings),
+            "filters": {path.name: file_digest(path) for path in filter_paths(settings)},
+            "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def sidecar(path, stages, settings):
+    """The JSON text that lies beside a result: where it came from and how."""
+    about = {"input": str(path), "input_sha256": file_digest(path), **about_run(settings, sys.argv), "seconds": stages.seconds}
+    return json.dumps(about, indent=1) + "\n"
+
+
+def file_digest(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_whole(path, content):
+    """Write text or bytes under a name that appears only when all is written."""
+    with whole_file(path) as temporary:
+        Path(temporary).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 # ---------------------------------------------------------------------------------------------- figures
 
 def brain_mask(hr, margin):
@@ -231,6 +370,6 @@ def write_metrics(path, rows):
         writer.writerows(rows)
 
 
-def progress(total, what, unit):
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=None, dynamic_ncols=True)
+def progress(total, what, unit, quiet=False):
+    """A progress bar with rate and time left on a terminal, nothing elsewhere or when quiet."""
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=quiet or None, dynamic_ncols=True)
