@@ -45,10 +45,12 @@ def learn(settings, given):
     with progress(int((gram.count > 0).sum()), "solving", "bucket", settings.quiet) as bar:
         h = solve(gram, settings, bar.update)
     save_filters(h, boundaries, settings, learned)
+    write_pictures(h, gram.count, settings)
     print(f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {gram.count.sum():,} samples in "
           f"{time.perf_counter() - started:.0f} s; {(gram.count == 0).sum()} buckets saw no sample "
           "and are served by their nearest.\n"
-          f"They are in {settings.arrays_dir}; next: python test.py", flush=True)
+          f"They are in {settings.arrays_dir}; look at filters_{settings.tag}.png and samples_{settings.tag}.png there.\n"
+          "Next: python test.py", flush=True)
     if failed:
         print(f"train.py: {len(failed)} of {len(volumes)} volumes could not be used, see above", file=sys.stderr)
     return 1 if failed else 0
@@ -97,6 +99,18 @@ def find_boundaries(volumes, settings):
     _, _, *classes = settings.classes
     return Boundaries(*(quantile_boundaries(np.concatenate(values), n)
                         for values, n in zip((strength, coherence), classes, strict=True)))
+
+
+def write_pictures(h, count, settings):
+    """Leave pictures of the filters and of the samples per bucket beside the filters."""
+    from pathlib import Path
+
+    from report import picture_counts, picture_filters
+    from util import write_whole
+
+    folder = Path(settings.arrays_dir)
+    write_whole(folder / f"filters_{settings.tag}.png", picture_filters(h, settings.classes))
+    write_whole(folder / f"samples_{settings.tag}.png", picture_counts(count, settings.classes))
 
 
 if __name__ == "__main__":
