@@ -80,9 +80,9 @@ def picture(images, affine, compare=True):
     shapes = [plane(volumes[0], axis, 0).shape * np.delete(sizes, axis)[::-1] for axis in range(3)]
     heights = [shape[0] / shape[1] for shape in shapes]
     width = 2.6
-    figure = Figure(figsize=(columns * width, sum(heights) * width + 0.55), dpi=110, facecolor="black")
+    figure = Figure(figsize=(columns * width, sum(heights) * width + (0.6 if compare else 0.29)), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, columns, height_ratios=heights, left=0, right=1, bottom=0.28 / figure.get_figheight(),
+    grid = figure.add_gridspec(3, columns, height_ratios=heights, left=0, right=1, bottom=(0.33 if wrongs else 0.02) / figure.get_figheight(),
                                top=1 - 0.27 / figure.get_figheight(), wspace=0.02, hspace=0.02)
     for axis in range(3):
         aspect = np.divide(*np.delete(sizes, axis)[::-1])
@@ -100,10 +100,12 @@ def picture(images, affine, compare=True):
             if eye and not error:
                 draw_inset(axes, shown, eye, aspect, how)
     if wrongs:
-        where = figure.add_axes([1 - 1.9 / columns, 0.17 / figure.get_figheight(), 1.8 / columns, 0.07 / figure.get_figheight()])
+        where = figure.add_axes([1 - 1.95 / columns, 0.19 / figure.get_figheight(), 1.9 / columns, 0.07 / figure.get_figheight()])
         bar = figure.colorbar(drawn, cax=where, orientation="horizontal", ticks=[0, limit])
-        bar.ax.set_xticklabels(["0", f"{limit:.2f} of the range"], color="white", fontsize=7)
-        bar.ax.tick_params(length=0, pad=1)
+        bar.ax.set_xticklabels(["0", f"{limit:.2f}"], color="white", fontsize=8)
+        figure.text(1 - 1 / columns, 0.06 / figure.get_figheight(), "error, of the range of intensities", color="white",
+                    fontsize=8, ha="center")
+        bar.ax.tick_params(length=0, pad=2)
         bar.outline.set_visible(False)
     return png(figure)
 
@@ -136,56 +138,70 @@ def draw_inset(axes, shown, eye, aspect, how):
         spine.set_color(colour)
 
 
-def picture_filters(h, classes):
+def picture_filters(h, classes, names=()):
     """A PNG of the centre slice of every filter, laid out by bucket.
 
     Parameters
     ----------
     h : ndarray, shape (buckets, P)
     classes : tuple of int
-        Classes per feature; rows are buckets of the first features, columns of the others.
+        Classes per feature.
+    names : sequence of str
+        Of the features.
+
+    Returns
+    -------
+    bytes
     """
     side = round(h.shape[1] ** (1 / 3))
-    slices = h.reshape(*layout(classes), side, side, side)[:, :, :, :, side // 2]
+    slices = by_bucket(h.reshape(-1, side, side, side)[:, side // 2], classes)
     tiles = np.full((slices.shape[0], side + 1, slices.shape[1], side + 1), np.nan, np.float32)
     tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
-    limit = np.quantile(np.abs(slices), 0.995) or 1
-    return map_of_buckets(tiles.reshape(slices.shape[0] * (side + 1), -1), layout(classes), side + 1,
-                          "Filters: the centre slice of each bucket's", "weight", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    around = np.abs(slices)
+    around[:, :, side // 2, side // 2] = 0  # the centre outweighs all others, and says least
+    limit = np.quantile(around, 0.99) or 1
+    return map_of_buckets(tiles.reshape(slices.shape[0] * (side + 1), -1), slices.shape[:2], side + 1, classes, names,
+                          "Learned filters: the middle slice of each", "weight", cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
-def picture_counts(count, classes):
+def picture_counts(count, classes, names=()):
     """A PNG of how many samples each bucket saw, laid out as the filters are."""
     from matplotlib.colors import LogNorm
 
-    grid = np.asarray(count, float).reshape(layout(classes))
-    return map_of_buckets(np.where(grid > 0, grid, np.nan), layout(classes), 1, "Samples per bucket (blank: none)", "samples",
-                          cmap="viridis", norm=LogNorm(1, max(grid.max(), 10)))
+    grid = by_bucket(np.asarray(count, float), classes)
+    return map_of_buckets(np.where(grid > 0, grid, np.nan), grid.shape, 1, classes, names, "Samples in each bucket (blank: none)",
+                          "samples", cmap="viridis", norm=LogNorm(max(np.min(grid[grid > 0], initial=grid.max()), 1) * 0.99,
+                                                                  max(grid.max(), 10)))
 
 
-def layout(classes):
-    """Rows and columns for buckets: the last two features (and more, where that is nearer a square) run along a row."""
-    total = int(np.prod(classes))
-    splits = [(int(np.prod(classes[:n])), int(np.prod(classes[n:]))) for n in range(len(classes) + 1)]
-    return min(splits, key=lambda split: abs(np.log(split[1] * split[1] / total)))
+def by_bucket(values, classes):
+    """Lay out values of buckets in rows, by the first, third, ... feature, and columns, by the second, fourth, ..."""
+    odd, even = range(0, len(classes), 2), range(1, len(classes), 2)
+    grid = values.reshape(*classes, -1).transpose(*odd, *even, len(classes))
+    shape = [int(np.prod([classes[n] for n in axes])) for axes in (odd, even)]
+    return grid.reshape(*shape, *values.shape[1:])
 
 
-def map_of_buckets(image, grid, tile, title, what, **how):
-    """A picture with one tile for each bucket, numbered along rows and columns."""
+def map_of_buckets(image, grid, tile, classes, names, title, what, **how):
+    """A picture with one tile for each bucket."""
     rows, columns = grid
-    figure = Figure(figsize=(min(max(columns * 0.17, 5) + 1.6, 16), min(max(rows * 0.17, 2) + 1, 16)), dpi=140)
+    width, height = (min(max(number * 0.26, 3), 14) for number in (columns, rows))
+    figure = Figure(figsize=(width + 1.6, height + 0.9), dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    cmap = matplotlib.colormaps[how.pop("cmap")].with_extremes(bad="white")
-    drawn = axes.imshow(image, interpolation="nearest", cmap=cmap, aspect="equal", **how)
-    for axis, number, step in ((axes.xaxis, columns, 9 if columns % 9 == 0 else 8), (axes.yaxis, rows, 8)):
-        axis.set_ticks(np.arange(0, number, step) * tile + tile / 2 - 0.5, np.arange(0, number, step), fontsize=7)
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(f"bucket modulo {columns}", fontsize=8)
-    axes.set_ylabel(f"bucket divided by {columns}", fontsize=8)
+    drawn = axes.imshow(image, interpolation="nearest", aspect="equal",
+                        cmap=matplotlib.colormaps[how.pop("cmap")].with_extremes(bad="white"), **how)
+    for first, axis, number in ((0, axes.yaxis, rows), (1, axes.xaxis, columns)):
+        mine = [*zip(names, classes)][first::2]
+        step = max(number // classes[first], 1) if first < len(classes) else 1
+        axis.set_ticks(np.arange(0, number, step) * tile + step * tile / 2 - 0.5, np.arange(0, number, step) // step, fontsize=8)
+        within = ", ".join(f"within each {count} of {name}" for name, count in mine[1:])
+        axis.set_label_text(f"class of {mine[0][0]}" + (f"; {within}" if within else "") if mine else "", fontsize=9)
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize=11)
     bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label(what, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label(what, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return png(figure, bbox_inches="tight")
 
 
@@ -260,7 +276,8 @@ def page(about, rows, viewers):
     str
     """
     upscaled = "to" in rows[0]
-    title = f"{len(rows)} volume{'s' * (len(rows) > 1)} {'upscaled' if upscaled else 'degraded and restored'}"
+    title = (f"{len(rows)} volume{'s' * (len(rows) > 1)} {'upscaled' if upscaled else 'degraded and restored'} by "
+             + " × ".join(map(str, about["settings"]["factor"])))
     parts = {"TITLE": title, "FIGURES": table_upscaled(rows) if upscaled else table_figures(rows) + plot_gains(rows),
              "VIEWERS": "".join(viewer_html(number, shown) for number, shown in enumerate(viewers)),
              "ABOUT": about_html(about), "FORMAT": SLICE_FORMAT}
@@ -281,7 +298,8 @@ def table_figures(rows):
         lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>{cells}<td>{row["gain_over_spline"]:+.2f}</td></tr>')
     return ('<div class="scroll"><table><thead><tr><th rowspan="2" scope="col">volume</th>' + head
             + '<th rowspan="2" scope="col">gain over<br>spline, dB</th></tr><tr>' + "<th>PSNR</th><th>SSIM</th>" * 3
-            + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div><p class="note">PSNR in dB and SSIM over the brain.</p>')
+            + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+            + '<p class="note">PSNR in dB and SSIM over the brain.</p>')
 
 
 def table_upscaled(rows):
@@ -353,7 +371,7 @@ TEMPLATE = """<!DOCTYPE html>
 :root { color-scheme: light dark; --ink: #1d2330; --soft: #5d6678; --paper: #fbfbfc; --panel: #fff; --rule: #d9dde5;
   --key: #eef0f4; --better: #16806a; --worse: #b3412e; --on: #1f5fbf; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7ee; --soft: #98a1b3; --paper: #14171d; --panel: #1b1f27;
-  --rule: #323846; --key: #2a303c; --better: #4cc2a6; --worse: #ee8570; --on: #5b97ee; } }
+  --rule: #323846; --key: #2a303c; --better: #4cc2a6; --worse: #ee8570; --on: #3a78d6; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1240px; margin: 0 auto;
   padding: 1.5rem 1.2rem 4rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; } h3 { font-size: 1rem; margin: 0; }
@@ -379,7 +397,8 @@ figure { margin: 0; flex: calc(var(--w) / var(--h)) 1 0; min-width: 0; }
 .stack img.on { visibility: visible; } .differs img.on ~ img.on { mix-blend-mode: difference; }
 .differs .stack { filter: brightness(4); } .stack i { position: absolute; color: #d8dbe2; font: 11px system-ui, sans-serif;
   text-shadow: 0 0 3px #000; z-index: 1; } .l { left: 4px; top: 46%; } .r { right: 4px; top: 46%; } .t { top: 2px; left: 49%; }
-.b { bottom: 2px; left: 49%; } figcaption { display: flex; gap: .5rem; font-size: .87rem; align-items: center; margin-top: .3rem; }
+.b { bottom: 2px; left: 49%; }
+figcaption { display: flex; gap: .5rem; font-size: .87rem; align-items: center; margin-top: .3rem; }
 figcaption label { display: flex; flex: 1; gap: .5rem; align-items: center; min-width: 0; } input { flex: 1; min-width: 0;
   accent-color: var(--on); } output { color: var(--soft); font-variant-numeric: tabular-nums; white-space: nowrap; }
 @media (max-width: 700px) { .planes { flex-direction: column; align-items: stretch; } figure { flex: none; } }
@@ -390,7 +409,7 @@ figcaption label { display: flex; flex: 1; gap: .5rem; align-items: center; min-
 <p class="note">Click a slice for the next image; hover over a name to see it for a moment; keys <kbd>1</kbd> <kbd>2</kbd>
 <kbd>3</kbd> choose one, <kbd>space</kbd> the next, <kbd>D</kbd> shows four times the difference from the first,
 <kbd>←</kbd> <kbd>→</kbd> move through the slices of the plane last touched, <kbd>↑</kbd> <kbd>↓</kbd> change the plane.
-Pixels are voxels; every slice is stored at their full number, lightly compressed.</p>
+One pixel is one voxel; slices are lightly compressed. The files beside this page hold the voxels as they are.</p>
 @VIEWERS@
 <h2>What was run</h2>@ABOUT@
 <script>

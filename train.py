@@ -12,6 +12,8 @@ import time
 
 from filter_constant import QUANTIZATION_PATCHES, UserError, run
 
+FEATURES = ("azimuth", "inclination", "strength", "coherence")  # in the order of Settings.classes
+
 
 def learn(settings, given):
     """Learn from all volumes of the training folder; returns the exit status."""
@@ -109,8 +111,8 @@ def write_pictures(h, count, settings):
     from util import write_whole
 
     folder = Path(settings.arrays_dir)
-    write_whole(folder / f"filters_{settings.tag}.png", picture_filters(h, settings.classes))
-    write_whole(folder / f"samples_{settings.tag}.png", picture_counts(count, settings.classes))
+    write_whole(folder / f"filters_{settings.tag}.png", picture_filters(h, settings.classes, FEATURES))
+    write_whole(folder / f"samples_{settings.tag}.png", picture_counts(count, settings.classes, FEATURES))
 
 
 if __name__ == "__main__":
