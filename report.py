@@ -100,7 +100,8 @@ def picture(images, affine, compare=True):
             if eye and not error:
                 draw_inset(axes, shown, eye, aspect, how)
     if wrongs:
-        where = figure.add_axes([1 - 1.95 / columns, 0.19 / figure.get_figheight(), 1.9 / columns, 0.07 / figure.get_figheight()])
+        inch = 1 / figure.get_figheight()
+        where = figure.add_axes([1 - 1.95 / columns, 0.19 * inch, 1.9 / columns, 0.07 * inch])
         bar = figure.colorbar(drawn, cax=where, orientation="horizontal", ticks=[0, limit])
         bar.ax.set_xticklabels(["0", f"{limit:.2f}"], color="white", fontsize=8)
         figure.text(1 - 1 / columns, 0.06 / figure.get_figheight(), "error, of the range of intensities", color="white",

@@ -147,8 +147,9 @@ def write_volume(path, data, like, header=None, dtype="float32"):
         slope, inter = (getattr(like.dataobj, name, default) for name, default in (("slope", 1), ("inter", 0)))
         limits = np.iinfo(kept)
         data = np.clip(np.rint((data.astype(np.float64) - inter) / slope), limits.min, limits.max).astype(kept)
-        header.set_slope_inter(slope, inter)
     image = type(like)(data, None, header)
+    if data.dtype.kind in "iu":
+        image.header.set_slope_inter(slope, inter)  # only now: an image made from a header forgets its scaling
     with whole_file(path, suffix="".join(Path(path).suffixes[-2:])[-7:]) as temporary:
         nib.save(image, temporary)
 
