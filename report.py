@@ -18,12 +18,13 @@ from PIL import Image, features
 VOLUME_BYTES = 2_800_000  # of a volume's slices, in the page
 PAGE_BYTES = 60_000_000  # of all slices: what a browser still opens at once
 SLICE_FORMAT, SLICE_QUALITY = ("webp", 88) if features.check("webp") else ("jpeg", 88)
+SURROUND = 3  # voxels of black left around the brain
 PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of a canonical (RAS) volume
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))  # left, right, top, bottom of each plane
 
 
 def canonical(images, affine):
-    """Turn volumes so that their axes run nearest to right, anterior, superior.
+    """Cut off the black surround and turn volumes so that their axes run nearest to right, anterior, superior.
 
     Parameters
     ----------
@@ -38,7 +39,12 @@ def canonical(images, affine):
     """
     turn = nib.io_orientation(affine)
     order = np.argsort(turn[:, 0])
-    turned = {name: nib.apply_orientation(image, turn) for name, image in images.items()}
+    first = next(iter(images.values()))
+    box = []
+    for axis, side in enumerate(first.shape):
+        used = np.flatnonzero(first.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(max(used[0] - SURROUND, 0), min(used[-1] + 1 + SURROUND, side)) if used.size else slice(None))
+    turned = {name: nib.apply_orientation(image[tuple(box)], turn) for name, image in images.items()}
     return turned, nib.affines.voxel_sizes(affine)[order]
 
 
@@ -82,8 +88,9 @@ def picture(images, affine, compare=True):
     width = 2.6
     figure = Figure(figsize=(columns * width, sum(heights) * width + (0.6 if compare else 0.29)), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, columns, height_ratios=heights, left=0, right=1, bottom=(0.33 if wrongs else 0.02) / figure.get_figheight(),
-                               top=1 - 0.27 / figure.get_figheight(), wspace=0.02, hspace=0.02)
+    inch = 1 / figure.get_figheight()
+    grid = figure.add_gridspec(3, columns, height_ratios=heights, left=0, right=1, bottom=(0.36 if wrongs else 0.02) * inch,
+                               top=1 - 0.27 * inch, wspace=0.02, hspace=0.02)
     for axis in range(3):
         aspect = np.divide(*np.delete(sizes, axis)[::-1])
         eye = inset_place(volumes, axis, cuts[axis])
@@ -100,11 +107,10 @@ def picture(images, affine, compare=True):
             if eye and not error:
                 draw_inset(axes, shown, eye, aspect, how)
     if wrongs:
-        inch = 1 / figure.get_figheight()
         where = figure.add_axes([1 - 1.95 / columns, 0.19 * inch, 1.9 / columns, 0.07 * inch])
         bar = figure.colorbar(drawn, cax=where, orientation="horizontal", ticks=[0, limit])
         bar.ax.set_xticklabels(["0", f"{limit:.2f}"], color="white", fontsize=8)
-        figure.text(1 - 1 / columns, 0.06 / figure.get_figheight(), "error, of the range of intensities", color="white",
+        figure.text(1 - 1 / columns, 0.06 * inch, "error, of the range of intensities", color="white",
                     fontsize=8, ha="center")
         bar.ax.tick_params(length=0, pad=2)
         bar.outline.set_visible(False)

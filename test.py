@@ -92,7 +92,7 @@ def upscale_one(path, target, h, boundaries, settings):
 
     from get_lar import beside, fine_to_low
     from matrix_compute import upscale
-    from util import Stages, finer_header, read_series, write_volume
+    from util import Stages, finer_header, progress, read_series, write_volume
 
     stages = Stages()
     with stages("read"):
@@ -100,13 +100,16 @@ def upscale_one(path, target, h, boundaries, settings):
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     if series.min() < 0:
         print(f"test.py: {path}: voxels below zero are taken as background", file=sys.stderr)
-    with stages("restore"):
+    alone = series.shape[3] == 1
+    with stages("restore"), progress(series.shape[3], "series", "volume", settings.quiet or alone) as bar:
         try:
-            fine = np.stack([upscale(np.ascontiguousarray(low), h, boundaries, settings)
-                             for low in np.moveaxis(series, -1, 0)], axis=-1)
+            fine = []
+            for low in np.moveaxis(series, -1, 0):
+                fine.append(upscale(np.ascontiguousarray(low), h, boundaries, settings))
+                bar.update()
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
-    fine = fine.reshape(*fine.shape[:3], *volume.data.shape[3:])
+    fine = np.stack(fine, axis=-1).reshape(*fine[0].shape, *volume.data.shape[3:])
     with stages("write"):
         header = finer_header(volume.image, fine.shape, fine_to_low(series.shape[:3], settings))
         target.parent.mkdir(parents=True, exist_ok=True)

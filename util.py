@@ -99,7 +99,10 @@ def read_series(path):
         data = image.get_fdata(dtype=np.float32, caching="unchanged")
     except (ImageFileError, OSError, EOFError, ValueError) as fault:
         raise UserError(f"{path}: not a readable NIfTI volume ({_line(fault)}); replace it by a whole file") from fault
-    return Volume(np.nan_to_num(data, nan=0, posinf=0, neginf=0), image)
+    if not np.isfinite(data).all():
+        data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
+        tqdm.write(f"{path}: not-a-number and infinite voxels are taken as background", file=sys.stderr)
+    return Volume(data, image)
 
 
 def finer_header(image, shape, fine_to_low):

@@ -34,7 +34,7 @@ def keeping(settings):
     return h
 
 
-def run_upscale(tmp_path, image, settings, h, name="scan.nii.gz"):
+def run_upscale(tmp_path, image, settings, h, name="scan.nii"):
     """Save, upscale by the command's own story, load."""
     import dataclasses
 
@@ -114,7 +114,7 @@ def learned_filters(settings):
 
 @pytest.mark.parametrize("grid", ["centers", "edges"])
 def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
-    """With learned filters: up to the filters' own lack of symmetry, which one-sided bins of direction have."""
+    """With learned filters: up to the filters' own lack of symmetry, each bin being learned from samples of its own."""
     from scipy.ndimage import gaussian_filter
     settings = Settings(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
     h, boundaries = learned_filters(settings)
@@ -126,7 +126,7 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
         flipped = np.flip(upscale(np.flip(low, axis).copy(), h, boundaries, settings), axis)
         assert np.allclose(np.flip(upscale(np.flip(low, axis).copy(), keeping(settings), boundaries, settings), axis), kept,
                            atol=1e-5 * low.max())
-        assert np.sqrt(np.mean((flipped - straight)**2)) < 0.5 * change
+        assert np.sqrt(np.mean((flipped - straight)**2)) < 0.2 * change  # measured: 0.10 to 0.11
         flip = np.eye(4)
         flip[axis, axis], flip[axis, 3] = -1, low.shape[axis] - 1
         fine_flip = np.eye(4)
@@ -172,7 +172,7 @@ def test_simpleitk_finds_the_same_voxels_at_the_same_places(tmp_path, orientatio
     settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
-    read = [sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32) for name in ("scan.nii.gz", "fine_scan.nii.gz")]
+    read = [sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32) for name in ("scan.nii", "fine_scan.nii")]
     # ITK's world is LPS.
     corner = np.array(read[1].TransformIndexToPhysicalPoint([3, 4, 5])) * [-1, -1, 1]
     assert np.allclose(corner, fine.affine[:3] @ [3, 4, 5, 1], atol=1e-3)
