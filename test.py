@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from filter_constant import UserError, run
+from filter_constant import CannotWrite, UserError, complain, run
 
 
 def restore(settings, given):
@@ -19,32 +19,35 @@ def restore(settings, given):
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
     import numpy as np
 
-    from util import find_volumes, load_filters, write_metrics
+    from util import find_volumes, load_filters, make_folder, relative_name, write_metrics
 
     h, boundaries, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
     folder = Path(settings.result_dir, time.strftime("%m%d%H"))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     print(f"Restoring {len(volumes)} volume{'s' * (len(volumes) > 1)} of {settings.test_dir}, x{settings.tag}; "
           "PSNR in dB and SSIM over the brain\n"
           f"{'':32} {'LR':>16} {'spline':>16} {'restored':>16}  gain over spline", flush=True)
     rows, failed = [], 0
     for path in volumes:
+        name = relative_name(path, settings.test_dir)
         try:
-            rows.append(restore_one(path, folder / path.name, h, boundaries, settings))
+            rows.append({**restore_one(path, folder / name, h, boundaries, settings), "volume": name})
+        except CannotWrite:
+            raise
         except UserError as fault:
-            print(f"test.py: {fault}", file=sys.stderr, flush=True)
+            complain("test", fault)
             failed += 1
         else:
+            write_metrics(folder / "metrics.csv", rows)  # each time: it never lacks more than the volume at hand
             print_row(rows[-1])
     if not rows:
         return 2
     if len(rows) > 1:
         print_row({"volume": "mean"} | {key: np.mean([row[key] for row in rows]) for key in rows[0] if key != "volume"})
-    write_metrics(folder / "metrics.csv", rows)
     print(f"Restored volumes and metrics.csv are in {folder}", flush=True)
     if failed:
-        print(f"test.py: {failed} of {len(volumes)} volumes could not be restored, see above", file=sys.stderr)
+        complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed else 0
 
 
@@ -53,22 +56,25 @@ def restore_one(path, target, h, boundaries, settings):
     from filter_func import census_blend
     from get_lar import best_spline, make_pair
     from matrix_compute import apply_filters
-    from util import brain_mask, figures, metrics_row, read_volume, uncrop, write_volume
+    from util import brain_mask, figures, make_folder, metrics_row, read_volume, uncrop, write_volume
 
+    if target.exists() and target.samefile(path):
+        raise UserError(f"{path}: the result would overwrite it; give another --result_dir")
     volume = read_volume(path)
     try:
         pair = make_pair(volume.data, settings)
+        sr = apply_filters(pair.lr, h, boundaries, settings)
+        if settings.blend_threshold is not None:
+            sr = census_blend(pair.lr, sr, settings.blend_threshold)
+        spline = best_spline(pair, settings)
+        mask = brain_mask(pair.hr, settings.margin)
+        row = metrics_row(path.name, mask.sum(), {name: figures(pair.hr, estimate, mask)
+                                                  for name, estimate in (("lr", pair.lr), ("spline5", spline), ("sr", sr))})
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
-    sr = apply_filters(pair.lr, h, boundaries, settings)
-    if settings.blend_threshold is not None:
-        sr = census_blend(pair.lr, sr, settings.blend_threshold)
+    make_folder(target.parent)
     write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image)
-
-    spline = best_spline(pair, settings)
-    mask = brain_mask(pair.hr, settings.margin)
-    return metrics_row(path.name, mask.sum(), {name: figures(pair.hr, estimate, mask)
-                                               for name, estimate in (("lr", pair.lr), ("spline5", spline), ("sr", sr))})
+    return row
 
 
 def print_row(row):
