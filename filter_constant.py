@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 
@@ -24,6 +25,10 @@ QUANTIZATION_PATCHES = 2_500_000  # boundaries are taken from the first volumes,
 
 class UserError(Exception):
     """A fault that the user can mend: printed as one line, exit status 2."""
+
+
+class CannotWrite(UserError):
+    """A folder that takes no files, or a full disk: no use in going on to the next volume."""
 
 
 def option(default, group, text, **limits):
@@ -75,6 +80,11 @@ class Settings:
     report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the restored volumes", switch=True)
 
     quiet: bool = option(False, "output", "print warnings and errors only, no progress", switch=True)
+    # How a training runs. None of these changes the filters.
+    restart: bool = option(False, "running", "forget what an earlier training left in arrays/, begin anew")
+    checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this many minutes have passed; "
+                                       "0: after each", low=0, high=1e6)
+    max_memory: float = option(0.0, "running", "memory to use at most, in GB; 0: what is free", low=0, high=1e6)
 
     # Folders.
     train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder or one file")
@@ -111,7 +121,7 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["group"] in groups}
 
 
-GROUPS = {"train": ("method", "learning", "folders", "output"), "test": ("method", "applying", "folders", "output")}
+GROUPS = {"train": ("method", "learning", "running", "folders", "output"), "test": ("method", "applying", "folders", "output")}
 NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir"}}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
@@ -175,13 +185,69 @@ def command_line(command, arguments=None):
 def run(command, story):
     """Run ``story(settings, given)`` for a command line; a user's mistake becomes one line and exit status 2."""
     settings, given = command_line(command)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream of the caller's own
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     silence = open(os.devnull, "w", encoding="utf-8") if settings.quiet else contextlib.nullcontext(sys.stdout)
     try:
         with silence as stdout, contextlib.redirect_stdout(stdout):
             return story(settings, given)
     except UserError as fault:
-        print(f"{command}.py: error: {fault}", file=sys.stderr)
+        complain(command, f"error: {fault}")
         return 2
+    except OSError as fault:
+        complain(command, f"error: {fault.filename or 'files'}: {fault.strerror or fault}; see to that disk or folder")
+        return 2
+    except MemoryError:
+        complain(command, "error: too little memory; close other programs, or take smaller volumes or a smaller --filter_len")
+        return 2
+    except KeyboardInterrupt:
+        complain(command, "stopped")
+        return 130
+
+
+def complain(command, text):
+    """One line on standard error, whatever a file name in it holds."""
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text))
+    print(f"{command}.py: {line}", file=sys.stderr, flush=True)
+
+
+def checked_settings(saved):
+    """Values of settings that were read from a file: names, types, ranges and choices are checked.
+
+    Parameters
+    ----------
+    saved : object
+        What the file held.
+
+    Returns
+    -------
+    values : dict
+        Of the groups "method" and "learning".
+
+    Raises
+    ------
+    ValueError
+        Naming the setting.
+    """
+    entries = {f.name: f for f in dataclasses.fields(Settings) if f.metadata["group"] in ("method", "learning")}
+    if not isinstance(saved, dict) or set(saved) != set(entries):
+        odd = sorted(set(saved) ^ set(entries), key=str)[:3] if isinstance(saved, dict) else [type(saved).__name__]
+        raise ValueError(f"settings missing or unknown: {', '.join(map(str, odd))}")
+    values = dict(saved)
+    if not isinstance(values["factor"], (list, tuple)) or len(values["factor"]) != 3:
+        raise ValueError("factor is not three numbers")
+    values["factor"] = tuple(values["factor"])
+    for name, entry in entries.items():
+        kind = int if name == "factor" else type(entry.default)
+        for value in values[name] if name == "factor" else (values[name],):
+            if type(value) is not kind:
+                raise ValueError(f"{name} is {value!r:.40}, not {kind.__name__}")
+            if fault := _fault(entry, value):
+                raise ValueError(f"{name}: {fault}")
+    return values
 
 
 def _argument(entry):
@@ -230,18 +296,27 @@ def _three_factors(numbers):
     return tuple(numbers * 3 if len(numbers) == 1 else numbers)
 
 
+def _fault(entry, value):
+    """What is wrong with one value of a field; empty where it is good."""
+    low, high = entry.metadata.get("low", -math.inf), entry.metadata.get("high", math.inf)
+    if "choices" in entry.metadata and value not in entry.metadata["choices"]:
+        return f"{value} is none of {', '.join(entry.metadata['choices'])}"
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        return f"{value} is not in {low} to {high}"
+    if entry.metadata.get("odd") and value % 2 == 0:
+        return f"{value} is even; it needs a centre voxel, so an odd number"
+    return ""
+
+
 def _check(settings, given):
     """Refuse values out of range, and options that would have no effect."""
     for entry in dataclasses.fields(Settings):
         if entry.name not in given:
             continue
-        low, high = entry.metadata.get("low", -math.inf), entry.metadata.get("high", math.inf)
         values = getattr(settings, entry.name)
         for value in values if isinstance(values, tuple) else (values,):
-            if isinstance(value, (int, float)) and not low <= value <= high:
-                raise ValueError(f"argument --{entry.name}: {value} is not in {low} to {high}")
-            if entry.metadata.get("odd") and value % 2 == 0:
-                raise ValueError(f"argument --{entry.name}: {value} is even; it needs a centre voxel, so an odd number")
+            if fault := _fault(entry, value):
+                raise ValueError(f"argument --{entry.name}: {fault}")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     if given.get("grid") == "centers" and settings.lr_type == "average":

@@ -58,15 +58,23 @@ def make_pair(image, settings):
     ValueError
         If nothing is left to learn from: all black, or smaller than a patch.
     """
+    least = max(2 * settings.margin + 1, 2 * max(settings.factor), 6 if settings.lr_type == "kspace" else 1)
+    if any(side - side % f < least for side, f in zip(image.shape, settings.factor, strict=True)):
+        raise ValueError(f"its shape {image.shape} has a side of fewer than the {least} voxels that a patch and the factor "
+                         f"need; give a larger volume or a smaller --filter_len")
     image = mod_crop(clip_bright(image), settings.factor)
     scale = float(image.max(initial=0))
     if not scale > 0:
-        raise ValueError("the volume holds no voxel above zero")
+        raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, or take another volume")
     box = black_crop_box(image, settings.margin, settings.factor)
     low = degrade(image, settings)
     lr = interpolate(low, image.shape, settings)
     if settings.lr_type != "kspace":
         lr[image == 0] = 0
+    inner = tuple(slice(box_side.start + settings.margin, box_side.stop - settings.margin) for box_side in box)
+    if not image[inner].any():
+        raise ValueError(f"no voxel above zero has a whole patch of {2 * settings.margin + 1} voxels around it; "
+                         "take a larger mask or a smaller --filter_len")
     scaled = [np.ascontiguousarray(volume[box]) / np.float32(scale) for volume in (image, lr)]
     return Pair(*scaled, low=low, box=box, scale=scale, shape=image.shape)
 

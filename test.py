@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from filter_constant import UserError, run
+from filter_constant import CannotWrite, UserError, complain, run
 
 
 def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from util import find_volumes, load_filters, progress, target_paths, write_metrics
+    from util import find_volumes, load_filters, progress, relative_name, target_paths, write_metrics
 
     h, boundaries, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
@@ -30,21 +30,25 @@ def restore(settings, given):
             bar.set_description(path.name[:32])
             try:
                 row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, h, boundaries, settings)
+            except CannotWrite:
+                raise
             except UserError as fault:
-                bar.write(f"test.py: {fault}", file=sys.stderr)
+                bar.clear()
+                complain("test", fault)
                 failed += 1
             else:
+                row["volume"] = relative_name(path, settings.test_dir)
                 rows.append(row)
+                if not settings.upscale:
+                    write_metrics(folder / "metrics.csv", rows)  # each time: it never lacks more than the volume at hand
                 bar.write(line(row))
                 if settings.report:
                     viewers.append(look(path, target, views, record, len(volumes), settings))
             bar.update()
     if not rows:
         return 2
-    if not settings.upscale:
-        if len(rows) > 1:
-            print(line(mean_row(rows)))
-        write_metrics(folder / "metrics.csv", rows)
+    if not settings.upscale and len(rows) > 1:
+        print(line(mean_row(rows)))
     if settings.report:
         write_page(folder / "report.html", rows, viewers, settings)
     also = [] if settings.upscale else ["metrics.csv"]
@@ -52,7 +56,7 @@ def restore(settings, given):
     if settings.report:
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
-        print(f"test.py: {failed} of {len(volumes)} volumes could not be restored, see above", file=sys.stderr)
+        complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed else 0
 
 
@@ -61,7 +65,7 @@ def restore_one(path, target, h, boundaries, settings):
     from filter_func import census_blend
     from get_lar import best_spline, make_pair
     from matrix_compute import apply_filters
-    from util import Stages, brain_mask, figures, metrics_row, read_volume, uncrop, write_volume
+    from util import Stages, brain_mask, figures, make_folder, metrics_row, read_volume, uncrop, write_volume
 
     stages = Stages()
     with stages("read"):
@@ -76,7 +80,7 @@ def restore_one(path, target, h, boundaries, settings):
         if settings.blend_threshold is not None:
             sr = census_blend(pair.lr, sr, settings.blend_threshold)
     with stages("write"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image, dtype=settings.dtype)
     with stages("figures"):
         spline = best_spline(pair, settings)
@@ -92,14 +96,14 @@ def upscale_one(path, target, h, boundaries, settings):
 
     from get_lar import beside, fine_to_low
     from matrix_compute import upscale
-    from util import Stages, finer_header, progress, read_series, write_volume
+    from util import Stages, finer_header, make_folder, progress, read_series, write_volume
 
     stages = Stages()
     with stages("read"):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     if series.min() < 0:
-        print(f"test.py: {path}: voxels below zero are taken as background", file=sys.stderr)
+        complain("test", f"{path}: voxels below zero are taken as background")
     alone = series.shape[3] == 1
     with stages("restore"), progress(series.shape[3], "series", "volume", settings.quiet or alone) as bar:
         try:
@@ -112,7 +116,7 @@ def upscale_one(path, target, h, boundaries, settings):
     fine = np.stack(fine, axis=-1).reshape(*fine[0].shape, *volume.data.shape[3:])
     with stages("write"):
         header = finer_header(volume.image, fine.shape, fine_to_low(series.shape[:3], settings))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         write_volume(target, fine, volume.image, header, settings.dtype)
     row = {"volume": path.name, "from": volume.data.shape, "to": fine.shape,
            "voxel_mm": tuple(round(float(size), 4) for size in header.get_zooms()[:3]), "seconds": stages.seconds["restore"]}
@@ -122,11 +126,11 @@ def upscale_one(path, target, h, boundaries, settings):
 def look(path, target, views, stages, volumes, settings):
     """Write a volume's picture and its JSON file; returns its viewer for the page."""
     from report import picture, viewer
-    from util import sidecar, stem, write_whole
+    from util import relative_name, sidecar, stem, write_whole
 
     with stages("picture and viewer"):
         write_whole(target.with_name(f"{stem(target)}.png"), picture(*views, compare=not settings.upscale))
-        shown = viewer(path.name, *views, volumes)
+        shown = viewer(relative_name(path, settings.test_dir), *views, volumes)
     write_whole(target.with_name(f"{stem(target)}.json"), sidecar(path, stages, settings))
     return shown
 
