@@ -90,7 +90,7 @@ def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
 
 def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
     settings = Settings(filter_len=5, grad_len=5, grid="edges")
-    image = nib.Nifti1Image(np.ones((8, 9, 10), np.float32), None)
+    image = nib.Nifti1Image(1 + np.arange(720, dtype=np.float32).reshape(8, 9, 10), None)
     image.header.set_zooms((1, 2, 3))
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     assert (int(fine.header["sform_code"]), int(fine.header["qform_code"])) == (0, 0)
