@@ -30,7 +30,8 @@ def black_crop_box(image, padding, factor):
         slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
         slices = slices[(slices >= padding) & (slices < image.shape[axis] - padding)]
         if not slices.size:
-            raise ValueError(f"no voxel above zero lies {padding} voxels or more inside the volume")
+            raise ValueError(f"no voxel above zero lies {padding} voxels or more inside the volume; "
+                             "pad the volume with zeros, or give a smaller --filter_len")
         start = slices[0] - padding
         box.append(slice(int(start - start % factor[axis]), int(slices[-1] + padding)))
     return tuple(box)

@@ -4,12 +4,17 @@ Every option of ``train.py`` and ``test.py`` is one field below: its default, it
 on one spot. Nothing here imports more than the standard library, so that ``--help`` and a typing error answer at once.
 """
 import argparse
+import contextlib
 import dataclasses
 import math
+import os
+import signal
 import sys
 from dataclasses import dataclass, field
 
-LR_TYPES = ("interpolation", "kspace")
+LR_TYPES = ("interpolation", "kspace", "average")
+KSPACE_KEEPS = ("third", "auto")
+GRIDS = ("centers", "edges")
 FEATURE_TYPES = ("lambda1_coh2", "lambda1_fa", "trace_coh2", "trace_fa")
 SOLVERS = ("ridge", "cg")
 
@@ -20,6 +25,10 @@ QUANTIZATION_PATCHES = 2_500_000  # boundaries are taken from the first volumes,
 
 class UserError(Exception):
     """A fault that the user can mend: printed as one line, exit status 2."""
+
+
+class CannotWrite(UserError):
+    """A folder that takes no files, or a full disk: no use in going on to the next volume."""
 
 
 def option(default, group, text, **limits):
@@ -34,7 +43,12 @@ class Settings:
     # Method: what a filter means. Applying with others than learned with is refused.
     factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one number, or one per axis",
                            low=1, high=8)
-    lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones", choices=LR_TYPES)
+    lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones: published spline zoom, truncated "
+                          "spectrum, or mean of blocks (thick slices)", choices=LR_TYPES)
+    kspace_keep: str = option("third", "method", "how much of the spectrum k-space LR keeps along each axis: the published "
+                              "third, or 1/factor (auto), which upscaling needs", choices=KSPACE_KEEPS)
+    grid: str = option("centers", "method", "what LR and HR grid share: the centres of the first and last voxels, as "
+                       "published, or the edges of the field of view; average implies edges", choices=GRIDS)
     filter_len: int = option(11, "method", "side of the cubic patch that a filter covers, in voxels", low=3, high=21, odd=True)
     grad_len: int = option(9, "method", "side of the window of gradients, in voxels", low=3, high=21, odd=True)
     q_angle_p: int = option(8, "method", "classes of the azimuth (angle phi)", low=1, high=64)
@@ -58,9 +72,23 @@ class Settings:
                                          "change rank (census blend); off unless given, 10 if given bare",
                                          low=0, high=26, bare=10)
 
+    upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring them to the finer grid")
+    dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type and scaling",
+                        choices=("float32", "same"))
+    output: str = option("", "applying", "name of the restored volume, where one volume is restored", metavar="FILE")
+    suffix: str = option("", "applying", "put between a volume's name and .nii of what is restored", metavar="TEXT")
+    report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the restored volumes", switch=True)
+
+    quiet: bool = option(False, "output", "print warnings and errors only, no progress", switch=True)
+    # How a training runs. None of these changes the filters.
+    restart: bool = option(False, "running", "forget what an earlier training left in arrays/, begin anew")
+    checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this many minutes have passed; "
+                                       "0: after each", low=0, high=1e6)
+    max_memory: float = option(0.0, "running", "memory to use at most, in GB; 0: what is free", low=0, high=1e6)
+
     # Folders.
-    train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz)")
-    test_dir: str = option("test", "folders", "volumes to degrade and restore")
+    train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder or one file")
+    test_dir: str = option("test", "folders", "volumes to restore: a folder or one file")
     arrays_dir: str = option("arrays", "folders", "the learned filters")
     result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
 
@@ -93,11 +121,12 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["group"] in groups}
 
 
-GROUPS = {"train": ("method", "learning", "folders"), "test": ("method", "applying", "folders")}
+GROUPS = {"train": ("method", "learning", "running", "folders", "output"), "test": ("method", "applying", "folders", "output")}
 NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir"}}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
-    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/.",
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/. "
+            "With --upscale: bring volumes that are low-resolution to the finer grid.",
 }
 EXAMPLES = {
     "train": """examples:
@@ -106,8 +135,8 @@ EXAMPLES = {
   python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
     "test": """examples:
   python test.py
-  python test.py --test_dir /data/new --result_dir /data/restored
-  python test.py --blend_threshold 10""",
+  python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
+  python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz""",
 }
 
 
@@ -146,6 +175,8 @@ def command_line(command, arguments=None):
             given["factor"] = _three_factors(given["factor"])
         settings = dataclasses.replace(Settings(), **given)
         _check(settings, given)
+        if settings.lr_type == "average":
+            settings = dataclasses.replace(settings, grid="edges")
     except ValueError as fault:
         parser.error(str(fault))
     return settings, set(given)
@@ -154,20 +185,80 @@ def command_line(command, arguments=None):
 def run(command, story):
     """Run ``story(settings, given)`` for a command line; a user's mistake becomes one line and exit status 2."""
     settings, given = command_line(command)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream of the caller's own
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
+    silence = open(os.devnull, "w", encoding="utf-8") if settings.quiet else contextlib.nullcontext(sys.stdout)
     try:
-        return story(settings, given)
+        with silence as stdout, contextlib.redirect_stdout(stdout):
+            return story(settings, given)
     except UserError as fault:
-        print(f"{command}.py: error: {fault}", file=sys.stderr)
+        complain(command, f"error: {fault}")
         return 2
+    except OSError as fault:
+        complain(command, f"error: {fault.filename or 'files'}: {fault.strerror or fault}; see to that disk or folder")
+        return 2
+    except MemoryError:
+        complain(command, "error: too little memory; close other programs, or take smaller volumes or a smaller --filter_len")
+        return 2
+    except KeyboardInterrupt:
+        complain(command, "stopped")
+        return 130
+
+
+def complain(command, text):
+    """One line on standard error, whatever a file name in it holds."""
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text))
+    print(f"{command}.py: {line}", file=sys.stderr, flush=True)
+
+
+def checked_settings(saved):
+    """Values of settings that were read from a file: names, types, ranges and choices are checked.
+
+    Parameters
+    ----------
+    saved : object
+        What the file held.
+
+    Returns
+    -------
+    values : dict
+        Of the groups "method" and "learning".
+
+    Raises
+    ------
+    ValueError
+        Naming the setting.
+    """
+    entries = {f.name: f for f in dataclasses.fields(Settings) if f.metadata["group"] in ("method", "learning")}
+    if not isinstance(saved, dict) or set(saved) != set(entries):
+        odd = sorted(set(saved) ^ set(entries), key=str)[:3] if isinstance(saved, dict) else [type(saved).__name__]
+        raise ValueError(f"settings missing or unknown: {', '.join(map(str, odd))}")
+    values = dict(saved)
+    if not isinstance(values["factor"], (list, tuple)) or len(values["factor"]) != 3:
+        raise ValueError("factor is not three numbers")
+    values["factor"] = tuple(values["factor"])
+    for name, entry in entries.items():
+        kind = int if name == "factor" else type(entry.default)
+        for value in values[name] if name == "factor" else (values[name],):
+            if type(value) is not kind:
+                raise ValueError(f"{name} is {value!r:.40}, not {kind.__name__}")
+            if fault := _fault(entry, value):
+                raise ValueError(f"{name}: {fault}")
+    return values
 
 
 def _argument(entry):
     """What argparse needs to know of a field."""
     limits, default = entry.metadata, entry.default
     shown = default[0] if entry.name == "factor" else default
-    text = limits["help"].replace("%", "%%") + ("" if default is None or default is False else f" (default: {shown})")
+    text = limits["help"].replace("%", "%%") + ("" if default in (None, False, "") else f" (default: {shown})")
     if entry.name == "factor":
         return {"type": _whole, "nargs": "+", "metavar": "N", "help": text}
+    if "switch" in limits:
+        return {"action": argparse.BooleanOptionalAction, "help": limits["help"] + f" (default: {'yes' if default else 'no'})"}
     if isinstance(default, bool):
         # The released code wants "--sharpen True"; a bare --sharpen says the same.
         return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL", "help": text}
@@ -176,7 +267,7 @@ def _argument(entry):
     if "bare" in limits:
         return {"type": _whole, "nargs": "?", "const": limits["bare"], "metavar": "N", "help": text}
     kind = {int: _whole, float: _number, str: str}[type(default)]
-    return {"type": kind, "metavar": {int: "N", float: "X", str: "DIR"}[type(default)], "help": text}
+    return {"type": kind, "metavar": limits.get("metavar", {int: "N", float: "X", str: "PATH"}[type(default)]), "help": text}
 
 
 def _whole(text):
@@ -205,19 +296,40 @@ def _three_factors(numbers):
     return tuple(numbers * 3 if len(numbers) == 1 else numbers)
 
 
+def _fault(entry, value):
+    """What is wrong with one value of a field; empty where it is good."""
+    low, high = entry.metadata.get("low", -math.inf), entry.metadata.get("high", math.inf)
+    if "choices" in entry.metadata and value not in entry.metadata["choices"]:
+        return f"{value} is none of {', '.join(entry.metadata['choices'])}"
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        return f"{value} is not in {low} to {high}"
+    if entry.metadata.get("odd") and value % 2 == 0:
+        return f"{value} is even; it needs a centre voxel, so an odd number"
+    return ""
+
+
 def _check(settings, given):
     """Refuse values out of range, and options that would have no effect."""
     for entry in dataclasses.fields(Settings):
         if entry.name not in given:
             continue
-        low, high = entry.metadata.get("low", -math.inf), entry.metadata.get("high", math.inf)
         values = getattr(settings, entry.name)
         for value in values if isinstance(values, tuple) else (values,):
-            if isinstance(value, (int, float)) and not low <= value <= high:
-                raise ValueError(f"argument --{entry.name}: {value} is not in {low} to {high}")
-            if entry.metadata.get("odd") and value % 2 == 0:
-                raise ValueError(f"argument --{entry.name}: {value} is even; it needs a centre voxel, so an odd number")
+            if fault := _fault(entry, value):
+                raise ValueError(f"argument --{entry.name}: {fault}")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
+    if given.get("grid") == "centers" and settings.lr_type == "average":
+        raise ValueError("argument --grid: means of blocks lie on the grid edges; leave --grid out")
+    if "grid" in given and settings.lr_type == "kspace":
+        raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; leave --grid out")
+    if "kspace_keep" in given and settings.lr_type != "kspace" and "lr_type" in given:
+        raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {settings.lr_type}; leave one of the two out")
+    if settings.suffix and any(sign in settings.suffix for sign in "/\\"):
+        raise ValueError(f"argument --suffix: '{settings.suffix}' holds a slash; folders are for --result_dir or --output")
+    if settings.output and settings.suffix:
+        raise ValueError("argument --output: names the file in full; leave --suffix out")
+    if settings.output and not settings.output.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
     if "ridge" in given and settings.solver == "cg":
         raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")

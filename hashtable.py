@@ -52,7 +52,7 @@ def sample_voxels(voxels, rate, seed, name):
     """
     if rate == 1:
         return voxels
-    random = np.random.default_rng([seed, *name.encode()])
+    random = np.random.default_rng([seed, *name.encode("utf-8", "surrogateescape")])
     return voxels[random.random(voxels.size) < 1 / rate]
 
 

@@ -6,9 +6,10 @@ sums are float64, and only the lower triangle is kept, row after row.
 
 Each bucket is one task, done in one thread with single-threaded BLAS: the sums do not depend on the number of threads.
 """
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numba import njit, prange
@@ -16,6 +17,8 @@ from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import cg
 from threadpoolctl import threadpool_limits
 
+from filter_func import census_blend
+from get_lar import make_fine
 from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
 
 BLOCK = 2048  # samples multiplied at a time: 11 MB of patches, enough for the product to run at full speed
@@ -24,11 +27,11 @@ CG_RESIDUAL = 1e-5  # relative, as published
 
 
 class Gram:
-    """Gram matrices of all buckets, lower triangles in float64, and the number of samples in each."""
+    """Gram matrices of `buckets` buckets from `first` on, lower triangles in float64, and the samples in each."""
 
-    def __init__(self, buckets, taps):
+    def __init__(self, buckets, taps, first=0):
         side = taps + 1
-        self.side = side
+        self.side, self.first = side, first
         self.packed = np.zeros((buckets, side * (side + 1) // 2))  # untouched pages cost no memory
         self.count = np.zeros(buckets, np.int64)
 
@@ -43,7 +46,7 @@ def patch_offsets(shape, length):
     return ((reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + reach).ravel()
 
 
-def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: None):
+def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: None, wanted=None):
     """Add one volume's samples to the Gram matrices (section 3.3 of the paper).
 
     Parameters
@@ -57,10 +60,14 @@ def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: N
         Of the volume: with the seed, it decides which voxels are drawn.
     advance : callable, optional
         Told of the number of samples added, now and then.
+    wanted : ndarray of bool, shape (all buckets,), optional
+        Only the samples of these buckets are added; they must be among those of `gram`.
     """
     voxels = sample_voxels(interior_voxels(pair.hr != 0, settings.margin), settings.sample_rate, settings.seed, f"{name} learn")
     for part in np.array_split(voxels, settings.train_div):
         bucket = buckets_of(features(pair.lr, part, settings), boundaries, settings)
+        if wanted is not None:
+            part, bucket = part[wanted[bucket]], bucket[wanted[bucket]] - gram.first
         add_samples(gram, pair, part, bucket, settings, advance)
 
 
@@ -93,11 +100,35 @@ def solve(gram, settings, advance=lambda buckets: None):
     h : ndarray of float32, shape (buckets, P)
         Plain filters: SR = patch . h, whichever the solver.
     """
+    return solve_groups([gram], settings, advance)
+
+
+def solve_groups(grams, settings, advance=lambda buckets: None):
+    """As `solve`, from Gram matrices of groups of buckets that together are all, in ascending order.
+
+    Parameters
+    ----------
+    grams : iterable of Gram
+        Gone through twice; only the one at hand needs to be in memory. The filters do not depend on the grouping.
+    """
+    pooled, counts = pool(grams)
     if settings.solver == "cg":
-        h, served = _solve_cg(gram, advance), gram.count > 0
+        h = np.concatenate([_solve_cg(gram, advance) for gram in grams])
+        served = counts > 0
     else:
-        h, served = _solve_ridge(gram, settings.ridge, advance), gram.count >= min(ENOUGH_SAMPLES, gram.count.max())
+        h = np.concatenate([_solve_ridge(gram, settings.ridge, advance, pooled) for gram in grams])
+        served = counts >= min(ENOUGH_SAMPLES, counts.max())
     return h[nearest_buckets(served, settings)].astype(np.float32)
+
+
+def pool(grams):
+    """The packed sum of the Gram matrices of all buckets, bucket after bucket, and the samples of each bucket."""
+    pooled, counts = 0.0, []
+    for gram in grams:
+        counts.append(gram.count)
+        for b in np.flatnonzero(gram.count):
+            pooled = pooled + gram.packed[b] if np.isscalar(pooled) else np.add(pooled, gram.packed[b], out=pooled)
+    return pooled, np.concatenate(counts)
 
 
 def apply_filters(lr, h, boundaries, settings):
@@ -119,6 +150,32 @@ def apply_filters(lr, h, boundaries, settings):
     return filter_voxels(lr, voxels, bucket, h, settings.filter_len)
 
 
+def upscale(low, h, boundaries, settings):
+    """Bring a truly low-resolution volume to the finer grid and restore it there.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+    h : ndarray of float32, shape (buckets, P)
+    boundaries : Boundaries
+    settings : Settings
+        As the filters were learned.
+
+    Returns
+    -------
+    fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
+        In the intensities of `low`. `get_lar.fine_to_low` says where its voxels lie.
+    """
+    fine = make_fine(low, settings)
+    sr = apply_filters(fine.lr, h, boundaries, settings)
+    if settings.blend_threshold is not None:
+        sr = census_blend(fine.lr, sr, settings.blend_threshold)
+    inner = tuple(slice(settings.margin, side - settings.margin) for side in sr.shape)
+    volume = np.zeros(fine.shape, np.float32)
+    volume[fine.box] = sr[inner] * np.float32(fine.scale) + fine.above
+    return volume
+
+
 def filter_voxels(lr, voxels, bucket, h, filter_len):
     """``patch . h[bucket]`` at the voxels, clipped to [0, 1]; `lr` elsewhere."""
     sr = lr.copy()
@@ -138,8 +195,16 @@ def in_threads(tasks, work, buffers):
         while (task := queue.get()) is not None:
             work(task, *own)
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(worker, range(threads)))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
+        try:
+            list(workers.map(worker, range(threads)))
+        except BaseException:  # Ctrl-C: leave nothing to do, so that the threads end after the task at hand
+            with contextlib.suppress(Empty):
+                while True:
+                    queue.get_nowait()
+            for _ in range(threads):
+                queue.put(None)
+            raise
 
 
 def _solve_cg(gram, advance):
@@ -157,15 +222,14 @@ def _solve_cg(gram, advance):
     return h
 
 
-def _solve_ridge(gram, weight, advance):
+def _solve_ridge(gram, weight, advance, pooled):
     """Least squares on centred patches, each bucket's filter g pulled to the one pooled over all buckets.
 
     (Q + w I) g = V + w g0, with g0 the filter of all samples. What is learned is HR - LR from the patch less its centre:
     as a plain filter, g with 1 - sum(g) added at the centre.
     """
     taps = gram.side - 1
-    pooled = unpacked(gram.packed.sum(0), gram.side)
-    g0 = ridge_filter(pooled, weight, np.zeros(taps))
+    g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
     g = np.tile(g0, (len(gram.count), 1))
 
     def solve_bucket(b):

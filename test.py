@@ -1,80 +1,167 @@
-"""Degrade high-resolution volumes, restore them with learned filters, and say how near the restored come.
+"""Restore volumes with learned filters: degrade good ones to see how near one comes, or upscale low-resolution ones.
 
     python test.py                               test/*.nii.gz -> result/<MMDDHH>/, metrics.csv beside them
-    python test.py --test_dir mine --arrays_dir filters
+    python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
     python test.py --help
 
 Figures are over the brain. They are given for the LR volume, for the best plain spline from the same low-resolution
-volume, and for the restored volume: the one to beat is the spline.
+volume, and for the restored volume: the one to beat is the spline. What is upscaled has no original, so no figures.
 """
 import sys
 import time
 from pathlib import Path
 
-from filter_constant import UserError, run
+from filter_constant import CannotWrite, UserError, complain, run
 
 
 def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    import numpy as np
-
-    from util import find_volumes, load_filters, write_metrics
+    from util import find_volumes, load_filters, progress, relative_name, target_paths, write_metrics
 
     h, boundaries, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
-    folder = Path(settings.result_dir, time.strftime("%m%d%H"))
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"Restoring {len(volumes)} volume{'s' * (len(volumes) > 1)} of {settings.test_dir}, x{settings.tag}; "
-          "PSNR in dB and SSIM over the brain\n"
-          f"{'':32} {'LR':>16} {'spline':>16} {'restored':>16}  gain over spline", flush=True)
-    rows, failed = [], 0
-    for path in volumes:
-        try:
-            rows.append(restore_one(path, folder / path.name, h, boundaries, settings))
-        except UserError as fault:
-            print(f"test.py: {fault}", file=sys.stderr, flush=True)
-            failed += 1
-        else:
-            print_row(rows[-1])
+    folder = Path(settings.output).parent if settings.output else Path(settings.result_dir, time.strftime("%m%d%H"))
+    targets = target_paths(volumes, folder, settings)
+    print_head(len(volumes), settings)
+    rows, viewers, failed = [], [], 0
+    with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
+        for path, target in zip(volumes, targets, strict=True):
+            bar.set_description(path.name[:32])
+            try:
+                row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, h, boundaries, settings)
+            except CannotWrite:
+                raise
+            except UserError as fault:
+                bar.clear()
+                complain("test", fault)
+                failed += 1
+            else:
+                row["volume"] = relative_name(path, settings.test_dir)
+                rows.append(row)
+                if not settings.upscale:
+                    write_metrics(folder / "metrics.csv", rows)  # each time: it never lacks more than the volume at hand
+                bar.write(line(row))
+                if settings.report:
+                    viewers.append(look(path, target, views, record, len(volumes), settings))
+            bar.update()
     if not rows:
         return 2
-    if len(rows) > 1:
-        print_row({"volume": "mean"} | {key: np.mean([row[key] for row in rows]) for key in rows[0] if key != "volume"})
-    write_metrics(folder / "metrics.csv", rows)
-    print(f"Restored volumes and metrics.csv are in {folder}", flush=True)
+    if not settings.upscale and len(rows) > 1:
+        print(line(mean_row(rows)))
+    if settings.report:
+        write_page(folder / "report.html", rows, viewers, settings)
+    also = [] if settings.upscale else ["metrics.csv"]
+    print(f"Restored volumes{' and metrics.csv' * len(also)} are in {folder}")
+    if settings.report:
+        print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
-        print(f"test.py: {failed} of {len(volumes)} volumes could not be restored, see above", file=sys.stderr)
+        complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed else 0
 
 
 def restore_one(path, target, h, boundaries, settings):
-    """Degrade, restore and write one volume; returns its row of figures."""
+    """Degrade, restore and write one volume; returns its row of figures, what to look at and how long each stage took."""
     from filter_func import census_blend
     from get_lar import best_spline, make_pair
     from matrix_compute import apply_filters
-    from util import brain_mask, figures, metrics_row, read_volume, uncrop, write_volume
+    from util import Stages, brain_mask, figures, make_folder, metrics_row, read_volume, uncrop, write_volume
 
-    volume = read_volume(path)
-    try:
-        pair = make_pair(volume.data, settings)
-    except ValueError as fault:
-        raise UserError(f"{path}: {fault}") from fault
-    sr = apply_filters(pair.lr, h, boundaries, settings)
-    if settings.blend_threshold is not None:
-        sr = census_blend(pair.lr, sr, settings.blend_threshold)
-    write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image)
+    stages = Stages()
+    with stages("read"):
+        volume = read_volume(path)
+    with stages("degrade and interpolate"):
+        try:
+            pair = make_pair(volume.data, settings)
+        except ValueError as fault:
+            raise UserError(f"{path}: {fault}") from fault
+    with stages("restore"):
+        sr = apply_filters(pair.lr, h, boundaries, settings)
+        if settings.blend_threshold is not None:
+            sr = census_blend(pair.lr, sr, settings.blend_threshold)
+    with stages("write"):
+        make_folder(target.parent)
+        write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image, dtype=settings.dtype)
+    with stages("figures"):
+        spline = best_spline(pair, settings)
+        mask = brain_mask(pair.hr, settings.margin)
+        row = metrics_row(path.name, mask.sum(), {name: figures(pair.hr, estimate, mask)
+                                                  for name, estimate in (("lr", pair.lr), ("spline5", spline), ("sr", sr))})
+    return row, ({"HR": pair.hr, "Spline": spline, "Restored": sr}, volume.image.affine), stages
 
-    spline = best_spline(pair, settings)
-    mask = brain_mask(pair.hr, settings.margin)
-    return metrics_row(path.name, mask.sum(), {name: figures(pair.hr, estimate, mask)
-                                               for name, estimate in (("lr", pair.lr), ("spline5", spline), ("sr", sr))})
+
+def upscale_one(path, target, h, boundaries, settings):
+    """Bring one low-resolution volume, or each of a series, to the finer grid; returns as `restore_one` does."""
+    import numpy as np
+
+    from get_lar import beside, fine_to_low
+    from matrix_compute import upscale
+    from util import Stages, finer_header, make_folder, progress, read_series, write_volume
+
+    stages = Stages()
+    with stages("read"):
+        volume = read_series(path)
+        series = volume.data.reshape(*volume.data.shape[:3], -1)
+    if series.min() < 0:
+        complain("test", f"{path}: voxels below zero are taken as background")
+    alone = series.shape[3] == 1
+    with stages("restore"), progress(series.shape[3], "series", "volume", settings.quiet or alone) as bar:
+        try:
+            fine = []
+            for low in np.moveaxis(series, -1, 0):
+                fine.append(upscale(np.ascontiguousarray(low), h, boundaries, settings))
+                bar.update()
+        except ValueError as fault:
+            raise UserError(f"{path}: {fault}") from fault
+    fine = np.stack(fine, axis=-1).reshape(*fine[0].shape, *volume.data.shape[3:])
+    with stages("write"):
+        header = finer_header(volume.image, fine.shape, fine_to_low(series.shape[:3], settings))
+        make_folder(target.parent)
+        write_volume(target, fine, volume.image, header, settings.dtype)
+    row = {"volume": path.name, "from": volume.data.shape, "to": fine.shape,
+           "voxel_mm": tuple(round(float(size), 4) for size in header.get_zooms()[:3]), "seconds": stages.seconds["restore"]}
+    return row, (beside(series[..., 0], fine.reshape(*fine.shape[:3], -1)[..., 0], settings), header.get_best_affine()), stages
 
 
-def print_row(row):
-    """One line of the table of figures."""
+def look(path, target, views, stages, volumes, settings):
+    """Write a volume's picture and its JSON file; returns its viewer for the page."""
+    from report import picture, viewer
+    from util import relative_name, sidecar, stem, write_whole
+
+    with stages("picture and viewer"):
+        write_whole(target.with_name(f"{stem(target)}.png"), picture(*views, compare=not settings.upscale))
+        shown = viewer(relative_name(path, settings.test_dir), *views, volumes)
+    write_whole(target.with_name(f"{stem(target)}.json"), sidecar(path, stages, settings))
+    return shown
+
+
+def write_page(path, rows, viewers, settings):
+    """Write the page with all figures and viewers."""
+    from report import page
+    from util import about_run, write_whole
+
+    write_whole(path, page(about_run(settings, sys.argv), rows, viewers))
+
+
+def print_head(volumes, settings):
+    """What is done, and the heads of the columns."""
+    print(f"{'Upscaling' if settings.upscale else 'Restoring'} {volumes} volume{'s' * (volumes > 1)} of {settings.test_dir}, "
+          f"x{settings.tag}" + ("" if settings.upscale else "; PSNR in dB and SSIM over the brain\n"
+                                f"{'':32} {'LR':>16} {'spline':>16} {'restored':>16}  gain over spline"), flush=True)
+
+
+def line(row):
+    """One line of the table of figures, or of what was upscaled."""
+    if "to" in row:
+        return (f"{row['volume'][:32]:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} voxels of "
+                f"{' x '.join(f'{size:g}' for size in row['voxel_mm'])} mm, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} " for image in ("lr", "spline5", "sr"))
-    print(f"{row['volume'][:32]:32}{cells} {row['gain_over_spline']:+.2f}", flush=True)
+    return f"{row['volume'][:32]:32}{cells} {row['gain_over_spline']:+.2f}"
+
+
+def mean_row(rows):
+    """The mean of each figure."""
+    return {"volume": "mean"} | {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key != "volume"}
 
 
 if __name__ == "__main__":

@@ -2,56 +2,147 @@
 
     python train.py                              train/*.nii.gz -> arrays/h_2.npy
     python train.py --factor 3 --train_dir hcp   ... for a factor of 3, from another folder
+    python train.py --restart                    ... from the beginning, whatever was learned before
     python train.py --help
 
 Each volume is degraded and interpolated back; every sampled voxel's patch of that LR volume, together with the HR voxel
 at its centre, goes into the Gram matrix of the voxel's bucket; at the end each bucket is solved for its filter.
+
+What was summed is kept in arrays/QVF_2/: a training that was stopped or killed goes on from there, and so does one whose
+folder has got more volumes.
 """
 import sys
 import time
 
-from filter_constant import QUANTIZATION_PATCHES, UserError, run
+from filter_constant import QUANTIZATION_PATCHES, CannotWrite, UserError, complain, run
+
+FEATURES = ("azimuth", "inclination", "strength", "coherence")  # in the order of Settings.classes
 
 
 def learn(settings, given):
     """Learn from all volumes of the training folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from matrix_compute import Gram, accumulate, solve
+    from checkpoint import Checkpoint, only_training, stopped
+    from matrix_compute import solve_groups
     from util import find_volumes, progress, save_filters
 
     started = time.perf_counter()
     volumes = find_volumes(settings.train_dir, settings.train_file_max)
     print(f"Learning x{settings.tag} filters from {len(volumes)} volume{'s' * (len(volumes) > 1)} in {settings.train_dir}",
           flush=True)
-
-    boundaries = find_boundaries(volumes, settings)
-    gram = Gram(settings.buckets, settings.taps)
-    learned, failed = [], []
-    for number, path in enumerate(volumes, 1):
-        begun = time.perf_counter()
-        try:
-            pair = read_pair(path, settings)
-        except UserError as fault:
-            print(f"train.py: {fault}", file=sys.stderr, flush=True)
-            failed.append(path)
-            continue
-        before = gram.count.sum()
-        with progress(None, path.name, "sample") as bar:
-            accumulate(gram, pair, boundaries, settings, path.name, bar.update)
-        learned.append(path)
-        print(f"[{number}/{len(volumes)}] {path.name}: {gram.count.sum() - before:,} samples, "
-              f"{time.perf_counter() - begun:.1f} s", flush=True)
-
-    with progress(int((gram.count > 0).sum()), "solving", "bucket") as bar:
-        h = solve(gram, settings, bar.update)
-    save_filters(h, boundaries, settings, learned)
-    print(f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {gram.count.sum():,} samples in "
-          f"{time.perf_counter() - started:.0f} s; {(gram.count == 0).sum()} buckets saw no sample "
-          "and are served by their nearest.\n"
-          f"They are in {settings.arrays_dir}; next: python test.py", flush=True)
+    plan = lay_out(volumes, settings)
+    with only_training(settings.arrays_dir):
+        checkpoint = Checkpoint(settings)
+        begin_or_resume(checkpoint, volumes, settings)
+        gram, failed, signal = sum_samples(checkpoint, volumes, plan, settings)
+        if signal:
+            return stopped(signal, checkpoint)
+        if partly := checkpoint.names()[1]:
+            raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; run the same command again")
+        counts = [part.count for part in checkpoint.groups(plan.passes, gram)]
+        samples, used = sum(int(count.sum()) for count in counts), sum(int((count > 0).sum()) for count in counts)
+        if not samples:
+            raise UserError(f"{settings.train_dir}: no voxel in it could be learned from; put volumes of brains in")
+        with progress(used, "solving", "bucket", settings.quiet) as bar:
+            h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update)
+        save_filters(h, checkpoint.boundaries, settings, sorted(checkpoint.names()[0]))
+        write_pictures(h, counts, settings)
+    print(f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {samples:,} samples in "
+          f"{time.perf_counter() - started:.0f} s; {settings.buckets - used} buckets saw no sample "
+          f"and are served by their nearest.\nThey are in {settings.arrays_dir}; look at filters_{settings.tag}.png and "
+          f"samples_{settings.tag}.png there. Next: python test.py\n"
+          f"The sums ({checkpoint.bytes_on_disk() / 1e9:.2f} GB) stay in {checkpoint.folder}: with more volumes in "
+          f"{settings.train_dir}, the same command goes on. Delete that folder if none will come.", flush=True)
     if failed:
-        print(f"train.py: {len(failed)} of {len(volumes)} volumes could not be used, see above", file=sys.stderr)
+        complain("train", f"{len(failed)} of {len(volumes)} volumes could not be used, see above")
     return 1 if failed else 0
+
+
+def lay_out(volumes, settings):
+    """Plan the memory, and say how."""
+    from checkpoint import buckets_per_file
+    from memory import describe, memory_budget, plan_passes
+    from util import largest_volume
+
+    plan = plan_passes(settings, largest_volume(volumes), memory_budget(settings.max_memory), buckets_per_file(settings))
+    print(describe(plan), flush=True)
+    return plan
+
+
+def begin_or_resume(checkpoint, volumes, settings):
+    """Go on with what an earlier run summed, or find the boundaries and begin."""
+    from checkpoint import fingerprint
+
+    if settings.restart:
+        checkpoint.clear()
+    if checkpoint.find():
+        checkpoint.compare(volumes, settings.train_dir)
+        done, partly = checkpoint.names()
+        print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
+              + (f", {len(partly)} in part" if partly else ""), flush=True)
+    else:
+        boundaries, sources = find_boundaries(volumes, settings)
+        checkpoint.begin(boundaries, [fingerprint(path, settings.train_dir) for path in sources])
+
+
+def sum_samples(checkpoint, volumes, plan, settings):
+    """Add the samples of all volumes to the Gram matrices, saving now and then.
+
+    Returns
+    -------
+    gram : Gram
+        Of the last pass: all there is, where there is one pass.
+    failed : set of Path
+        Volumes that could not be used.
+    signal : int or None
+        What stopped it before the end.
+    """
+    from checkpoint import Stop, fingerprint
+    from matrix_compute import accumulate
+    from util import progress, relative_name
+
+    failed, gram = set(), None
+    with Stop() as stop:
+        for turn, buckets in enumerate(plan.passes, 1):
+            del gram  # before the next is made: the two would not fit
+            gram = checkpoint.load(buckets)
+            for number, path in enumerate(volumes, 1):
+                if stop.asked or path in failed:
+                    continue
+                begun, before, name = time.perf_counter(), gram.count.sum(), relative_name(path, settings.train_dir)
+                try:
+                    record = fingerprint(path, settings.train_dir)
+                    wanted = checkpoint.lacking(buckets, record)
+                    if wanted is None:
+                        continue
+                    pair = read_pair(path, settings)
+                except UserError as fault:
+                    complain("train", fault)
+                    failed.add(path)
+                    continue
+                with progress(None, path.name, "sample", settings.quiet) as bar:
+                    accumulate(gram, pair, checkpoint.boundaries, settings, name, bar.update, wanted)
+                checkpoint.add(wanted, record)
+                del pair
+                print(f"[{number}/{len(volumes)}] {f'pass {turn}, ' * (len(plan.passes) > 1)}{name}: "
+                      f"{gram.count.sum() - before:,} samples, {time.perf_counter() - begun:.1f} s", flush=True)
+                if checkpoint.due():
+                    save(checkpoint, gram, plan)
+            save(checkpoint, gram, plan)
+            if stop.asked:
+                break
+    return gram, failed, stop.asked
+
+
+def save(checkpoint, gram, plan):
+    """Save the sums. A disk too full for them stops a training only where the next pass needs their memory."""
+    try:
+        checkpoint.save(gram)
+    except CannotWrite as fault:
+        if len(plan.passes) > 1:
+            raise
+        complain("train", f"not saved, going on without: {fault}")
+        checkpoint.postpone()
 
 
 def read_pair(path, settings):
@@ -70,33 +161,51 @@ def read_pair(path, settings):
 
 
 def find_boundaries(volumes, settings):
-    """Boundaries of the strength and coherence classes, from the first volumes."""
+    """Boundaries of the strength and coherence classes, from the first volumes; and which volumes these were."""
     import numpy as np
 
     from hashtable import Boundaries, features, interior_voxels, quantile_boundaries, sample_voxels
-    from util import progress
+    from util import progress, relative_name
 
-    strength, coherence, seen = [], [], 0
-    with progress(len(volumes), "class boundaries", "volume") as bar:
+    strength, coherence, seen, sources, faults = [], [], 0, [], []
+    with progress(len(volumes), "class boundaries", "volume", settings.quiet) as bar:
         for path in volumes:
             try:
                 pair = read_pair(path, settings)
-            except UserError:
-                continue  # said when its turn to be learned from comes
+            except UserError as fault:
+                faults.append(fault)  # said when its turn to be learned from comes
+                continue
             voxels = sample_voxels(interior_voxels(pair.lr != 0, settings.margin), settings.quantization_rate, settings.seed,
-                                   f"{path.name} boundaries")
+                                   f"{relative_name(path, settings.train_dir)} boundaries")
             found = features(pair.lr, voxels, settings)
             strength.append(found.strength)
             coherence.append(found.coherence)
             seen += voxels.size
+            sources.append(path)
             bar.update()
             if seen > QUANTIZATION_PATCHES:
                 break
     if not seen:
-        raise UserError(f"{settings.train_dir}: no volume in it can be learned from")
+        for fault in faults:
+            complain("train", fault)
+        raise UserError(f"{settings.train_dir}: no volume in it can be learned from; put volumes of brains in")
     _, _, *classes = settings.classes
     return Boundaries(*(quantile_boundaries(np.concatenate(values), n)
-                        for values, n in zip((strength, coherence), classes, strict=True)))
+                        for values, n in zip((strength, coherence), classes, strict=True))), sources
+
+
+def write_pictures(h, counts, settings):
+    """Leave pictures of the filters and of the samples per bucket beside the filters."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from report import picture_counts, picture_filters
+    from util import write_whole
+
+    folder = Path(settings.arrays_dir)
+    write_whole(folder / f"filters_{settings.tag}.png", picture_filters(h, settings.classes, FEATURES))
+    write_whole(folder / f"samples_{settings.tag}.png", picture_counts(np.concatenate(counts), settings.classes, FEATURES))
 
 
 if __name__ == "__main__":

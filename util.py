@@ -2,23 +2,31 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
+import importlib.metadata
 import json
+import math
 import os
-import tempfile
+import platform
+import sys
+import time
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from filter_constant import UserError
+from filter_constant import CannotWrite, UserError, checked_settings
 from hashtable import Boundaries
+from nifti_check import checked_image, clean_voxels, read_voxels
 
 SUFFIXES = (".nii.gz", ".nii")
-FORMAT = 1  # of the saved settings
+FORMAT = 2  # of the saved settings
+JSON_BYTES = 64 << 20  # a larger one is not ours
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
 
 
 class Volume(NamedTuple):
@@ -31,7 +39,7 @@ class Volume(NamedTuple):
 # ---------------------------------------------------------------------------------------------- volumes
 
 def find_volumes(folder, at_most=0):
-    """NIfTI files below a folder, sorted by name.
+    """NIfTI files below a folder, sorted by name; of a single file, that file.
 
     Raises
     ------
@@ -39,13 +47,36 @@ def find_volumes(folder, at_most=0):
         If the folder is missing or holds none.
     """
     folder = Path(folder)
+    if folder.is_file():
+        if not folder.name.endswith(SUFFIXES):
+            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
+        return [folder]
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
-    found = sorted(Path(here, name) for here, _, names in os.walk(folder) for name in names
+    found = sorted(Path(here, name) for here, names in _walk(folder) for name in names
                    if name.endswith(SUFFIXES) and not name.startswith("."))
     if not found:
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, or run python sample.py for two public ones")
     return found[:at_most] if at_most else found
+
+
+def _walk(folder):
+    """Folders below a folder, each once: links to folders are followed, but not in circles."""
+    seen = set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        below.sort()
+        yield here, names
+
+
+def relative_name(path, folder):
+    """The name of a volume below its folder, with / between the parts: what it is known by in records and results."""
+    path, folder = Path(path), Path(folder)
+    return path.relative_to(folder).as_posix() if folder != path and folder in path.parents else path.name
 
 
 def read_volume(path):
@@ -54,31 +85,118 @@ def read_volume(path):
     Raises
     ------
     UserError
-        If the file is no readable NIfTI volume of real numbers in three dimensions.
+        If the file is no whole NIfTI volume of real numbers in three dimensions, or holds nothing.
     """
-    try:
-        image = nib.load(path)
-        if image.ndim == 4 and image.shape[3] == 1:
-            image = image.slicer[..., 0]
-        if image.ndim != 3:
-            raise UserError(f"{path}: has {image.ndim} dimensions {image.shape}; a 3-D volume is needed")
-        data = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (ImageFileError, OSError, EOFError, ValueError) as fault:
-        raise UserError(f"{path}: not a readable NIfTI volume ({_line(fault)}); replace it by a whole file") from fault
-    data = np.asarray(data, np.float32)
-    if not np.isfinite(data).all():
-        data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
-        tqdm.write(f"{path}: not-a-number and infinite voxels are taken as background")
+    image, shape = checked_image(path)
+    data, remarks = clean_voxels(path, read_voxels(path, image, shape))
+    for remark in remarks:
+        tqdm.write(remark, file=sys.stderr)
+    while image.ndim > 3:
+        image = image.slicer[..., 0]
     return Volume(data, image)
 
 
-def write_volume(path, data, like):
-    """Write voxels as float32 under the header, affine and codes of the image they came from."""
-    header = like.header.copy()
+def largest_volume(volumes):
+    """Voxels of the largest of these volumes, by their headers; faulty ones are left for their turn."""
+    largest = 0
+    for path in volumes:
+        with contextlib.suppress(UserError):
+            largest = max(largest, math.prod(checked_image(path)[1]))
+    return largest
+
+
+def read_series(path):
+    """Read a volume or a series of volumes: shape (X, Y, Z) or (X, Y, Z, T) as float32, and the image it came from.
+
+    Raises
+    ------
+    UserError
+        If the file is no readable NIfTI image of real numbers in three or four dimensions.
+    """
+    image, shape = checked_image(path, dimensions=(3, 4))
+    if len(shape) == 3:
+        return read_volume(path)
+    data, remarks = clean_voxels(path, read_voxels(path, image, shape))
+    for remark in remarks:
+        tqdm.write(remark, file=sys.stderr)
+    return Volume(data, image)
+
+
+def finer_header(image, shape, fine_to_low):
+    """The header of an image for voxels on a finer grid.
+
+    sform and qform, each with the code it had, say where the new voxels lie; where neither has a code, only the voxel
+    size says something.
+
+    Parameters
+    ----------
+    image : nibabel image
+    shape : tuple of int
+        Of the new voxels, with the fourth axis where there is one.
+    fine_to_low : ndarray, shape (4, 4)
+        From new voxels to those of `image`.
+    """
+    header = image.header.copy()
+    sform, sform_code = header.get_sform(coded=True)
+    qform, qform_code = header.get_qform(coded=True)
+    zooms = np.array(header.get_zooms())
+    zooms[:3] *= np.diag(fine_to_low)[:3]
+    header.set_data_shape(shape)
+    header.set_zooms(zooms[:len(shape)])
+    if qform_code:
+        header.set_qform(qform @ fine_to_low, int(qform_code))
+    if sform_code:
+        header.set_sform(sform @ fine_to_low, int(sform_code))
+    for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
+        header[name] = 0  # the finer slices were not measured one after another
+    return header
+
+
+def write_volume(path, data, like, header=None, dtype="float32"):
+    """Write voxels under the header, affine and codes of the image they came from, or under another header.
+
+    With dtype "same" they are stored as that image stores them, with its scaling, rounded and clipped to what it can hold.
+    """
+    header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
-    image = type(like)(np.ascontiguousarray(data, np.float32), None, header)
+    data = np.ascontiguousarray(data, np.float32)
+    kept = like.get_data_dtype()
+    if dtype == "same":
+        header.set_data_dtype(kept)
+    if dtype == "same" and kept.kind in "iu":
+        slope, inter = (getattr(like.dataobj, name, default) for name, default in (("slope", 1), ("inter", 0)))
+        limits = np.iinfo(kept)
+        data = np.clip(np.rint((data.astype(np.float64) - inter) / slope), limits.min, limits.max).astype(kept)
+    image = type(like)(data, None, header)
+    if data.dtype.kind in "iu":
+        image.header.set_slope_inter(slope, inter)  # only now: an image made from a header forgets its scaling
     with whole_file(path, suffix="".join(Path(path).suffixes[-2:])[-7:]) as temporary:
         nib.save(image, temporary)
+
+
+def target_paths(volumes, folder, settings):
+    """Where each restored volume goes: the name of its input, or --suffix behind it, or --output.
+
+    Raises
+    ------
+    UserError
+        If --output names one file for several volumes, or a result would fall on its own input.
+    """
+    if settings.output and len(volumes) > 1:
+        raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; use --result_dir, or one volume")
+    targets = [Path(settings.output)] if settings.output else [
+        (folder / relative_name(path, settings.test_dir)).with_name(stem(path) + settings.suffix + path.name[len(stem(path)):])
+        for path in volumes]
+    for path, target in zip(volumes, targets, strict=True):
+        if target.exists() and target.samefile(path):
+            raise UserError(f"{path}: the result would overwrite it; give another --output or --result_dir")
+    return targets
+
+
+def stem(path):
+    """The name of a volume without .nii or .nii.gz."""
+    name = Path(path).name
+    return name[:-len(next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")) or None]
 
 
 def uncrop(cropped, pair, shape):
@@ -90,16 +208,45 @@ def uncrop(cropped, pair, shape):
 
 @contextlib.contextmanager
 def whole_file(path, suffix=""):
-    """A temporary name beside `path` that takes its place when all went well, and is removed otherwise."""
+    """A temporary name beside `path` that takes its place when all is written and on disk, and is removed otherwise.
+
+    Raises
+    ------
+    CannotWrite
+        If the disk is full or the folder takes no files. What stood under `path` still does.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=f".part{suffix}", dir=path.parent)
-    os.close(handle)
+    temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.part{suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield str(temporary)
+            _flush(temporary)
+            os.replace(temporary, path)
+        except OSError as fault:
+            raise CannotWrite(f"{path}: cannot be written ({fault.strerror or fault}); make room on that disk, "
+                              "or give a folder that takes files") from fault
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def _flush(path):
+    """Have the system put a file on the disk itself, so that a power cut after the renaming finds it whole."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path):
+    """Make a folder, and those above it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise CannotWrite(f"{path}: cannot be made ({fault.strerror}); give a folder that can be written") from fault
 
 
 # ---------------------------------------------------------------------------------------------- filters
@@ -113,13 +260,18 @@ def filter_paths(settings):
 def save_filters(h, boundaries, settings, volumes):
     """Write filters, boundaries and the settings they were learned with; all plain npy content and JSON."""
     paths = filter_paths(settings)
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    for path, array in zip(paths, (h, boundaries.strength, boundaries.coherence), strict=False):
-        with whole_file(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-    about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"), "volumes": [path.name for path in volumes]}
-    with whole_file(paths[-1]) as temporary:
-        Path(temporary).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    make_folder(paths[0].parent)
+    about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"), "volumes": [str(name) for name in volumes],
+             "sha256": {}}
+    # All are written before any is renamed. Should a kill fall between two renames, the digests tell.
+    with contextlib.ExitStack() as written:
+        for path, array in zip(paths, (h, boundaries.strength, boundaries.coherence), strict=False):
+            temporary = written.enter_context(whole_file(path))
+            with open(temporary, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+            about["sha256"][path.name] = file_digest(temporary)
+        with whole_file(paths[-1]) as temporary:
+            Path(temporary).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def load_filters(settings, given):
@@ -151,9 +303,13 @@ def load_filters(settings, given):
             hint = f"; there is {', '.join(others)}: give that --factor" if others and path == paths[0] else ""
             raise UserError(f"{path}: not there{hint or '; run python train.py first'}")
     try:
-        about = json.loads(paths[-1].read_text(encoding="utf-8"))
-        saved = about["settings"]
-        learned = dataclasses.replace(settings, **{**saved, "factor": tuple(saved["factor"])})
+        about = read_json(paths[-1])
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}")
+        saved, digests = checked_settings(about["settings"]), dict(about["sha256"])
+        learned = dataclasses.replace(settings, **saved)
+        if learned.factor != settings.factor:
+            raise ValueError(f"they are for factor {learned.tag}")
     except (ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{paths[-1]}: not settings of this version ({_line(fault)}); "
                         "learn again with python train.py") from fault
@@ -164,26 +320,114 @@ def load_filters(settings, given):
     h = _load_array(paths[0], (learned.buckets, learned.taps), np.float32)
     boundaries = Boundaries(*(_load_array(path, (classes - 1,), np.float64)
                               for path, classes in zip(paths[1:3], learned.classes[2:4], strict=True)))
+    for path in paths[:3]:
+        if digests.get(path.name) != file_digest(path):
+            raise UserError(f"{path}: is not the one that {paths[-1].name} describes; run python train.py once more")
     return h, boundaries, learned
 
 
 def _load_array(path, shape, dtype):
+    """Read an array whose shape and type are known; its header is compared with them and with the file's size first."""
     try:
         with open(path, "rb") as file:
-            array = np.load(file, allow_pickle=False)
+            found = array_header(file)
+            if found != (shape, dtype):
+                raise UserError(f"{path}: holds {found[1]} of shape {found[0]}, not {np.dtype(dtype)} of {shape}; "
+                                "learn again with python train.py")
+            if os.fstat(file.fileno()).st_size != file.tell() + math.prod(shape) * np.dtype(dtype).itemsize:
+                raise ValueError("its length is wrong")
+            array = np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
     except (ValueError, OSError, EOFError) as fault:
         raise UserError(f"{path}: not a whole npy file ({_line(fault)}); learn again with python train.py") from fault
-    if array.shape != shape or array.dtype != dtype:
-        raise UserError(f"{path}: holds {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of {shape}; "
-                        "learn again with python train.py")
     if not np.isfinite(array).all():
         raise UserError(f"{path}: holds values that are not numbers; learn again with python train.py")
     return array
 
 
+def array_header(file):
+    """Shape and dtype of the npy array that starts here; nothing is allocated.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one in Fortran order.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(file)
+    except Exception as fault:  # the header is a Python literal: hostile ones end in many kinds of exception
+        raise ValueError(_line(fault)) from fault
+    if fortran and len(shape) > 1 or dtype.hasobject or any(side < 0 for side in shape):
+        raise ValueError("objects, Fortran order or a negative size")
+    return shape, dtype
+
+
+def read_json(path):
+    """A JSON object from a file.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(JSON_BYTES + 1)
+        content = json.loads(text) if len(text) <= JSON_BYTES else None
+    except (OSError, RecursionError) as fault:
+        raise ValueError(_line(fault)) from fault
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    return content
+
+
+def file_digest(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _line(fault):
     """The first line of an exception's text."""
     return (str(fault).splitlines() or [type(fault).__name__])[0]
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+class Stages:
+    """How long each stage took: ``with stages("restore"): ...`` adds to ``stages.seconds``."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name):
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - begun, 3)
+
+
+def about_run(settings, command):
+    """What decides a result: command, settings, the filters' SHA-256 and the versions, as a plain dict."""
+    return {"command": " ".join(map(str, command)), "settings": dataclasses.asdict(settings),
+            "filters": {path.name: file_digest(path) for path in filter_paths(settings)},
+            "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def sidecar(path, stages, settings):
+    """The JSON text that lies beside a result: where it came from and how."""
+    about = {"input": str(path), "input_sha256": file_digest(path), **about_run(settings, sys.argv), "seconds": stages.seconds}
+    return json.dumps(about, indent=1) + "\n"
+
+
+def write_whole(path, content):
+    """Write text or bytes under a name that appears only when all is written."""
+    with whole_file(path) as temporary:
+        Path(temporary).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -225,12 +469,12 @@ def metrics_row(name, voxels, by_image):
 
 def write_metrics(path, rows):
     """Write the figures of all volumes as CSV."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
 
 
-def progress(total, what, unit):
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=None, dynamic_ncols=True)
+def progress(total, what, unit, quiet=False):
+    """A progress bar with rate and time left on a terminal, nothing elsewhere or when quiet."""
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=quiet or None, dynamic_ncols=True)

@@ -1,0 +1,177 @@
+"""What is checked before a NIfTI file is believed: that it is whole, and that its header claims what can be.
+
+A header is 348 bytes that anyone may have written. Its sizes are compared with the size of the file and with the free
+memory before anything is allocated, and a gzip stream is read to its end, where its checksum stands.
+"""
+import gzip
+import logging
+import math
+import os
+import stat
+import zlib
+
+import nibabel as nib
+import numpy as np
+
+from filter_constant import UserError
+from memory import GB, VOXEL_BYTES, free_memory
+
+HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
+OFFSET_MAX = 64 << 20  # bytes of header extensions
+LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
+SMALLEST = 1e-30
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # odd header fields that do no harm
+
+
+def checked_image(path, dimensions=(3,)):
+    """Open a NIfTI file, read and check its header.
+
+    Parameters
+    ----------
+    path : path-like
+    dimensions : tuple of int
+        How many axes are accepted, once trailing axes of one element are dropped.
+
+    Returns
+    -------
+    image : nibabel image
+        Its voxels are still in the file.
+    shape : tuple of int
+        Without trailing axes of one element beyond the third.
+
+    Raises
+    ------
+    UserError
+        Naming the file, what is wrong with it and what would be right.
+    """
+    try:
+        kind = os.stat(path)
+        if not stat.S_ISREG(kind.st_mode):
+            raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its place")
+        with _opened(path) as file:
+            block = file.read(540)
+    except (OSError, EOFError, zlib.error) as fault:
+        raise _unreadable(path, fault) from fault
+    sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
+    size = next((size for size in sizes if size in HEADERS), None)
+    if size is None or len(block) < size:
+        raise UserError(f"{path}: not a NIfTI file; convert it to .nii or .nii.gz")
+    try:
+        header = HEADERS[size](block[:size], check=False)
+        shape, needed, voxels = _claims(header)
+    except (ValueError, nib.spatialimages.HeaderDataError) as fault:
+        raise UserError(f"{path}: {fault}") from fault
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in dimensions:
+        raise UserError(f"{path}: has {len(shape)} dimensions {shape}; {' or '.join(map(str, dimensions))} are needed"
+                        + ("; save one volume of the series" if len(shape) > 3 else ""))
+    held = kind.st_size * (MOST_DEFLATED if _is_gzip(path) else 1)
+    if needed > held:
+        raise UserError(f"{path}: truncated, or its header is wrong: it claims {needed:,} bytes, and the file holds "
+                        f"{'at most ' if _is_gzip(path) else ''}{held:,}; replace it by a whole file")
+    if needed + voxels * VOXEL_BYTES > free_memory():
+        raise UserError(f"{path}: its shape {shape} needs {(needed + voxels * VOXEL_BYTES) / GB:.1f} GB of memory, "
+                        f"{free_memory() / GB:.1f} GB are free; crop it, or use a larger machine")
+    try:
+        return nib.load(path, mmap=False), shape
+    except Exception as fault:  # a hostile header ends in many kinds of exception inside the library
+        raise _unreadable(path, fault) from fault
+
+
+def read_voxels(path, image, shape):
+    """All voxels of an image from `checked_image` as float32, scaled as its header says.
+
+    Scaling is done in float64, so that a file's values do not depend on the type they are stored in.
+
+    Raises
+    ------
+    UserError
+        If the file ends early, is corrupt or goes on far behind its voxels.
+    """
+    proxy = image.dataobj
+    count, dtype = math.prod(shape), proxy.dtype
+    needed = int(proxy.offset) + count * dtype.itemsize
+    try:
+        with _opened(path) as file:
+            raw = file.read(needed)
+            _read_to_end(file, path, max(needed, 1 << 24))
+        if len(raw) < needed:
+            raise EOFError(f"{len(raw):,} bytes where its header claims {needed:,}")
+        voxels = np.frombuffer(raw, dtype, count, int(proxy.offset)).reshape(shape, order="F")
+        with np.errstate(all="ignore"):  # what leaves the range becomes infinite, which the caller looks for
+            if (proxy.slope, proxy.inter) != (1, 0):
+                voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
+            return voxels.astype(np.float32)
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, OverflowError) as fault:
+        raise _unreadable(path, fault) from fault
+    except MemoryError as fault:
+        raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs or crop it") from fault
+
+
+def clean_voxels(path, data):
+    """Replace what is no intensity by background, and say so; returns the voxels and a list of remarks.
+
+    Raises
+    ------
+    UserError
+        If all voxels are alike, or all too small to compute with.
+    """
+    remarks = []
+    if not (np.abs(data) < LARGEST).all():  # also where data is not a number
+        data = np.where(np.abs(data) < LARGEST, data, np.float32(0))
+        remarks.append(f"{path}: not-a-number and infinite voxels are taken as background")
+    low, high = float(data.min()), float(data.max())
+    if high <= 0:
+        raise UserError(f"{path}: holds no voxel above zero; replace it by a volume with positive intensities")
+    if low == high:
+        raise UserError(f"{path}: all its voxels are {high:g}, there is nothing to restore; replace it by a volume of a brain")
+    if high < SMALLEST:
+        raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above {SMALLEST:g}")
+    if low < 0:
+        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as published")
+    return data, remarks
+
+
+def _claims(header):
+    """Shape, bytes of file and voxels that a header claims."""
+    dim = [int(side) for side in header["dim"]]
+    if not 1 <= dim[0] <= 7 or min(dim[1:dim[0] + 1]) < 1:
+        raise ValueError(f"its header claims the shape {tuple(dim[1:max(0, min(dim[0], 7)) + 1])}; every side must be 1 or "
+                         "more; replace it by a whole file")
+    shape, voxels = tuple(dim[1:dim[0] + 1]), math.prod(dim[1:dim[0] + 1])
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        what = "complex numbers" if dtype.kind == "c" else "colours (RGB)" if dtype.fields else str(dtype)
+        raise ValueError(f"holds {what}, not real numbers; save its magnitude or one channel instead")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= OFFSET_MAX:  # also where it is not a number
+        raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole file")
+    return shape, int(offset) + voxels * dtype.itemsize, voxels
+
+
+def _is_gzip(path):
+    return str(path).endswith(".gz")
+
+
+def _opened(path):
+    return gzip.open(path) if _is_gzip(path) else open(path, "rb")
+
+
+def _read_to_end(file, path, most):
+    """Read what is left, which in a gzip stream compares the checksum."""
+    left = 0
+    while block := file.read(1 << 20):
+        left += len(block)
+        if left > most:
+            raise UserError(f"{path}: goes on for more than {most:,} bytes behind its voxels; replace it by a whole file")
+
+
+def _unreadable(path, fault):
+    if isinstance(fault, OSError) and fault.strerror:
+        text = fault.strerror
+    else:
+        text = (str(fault).splitlines() or [type(fault).__name__])[0]
+    return UserError(f"{path}: not a readable NIfTI volume ({text}); replace it by a whole file")

@@ -1,0 +1,43 @@
+"""Small volumes and quick settings for tests."""
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "3", "--q_angle_t", "3"]  # 81 buckets of 126 x 126
+
+
+def brain(seed=0, shape=(30, 28, 26)):
+    """A smooth random volume in [0, 1000] with a black surround, float32."""
+    random = np.random.default_rng(seed)
+    texture = gaussian_filter(random.standard_normal(shape), 1.2)
+    grid = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
+    volume = 500 + 1500 * texture
+    volume[sum(axis**2 for axis in grid) > 0.8] = 0
+    return np.clip(volume, 0, 1000).astype(np.float32)
+
+
+def save(path, data, affine=None, **header):
+    """Write a volume; further arguments are fields of the header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(data, np.diag([0.7, 0.8, 0.9, 1]) if affine is None else affine)
+    for name, value in header.items():
+        image.header[name] = value
+    nib.save(image, path)
+    return path
+
+
+def start(script, *arguments, **options):
+    return subprocess.Popen([sys.executable, str(ROOT / script), *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, encoding="utf-8", **options)
+
+
+def command(script, *arguments, **options):
+    """Run a script; returns its exit status, standard output and the lines of standard error."""
+    process = start(script, *arguments, **options)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err.splitlines()

@@ -1,0 +1,200 @@
+"""What a person looks at: pictures, the page in a real browser, the JSON record."""
+import io
+import json
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+import report
+import test as script
+import train
+from filter_constant import command_line
+from util import file_digest
+
+FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync --window-size=1200,1000").split()
+
+
+def brain(seed, shape=(40, 44, 36)):
+    """A smooth random landscape inside an ellipsoid, LAS with voxels of unequal size."""
+    from scipy.ndimage import gaussian_filter
+    random = np.random.default_rng(seed)
+    place = np.moveaxis(np.indices(shape), 0, -1) / np.subtract(shape, 1) * 2 - 1
+    data = (np.square(place).sum(-1) < 0.8) * (100 + 2000 * (gaussian_filter(random.random(shape), 1.2) - 0.4))
+    return nib.Nifti1Image(np.clip(data, 0, None).astype(np.float32), np.diag([-1.0, 1.0, 1.5, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of both commands: learned, evaluated on two volumes, one of them upscaled."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed in (("train/a", 1), ("test/b", 2), ("test/c", 3)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        nib.save(brain(seed), folder / f"{name}.nii.gz")
+    common = ["--arrays_dir", str(folder / "arrays")]
+    assert train.learn(*command_line("train", [*common, "--train_dir", str(folder / "train"), "--filter_len", "5"])) == 0
+    common += ["--test_dir"]
+    assert script.restore(*command_line("test", [*common, str(folder / "test"), "--result_dir", str(folder / "result")])) == 0
+    upscaled = [*common, str(folder / "test" / "b.nii.gz"), "--upscale", "--output", str(folder / "fine" / "b.nii.gz")]
+    assert script.restore(*command_line("test", upscaled)) == 0
+    return {"arrays": folder / "arrays", "result": next((folder / "result").iterdir()), "fine": folder / "fine",
+            "test": folder / "test"}
+
+
+def test_every_result_has_its_picture_and_record(runs):
+    assert sorted(path.name for path in runs["result"].iterdir()) == [
+        "b.json", "b.nii.gz", "b.png", "c.json", "c.nii.gz", "c.png", "metrics.csv", "report.html"]
+    about = json.loads((runs["result"] / "b.json").read_text())
+    assert about["input_sha256"] == file_digest(runs["test"] / "b.nii.gz")
+    assert about["filters"]["h_2.npy"] == file_digest(runs["arrays"] / "h_2.npy")
+    assert about["settings"]["filter_len"] == 5 and "numpy" in about["versions"]
+    assert set(about["seconds"]) >= {"read", "degrade and interpolate", "restore", "write", "figures", "picture and viewer"}
+    assert sorted(path.name for path in runs["fine"].iterdir()) == ["b.json", "b.nii.gz", "b.png", "report.html"]
+
+
+@pytest.mark.parametrize("path", ["arrays/filters_2.png", "arrays/samples_2.png", "result/b.png", "fine/b.png"])
+def test_pictures_are_pictures(runs, path):
+    folder, name = path.split("/")
+    pixels = np.asarray(Image.open(runs[folder] / name).convert("L"))
+    assert min(pixels.shape) > 200 and pixels.std() > 10
+
+
+def test_no_report_leaves_only_results(runs, tmp_path):
+    settings = ["--arrays_dir", str(runs["arrays"]), "--test_dir", str(runs["test"] / "b.nii.gz"), "--result_dir", str(tmp_path)]
+    assert script.restore(*command_line("test", [*settings, "--no-report"])) == 0
+    assert sorted(path.name for path in next(tmp_path.iterdir()).iterdir()) == ["b.nii.gz", "metrics.csv"]
+
+
+def test_the_page_holds_all_it_needs(runs):
+    for folder in ("result", "fine"):
+        text = (runs[folder] / "report.html").read_text(encoding="utf-8")
+        assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|https?://""", text)
+        assert not re.search(r"@[A-Z]+@", text)
+        assert file_digest(runs["arrays"] / "h_2.npy") in text
+
+
+def test_names_from_the_user_are_text_in_the_page():
+    about = {"command": "<script>", "settings": {"factor": (2, 2, 2)}, "filters": {}, "versions": {}}
+    row = {"volume": "</script><b>", "from": (1, 1, 1), "to": (2, 2, 2), "voxel_mm": (1, 1, 1), "seconds": 1.0}
+    shown = report.viewer("</script><b>", {"LR": np.ones((9, 9, 9)), "Restored": np.ones((9, 9, 9))}, np.eye(4))
+    text = report.page(about, [row], [shown])
+    assert "<b>" not in text and "<script>&" not in text and text.count("</script>") == 2
+
+
+def test_a_viewer_stays_within_its_share_whatever_the_volume():
+    noise = np.random.default_rng(0).random((120, 140, 130))
+    shown = report.viewer("noise", {"HR": noise, "Restored": noise[::-1]}, np.eye(4))
+    assert 0.5 * report.VOLUME_BYTES < len(json.dumps(shown)) < 3_000_000
+    many = report.viewer("noise", {"HR": noise, "Restored": noise[::-1]}, np.eye(4), volumes=100)
+    assert len(json.dumps(many)) < 1.1 * report.PAGE_BYTES / 100
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
+def test_pictures_turn_every_orientation_the_same_way(axes):
+    image = nib.Nifti1Image(np.random.default_rng(1).random((6, 7, 8)), np.diag([1.0, 2, 3, 1]))
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine),
+                                                                 nib.orientations.axcodes2ornt(axes)))
+    images, sizes = report.canonical({"a": turned.get_fdata()}, turned.affine)
+    assert np.array_equal(images["a"], image.get_fdata()) and np.allclose(sizes, (1, 2, 3))
+    sagittal, axial = report.plane(images["a"], 0, 2), report.plane(images["a"], 2, 3)
+    assert sagittal[0, 0] == image.get_fdata()[2, -1, -1]  # anterior superior
+    assert axial[0, 0] == image.get_fdata()[0, -1, 3]  # left anterior
+
+
+# ---------------------------------------------------------------------------------------------- browser
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven by selenium."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)")
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.chrome.service import Service
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    try:
+        opened = webdriver.Chrome(options=options, service=Service(driver))
+    except WebDriverException as fault:
+        pytest.skip(f"chromium does not start here: {str(fault).splitlines()[0]}")
+    yield opened
+    opened.quit()
+
+
+def seen(browser, axis=2):
+    """A digest of what the stack of a plane shows: pixels as they are on the screen."""
+    return np.asarray(Image.open(io.BytesIO(browser.find_elements("css selector", ".stack")[axis].screenshot_as_png)))
+
+
+@pytest.fixture
+def opened(browser, runs):
+    browser.get((runs["result"] / "report.html").as_uri())
+    assert browser.execute_async_script("""const done = arguments[0];
+        const look = () => { const all = [...document.querySelectorAll('.stack img')];
+          all.every(img => img.src && img.complete) ? done(true) : setTimeout(look, 20); }; look();""")
+    return browser
+
+
+def click(browser, selector, number=0):
+    element = browser.find_elements("css selector", selector)[number]
+    browser.execute_script("arguments[0].click()", element)
+    return element
+
+
+def test_in_a_browser_all_images_load_without_a_complaint(opened):
+    assert opened.execute_script("return [...document.querySelectorAll('.stack img')].every(img => img.naturalWidth > 10)")
+    assert opened.execute_script("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+                                 ) == 0
+    assert opened.get_log("browser") == []
+
+
+def test_in_a_browser_names_keys_and_clicks_flip_the_image(opened):
+    from selenium.webdriver import ActionChains, Keys
+    restored = seen(opened)
+    click(opened, "button[data-kind='0']")
+    original = seen(opened)
+    assert not np.array_equal(original, restored)
+    click(opened, ".stack", 2)
+    spline = seen(opened)
+    assert not np.array_equal(spline, original) and not np.array_equal(spline, restored)
+    ActionChains(opened).send_keys("3").perform()
+    assert np.array_equal(seen(opened), restored)
+    ActionChains(opened).send_keys(Keys.SPACE).perform()
+    assert np.array_equal(seen(opened), original)
+    ActionChains(opened).send_keys("3").move_to_element(opened.find_element("css selector", "button[data-kind='1']")).perform()
+    assert np.array_equal(seen(opened), spline)  # while the pointer stays
+    ActionChains(opened).move_to_element(opened.find_element("css selector", "h3")).perform()
+    assert np.array_equal(seen(opened), restored)
+    ActionChains(opened).send_keys("d").perform()
+    assert not np.array_equal(seen(opened), restored)
+    assert opened.get_log("browser") == []
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_in_a_browser_sliders_and_arrows_move_through_slices(opened, axis):
+    from selenium.webdriver import ActionChains, Keys
+    before = seen(opened, axis)
+    slider = opened.find_elements("css selector", "input[type=range]")[axis]
+    opened.execute_script("arguments[0].value = 3; arguments[0].dispatchEvent(new Event('input'))", slider)
+    opened.implicitly_wait(0.1)
+    moved, label = seen(opened, axis), opened.find_elements("css selector", "output")[axis].text
+    assert not np.array_equal(before, moved)
+    ActionChains(opened).send_keys(Keys.ARROW_RIGHT).perform()
+    assert opened.find_elements("css selector", "output")[axis].text != label
+    assert opened.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_the_page_follows_light_and_dark(opened, scheme):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    colours = opened.execute_script("const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]")
+    ink, paper = (np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]) for colour in colours)
+    assert (paper - ink > 150) if scheme == "light" else (ink - paper > 150)
