@@ -67,12 +67,15 @@ class Checkpoint:
     def __init__(self, settings):
         self.settings = settings
         self.folder = Path(settings.arrays_dir, f"QVF_{settings.tag}")
-        self.step = buckets_per_file(settings)
-        self.starts = range(0, settings.buckets, self.step)
-        self.finished = {start: [] for start in self.starts}  # as summed in memory
-        self.kept = {start: [] for start in self.starts}  # as it stands on disk
+        self._divide(buckets_per_file(settings))
         self.key, self.boundaries, self.sources = None, None, []
         self.saved_at, self.took = time.monotonic(), 0.0
+
+    def _divide(self, step):
+        """Keep `step` buckets in a file."""
+        self.step, self.starts = step, range(0, self.settings.buckets, step)
+        self.finished = {start: [] for start in self.starts}  # as summed in memory
+        self.kept = {start: [] for start in self.starts}  # as it stands on disk
 
     # ---- what was found
 
@@ -92,20 +95,29 @@ class Checkpoint:
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']}")
             saved = checked_settings(about["settings"])
-            self.key = str(about["key"])
-            self.boundaries = Boundaries(*(_ascending(about[name], classes) for name, classes in
-                                           zip(("strength", "coherence"), self.settings.classes[2:], strict=True)))
-            self.sources = _finished(about["sources"])
         except (ValueError, KeyError, TypeError) as fault:
             raise self._damaged(path, fault) from fault
         for name, value in saved.items():
             if name not in FREE_TO_CHANGE and value != getattr(self.settings, name):
                 raise UserError(f"{self.folder}: was begun with --{name} {_shown(value)}, not "
                                 f"{_shown(getattr(self.settings, name))}; give that, or --restart to begin anew")
+        try:
+            self.key = str(about["key"])
+            self.boundaries = Boundaries(*(_ascending(about[name], classes) for name, classes in
+                                           zip(("strength", "coherence"), self.settings.classes[2:], strict=True)))
+            self.sources = _finished(about["sources"])
+            if type(about["buckets_per_file"]) is not int or not 1 <= about["buckets_per_file"] <= self.settings.buckets:
+                raise ValueError("its files hold no number of buckets")
+        except (ValueError, KeyError, TypeError) as fault:
+            raise self._damaged(path, fault) from fault
+        self._divide(about["buckets_per_file"])
         for start in self.starts:
             if self._path(start).exists():
-                with open(self._path(start), "rb") as file:
-                    self.finished[start] = self._read_head(file, start)[2]
+                try:
+                    with open(self._path(start), "rb") as file:
+                        self.finished[start] = self._read_head(file, start)[2]
+                except OSError as fault:
+                    raise self._damaged(self._path(start), fault) from fault
             self.kept[start] = list(self.finished[start])
         return True
 
@@ -162,7 +174,8 @@ class Checkpoint:
         make_folder(self.folder)
         self.key, self.boundaries, self.sources = uuid.uuid4().hex, boundaries, sources
         about = {"format": FORMAT, "key": self.key, "settings": self.settings.of_groups("method", "learning"),
-                 "strength": boundaries.strength.tolist(), "coherence": boundaries.coherence.tolist(), "sources": sources}
+                 "buckets_per_file": self.step, "sources": sources,
+                 "strength": boundaries.strength.tolist(), "coherence": boundaries.coherence.tolist()}
         with whole_file(self.folder / "about.json") as temporary:
             Path(temporary).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -205,6 +218,7 @@ class Checkpoint:
         begun, written = time.monotonic(), 0
         buckets = range(gram.first, gram.first + len(gram.count))
         ahead = [start for start in self._files(buckets) if self.finished[start] != self.kept[start]]
+        make_folder(self.folder)
         self._demand_space(gram, ahead)
         for start in ahead:
             rows = [b for b in range(start, min(start + self.step, self.settings.buckets)) if gram.count[b - gram.first]]

@@ -142,7 +142,10 @@ def _claims(header):
         raise ValueError(f"its header claims the shape {tuple(dim[1:max(0, min(dim[0], 7)) + 1])}; every side must be 1 or "
                          "more; replace it by a whole file")
     shape, voxels = tuple(dim[1:dim[0] + 1]), math.prod(dim[1:dim[0] + 1])
-    dtype = header.get_data_dtype()
+    try:
+        dtype = header.get_data_dtype()
+    except (KeyError, ValueError, TypeError, nib.spatialimages.HeaderDataError):
+        raise ValueError(f"its data type {int(header['datatype'])} is none of NIfTI's; save it as float32") from None
     if dtype.kind not in "iuf":
         what = "complex numbers" if dtype.kind == "c" else "colours (RGB)" if dtype.fields else str(dtype)
         raise ValueError(f"holds {what}, not real numbers; save its magnitude or one channel instead")

@@ -30,10 +30,16 @@ def learn(settings, given):
     volumes = find_volumes(settings.train_dir, settings.train_file_max)
     print(f"Learning x{settings.tag} filters from {len(volumes)} volume{'s' * (len(volumes) > 1)} in {settings.train_dir}",
           flush=True)
-    plan = lay_out(volumes, settings)
     with only_training(settings.arrays_dir):
         checkpoint = Checkpoint(settings)
-        begin_or_resume(checkpoint, volumes, settings)
+        if settings.restart:
+            checkpoint.clear()
+        resumed = checkpoint.find()
+        plan = lay_out(volumes, checkpoint, settings)
+        if resumed:
+            resume(checkpoint, volumes, settings)
+        else:
+            begin(checkpoint, volumes, settings)
         gram, failed, signal = sum_samples(checkpoint, volumes, plan, settings)
         if signal:
             return stopped(signal, checkpoint)
@@ -58,31 +64,30 @@ def learn(settings, given):
     return 1 if failed else 0
 
 
-def lay_out(volumes, settings):
+def lay_out(volumes, checkpoint, settings):
     """Plan the memory, and say how."""
-    from checkpoint import buckets_per_file
     from memory import describe, memory_budget, plan_passes
     from util import largest_volume
 
-    plan = plan_passes(settings, largest_volume(volumes), memory_budget(settings.max_memory), buckets_per_file(settings))
+    plan = plan_passes(settings, largest_volume(volumes), memory_budget(settings.max_memory), checkpoint.step)
     print(describe(plan), flush=True)
     return plan
 
 
-def begin_or_resume(checkpoint, volumes, settings):
-    """Go on with what an earlier run summed, or find the boundaries and begin."""
+def resume(checkpoint, volumes, settings):
+    """Go on with what an earlier run summed, if the volumes in it are still the same, and say what was found."""
+    checkpoint.compare(volumes, settings.train_dir)
+    done, partly = checkpoint.names()
+    print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
+          + (f", {len(partly)} in part" if partly else ""), flush=True)
+
+
+def begin(checkpoint, volumes, settings):
+    """Find the boundaries, and begin a checkpoint with them."""
     from checkpoint import fingerprint
 
-    if settings.restart:
-        checkpoint.clear()
-    if checkpoint.find():
-        checkpoint.compare(volumes, settings.train_dir)
-        done, partly = checkpoint.names()
-        print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
-              + (f", {len(partly)} in part" if partly else ""), flush=True)
-    else:
-        boundaries, sources = find_boundaries(volumes, settings)
-        checkpoint.begin(boundaries, [fingerprint(path, settings.train_dir) for path in sources])
+    boundaries, sources = find_boundaries(volumes, settings)
+    checkpoint.begin(boundaries, [fingerprint(path, settings.train_dir) for path in sources])
 
 
 def sum_samples(checkpoint, volumes, plan, settings):

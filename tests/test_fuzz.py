@@ -1,0 +1,198 @@
+"""Mutated files: each ends in a result or in one line that names the file; no hang, no other exception, bounded memory.
+
+2,000 cases and more by default. By hand, many more: ``FUZZ_CASES=50000 python -m pytest tests/test_fuzz.py -s``.
+"""
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic import brain, save
+
+import test as restoring
+from checkpoint import Checkpoint, Finished
+from filter_constant import Settings, UserError
+from hashtable import Boundaries
+from matrix_compute import solve
+from util import filter_paths, load_filters, save_filters
+
+CASES = int(os.environ.get("FUZZ_CASES", 2100))
+SHARES = {"volume": 0.25, "gzip": 0.25, "packed": 0.2, "filters": 0.15, "checkpoint": 0.15}
+SECONDS = 20  # for one case; they take some milliseconds
+GROWN = 600 << 20  # bytes that the process may take more at the end than at the beginning
+SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
+ended = Counter()
+
+
+def mutations(longest):
+    """Changes to a file: bytes overwritten, flipped, cut out, repeated or put in; most near its beginning."""
+    place = st.one_of(st.integers(0, min(400, longest)), st.integers(0, longest))
+    interesting = st.sampled_from([b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\x7f", b"\0\x80", b"\xff\xff\xff\x7f", b"\0\0\0\x80",
+                                   b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"\xff" * 8, b"999999999", b"-1", b"{", b"'"])
+    change = st.one_of(st.tuples(st.just("write"), place, st.one_of(interesting, st.binary(min_size=1, max_size=8))),
+                       st.tuples(st.just("flip"), place, st.integers(0, 7)),
+                       st.tuples(st.just("cut"), place, st.one_of(st.integers(1, 16), st.integers(1, longest))),
+                       st.tuples(st.just("insert"), place, st.one_of(interesting, st.binary(min_size=1, max_size=64))),
+                       st.tuples(st.just("repeat"), place, st.integers(1, 400)))
+    return st.lists(change, min_size=1, max_size=4)
+
+
+def mutated(content, changes):
+    content = bytearray(content)
+    for what, place, value in changes:
+        place = min(place, len(content))
+        if what == "write":
+            content[place:place + len(value)] = value
+        elif what == "flip" and place < len(content):
+            content[place] ^= 1 << value
+        elif what == "cut":
+            del content[place:place + value]
+        elif what == "insert":
+            content[place:place] = value
+        elif what == "repeat":
+            content[place:place] = content[place:place + value]
+    return bytes(content)
+
+
+def fuzz(share, longest):
+    """Run a test on so many mutations."""
+    def decorate(test):
+        run = settings(max_examples=max(1, round(CASES * SHARES[share])), deadline=None, database=None, derandomize=CASES < 5000,
+                       suppress_health_check=list(HealthCheck))(given(changes=mutations(longest))(test))
+        return run
+    return decorate
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Valid files, small, with filters that restore them."""
+    folder = tmp_path_factory.mktemp("valid")
+    data = brain(shape=(13, 12, 11))
+    made = {"volume": save(folder / "v.nii", data).read_bytes(),
+            "integers": save(folder / "w.nii", np.rint(data).astype(np.int16)).read_bytes()}
+    made["gzip"] = gzip.compress(made["integers"], 6, mtime=0)
+    here = Settings(**{**SMALL.__dict__, "arrays_dir": str(folder)})
+    h = np.zeros((here.buckets, here.taps), np.float32)
+    h[:, here.taps // 2] = 1
+    save_filters(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), here, ["v.nii"])
+    checkpoint = Checkpoint(here)
+    checkpoint.begin(Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), [Finished("v.nii", 1, "0")])
+    gram = checkpoint.load(range(here.buckets))
+    samples = np.random.default_rng(0).standard_normal((60, gram.side))
+    gram.packed[3:20], gram.count[3:20] = (samples.T @ samples)[np.tril_indices(gram.side)], 60
+    checkpoint.add(np.ones(here.buckets, bool), Finished("v.nii", 1, "0"))
+    checkpoint.save(gram)
+    made["settings"], made["folder"], made["filters"] = here, folder, load_filters(here, set())
+    shutil.copytree(folder, folder / "kept")
+    restore(folder, "v.nii", made["volume"], made)  # compiles
+    solve(gram, here)
+    return made
+
+
+def restore(folder, name, content, files):
+    """What test.py does with one volume."""
+    path = Path(folder, name)
+    path.write_bytes(content)
+    h, boundaries, learned = files["filters"]
+    return restoring.restore_one(path, Path(folder, "result", name), h, boundaries, learned)
+
+
+class Case:
+    """Within: a result, or a UserError of one line that names the file; and neither long nor large."""
+
+    def __init__(self, kind, folder):
+        self.kind, self.folder = kind, str(folder)
+
+    def __enter__(self):
+        self.begun, self.before = time.perf_counter(), psutil.Process().memory_info().rss
+
+    def __exit__(self, kind, fault, _):
+        ended[self.kind, "refused" if fault else "result"] += 1
+        assert time.perf_counter() - self.begun < SECONDS
+        assert psutil.Process().memory_info().rss - self.before < GROWN
+        if isinstance(fault, UserError):
+            text = str(fault)
+            assert text.startswith(self.folder) and "\n" not in text and (";" in text or "," in text), text
+            return True
+
+
+def restored_or_refused(kind, name, content, files):
+    with Case(kind, files["folder"]):
+        row = restore(files["folder"], name, content, files)
+        assert row["brain_voxels"] > 0
+        written = nib.load(files["folder"] / "result" / name)
+        assert np.isfinite(np.asarray(written.dataobj)).all()
+
+
+@fuzz("volume", 7000)
+def test_mutated_volumes(files, changes):
+    restored_or_refused("volume", "m.nii", mutated(files["volume"], changes), files)
+
+
+@fuzz("gzip", 2000)
+def test_mutated_gzip(files, changes):
+    restored_or_refused("gzip", "m.nii.gz", mutated(files["gzip"], changes), files)
+
+
+@fuzz("packed", 3800)
+def test_mutated_volumes_in_good_gzip(files, changes):
+    restored_or_refused("packed", "p.nii.gz", gzip.compress(mutated(files["integers"], changes), 1), files)
+
+
+@fuzz("filters", 4000)
+def test_mutated_filters(files, changes):
+    """One of the four files; half of the cases with digests that fit, so that what stands behind them is met, too."""
+    here, folder = files["settings"], files["folder"]
+    paths = filter_paths(here)
+    first = changes[0][1]
+    path = paths[first % 4]
+    good = (folder / "kept" / path.name).read_bytes()
+    path.write_bytes(mutated(good, changes))
+    if first % 8 < 4 and path != paths[-1]:
+        about = json.loads((folder / "kept" / paths[-1].name).read_text())
+        about["sha256"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        paths[-1].write_text(json.dumps(about))
+    try:
+        with Case("filters", folder):
+            h, boundaries, learned = load_filters(here, set())
+            assert h.shape == (learned.buckets, learned.taps) and np.isfinite(h).all()
+            assert learned.arrays_dir == here.arrays_dir
+    finally:
+        for name in {path.name, paths[-1].name}:
+            shutil.copy(folder / "kept" / name, folder / name)
+
+
+@fuzz("checkpoint", 4000)
+def test_mutated_checkpoint(files, changes):
+    folder = files["folder"]
+    checkpoint = Checkpoint(files["settings"])
+    path = checkpoint.folder / ("about.json" if changes[0][1] % 3 == 0 else "sums_00000.npy")
+    good = (folder / "kept" / "QVF_2" / path.name).read_bytes()
+    path.write_bytes(mutated(good, changes))
+    try:
+        with Case("checkpoint", folder):
+            if checkpoint.find():
+                gram = checkpoint.load(range(files["settings"].buckets))
+                assert np.isfinite(gram.packed).all() and (gram.count >= 0).all()
+                checkpoint.names()
+    finally:
+        path.write_bytes(good)
+
+
+def test_how_the_cases_ended():
+    """Comes last: most kinds must end in both ways, or the mutations test nothing."""
+    print("", *(f"{count:6} {kind}: {how}" for (kind, how), count in sorted(ended.items())), sep="\n")
+    print(f"{sum(ended.values()):6} in all")
+    if sum(ended.values()) > 1000:
+        assert all(ended[kind, "refused"] for kind in SHARES)
+        assert ended["volume", "result"] and ended["packed", "result"]
