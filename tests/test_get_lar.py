@@ -10,7 +10,6 @@ from scipy.ndimage import zoom
 from filter_constant import Settings
 from get_lar import (
     Pair,
-    apply_operators,
     best_spline,
     clip_bright,
     degrade,
@@ -18,9 +17,8 @@ from get_lar import (
     kspace_kept,
     make_pair,
     mod_crop,
-    upsample,
-    zoom_operator,
 )
+from spline import apply_operators, upsample, zoom_operator
 
 
 def scipy_zoom(volume, shape, order, prefilter):
