@@ -10,6 +10,7 @@ import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -17,13 +18,18 @@ from scipy.linalg import solve_triangular
 from scipy.sparse.linalg import cg
 from threadpoolctl import threadpool_limits
 
-from filter_func import census_blend
-from get_lar import make_fine
-from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
+from hashtable import Boundaries, buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
 
 BLOCK = 2048  # samples multiplied at a time: 11 MB of patches, enough for the product to run at full speed
 ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
 CG_RESIDUAL = 1e-5  # relative, as published
+
+
+class Filters(NamedTuple):
+    """Filters in the published, spherical feature space."""
+
+    h: np.ndarray  # (buckets, P) float32
+    boundaries: Boundaries
 
 
 class Gram:
@@ -84,7 +90,7 @@ def add_samples(gram, pair, voxels, bucket, settings, advance=lambda samples: No
             block = voxels[start:min(start + BLOCK, ends[b + 1])]
             rows = samples[:block.size]
             _gather(lr, hr, block, offsets, centred, rows)
-            _fold(np.dot(rows.T, rows, out=product), gram.packed[b])
+            fold(np.dot(rows.T, rows, out=product), gram.packed[b])
             advance(block.size)
 
     in_threads(tasks, add_bucket, lambda: (np.empty((BLOCK, gram.side), np.float32),
@@ -148,32 +154,6 @@ def apply_filters(lr, h, boundaries, settings):
     voxels = interior_voxels(lr != 0, settings.margin)
     bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
     return filter_voxels(lr, voxels, bucket, h, settings.filter_len)
-
-
-def upscale(low, h, boundaries, settings):
-    """Bring a truly low-resolution volume to the finer grid and restore it there.
-
-    Parameters
-    ----------
-    low : ndarray of float32, shape (x, y, z)
-    h : ndarray of float32, shape (buckets, P)
-    boundaries : Boundaries
-    settings : Settings
-        As the filters were learned.
-
-    Returns
-    -------
-    fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensities of `low`. `get_lar.fine_to_low` says where its voxels lie.
-    """
-    fine = make_fine(low, settings)
-    sr = apply_filters(fine.lr, h, boundaries, settings)
-    if settings.blend_threshold is not None:
-        sr = census_blend(fine.lr, sr, settings.blend_threshold)
-    inner = tuple(slice(settings.margin, side - settings.margin) for side in sr.shape)
-    volume = np.zeros(fine.shape, np.float32)
-    volume[fine.box] = sr[inner] * np.float32(fine.scale) + fine.above
-    return volume
 
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):
@@ -271,7 +251,7 @@ def _gather(lr, hr, voxels, offsets, centred, rows):
 
 
 @njit(cache=True, nogil=True)
-def _fold(product, packed):
+def fold(product, packed):
     """Add the lower triangle of a float32 matrix to a packed float64 one."""
     place = 0
     for i in range(product.shape[0]):
