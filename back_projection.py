@@ -7,17 +7,48 @@ alternating between what is known (projections onto convex sets) restores detail
 The momentum is that of Nesterov's accelerated gradient method.
 """
 import numpy as np
+import scipy.fft
 from numba import njit, prange
 
 from spline import apply_operators, banded
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
+ITERATIONS = 10
 RESIDUAL_NOISE = 1e-2  # s, of the variance of a voxel
 NEGLIGIBLE = 1e-3  # weights of M below this share of its largest are left out: less than 0.001 dB
 
 
-class Projection:
-    """What is known of a fine volume from its low-resolution one.
+class Known:
+    """What is known of a fine volume; `correction` of a subclass says what an estimate lacks.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape of the estimates
+        Where the fine volume may be other than zero.
+    """
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def start(self, iterations=ITERATIONS):
+        """An estimate from what is known alone, in [0, 1]."""
+        before = np.zeros(self.mask.shape, np.float32)
+        ahead = before
+        for i in range(iterations):
+            estimate = self.refine(ahead)
+            ahead = _ahead(estimate, before, np.float32(i / (i + 3)))
+            before = estimate
+        return estimate
+
+    def refine(self, estimate, times=1):
+        """Back-project so many times, and clip to what is known; a new array. No times: only clip."""
+        for _ in range(times):
+            estimate = _known(estimate, self.correction(estimate), self.mask)
+        return estimate if times else _known(estimate, np.zeros_like(estimate), self.mask)
+
+
+class Projection(Known):
+    """What a low-resolution volume says that came from the fine one by a matrix along each axis.
 
     Parameters
     ----------
@@ -32,7 +63,7 @@ class Projection:
     """
 
     def __init__(self, low, degrading, box, mask):
-        self.mask = mask
+        super().__init__(mask)
         self.down, self.back, seen = [], [], []
         for matrix, side in zip(degrading, box, strict=True):
             inside = matrix[:, side]
@@ -41,25 +72,41 @@ class Projection:
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)
-            self.back.append(banded(matrix, NEGLIGIBLE * np.abs(matrix).max()))
+            matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0  # here, so that both ends are treated alike
+            self.back.append(banded(matrix))
         self.low = np.ascontiguousarray(low[tuple(seen)])
 
-    def start(self, iterations=10):
-        """An estimate from what is known alone, in [0, 1]."""
-        before = np.zeros(self.mask.shape, np.float32)
-        ahead = before
-        for i in range(iterations):
-            estimate = self.refine(ahead)
-            ahead = _ahead(estimate, before, np.float32(i / (i + 3)))
-            before = estimate
-        return estimate
+    def correction(self, estimate):
+        """What an estimate lacks."""
+        return apply_operators(self.low - apply_operators(estimate, self.down), self.back)
 
-    def refine(self, estimate, times=1):
-        """Back-project so many times, and clip to what is known; a new array."""
-        for _ in range(times):
-            residual = self.low - apply_operators(estimate, self.down)
-            estimate = _known(estimate, apply_operators(residual, self.back), self.mask)
-        return estimate
+
+class SpectrumProjection(Known):
+    """What the middle of a volume's spectrum says of it: the kept frequencies are replaced by the given ones.
+
+    Parameters
+    ----------
+    spectrum : ndarray of complex64
+        The middle of the centred spectrum of the fine volume, as ``fftn`` gives it.
+    shape : tuple of int
+        Of the fine volume.
+    box, mask
+        As for `Projection`.
+    """
+
+    def __init__(self, spectrum, shape, box, mask):
+        super().__init__(mask)
+        self.spectrum, self.shape, self.box = spectrum, shape, box
+        self.kept = tuple(slice(side // 2 - n // 2, side // 2 - n // 2 + n)
+                          for side, n in zip(shape, spectrum.shape, strict=True))
+
+    def correction(self, estimate):
+        """What an estimate lacks."""
+        full = np.zeros(self.shape, np.float32)
+        full[self.box] = estimate
+        lacks = np.zeros(self.shape, np.complex64)
+        lacks[self.kept] = self.spectrum - scipy.fft.fftshift(scipy.fft.fftn(full, workers=-1))[self.kept]
+        return np.ascontiguousarray(scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=-1).real[self.box])
 
 
 def returning(degrading):

@@ -27,7 +27,7 @@ QUANTIZATION_PATCHES = 2_500_000  # boundaries are taken from the first volumes,
 
 
 # What --preset best sets; measured in docs/quality.md.
-PRESETS = {"paper": {}, "best": {"start": "projected", "feature_space": "octahedral", "filter_len": 7, "stages": 2,
+PRESETS = {"paper": {}, "best": {"start": "projected", "feature_space": "octahedral", "filter_len": 7, "stages": 3,
                                  "back_projections": 2, "ridge": 0.0, "sample_rate": 1}}
 ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate", "train_div")
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")

@@ -495,7 +495,7 @@ def brain_mask(pair):
 
     Nearer to the faces the published filters have no whole patch.
     """
-    mask = pair.mask
+    mask = pair.hr != 0
     for axis, (part, side) in enumerate(zip(pair.box, pair.shape, strict=True)):
         place = np.arange(part.start, part.stop)
         inside = (place >= FIGURE_MARGIN) & (place < side - FIGURE_MARGIN)
