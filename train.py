@@ -40,7 +40,7 @@ def learn(settings, given):
         write_pictures(learned, settings)
     print(f"{learned.summary} in {time.perf_counter() - started:.0f} s.\n"
           f"They are in {settings.arrays_dir}; look at filters_{settings.tag}.png and samples_{settings.tag}.png there. "
-          f"Next: python test.py\n"
+          f"Next: {next_command(settings)}\n"
           f"The sums stay in {Path(settings.arrays_dir, f'QVF_{settings.tag}')}*: with more volumes in {settings.train_dir}, "
           "the same command goes on. Delete them if none will come.", flush=True)
     if learned.failed:
@@ -138,6 +138,16 @@ def demand_samples(checkpoint, counts, settings):
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; run the same command again")
     if not counts.sum():
         raise UserError(f"{settings.train_dir}: no voxel in it could be learned from; put volumes of brains in")
+
+
+def next_command(settings):
+    """What applies these filters, as one would type it."""
+    words = ["python test.py"]
+    if settings.tag != "2":
+        words.append(f"--factor {settings.tag.replace('x', ' ')}")
+    if settings.arrays_dir != "arrays":
+        words.append(f'--arrays_dir "{settings.arrays_dir}"')
+    return " ".join(words)
 
 
 def lay_out(volumes, checkpoint, settings):

@@ -19,7 +19,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from filter_constant import CannotWrite, UserError, checked_settings
+from filter_constant import CannotWrite, UserError, checked_settings, one_line
 from hashtable import Boundaries
 from matrix_compute import Filters
 from nifti_check import checked_image, clean_voxels, read_voxels
@@ -27,6 +27,7 @@ from stages import Stage, stage_taps
 from tree import MOST_LEAVES, read_tree
 
 SUFFIXES = (".nii.gz", ".nii")
+TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"  # what a file is called while it is written, see `whole_file`
 FORMAT = 3  # of the saved settings
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # filters that come with the project
 FIGURE_MARGIN = 5  # voxels: half a patch of the published size
@@ -95,7 +96,7 @@ def read_volume(path):
     image, shape = checked_image(path)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
-        tqdm.write(remark, file=sys.stderr)
+        tqdm.write(one_line(remark), file=sys.stderr)
     while image.ndim > 3:
         image = image.slicer[..., 0]
     return Volume(data, image)
@@ -123,7 +124,7 @@ def read_series(path):
         return read_volume(path)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
-        tqdm.write(remark, file=sys.stderr)
+        tqdm.write(one_line(remark), file=sys.stderr)
     return Volume(data, image)
 
 
@@ -185,17 +186,27 @@ def target_paths(volumes, folder, settings):
     Raises
     ------
     UserError
-        If --output names one file for several volumes, or a result would fall on its own input.
+        If --output names one file for several volumes, or a result would fall on an input.
     """
     if settings.output and len(volumes) > 1:
         raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; use --result_dir, or one volume")
     targets = [Path(settings.output)] if settings.output else [
         (folder / relative_name(path, settings.test_dir)).with_name(stem(path) + settings.suffix + path.name[len(stem(path)):])
         for path in volumes]
-    for path, target in zip(volumes, targets, strict=True):
-        if target.exists() and target.samefile(path):
-            raise UserError(f"{path}: the result would overwrite it; give another --output or --result_dir")
+    inputs = {os.path.realpath(path): path for path in volumes}
+    for target in targets:
+        if path := inputs.get(os.path.realpath(target)):
+            raise UserError(f"{path}: a result would overwrite it; give another --output or --result_dir")
     return targets
+
+
+def companions(targets):
+    """The name that the picture and the record of each result carry, without their endings.
+
+    The result's own name without .nii or .nii.gz; with it, where two results in one folder differ in nothing else.
+    """
+    plain = [target.with_name(stem(target)) for target in targets]
+    return [target if plain.count(name) > 1 else name for target, name in zip(targets, plain, strict=True)]
 
 
 def stem(path):
@@ -275,6 +286,11 @@ def _layout(settings, leaves):
         files.append((folder / f"stage{number + 1}_{tag}.npy", (count, taps), np.float32))
         files.append((folder / f"tree{number + 1}_{tag}.npy", (2 * count - 1, 4), np.float64))
     return files
+
+
+def filter_paths(settings, leaves=()):
+    """All files of filters, settings last."""
+    return [*(path for path, *_ in _layout(settings, leaves)), settings_path(settings)]
 
 
 def _arrays(filters):

@@ -17,7 +17,7 @@ import checkpoint
 import memory
 from filter_constant import CannotWrite, Settings, UserError
 from hashtable import Boundaries
-from matrix_compute import Gram, solve, solve_groups
+from matrix_compute import Filters, Gram, solve, solve_groups
 from util import load_filters, save_filters, whole_file
 
 # train.py with its sums in files of 10 buckets and, if asked, so little memory that they need several passes.
@@ -114,6 +114,21 @@ def test_a_stop_saves_the_volume_at_hand_and_goes_on_from_there(folder, undistur
     assert learned(tmp_path) == undisturbed
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
+def test_a_second_stop_does_not_wait(folder, undisturbed, tmp_path):
+    process = small_files(folder, tmp_path, "--sample_rate", "1", "--train_div", "1000")
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            process.send_signal(signal.SIGTERM)
+            assert "once more" in process.stderr.readline() + process.stderr.readline()  # an empty line, then what happens
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=60)
+    # The second falls in the work, or in the saving after it; or, where it comes late, when all is saved.
+    assert process.returncode in (130, 143) and "Traceback" not in errors
+    assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
+
+
 def test_several_passes_give_the_filters_of_one(folder, undisturbed, tmp_path):
     for at_once in (1, 4):  # files of ten buckets
         process = small_files(folder, tmp_path / str(at_once), "--max_memory", "1e-9")
@@ -193,9 +208,12 @@ def test_a_second_training_is_refused_while_the_first_runs(folder, tmp_path):
 
 def test_a_lock_that_a_killed_training_left_is_none(tmp_path):
     (tmp_path / "train.lock").write_text(f"process {os.getpid()} on elsewhere")  # even with the number of a living process
-    (tmp_path / ".h_2.npy.0123456789ab.part").write_bytes(b"half")
+    (tmp_path / "QVF_2").mkdir()
+    for name in (".h_2.npy.0123456789ab.part", "QVF_2/.sums_00000.npy.0123456789ab.part", ".mine.partial"):
+        (tmp_path / name).write_bytes(b"half")
     with checkpoint.only_training(tmp_path):
-        assert leftovers(tmp_path) == ["train.lock"]
+        assert leftovers(tmp_path) == ["train.lock", ".mine.partial"] or leftovers(tmp_path) == [".mine.partial", "train.lock"]
+    (tmp_path / ".mine.partial").unlink()  # not one of ours
     assert leftovers(tmp_path) == []
 
 
@@ -210,9 +228,9 @@ def filters(tmp_path):
 
 def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
     settings, h, boundaries = filters(tmp_path)
-    save_filters(h, boundaries, settings, ["a"])
+    save_filters(Filters(h, boundaries), settings, ["a"])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    save_filters(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence), settings, ["b"])
+    save_filters(Filters(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence)), settings, ["b"])
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for names in (["h_2.npy"], ["settings_2.json"], ["Qfactor_str2"], ["h_2.npy", "settings_2.json"],
                   ["h_2.npy", "Qfactor_str2"]):
@@ -239,6 +257,15 @@ def test_a_read_only_folder_is_one_line(folder, tmp_path):
     status, _, errors = command("train.py", *training(folder, tmp_path))
     tmp_path.chmod(0o700)
     assert status == 2 and len(errors) == 1 and str(tmp_path) in errors[0]
+
+
+def test_a_read_only_disk_is_one_line(folder, undisturbed, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    process = in_small_disk("8m", disk, folder / "undisturbed", f"mount -o remount,ro {disk} && "
+                            f"{train_line(folder, f'{disk}/a', '--ridge 3')}; echo status $?")
+    assert process.stdout.splitlines()[-1] == "status 2"
+    assert len(process.stderr.splitlines()) == 1 and "Read-only file system" in process.stderr
 
 
 @pytest.mark.parametrize("script, option", [("train.py", "--arrays_dir"), ("test.py", "--result_dir")])

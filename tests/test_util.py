@@ -2,6 +2,7 @@
 import csv
 import gzip
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import write_nifti
 
 from filter_constant import Settings, UserError
 from hashtable import Boundaries
+from matrix_compute import Filters
 from util import (
     brain_mask,
     figures,
@@ -28,6 +30,7 @@ from util import (
     whole_file,
     write_metrics,
     write_volume,
+    write_whole,
 )
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
@@ -105,8 +108,8 @@ def test_fourth_dimension_of_one_is_dropped_and_more_refused(tmp_path):
     data = np.random.default_rng(41).random((4, 5, 6, 1), np.float32)
     np.testing.assert_array_equal(read_volume(write_nifti(tmp_path / "one.nii.gz", data)).data, data[..., 0])
     text = one_line(read_volume, write_nifti(tmp_path / "two.nii.gz", np.repeat(data, 2, 3)))
-    assert "two.nii.gz" in text and "3-D" in text
-    assert "3-D" in one_line(read_volume, write_nifti(tmp_path / "flat.nii.gz", data[:, :, 0, 0]))
+    assert "two.nii.gz" in text and "3 are needed" in text
+    assert "3 are needed" in one_line(read_volume, write_nifti(tmp_path / "flat.nii.gz", data[:, :, 0, 0]))
 
 
 def test_voxels_that_are_no_numbers_become_background(tmp_path):
@@ -185,7 +188,7 @@ def test_rest_of_the_header_is_kept_and_the_type_is_float32(tmp_path):
 
 
 def test_header_extensions_are_kept(tmp_path):
-    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
+    image = nib.Nifti1Image(np.arange(120, dtype=np.float32).reshape(4, 5, 6), np.eye(4))
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"scanned on a Sunday"))
     nib.save(image, tmp_path / "in.nii.gz")
     volume = read_volume(tmp_path / "in.nii.gz")
@@ -194,7 +197,7 @@ def test_header_extensions_are_kept(tmp_path):
 
 
 def test_writing_changes_nothing_of_the_image_it_is_like(tmp_path):
-    volume = read_volume(write_nifti(tmp_path / "in.nii.gz", np.ones((4, 5, 6), np.int16)))
+    volume = read_volume(write_nifti(tmp_path / "in.nii.gz", np.arange(120, dtype=np.int16).reshape(4, 5, 6)))
     write_volume(tmp_path / "out.nii.gz", volume.data, volume.image)
     assert volume.image.get_data_dtype() == np.int16
 
@@ -218,6 +221,22 @@ def test_uncropping_puts_voxels_back_at_their_place_and_scale():
     assert np.count_nonzero(volume) == np.count_nonzero(cropped)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no file modes of this kind on Windows")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)))
+        write_whole(tmp_path / "report.html", "text")
+        write_metrics(tmp_path / "metrics.csv", [{"volume": "x.nii.gz"}])
+        save_filters(Filters(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2))),
+                     replace(SMALL, arrays_dir=str(tmp_path)), [])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(modes) == 7 and set(modes.values()) == {0o666 & ~mask}
+
+
 def test_nothing_half_written_is_left(tmp_path):
     path = tmp_path / "x.npy"
     path.write_text("before")
@@ -236,7 +255,7 @@ def saved(tmp_path):
     rng = np.random.default_rng(47)
     h = rng.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
     boundaries = Boundaries(np.array([0.001, 0.02]), np.array([0.25, 0.5]))
-    save_filters(h, boundaries, settings, [Path("train/a.nii.gz"), Path("train/b.nii.gz")])
+    save_filters(Filters(h, boundaries), settings, ["a.nii.gz", "sub/b.nii.gz"])
     return SimpleNamespace(h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings))
 
 
@@ -246,21 +265,21 @@ def test_filters_lie_under_their_published_names(saved):
     for path in saved.paths[:3]:
         np.load(path, allow_pickle=False)
     about = json.loads(saved.paths[3].read_text())
-    assert about["volumes"] == ["a.nii.gz", "b.nii.gz"]
+    assert about["volumes"] == ["a.nii.gz", "sub/b.nii.gz"]
 
 
 def test_filters_of_several_factors_lie_side_by_side(saved):
     other = replace(saved.settings, factor=(1, 1, 4))
-    save_filters(saved.h, saved.boundaries, other, [])
+    save_filters(Filters(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
-    assert load_filters(other, {"factor"})[2].factor == (1, 1, 4) and load_filters(saved.settings, set())[2].factor == (2, 2, 2)
+    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4) and load_filters(saved.settings, set())[1].factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
     learned = replace(saved.settings, sharpen=True, seed=3, solver="cg", lr_type="kspace")
-    save_filters(saved.h, saved.boundaries, learned, [])
+    save_filters(Filters(saved.h, saved.boundaries), learned, [])
     plain = Settings(arrays_dir=saved.settings.arrays_dir, test_dir="elsewhere", blend_threshold=7)
-    h, boundaries, settings = load_filters(plain, set())
+    (h, boundaries), settings = load_filters(plain, set())
     np.testing.assert_array_equal(h, saved.h)
     for read, written in zip(boundaries, saved.boundaries):
         np.testing.assert_array_equal(read, written)
@@ -272,7 +291,7 @@ def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
 def test_filters_learned_with_other_settings_are_refused(saved, change):
     name, value = next(iter(change.items()))
     text = one_line(load_filters, replace(saved.settings, **change), {name})
-    assert f"--{name}" in text and str(value) in text and str(getattr(SMALL, name)) in text and "h_2.npy" in text
+    assert f"--{name}" in text and str(value) in text and str(getattr(SMALL, name)) in text and "settings_2.json" in text
 
 
 def test_equal_settings_may_be_given(saved):
@@ -281,7 +300,7 @@ def test_equal_settings_may_be_given(saved):
 
 def test_filters_of_another_factor_are_pointed_at(saved):
     text = one_line(load_filters, replace(saved.settings, factor=(3, 3, 3)), {"factor"})
-    assert "h_3.npy" in text and "h_2.npy" in text
+    assert "settings_3.json" in text and "--factor 2" in text
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -367,11 +386,13 @@ def test_equal_volumes_have_an_infinite_psnr_and_an_ssim_of_one():
     assert found["ssim"] == pytest.approx(1) and found["ssim_box"] == pytest.approx(1)
 
 
-def test_brain_mask_holds_what_is_not_black_up_to_the_last_slice_of_the_box():
+def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_volume():
     hr = np.ones((12, 13, 14), np.float32)
     hr[6, 6, 6] = 0
-    mask = brain_mask(hr, 5)
-    assert mask.sum() == 3 * 4 * 5 - 1 and mask[5, 5, 5] and mask[7, 8, 9] and not mask[8, 8, 9] and not mask[6, 6, 6]
+    pair = SimpleNamespace(hr=hr, box=(slice(2, 14), slice(0, 13), slice(0, 14)), shape=(16, 13, 30))
+    mask = brain_mask(pair)
+    assert mask.sum() == 6 * 3 * 9 - 1  # 3 to 8 along the first axis, 5 to 7, 5 to 13
+    assert mask[3, 5, 5] and mask[8, 7, 13] and not mask[2, 5, 5] and not mask[9, 5, 5] and not mask[6, 6, 6]
 
 
 def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):
