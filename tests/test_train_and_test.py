@@ -264,7 +264,8 @@ def test_restoring_with_other_settings_than_learned_is_refused(folders, learned,
 def test_restoring_without_filters_or_with_those_of_another_factor_is_refused(folders, learned, tmp_path):
     common = ("--test_dir", folders.test, "--result_dir", tmp_path / "result")
     assert_one_line(run_command("test.py", "--arrays_dir", tmp_path, *common), "settings_2.json", "python train.py")
-    assert_one_line(run_command("test.py", "--arrays_dir", learned.arrays, "--factor", 3, *common), "settings_3.json", "--factor 2")
+    assert_one_line(run_command("test.py", "--arrays_dir", learned.arrays, "--factor", 3, *common), "settings_3.json",
+                    "--factor 2")
 
 
 @pytest.mark.parametrize("content", ["no folder", "empty folder", "all black", "too small", "not a volume"])
