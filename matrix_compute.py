@@ -17,7 +17,7 @@ from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sa
 from simd import LANES, load, multiply_add, splat, store, total, zeros
 from threads import in_threads, spans
 
-BLOCK = 2048  # samples multiplied at a time: 11 MB of patches, enough for the product to run at full speed
+BLOCK = 1024  # samples multiplied at a time: 5 MB of patches, which stay in the cache between gathering and product
 ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
 TILE = 8192  # voxels restored at a time: about fifty rows of a brain, whose patches lie in the cache
 CG_RESIDUAL = 1e-5  # relative, as published

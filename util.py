@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ from hashtable import Boundaries
 from nifti_check import checked_image, clean_voxels, read_voxels
 
 SUFFIXES = (".nii.gz", ".nii")
+GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 FORMAT = 2  # of the saved settings
 JSON_BYTES = 64 << 20  # a larger one is not ours
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
@@ -171,7 +173,12 @@ def write_volume(path, data, like, header=None, dtype="float32"):
     if data.dtype.kind in "iu":
         image.header.set_slope_inter(slope, inter)  # only now: an image made from a header forgets its scaling
     with whole_file(path, suffix="".join(Path(path).suffixes[-2:])[-7:]) as temporary:
-        nib.save(image, temporary)
+        with open(temporary, "wb") as plain:
+            if temporary.endswith(".gz"):  # neither name nor time in the stream: the same voxels give the same bytes
+                with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
+                    image.to_stream(packed)
+            else:
+                image.to_stream(plain)
 
 
 def target_paths(volumes, folder, settings):
