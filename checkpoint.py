@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import time
 import uuid
 import zlib
@@ -26,7 +27,7 @@ from filter_constant import CannotWrite, UserError, checked_settings
 from hashtable import Boundaries
 from matrix_compute import Gram
 from memory import GB, row_bytes
-from util import array_header, make_folder, read_json, relative_name, whole_file
+from util import TEMPORARY, array_header, make_folder, read_json, relative_name, whole_file
 
 FORMAT = 1
 FILE_BYTES = 128 << 20  # of sums in one file: large enough to write at full speed, small enough to write a second time
@@ -47,6 +48,8 @@ def fingerprint(path, folder):
     """What a volume is recognised by."""
     digest = hashlib.sha256()
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+            raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its place")
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -165,7 +168,7 @@ class Checkpoint:
     def clear(self):
         """Forget what an earlier run left."""
         if self.folder.is_dir():
-            for path in [self.folder / "about.json", *self.folder.glob("sums_*.npy"), *self.folder.glob(".*.part*")]:
+            for path in [self.folder / "about.json", *self.folder.glob("sums_*.npy")]:
                 path.unlink(missing_ok=True)
 
     def begin(self, boundaries, sources):
@@ -364,8 +367,9 @@ def only_training(folder):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
         file.flush()
-        for left in Path(folder).glob(".*.part*"):  # of a training that was killed while it wrote
-            left.unlink(missing_ok=True)
+        for below in (".", "QVF_*"):
+            for left in Path(folder).glob(f"{below}/{TEMPORARY}"):  # of a training that was killed while it wrote
+                left.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):

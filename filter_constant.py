@@ -209,9 +209,13 @@ def run(command, story):
 
 
 def complain(command, text):
-    """One line on standard error, whatever a file name in it holds."""
-    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text))
-    print(f"{command}.py: {line}", file=sys.stderr, flush=True)
+    """One line on standard error."""
+    print(f"{command}.py: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(text):
+    """A text in one line that any terminal can show, whatever a file name in it holds."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text))
 
 
 def checked_settings(saved):
@@ -254,11 +258,13 @@ def _argument(entry):
     """What argparse needs to know of a field."""
     limits, default = entry.metadata, entry.default
     shown = default[0] if entry.name == "factor" else default
-    text = limits["help"].replace("%", "%%") + ("" if default in (None, False, "") else f" (default: {shown})")
+    if isinstance(default, bool) and "switch" in limits:
+        shown = "yes" if default else "no"
+    text = limits["help"].replace("%", "%%") + ("" if default in (None, "") else f" (default: {shown})")
     if entry.name == "factor":
         return {"type": _whole, "nargs": "+", "metavar": "N", "help": text}
     if "switch" in limits:
-        return {"action": argparse.BooleanOptionalAction, "help": limits["help"] + f" (default: {'yes' if default else 'no'})"}
+        return {"action": argparse.BooleanOptionalAction, "help": text}
     if isinstance(default, bool):
         # The released code wants "--sharpen True"; a bare --sharpen says the same.
         return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL", "help": text}

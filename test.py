@@ -17,7 +17,7 @@ from filter_constant import CannotWrite, UserError, complain, run
 def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from util import find_volumes, load_filters, progress, relative_name, target_paths, write_metrics
+    from util import companions, find_volumes, load_filters, progress, relative_name, target_paths, write_metrics
 
     h, boundaries, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
@@ -26,7 +26,7 @@ def restore(settings, given):
     print_head(len(volumes), settings)
     rows, viewers, failed = [], [], 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
-        for path, target in zip(volumes, targets, strict=True):
+        for path, target, beside in zip(volumes, targets, companions(targets), strict=True):
             bar.set_description(path.name[:32])
             try:
                 row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, h, boundaries, settings)
@@ -43,7 +43,7 @@ def restore(settings, given):
                     write_metrics(folder / "metrics.csv", rows)  # each time: it never lacks more than the volume at hand
                 bar.write(line(row))
                 if settings.report:
-                    viewers.append(look(path, target, views, record, len(volumes), settings))
+                    viewers.append(look(path, beside, views, record, len(volumes), settings))
             bar.update()
     if not rows:
         return 2
@@ -123,15 +123,15 @@ def upscale_one(path, target, h, boundaries, settings):
     return row, (beside(series[..., 0], fine.reshape(*fine.shape[:3], -1)[..., 0], settings), header.get_best_affine()), stages
 
 
-def look(path, target, views, stages, volumes, settings):
-    """Write a volume's picture and its JSON file; returns its viewer for the page."""
+def look(path, beside, views, stages, volumes, settings):
+    """Write a volume's picture and its JSON file under the name `beside`; returns its viewer for the page."""
     from report import picture, viewer
-    from util import relative_name, sidecar, stem, write_whole
+    from util import relative_name, sidecar, write_whole
 
     with stages("picture and viewer"):
-        write_whole(target.with_name(f"{stem(target)}.png"), picture(*views, compare=not settings.upscale))
+        write_whole(beside.with_name(f"{beside.name}.png"), picture(*views, compare=not settings.upscale))
         shown = viewer(relative_name(path, settings.test_dir), *views, volumes)
-    write_whole(target.with_name(f"{stem(target)}.json"), sidecar(path, stages, settings))
+    write_whole(beside.with_name(f"{beside.name}.json"), sidecar(path, stages, settings))
     return shown
 
 

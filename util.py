@@ -20,12 +20,13 @@ from isal import igzip
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from filter_constant import CannotWrite, UserError, checked_settings
+from filter_constant import CannotWrite, UserError, checked_settings, one_line
 from hashtable import Boundaries
 from nifti_check import checked_image, clean_voxels, read_voxels
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
+TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"  # what a file is called while it is written, see `whole_file`
 FORMAT = 2  # of the saved settings
 JSON_BYTES = 64 << 20  # a larger one is not ours
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
@@ -92,7 +93,7 @@ def read_volume(path):
     image, shape = checked_image(path)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
-        tqdm.write(remark, file=sys.stderr)
+        tqdm.write(one_line(remark), file=sys.stderr)
     while image.ndim > 3:
         image = image.slicer[..., 0]
     return Volume(data, image)
@@ -120,7 +121,7 @@ def read_series(path):
         return read_volume(path)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
-        tqdm.write(remark, file=sys.stderr)
+        tqdm.write(one_line(remark), file=sys.stderr)
     return Volume(data, image)
 
 
@@ -187,17 +188,27 @@ def target_paths(volumes, folder, settings):
     Raises
     ------
     UserError
-        If --output names one file for several volumes, or a result would fall on its own input.
+        If --output names one file for several volumes, or a result would fall on an input.
     """
     if settings.output and len(volumes) > 1:
         raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; use --result_dir, or one volume")
     targets = [Path(settings.output)] if settings.output else [
         (folder / relative_name(path, settings.test_dir)).with_name(stem(path) + settings.suffix + path.name[len(stem(path)):])
         for path in volumes]
-    for path, target in zip(volumes, targets, strict=True):
-        if target.exists() and target.samefile(path):
-            raise UserError(f"{path}: the result would overwrite it; give another --output or --result_dir")
+    inputs = {os.path.realpath(path): path for path in volumes}
+    for target in targets:
+        if path := inputs.get(os.path.realpath(target)):
+            raise UserError(f"{path}: a result would overwrite it; give another --output or --result_dir")
     return targets
+
+
+def companions(targets):
+    """The name that the picture and the record of each result carry, without their endings.
+
+    The result's own name without .nii or .nii.gz; with it, where two results in one folder differ in nothing else.
+    """
+    plain = [target.with_name(stem(target)) for target in targets]
+    return [target if plain.count(name) > 1 else name for target, name in zip(targets, plain, strict=True)]
 
 
 def stem(path):

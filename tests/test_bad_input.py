@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -182,7 +183,7 @@ def test_the_other_volumes_are_restored(tmp_path, trained):
     words = all_bad(tmp_path / "test")
     save(tmp_path / "test" / "good.nii.gz", brain(1))
     status, out, errors = command("test.py", "--test_dir", tmp_path / "test", "--arrays_dir", trained / "arrays",
-                                  "--result_dir", tmp_path / "result")
+                                  "--result_dir", tmp_path / "result", "--no-report")
     assert status == 1
     assert f"{len(words)} of {len(words) + 1} volumes could not be restored" in errors[-1]
     assert len(errors) == len(words) + 1
@@ -256,7 +257,7 @@ def test_odd_values_are_background_and_said_so(tmp_path, capsys):
     data[15, 14, 13], data[15, 14, 12], data[15, 14, 11], data[15, 14, 10] = np.nan, np.inf, -np.inf, 3e38
     data[0, 0, 0] = -5
     found = read_volume(save(tmp_path / "v.nii", data)).data
-    out = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().err.splitlines()
     assert (found[15, 14, 10:14] == 0).all() and found[0, 0, 0] == -5
     assert len(out) == 2 and "not-a-number" in out[0] and "below zero (down to -5)" in out[1] and "clipped" in out[1]
 
@@ -283,7 +284,9 @@ def test_names_folders_and_affines_are_kept(tmp_path, trained):
                                 "--result_dir", tmp_path / "out")
     assert (status, errors) == (0, [])
     there, = (tmp_path / "out").iterdir()
-    assert {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()} == {*made, "metrics.csv"}
+    beside = {name.removesuffix(".gz").removesuffix(".nii") for name in made} - {"two/v"} | {"two/v.nii", "two/v.nii.gz"}
+    assert {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()} == {
+        *made, "metrics.csv", "report.html", *(f"{name}.{kind}" for name in beside for kind in ("png", "json"))}
     with open(there / "metrics.csv", newline="", encoding="utf-8") as file:
         assert [row["volume"] for row in csv.DictReader(file)] == sorted(made, key=lambda name: folder / name)
     for name, affine in made.items():
@@ -303,11 +306,16 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_a_result_never_overwrites_its_input(tmp_path, trained):
-    import test
-
-    path = save(tmp_path / "v.nii.gz", brain())
-    with pytest.raises(UserError, match="overwrite"):
-        test.restore_one(path, tmp_path / "v.nii.gz", None, None, Settings())
+    save(tmp_path / "v.nii.gz", brain())
+    for later in (0, 3600):  # seconds: the hour names the folder, and may end while the command runs
+        save(tmp_path / time.strftime("%m%d%H", time.localtime(time.time() + later)) / "v.nii.gz", brain(1))
+    (tmp_path / "other").mkdir()
+    for where in (["--test_dir", tmp_path / "v.nii.gz", "--output", tmp_path / "other" / ".." / "v.nii.gz"],
+                  ["--test_dir", tmp_path, "--result_dir", tmp_path]):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+        status, _, errors = command("test.py", *where, "--arrays_dir", trained / "arrays")
+        assert status == 2 and len(errors) == 1 and "would overwrite it" in errors[0]
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
 
 
 # ---------------------------------------------------------------------------------------------- settings

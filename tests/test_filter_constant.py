@@ -157,11 +157,14 @@ def test_help_shows_every_option_with_its_default(capsys, command):
     text = help_of(capsys, command)
     for field in options_of(command):
         # From this option's name to the next one's.
-        entry = re.search(rf" --{field.name} (?!\|)(.*?)(?= --[a-z]|$)", text.split("method:", 1)[1]).group(1)
+        entry = re.search(rf" --{field.name},? (?!\|)(?:--no-{field.name} )?(.*?)(?= --[a-z]|$)",
+                          text.split("method:", 1)[1]).group(1)
         assert " ".join(field.metadata["help"].split())[:30] in entry
         if field.name == "factor":
             assert "(default: 2)" in entry
-        elif field.default is not None and field.default is not False:  # those are off unless given
+        elif "switch" in field.metadata:
+            assert f"(default: {'yes' if field.default else 'no'})" in entry
+        elif field.default not in (None, ""):  # those are off unless given
             assert f"(default: {field.default})" in entry
         for choice in field.metadata.get("choices", ()):
             assert choice in entry

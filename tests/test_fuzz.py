@@ -104,7 +104,7 @@ def restore(folder, name, content, files):
     path = Path(folder, name)
     path.write_bytes(content)
     h, boundaries, learned = files["filters"]
-    return restoring.restore_one(path, Path(folder, "result", name), h, boundaries, learned)
+    return restoring.restore_one(path, Path(folder, "result", name), h, boundaries, learned)[0]
 
 
 class Case:

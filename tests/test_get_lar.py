@@ -137,7 +137,11 @@ def test_kspace_volume_equals_the_masked_spectrum(shape):
 @pytest.mark.parametrize("side", range(6, 40))
 def test_kept_spectrum_is_the_middle_third_whatever_the_factor(side):
     centre = side // 2
-    assert kspace_kept(side) == (centre - int(side / 6), centre + int(side / 6))
+    for factor in (2, 3, 4):
+        assert kspace_kept(side, factor, "third") == (centre - int(side / 6), centre + int(side / 6))
+        start, stop = kspace_kept(side, factor, "auto")
+        assert stop - start == side // factor and start <= centre < stop
+    assert kspace_kept(side, 1, "third") == kspace_kept(side, 1, "auto") == (0, side)
 
 
 def test_kspace_lr_volume_is_not_masked_but_interpolated_is(brain):

@@ -193,9 +193,12 @@ def test_a_second_training_is_refused_while_the_first_runs(folder, tmp_path):
 
 def test_a_lock_that_a_killed_training_left_is_none(tmp_path):
     (tmp_path / "train.lock").write_text(f"process {os.getpid()} on elsewhere")  # even with the number of a living process
-    (tmp_path / ".h_2.npy.0123456789ab.part").write_bytes(b"half")
+    (tmp_path / "QVF_2").mkdir()
+    for name in (".h_2.npy.0123456789ab.part", "QVF_2/.sums_00000.npy.0123456789ab.part", ".mine.partial"):
+        (tmp_path / name).write_bytes(b"half")
     with checkpoint.only_training(tmp_path):
-        assert leftovers(tmp_path) == ["train.lock"]
+        assert leftovers(tmp_path) == ["train.lock", ".mine.partial"] or leftovers(tmp_path) == [".mine.partial", "train.lock"]
+    (tmp_path / ".mine.partial").unlink()  # not one of ours
     assert leftovers(tmp_path) == []
 
 

@@ -99,14 +99,16 @@ def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
     trained = run_command(ROOT / "train.py", *SMALL, cwd=tmp_path)
     assert trained.returncode == 0 and not trained.stderr, trained.stderr
     assert {path.name for path in (tmp_path / "arrays").iterdir()} == {"h_2.npy", "Qfactor_str2", "Qfactor_coh2",
-                                                                      "settings_2.json"}
+                                                                      "settings_2.json", "filters_2.png", "samples_2.png",
+                                                                      "QVF_2"}
     tested = run_command(ROOT / "test.py", cwd=tmp_path)
     assert tested.returncode == 0 and not tested.stderr, tested.stderr
     folder, = (tmp_path / "result").iterdir()
     assert re.fullmatch(r"\d{6}", folder.name)  # month, day, hour
-    assert sorted(path.name for path in folder.iterdir()) == ["b.nii", "metrics.csv"]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+        "metrics.csv", "report.html", "sub/b.json", "sub/b.nii", "sub/b.png"]
     row, = read_rows(folder / "metrics.csv")
-    assert row["volume"] == "b.nii" and all(row.values())
+    assert row["volume"] == "sub/b.nii" and all(row.values())
     for image in ("lr", "spline5", "sr"):
         assert row[f"{image}_psnr"] and 0 < float(row[f"{image}_ssim"]) < 1
     assert "b.nii" in tested.stdout and f"{float(row['sr_psnr']):.2f}" in tested.stdout
@@ -276,8 +278,12 @@ def test_folder_without_a_usable_volume_is_refused(tmp_path, content):
     if content == "not a volume":
         (folder / "x.nii.gz").write_text("hello")
     finished = run_command("train.py", "--train_dir", folder, "--arrays_dir", tmp_path / "arrays", *SMALL)
-    assert_one_line(finished, "train.py: error:", folder)
-    assert not (tmp_path / "arrays").exists()
+    assert finished.returncode == 2 and "Traceback" not in finished.stderr
+    *named, last = finished.stderr.splitlines()  # one line for each volume, and one for the folder
+    assert last.startswith(f"train.py: error: {folder}: ")
+    assert len(named) == (0 if content in ("no folder", "empty folder") else 1)
+    assert all(line.startswith(f"train.py: {folder / 'x.nii.gz'}: ") for line in named)
+    assert not list((tmp_path / "arrays").glob("*"))
 
 
 def test_one_broken_volume_does_not_stop_the_others(folders, learned, tmp_path):
@@ -291,7 +297,7 @@ def test_one_broken_volume_does_not_stop_the_others(folders, learned, tmp_path):
     assert trained.returncode == 1 and "broken.nii.gz" in trained.stderr and "Traceback" not in trained.stderr
     assert json.loads((tmp_path / "arrays" / "settings_2.json").read_text())["volumes"] == ["a.nii.gz"]
     tested = run_command("test.py", "--test_dir", tmp_path / "test", "--arrays_dir", learned.arrays, "--result_dir",
-                         tmp_path / "result")
+                         tmp_path / "result", "--no-report")
     assert tested.returncode == 1 and "broken.nii.gz" in tested.stderr and "Traceback" not in tested.stderr
     folder, = (tmp_path / "result").iterdir()
     assert [row["volume"] for row in read_rows(folder / "metrics.csv")] == ["c.nii.gz"]

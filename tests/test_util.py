@@ -2,6 +2,7 @@
 import csv
 import gzip
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from util import (
     whole_file,
     write_metrics,
     write_volume,
+    write_whole,
 )
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
@@ -105,8 +107,8 @@ def test_fourth_dimension_of_one_is_dropped_and_more_refused(tmp_path):
     data = np.random.default_rng(41).random((4, 5, 6, 1), np.float32)
     np.testing.assert_array_equal(read_volume(write_nifti(tmp_path / "one.nii.gz", data)).data, data[..., 0])
     text = one_line(read_volume, write_nifti(tmp_path / "two.nii.gz", np.repeat(data, 2, 3)))
-    assert "two.nii.gz" in text and "3-D" in text
-    assert "3-D" in one_line(read_volume, write_nifti(tmp_path / "flat.nii.gz", data[:, :, 0, 0]))
+    assert "two.nii.gz" in text and "3 are needed" in text
+    assert "3 are needed" in one_line(read_volume, write_nifti(tmp_path / "flat.nii.gz", data[:, :, 0, 0]))
 
 
 def test_voxels_that_are_no_numbers_become_background(tmp_path):
@@ -185,7 +187,7 @@ def test_rest_of_the_header_is_kept_and_the_type_is_float32(tmp_path):
 
 
 def test_header_extensions_are_kept(tmp_path):
-    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
+    image = nib.Nifti1Image(np.arange(120, dtype=np.float32).reshape(4, 5, 6), np.eye(4))
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"scanned on a Sunday"))
     nib.save(image, tmp_path / "in.nii.gz")
     volume = read_volume(tmp_path / "in.nii.gz")
@@ -194,7 +196,7 @@ def test_header_extensions_are_kept(tmp_path):
 
 
 def test_writing_changes_nothing_of_the_image_it_is_like(tmp_path):
-    volume = read_volume(write_nifti(tmp_path / "in.nii.gz", np.ones((4, 5, 6), np.int16)))
+    volume = read_volume(write_nifti(tmp_path / "in.nii.gz", np.arange(120, dtype=np.int16).reshape(4, 5, 6)))
     write_volume(tmp_path / "out.nii.gz", volume.data, volume.image)
     assert volume.image.get_data_dtype() == np.int16
 
@@ -218,6 +220,22 @@ def test_uncropping_puts_voxels_back_at_their_place_and_scale():
     assert np.count_nonzero(volume) == np.count_nonzero(cropped)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no file modes of this kind on Windows")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)))
+        write_whole(tmp_path / "report.html", "text")
+        write_metrics(tmp_path / "metrics.csv", [{"volume": "x.nii.gz"}])
+        save_filters(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2)),
+                     replace(SMALL, arrays_dir=str(tmp_path)), [])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(modes) == 7 and set(modes.values()) == {0o666 & ~mask}
+
+
 def test_nothing_half_written_is_left(tmp_path):
     path = tmp_path / "x.npy"
     path.write_text("before")
@@ -236,7 +254,7 @@ def saved(tmp_path):
     rng = np.random.default_rng(47)
     h = rng.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
     boundaries = Boundaries(np.array([0.001, 0.02]), np.array([0.25, 0.5]))
-    save_filters(h, boundaries, settings, [Path("train/a.nii.gz"), Path("train/b.nii.gz")])
+    save_filters(h, boundaries, settings, ["a.nii.gz", "sub/b.nii.gz"])
     return SimpleNamespace(h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings))
 
 
@@ -246,7 +264,7 @@ def test_filters_lie_under_their_published_names(saved):
     for path in saved.paths[:3]:
         np.load(path, allow_pickle=False)
     about = json.loads(saved.paths[3].read_text())
-    assert about["volumes"] == ["a.nii.gz", "b.nii.gz"]
+    assert about["volumes"] == ["a.nii.gz", "sub/b.nii.gz"]
 
 
 def test_filters_of_several_factors_lie_side_by_side(saved):
