@@ -17,11 +17,11 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from isal import igzip
-from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
 from filter_constant import CannotWrite, UserError, checked_settings, one_line
 from hashtable import Boundaries
+from metrics import decibel, structural_similarity
 from nifti_check import checked_image, clean_voxels, read_voxels
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -29,7 +29,7 @@ GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"  # what a file is called while it is written, see `whole_file`
 FORMAT = 2  # of the saved settings
 JSON_BYTES = 64 << 20  # a larger one is not ours
-PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
+PACKAGES = ("numpy", "scipy", "numba", "nibabel")  # whose versions may change a result
 
 
 class Volume(NamedTuple):
@@ -468,13 +468,9 @@ def figures(hr, estimate, mask):
     difference between two methods in PSNR is the same in both.
     """
     squares = np.square(hr - estimate)
-    mean, similarity = structural_similarity(hr, estimate, data_range=1.0, full=True)
-    return {"psnr": _decibel(np.mean(squares[mask], dtype=np.float64)), "ssim": float(similarity[mask].mean(dtype=np.float64)),
-            "psnr_box": _decibel(np.mean(squares, dtype=np.float64)), "ssim_box": float(mean)}
-
-
-def _decibel(error):
-    return float(-10 * np.log10(error)) if error > 0 else float("inf")
+    mean, similarity = structural_similarity(hr, estimate)
+    return {"psnr": decibel(np.mean(squares[mask], dtype=np.float64)), "ssim": float(similarity[mask].mean(dtype=np.float64)),
+            "psnr_box": decibel(np.mean(squares, dtype=np.float64)), "ssim_box": float(mean)}
 
 
 def metrics_row(name, voxels, by_image):
