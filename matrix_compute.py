@@ -94,12 +94,12 @@ def add_samples(gram, pair, voxels, bucket, settings, advance=lambda samples: No
         for start in range(ends[b], ends[b + 1], BLOCK):
             block = voxels[start:min(start + BLOCK, ends[b + 1])]
             rows = samples[:block.size * gram.side].reshape(block.size, gram.side)
-            _gather(lr, hr, block, *lines, centred, rows)
+            gather(lr, hr, block, *lines, centred, rows)
             gram_of_rows(rows, product)
             fold(product, gram.packed[b])
             advance(block.size)
 
-    in_threads(tasks, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),  # _gather writes on
+    in_threads(tasks, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),  # gather writes on
                                            np.empty((gram.side, gram.side), np.float32)))
     gram.count += np.diff(ends)
 
@@ -258,7 +258,7 @@ def ridge_filter(matrix, weight, towards):
 # ---------------------------------------------------------------------------------------------- kernels
 
 @njit(cache=True, nogil=True)
-def _gather(lr, hr, voxels, offsets, places, centred, rows):
+def gather(lr, hr, voxels, offsets, places, centred, rows):
     """Rows [patch, target] of the voxels. Centred: less the LR voxel at the patch's centre, both.
 
     Each vector overwrites what the one before wrote behind its line, so that what the last of all writes behind its row
