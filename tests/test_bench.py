@@ -2,8 +2,9 @@
 import json
 import math
 
-import bench
 from conftest import golden_figures, run_command, write_nifti
+
+import bench
 
 RATIOS = {"restore_vs_cubic_zoom", "gram_vs_sgemm", "solve_vs_dpotrf", "scaling_4x", "io_share", "peak_train_gb", "peak_test_gb"}
 
