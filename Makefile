@@ -16,7 +16,7 @@ help:
 	@echo "make clean  remove demo/ and the caches; .venv/, train/, test/, arrays/ and result/ stay"
 
 demo: .venv/installed
-	$(RUN) sample.py --train_dir demo/train --test_dir demo/test
+	$(RUN) sample.py --train_dir demo/train --test_dir demo/test --no_hint
 	$(RUN) train.py --train_dir demo/train --arrays_dir demo/arrays
 	$(RUN) test.py --test_dir demo/test --arrays_dir demo/arrays --result_dir demo/result
 

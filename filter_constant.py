@@ -125,7 +125,7 @@ GROUPS = {"train": ("method", "learning", "running", "folders", "output"), "test
 NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir"}}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
-    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/. "
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/.\n"
             "With --upscale: bring volumes that are low-resolution to the finer grid.",
 }
 EXAMPLES = {

@@ -148,7 +148,7 @@ def draw_inset(axes, shown, eye, aspect, how):
 
 
 def picture_filters(h, classes, names=()):
-    """A PNG of the centre slice of every filter, laid out by bucket.
+    """A PNG of the centre slice of every filter, laid out by bucket; beside it what sets each apart from the mean of all.
 
     Parameters
     ----------
@@ -163,14 +163,16 @@ def picture_filters(h, classes, names=()):
     bytes
     """
     side = round(h.shape[1] ** (1 / 3))
-    slices = by_bucket(h.reshape(-1, side, side, side)[:, side // 2], classes)
-    tiles = np.full((slices.shape[0], side + 1, slices.shape[1], side + 1), np.nan, np.float32)
-    tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
-    around = np.abs(slices)
-    around[:, :, side // 2, side // 2] = 0  # the centre outweighs all others, and says least
-    limit = np.quantile(around, 0.99) or 1
-    return map_of_buckets(tiles.reshape(slices.shape[0] * (side + 1), -1), slices.shape[:2], side + 1, classes, names,
-                          "Learned filters: the middle slice of each", "weight", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    maps = []
+    for title, filters in (("Learned filters: the middle slice of each", h), ("The same, less the mean of all", h - h.mean(0))):
+        slices = by_bucket(filters.reshape(-1, side, side, side)[:, side // 2], classes)
+        tiles = np.full((slices.shape[0], side + 1, slices.shape[1], side + 1), np.nan, np.float32)
+        tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
+        around = np.abs(slices)
+        around[:, :, side // 2, side // 2] = 0  # the centre outweighs all others, and says least
+        limit = np.quantile(around, 0.99) or 1
+        maps.append((tiles.reshape(slices.shape[0] * (side + 1), -1), title, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}))
+    return maps_of_buckets(maps, slices.shape[:2], side + 1, classes, names, "weight")
 
 
 def picture_counts(count, classes, names=()):
@@ -178,9 +180,9 @@ def picture_counts(count, classes, names=()):
     from matplotlib.colors import LogNorm
 
     grid = by_bucket(np.asarray(count, float), classes)
-    return map_of_buckets(np.where(grid > 0, grid, np.nan), grid.shape, 1, classes, names, "Samples in each bucket (blank: none)",
-                          "samples", cmap="viridis", norm=LogNorm(max(np.min(grid[grid > 0], initial=grid.max()), 1) * 0.99,
-                                                                  max(grid.max(), 10)))
+    shades = LogNorm(max(np.min(grid[grid > 0], initial=grid.max()), 1) * 0.99, max(grid.max(), 10))
+    return maps_of_buckets([(np.where(grid > 0, grid, np.nan), "Samples in each bucket (blank: none)",
+                             {"cmap": "viridis", "norm": shades})], grid.shape, 1, classes, names, "samples")
 
 
 def by_bucket(values, classes):
@@ -191,26 +193,28 @@ def by_bucket(values, classes):
     return grid.reshape(*shape, *values.shape[1:])
 
 
-def map_of_buckets(image, grid, tile, classes, names, title, what, **how):
-    """A picture with one tile for each bucket."""
+def maps_of_buckets(maps, grid, tile, classes, names, what):
+    """A picture with one tile for each bucket; several maps (image, title, colours) stand side by side."""
     rows, columns = grid
     width, height = (min(max(number * 0.26, 3), 14) for number in (columns, rows))
-    figure = Figure(figsize=(width + 1.6, height + 0.9), dpi=130)
+    figure = Figure(figsize=(len(maps) * (width + 1.6), height + 0.9), dpi=130)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    drawn = axes.imshow(image, interpolation="nearest", aspect="equal",
-                        cmap=matplotlib.colormaps[how.pop("cmap")].with_extremes(bad="white"), **how)
-    for first, axis, number in ((0, axes.yaxis, rows), (1, axes.xaxis, columns)):
-        mine = [*zip(names, classes)][first::2]
-        step = max(number // classes[first], 1) if first < len(classes) else 1
-        axis.set_ticks(np.arange(0, number, step) * tile + step * tile / 2 - 0.5, np.arange(0, number, step) // step, fontsize=8)
-        within = ", ".join(f"within each {count} of {name}" for name, count in mine[1:])
-        axis.set_label_text(f"class of {mine[0][0]}" + (f"; {within}" if within else "") if mine else "", fontsize=9)
-    axes.tick_params(length=0)
-    axes.set_title(title, fontsize=11)
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label(what, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    for place, (image, title, how) in enumerate(maps, 1):
+        axes = figure.add_subplot(1, len(maps), place)
+        cmap = matplotlib.colormaps[how["cmap"]].with_extremes(bad="white")
+        drawn = axes.imshow(image, interpolation="nearest", aspect="equal", **how | {"cmap": cmap})
+        for first, axis, number in ((0, axes.yaxis, rows), (1, axes.xaxis, columns)):
+            mine = [*zip(names, classes)][first::2]
+            step = max(number // classes[first], 1) if first < len(classes) else 1
+            ticks = np.arange(0, number, step)
+            axis.set_ticks(ticks * tile + step * tile / 2 - 0.5, ticks // step, fontsize=8)
+            within = ", ".join(f"within each {count} of {name}" for name, count in mine[1:])
+            axis.set_label_text(f"class of {mine[0][0]}" + (f"; {within}" if within else "") if mine else "", fontsize=9)
+        axes.tick_params(length=0)
+        axes.set_title(title, fontsize=11)
+        bar = figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
+        bar.set_label(what, fontsize=9)
+        bar.ax.tick_params(labelsize=8)
     return png(figure, bbox_inches="tight")
 
 

@@ -287,6 +287,7 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--train_dir", type=Path, default=Path("train"), help="folder for the volume to learn from")
     parser.add_argument("--test_dir", type=Path, default=Path("test"), help="folder for the volume to restore")
+    parser.add_argument("--no_hint", action="store_true", help="do not say what to run next")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}\n")
     return parser.parse_args(argv)
 
@@ -315,8 +316,9 @@ def main(argv=None):
     except (SampleError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
-    print(f'Next: python train.py --train_dir "{arguments.train_dir}"')
-    print(f'Then: python test.py --test_dir "{arguments.test_dir}"', flush=True)
+    if not arguments.no_hint:
+        print(f'Next: python train.py --train_dir "{arguments.train_dir}"')
+        print(f'Then: python test.py --test_dir "{arguments.test_dir}"', flush=True)
     return 0
 
 

@@ -56,12 +56,22 @@ def learn(settings, given):
     print(f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {samples:,} samples in "
           f"{time.perf_counter() - started:.0f} s; {settings.buckets - used} buckets saw no sample "
           f"and are served by their nearest.\nThey are in {settings.arrays_dir}; look at filters_{settings.tag}.png and "
-          f"samples_{settings.tag}.png there. Next: python test.py\n"
+          f"samples_{settings.tag}.png there. Next: {next_command(settings)}\n"
           f"The sums ({checkpoint.bytes_on_disk() / 1e9:.2f} GB) stay in {checkpoint.folder}: with more volumes in "
           f"{settings.train_dir}, the same command goes on. Delete that folder if none will come.", flush=True)
     if failed:
         complain("train", f"{len(failed)} of {len(volumes)} volumes could not be used, see above")
     return 1 if failed else 0
+
+
+def next_command(settings):
+    """What applies these filters, as one would type it."""
+    words = ["python test.py"]
+    if settings.tag != "2":
+        words.append(f"--factor {settings.tag.replace('x', ' ')}")
+    if settings.arrays_dir != "arrays":
+        words.append(f'--arrays_dir "{settings.arrays_dir}"')
+    return " ".join(words)
 
 
 def lay_out(volumes, checkpoint, settings):

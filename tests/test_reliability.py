@@ -114,6 +114,21 @@ def test_a_stop_saves_the_volume_at_hand_and_goes_on_from_there(folder, undistur
     assert learned(tmp_path) == undisturbed
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
+def test_a_second_stop_does_not_wait(folder, undisturbed, tmp_path):
+    process = small_files(folder, tmp_path, "--sample_rate", "1", "--train_div", "1000")
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            process.send_signal(signal.SIGTERM)
+            assert "once more" in process.stderr.readline() + process.stderr.readline()  # an empty line, then what happens
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=60)
+    # The second falls in the work, or in the saving after it; or, where it comes late, when all is saved.
+    assert process.returncode in (130, 143) and "Traceback" not in errors
+    assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
+
+
 def test_several_passes_give_the_filters_of_one(folder, undisturbed, tmp_path):
     for at_once in (1, 4):  # files of ten buckets
         process = small_files(folder, tmp_path / str(at_once), "--max_memory", "1e-9")
@@ -242,6 +257,15 @@ def test_a_read_only_folder_is_one_line(folder, tmp_path):
     status, _, errors = command("train.py", *training(folder, tmp_path))
     tmp_path.chmod(0o700)
     assert status == 2 and len(errors) == 1 and str(tmp_path) in errors[0]
+
+
+def test_a_read_only_disk_is_one_line(folder, undisturbed, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    process = in_small_disk("8m", disk, folder / "undisturbed", f"mount -o remount,ro {disk} && "
+                            f"{train_line(folder, f'{disk}/a', '--ridge 3')}; echo status $?")
+    assert process.stdout.splitlines()[-1] == "status 2"
+    assert len(process.stderr.splitlines()) == 1 and "Read-only file system" in process.stderr
 
 
 @pytest.mark.parametrize("script, option", [("train.py", "--arrays_dir"), ("test.py", "--result_dir")])

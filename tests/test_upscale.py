@@ -1,6 +1,5 @@
 """Upscaling volumes that are low-resolution: files, types, series, intensities, borders, factors, refusals."""
 import dataclasses
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -231,11 +230,3 @@ def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, re
     assert (said.stdout, said.stderr) == ("", "")
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert said.stderr == "" and said.stdout.splitlines()[-1].endswith("report.html")
-
-
-def test_the_plain_python_of_the_conventions_page_runs():
-    text = (HERE / "docs" / "conventions.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    names = {"images": [landscape(seed, (30, 30, 30)) for seed in (1, 2)], "low": landscape(3, (15, 16, 17))}
-    exec(compile(code, "conventions.md", "exec"), names)
-    assert names["fine"].shape == (30, 32, 34) and np.isfinite(names["fine"]).all()

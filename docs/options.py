@@ -1,0 +1,38 @@
+"""Print the table of options that stands in README.md, from the settings themselves.
+
+    python docs/options.py
+"""
+import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from filter_constant import GROUPS, NOT_FOR, Settings  # noqa: E402
+
+
+def rows():
+    """The lines of the table, heading included."""
+    lines = ["| option | default | for | what it does |", "|---|---|---|---|"]
+    for entry in dataclasses.fields(Settings):
+        scripts = [f"{name}.py" for name, groups in GROUPS.items()
+                   if entry.metadata["group"] in groups and entry.name not in NOT_FOR[name]]
+        names = [f"`--{entry.name}`"] + [f"`--no-{entry.name}`"] * ("switch" in entry.metadata)
+        text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
+        if choices := entry.metadata.get("choices"):
+            text += f" ({', '.join(f'`{choice}`' for choice in choices)})"
+        lines.append(f"| {', '.join(names)} | {shown(entry.default)} | {', '.join(scripts)} | {text} |")
+    return lines
+
+
+def shown(default):
+    """A default as a reader says it."""
+    if isinstance(default, bool) or default is None:
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return str(default[0])
+    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
+
+
+if __name__ == "__main__":
+    print("\n".join(rows()))

@@ -1,0 +1,70 @@
+"""README.md and docs/: what they show runs, what they name exists."""
+import ast
+import dataclasses
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from synthetic import brain
+
+from filter_constant import Settings
+
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+         *(f"{folder}/README.md" for folder in ("train", "test", "arrays", "result"))]
+
+
+def text_of(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_the_plain_python_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)[1]
+    names = {"images": [brain(seed) for seed in (1, 2)], "low": brain(3, (15, 16, 17))}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["fine"].shape == (30, 32, 34) and np.isfinite(names["fine"]).all() and names["fine"].std() > 0
+
+
+def test_the_readme_has_every_option_as_it_is():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from options import rows
+    finally:
+        sys.path.pop(0)
+    table = re.search(r"^\| option .*?(?=\n\n)", text_of("README.md"), re.DOTALL | re.MULTILINE)[0]
+    assert table.splitlines() == rows()  # python docs/options.py prints it anew
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_option_that_is_named_exists(page):
+    known = {"help", "quiet"}
+    for field in dataclasses.fields(Settings):
+        known |= {field.name, f"no-{field.name}"} if "switch" in field.metadata else {field.name}
+    for script in ROOT.glob("*.py"):
+        known |= set(re.findall(r"""["']--([a-z_]+)["']""", script.read_text(encoding="utf-8")))
+    for name in re.findall(r"(?<![\w-])--([a-z][a-zA-Z_-]*)", text_of(page)):
+        assert name in known, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    text = text_of(page)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("https://"):
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+    for name in re.findall(r"`?([a-z_/]+\.py)\b", text):
+        assert any((ROOT / folder / name).exists() for folder in (".", "tests")), name
+
+
+def test_every_test_that_the_page_on_reliability_names_exists():
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", text_of("docs/reliability.md"))
+    assert len(named) > 30
+    for file, function in named:
+        tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, function
+
+
+def test_the_readmes_picture_is_small():
+    assert 10_000 < os.path.getsize(ROOT / "docs" / "restored.png") < 300_000
