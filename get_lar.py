@@ -164,6 +164,11 @@ def degrading_matrix(side, n_low, factor, settings):
 def bright_level(image):
     """The voxel at 99.9 % of the sorted ones."""
     place = min(int(image.size * CLIP_FRACTION), image.size - 1)
+    # Only the brightest need sorting: those above what one voxel in a hundred says that 99 % lie below.
+    some = image.ravel()[::101]
+    brightest = image[image > np.partition(some, int(some.size * 0.99))[int(some.size * 0.99)]]
+    if brightest.size >= image.size - place:
+        return float(np.partition(brightest, place - image.size)[place - image.size])
     return float(np.partition(image, place, axis=None)[place])
 
 

@@ -8,10 +8,12 @@ a ring that is just long enough for the third; no volume-sized temporary is made
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit
 
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
+from simd import LANES, load, multiply_add, splat, store, zeros
+from threads import in_threads, thread_count
 
 ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle
 
@@ -76,8 +78,15 @@ def features(lr, voxels, settings):
     first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # where the voxels of each plane begin
     found = Features(np.empty((voxels.size, 2), np.uint8), np.empty(voxels.size, np.float32), np.empty(voxels.size, np.float32))
     strength, coherence = settings.feature_type.split("_")
-    _features(lr, voxels, first, _slabs(first, get_num_threads()), weights, settings.q_angle_p, settings.q_angle_t,
-              strength == "trace", coherence == "fa", *found)
+    edges_p = np.arange(1, settings.q_angle_p) * np.pi / settings.q_angle_p
+    edges_t = np.cos(np.arange(1, settings.q_angle_t) * np.pi / settings.q_angle_t)
+    cuts = _slabs(first, thread_count())
+
+    def do_slab(slab):
+        _features_of_slab(lr, voxels, first, *slab, weights, np.sin(edges_p), np.cos(edges_p), edges_t,
+                          strength == "trace", coherence == "fa", *found)
+
+    in_threads(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True), do_slab)
     return found
 
 
@@ -140,63 +149,53 @@ def _slabs(first, threads):
 
 # ---------------------------------------------------------------------------------------------- kernels
 
-@njit(parallel=True, cache=True)
-def _features(lr, voxels, first, slabs, weights, q_angle_p, q_angle_t, trace, fa, angle, strength, coherence):
+@njit(cache=True, nogil=True, error_model="numpy")
+def _features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_t, trace, fa, angle, strength, coherence):
+    """Features of the voxels in planes start to stop."""
     half, length = weights.size // 2, weights.size
-    _, ny, nz = lr.shape
-    for slab in prange(slabs.size - 1):
-        start, stop = slabs[slab], slabs[slab + 1]
-        if first[stop] == first[start]:
+    ny, nz = lr.shape[1], lr.shape[2]
+    if first[stop] == first[start]:
+        return
+    # The rectangle of rows and columns that the slab's voxels need, half a window around them.
+    y0, y1, z0, z1 = ny, 0, nz, 0
+    for n in range(first[start], first[stop]):
+        y, z = voxels[n] // nz % ny, voxels[n] % nz
+        y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
+    height, width = y1 - y0, -(-(z1 - z0) // LANES) * LANES  # rows of whole vectors; what lies beyond z1 is never looked at
+    products = np.zeros((6, height + 2 * half, width + 2 * half), np.float32)
+    rows = np.zeros((height + 2 * half, width), np.float32)
+    ring = np.zeros((length, 6, height, width), np.float32)
+    tensor = np.zeros((6, width), np.float32)
+    for plane in range(max(start - half, 0), min(stop + half, lr.shape[0])):
+        _gradient_products(lr, plane, y0 - half, z0 - half, z1 - z0 + 2 * half, products)
+        for c in range(6):
+            _smooth_plane(products, c, weights, rows, ring, plane % length)
+        centre = plane - half
+        if centre < start:
             continue
-        # The rectangle of rows and columns that the slab's voxels need, half a window around them.
-        y0, y1, z0, z1 = ny, 0, nz, 0
-        for n in range(first[start], first[stop]):
-            y, z = voxels[n] // nz % ny, voxels[n] % nz
-            y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
-        height, width = y1 - y0, z1 - z0
-        products = np.empty((6, height + 2 * half, width + 2 * half), np.float32)
-        rows = np.empty((height + 2 * half, width), np.float32)
-        ring = np.empty((length, 6, height, width), np.float32)
-        tensor = np.empty((6, width), np.float32)
-        for plane in range(start - half, stop + half):
-            if plane < 0 or plane >= lr.shape[0]:
-                continue
-            _gradient_products(lr, plane, y0 - half, z0 - half, products)
-            for c in range(6):
-                _smooth_plane(products[c], weights, rows, ring[plane % length, c])
-            centre = plane - half
-            if centre < start:
-                continue
-            n = first[centre]
-            while n < first[centre + 1]:  # row by row
-                y = voxels[n] // nz % ny
-                row_start = (centre * ny + y) * nz
-                end = n
-                while end < first[centre + 1] and voxels[end] < row_start + nz:
-                    end += 1
-                low, high = voxels[n] - row_start - z0, voxels[end - 1] - row_start - z0 + 1
-                for c in range(6):
-                    out = tensor[c, low:high]
-                    out[:] = 0
-                    for t in range(length):
-                        weight, source = weights[t], ring[(centre - half + t) % length, c, y - y0, low:high]
-                        for k in range(out.size):
-                            out[k] += weight * source[k]
-                for m in range(n, end):
-                    k = voxels[m] - row_start - z0
-                    l1, l2, l3, vx, vy, vz = eigen_3x3(tensor[0, k], tensor[1, k], tensor[2, k],
-                                                       tensor[3, k], tensor[4, k], tensor[5, k])
-                    angle[m, 0], angle[m, 1] = _angle_classes(vx, vy, vz, q_angle_p, q_angle_t)
-                    strength[m] = l1 + l2 + l3 if trace else l1
-                    coherence[m] = _fractional_anisotropy(l1, l2, l3) if fa else _coherence(l1, l2, l3)
-                n = end
+        n, last = first[centre], first[centre + 1]
+        while n < last:  # row by row
+            y = voxels[n] // nz % ny
+            origin = (centre * ny + y) * nz + z0
+            end = n
+            while end < last and voxels[end] < origin - z0 + nz:
+                end += 1
+            _smooth_across(ring, weights, centre - half, y - y0, voxels[n] - origin, voxels[end - 1] - origin + 1, tensor)
+            for m in range(n, end):
+                k = voxels[m] - origin
+                l1, l2, l3, vx, vy, vz = eigen_3x3(tensor[0, k], tensor[1, k], tensor[2, k],
+                                                   tensor[3, k], tensor[4, k], tensor[5, k])
+                angle[m, 0], angle[m, 1] = _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t)
+                strength[m] = l1 + l2 + l3 if trace else l1
+                coherence[m] = _fractional_anisotropy(l1, l2, l3) if fa else _coherence(l1, l2, l3)
+            n = end
 
 
 @njit(cache=True, fastmath=True)
-def _gradient_products(lr, x, y_first, z_first, products):
-    """Products xx, yy, zz, xy, xz, yz of np.gradient's components on a rectangle of plane x."""
+def _gradient_products(lr, x, y_first, z_first, width, products):
+    """Products xx, yy, zz, xy, xz, yz of np.gradient's components on a rectangle of plane x, `width` voxels wide."""
     nx, ny, nz = lr.shape
-    height, width = products.shape[1:]
+    height = products.shape[1]
     x_back, x_ahead = max(x - 1, 0), min(x + 1, nx - 1)
     x_scale = np.float32(1 / max(x_ahead - x_back, 1))
     for i in range(height):
@@ -223,23 +222,39 @@ def _gradient_products(lr, x, y_first, z_first, products):
             products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
 
 
-@njit(cache=True, fastmath=True)
-def _smooth_plane(source, weights, rows, result):
-    """Smooth along both axes of a plane; `result` is smaller by half a window on each side. `rows` is scratch."""
-    height, width = result.shape
-    rows[:] = 0
+@njit(cache=True, error_model="numpy")
+def _smooth_plane(products, c, weights, rows, ring, place):
+    """Smooth plane c of the products along both axes into the ring; `rows` is scratch."""
+    height, width = ring.shape[2:]
+    length, wide = weights.size, products.shape[2]
     for i in range(rows.shape[0]):
-        for t in range(weights.size):
-            for k in range(width):
-                rows[i, k] += weights[t] * source[i, k + t]
-    result[:] = 0
+        for k in range(0, width, LANES):
+            total = zeros()
+            for t in range(length):
+                total = multiply_add(splat(weights[t]), load(products, (c * rows.shape[0] + i) * wide + k + t), total)
+            store(rows, i * width + k, total)
     for i in range(height):
-        for t in range(weights.size):
-            for k in range(width):
-                result[i, k] += weights[t] * rows[i + t, k]
+        for k in range(0, width, LANES):
+            total = zeros()
+            for t in range(length):
+                total = multiply_add(splat(weights[t]), load(rows, (i + t) * width + k), total)
+            store(ring, ((place * 6 + c) * height + i) * width + k, total)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _smooth_across(ring, weights, plane, row, low, high, tensor):
+    """Smooth a row of six products across the planes from `plane` on, between `low` and `high`."""
+    length, _, height, width = ring.shape
+    for c in range(6):
+        for k in range(low // LANES * LANES, high, LANES):
+            total = zeros()
+            for t in range(length):
+                total = multiply_add(splat(weights[t]), load(ring, (((plane + t) % length * 6 + c) * height + row) * width + k),
+                                     total)
+            store(tensor, c * width + k, total)
+
+
+@njit(cache=True, error_model="numpy")
 def eigen_3x3(xx, yy, zz, xy, xz, yz):
     """Eigenvalues, descending, and the principal unit eigenvector of a symmetric 3x3 matrix.
 
@@ -254,17 +269,17 @@ def eigen_3x3(xx, yy, zz, xy, xz, yz):
     size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
     if not size > 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
-    a, b, c = xx / np.float64(size), yy / np.float64(size), zz / np.float64(size)
-    d, e, f = xy / np.float64(size), xz / np.float64(size), yz / np.float64(size)
+    per_size = 1 / np.float64(size)
+    a, b, c, d, e, f = xx * per_size, yy * per_size, zz * per_size, xy * per_size, xz * per_size, yz * per_size
     mean = (a + b + c) / 3
     a0, b0, c0 = a - mean, b - mean, c - mean
     radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
     if radius < 1e-12:
         return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
     det = a0 * (b0 * c0 - f * f) - d * (d * c0 - f * e) + e * (d * f - b0 * e)
-    third = np.arccos(min(max(det / (2 * radius**3), -1.0), 1.0)) / 3
-    l1 = mean + 2 * radius * np.cos(third)
-    l3 = mean + 2 * radius * np.cos(third + 2 * np.pi / 3)
+    cosine = np.cos(np.arccos(min(max(det / (2 * radius**3), -1.0), 1.0)) / 3)  # of an angle between 0 and pi / 3
+    l1 = mean + 2 * radius * cosine
+    l3 = mean - radius * (cosine + np.sqrt(3 * max(1 - cosine * cosine, 0.0)))
     l2 = 3 * mean - l1 - l3
     a, b, c = a - l1, b - l1, c - l1
     # Cross products of the rows of T - l1: each is along the eigenvector, the longest is the most exact.
@@ -292,23 +307,27 @@ def eigen_3x3(xx, yy, zz, xy, xz, yz):
     return l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size, px * length, py * length, pz * length
 
 
-@njit(cache=True)
-def _angle_classes(vx, vy, vz, q_angle_p, q_angle_t):
-    azimuth = np.arctan2(vy, vx)
-    inclination = np.arccos(min(max(vz, -1.0), 1.0))
-    if azimuth < 0:  # a vector and its opposite are one direction
-        azimuth += np.pi
-        inclination = np.pi - inclination
-    return min(int(azimuth / np.pi * q_angle_p), q_angle_p - 1), min(int(inclination / np.pi * q_angle_t), q_angle_t - 1)
+@njit(cache=True, error_model="numpy")
+def _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t):
+    """Classes of a direction: how many of the edges between classes, given by sines and cosines, it has passed."""
+    if vy < 0:  # a vector and its opposite are one direction
+        vx, vy, vz = -vx, -vy, -vz
+    azimuth = inclination = 0
+    if vx != 0 or vy != 0:
+        for edge in range(sin_p.size):
+            azimuth += cos_p[edge] * vy >= sin_p[edge] * vx
+    for edge in range(cos_t.size):
+        inclination += vz <= cos_t[edge]
+    return azimuth, inclination
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _coherence(l1, l2, l3):
     s1, s2, s3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
     return (s1 - s2 - s3) / (s1 + s2 + s3) if s1 > 0 else 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _fractional_anisotropy(l1, l2, l3):
     squares = l1 * l1 + l2 * l2 + l3 * l3
     if not squares > 0:

@@ -6,22 +6,20 @@ sums are float64, and only the lower triangle is kept, row after row.
 
 Each bucket is one task, done in one thread with single-threaded BLAS: the sums do not depend on the number of threads.
 """
-import contextlib
-import os
-from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
-from scipy.linalg import solve_triangular
-from scipy.sparse.linalg import cg
-from threadpoolctl import threadpool_limits
+from numba import njit
+from scipy.sparse.linalg import LinearOperator, cg
 
+from blas import cholesky_in_place, gram_of_rows, solve_transposed, symmetric_product
 from hashtable import Boundaries, buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
+from simd import LANES, load, multiply_add, splat, store, total, zeros
+from threads import in_threads, spans
 
-BLOCK = 2048  # samples multiplied at a time: 11 MB of patches, enough for the product to run at full speed
+BLOCK = 1024  # samples multiplied at a time: 5 MB of patches, which stay in the cache between gathering and product
 ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
+TILE = 8192  # voxels restored at a time: about fifty rows of a brain, whose patches lie in the cache
 CG_RESIDUAL = 1e-5  # relative, as published
 
 
@@ -46,10 +44,24 @@ class Gram:
         return unpacked(self.packed[bucket], self.side)
 
 
-def patch_offsets(shape, length):
-    """How far each voxel of a cubic patch is from its centre, in the flat volume, in C order: shape (length**3,)."""
-    reach = np.arange(length) - length // 2
-    return ((reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + reach).ravel()
+def patch_lines(shape, length):
+    """Where a cubic patch is read from: its lines along the last axis, in vectors of 16 voxels.
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (vectors,)
+        How far each vector's first voxel is from the patch's centre, in the flat volume, in C order.
+    places : ndarray of int64, shape (vectors,)
+        Which voxel of the patch, in C order, that is. A line's last vector reads on behind its end.
+    """
+    reach, starts = np.arange(length) - length // 2, np.arange(0, length, LANES)
+    offsets = ((reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + starts - length // 2).ravel()
+    return offsets, (np.arange(length**2)[:, None] * length + starts).ravel()
+
+
+def readable(volume):
+    """A copy of a volume, flat, that can be read 16 voxels on from any of it."""
+    return np.concatenate([volume.ravel(), np.zeros(LANES, volume.dtype)])
 
 
 def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: None, wanted=None):
@@ -70,30 +82,31 @@ def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: N
         Only the samples of these buckets are added; they must be among those of `gram`.
     """
     voxels = sample_voxels(interior_voxels(pair.hr != 0, settings.margin), settings.sample_rate, settings.seed, f"{name} learn")
-    for part in np.array_split(voxels, settings.train_div):
-        bucket = buckets_of(features(pair.lr, part, settings), boundaries, settings)
-        if wanted is not None:
-            part, bucket = part[wanted[bucket]], bucket[wanted[bucket]] - gram.first
-        add_samples(gram, pair, part, bucket, settings, advance)
+    parts = np.array_split(voxels, settings.train_div)
+    bucket = np.concatenate([buckets_of(features(pair.lr, part, settings), boundaries, settings) for part in parts])
+    if wanted is not None:
+        voxels, bucket = voxels[wanted[bucket]], bucket[wanted[bucket]] - gram.first
+    add_samples(gram, pair, voxels, bucket, settings, advance)
 
 
 def add_samples(gram, pair, voxels, bucket, settings, advance=lambda samples: None):
     """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
     order = np.argsort(bucket, kind="stable")
     voxels, ends = voxels[order], np.searchsorted(bucket[order], np.arange(len(gram.count) + 1))
-    offsets = patch_offsets(pair.lr.shape, settings.filter_len)
-    lr, hr, centred = pair.lr.reshape(-1), pair.hr.reshape(-1), settings.solver == "ridge"
+    lines = patch_lines(pair.lr.shape, settings.filter_len)
+    lr, hr, centred = readable(pair.lr), pair.hr.reshape(-1), settings.solver == "ridge"
     tasks = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])  # the largest first
 
     def add_bucket(b, samples, product):
         for start in range(ends[b], ends[b + 1], BLOCK):
             block = voxels[start:min(start + BLOCK, ends[b + 1])]
-            rows = samples[:block.size]
-            _gather(lr, hr, block, offsets, centred, rows)
-            fold(np.dot(rows.T, rows, out=product), gram.packed[b])
+            rows = samples[:block.size * gram.side].reshape(block.size, gram.side)
+            gather(lr, hr, block, *lines, centred, rows)
+            gram_of_rows(rows, product)
+            fold(product, gram.packed[b])
             advance(block.size)
 
-    in_threads(tasks, add_bucket, lambda: (np.empty((BLOCK, gram.side), np.float32),
+    in_threads(tasks, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),  # gather writes on
                                            np.empty((gram.side, gram.side), np.float32)))
     gram.count += np.diff(ends)
 
@@ -132,8 +145,16 @@ def pool(grams):
     pooled, counts = 0.0, []
     for gram in grams:
         counts.append(gram.count)
-        for b in np.flatnonzero(gram.count):
-            pooled = pooled + gram.packed[b] if np.isscalar(pooled) else np.add(pooled, gram.packed[b], out=pooled)
+        if np.isscalar(pooled):
+            pooled = np.zeros(gram.packed.shape[1])
+        used = np.flatnonzero(gram.count)
+
+        def add_columns(span, pooled=pooled, packed=gram.packed, used=used):
+            columns = slice(*span)
+            for b in used:
+                pooled[columns] += packed[b, columns]
+
+        in_threads(spans(pooled.size, 1 << 15), add_columns)
     return pooled, np.concatenate(counts)
 
 
@@ -158,47 +179,26 @@ def apply_filters(lr, h, boundaries, settings):
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):
     """``patch . h[bucket]`` at the voxels, clipped to [0, 1]; `lr` elsewhere."""
-    sr = lr.copy()
-    _apply(lr.reshape(-1), voxels, bucket, h, patch_offsets(lr.shape, filter_len), sr.reshape(-1))
+    sr, lines = lr.copy(), h.reshape(len(h), filter_len**2, filter_len)
+    padded = -filter_len % LANES
+    h = np.pad(lines, ((0, 0), (0, 0), (0, padded)))  # whole vectors: what is read behind a line's end counts nothing
+    offsets, flat = patch_lines(lr.shape, filter_len)[0], readable(lr)
+    in_threads(spans(voxels.size, TILE), lambda span: _apply(flat, voxels[slice(*span)], bucket[slice(*span)], h, offsets,
+                                                             sr.reshape(-1)))
     return sr
-
-
-def in_threads(tasks, work, buffers):
-    """Call ``work(task, *buffers())`` for each task, a thread to a core; each thread makes its buffers once."""
-    queue = SimpleQueue()
-    threads = os.cpu_count() or 1
-    for task in [*tasks, *[None] * threads]:
-        queue.put(task)
-
-    def worker(_):
-        own = buffers()
-        while (task := queue.get()) is not None:
-            work(task, *own)
-
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
-        try:
-            list(workers.map(worker, range(threads)))
-        except BaseException:  # Ctrl-C: leave nothing to do, so that the threads end after the task at hand
-            with contextlib.suppress(Empty):
-                while True:
-                    queue.get_nowait()
-            for _ in range(threads):
-                queue.put(None)
-            raise
 
 
 def _solve_cg(gram, advance):
     """Q h = V by conjugate gradients, the published way."""
     h = np.zeros((len(gram.count), gram.side - 1))
 
-    def solve_bucket(b):
-        matrix = gram.full(b)
-        q = matrix[:-1, :-1]
-        q += np.tril(q, -1).T
+    def solve_bucket(b, matrix):
+        unpack(gram.packed[b], matrix)
+        q = LinearOperator((gram.side - 1,) * 2, lambda x: symmetric_product(matrix, x), dtype=np.float64)
         h[b] = cg(q, matrix[-1, :-1], rtol=CG_RESIDUAL)[0]
         advance(1)
 
-    in_threads(np.flatnonzero(gram.count), solve_bucket, tuple)
+    in_threads(np.flatnonzero(gram.count), solve_bucket, lambda: (np.empty((gram.side, gram.side)),))
     return h
 
 
@@ -212,11 +212,12 @@ def _solve_ridge(gram, weight, advance, pooled):
     g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
     g = np.tile(g0, (len(gram.count), 1))
 
-    def solve_bucket(b):
-        g[b] = ridge_filter(gram.full(b), weight, g0)
+    def solve_bucket(b, matrix):
+        unpack(gram.packed[b], matrix)
+        g[b] = ridge_filter(matrix, weight, g0)
         advance(1)
 
-    in_threads(np.flatnonzero(gram.count), solve_bucket, tuple)
+    in_threads(np.flatnonzero(gram.count), solve_bucket, lambda: (np.empty((gram.side, gram.side)),))
     g[:, taps // 2] += 1 - g.sum(1)
     return g
 
@@ -231,23 +232,27 @@ def ridge_filter(matrix, weight, towards):
     diagonal[:-1] += weight
     # Large enough to keep the whole positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
     diagonal[-1] = 2 * diagonal[-1] + weight * (towards @ towards) + 1
-    factor = np.linalg.cholesky(matrix)
-    return solve_triangular(factor[:-1, :-1], factor[-1, :-1], trans="T", lower=True, check_finite=False)
+    cholesky_in_place(matrix)
+    return solve_transposed(matrix, matrix[-1, :-1].copy())
 
 
 # ---------------------------------------------------------------------------------------------- kernels
 
 @njit(cache=True, nogil=True)
-def _gather(lr, hr, voxels, offsets, centred, rows):
-    """Rows [patch, target] of the voxels. Centred: less the LR voxel at the patch's centre, both."""
-    taps = offsets.size
+def gather(lr, hr, voxels, offsets, places, centred, rows):
+    """Rows [patch, target] of the voxels. Centred: less the LR voxel at the patch's centre, both.
+
+    Each vector overwrites what the one before wrote behind its line, so that what the last of all writes behind its row
+    needs room there.
+    """
+    side = rows.shape[1]
     for n in range(voxels.size):
         at = voxels[n]
         base = lr[at] if centred else np.float32(0)
-        row = rows[n]
-        for j in range(taps):
-            row[j] = lr[at + offsets[j]] - base
-        row[taps] = hr[at] - base
+        for line in range(offsets.size):
+            store(rows, n * side + places[line],
+                  multiply_add(splat(np.float32(1)), load(lr, at + offsets[line]), splat(-base)))
+        rows[n, side - 1] = hr[at] - base
 
 
 @njit(cache=True, nogil=True)
@@ -260,22 +265,62 @@ def fold(product, packed):
         place += i + 1
 
 
-@njit(cache=True, nogil=True)
 def unpacked(packed, side):
     """The square matrix whose lower triangle is packed row after row; zeros above."""
     matrix = np.zeros((side, side))
-    place = 0
-    for i in range(side):
-        matrix[i, :i + 1] = packed[place:place + i + 1]
-        place += i + 1
+    unpack(packed, matrix)
     return matrix
 
 
-@njit(parallel=True, cache=True, fastmath=True)
+@njit(cache=True, nogil=True)
+def unpack(packed, matrix):
+    """Fill the lower triangle of a matrix from its rows, packed one after another."""
+    place = 0
+    for i in range(matrix.shape[0]):
+        for j in range(i + 1):
+            matrix[i, j] = packed[place + j]
+        place += i + 1
+
+
+@njit(cache=True, nogil=True)
 def _apply(lr, voxels, bucket, h, offsets, sr):
-    for n in prange(voxels.size):
-        at, weights = voxels[n], h[bucket[n]]
-        total = np.float32(0)
-        for j in range(offsets.size):
-            total += lr[at + offsets[j]] * weights[j]
-        sr[at] = min(max(total, np.float32(0)), np.float32(1))
+    """``sr[voxels] = patch . h[bucket]``, clipped to [0, 1].
+
+    Voxels are visited bucket after bucket, four of one bucket at a time: a filter is 8 kB, and reading it from memory for
+    each voxel takes longer than the products.
+    """
+    ends, order = np.zeros(h.shape[0] + 1, np.int64), np.empty(voxels.size, np.int64)
+    for n in range(voxels.size):
+        ends[bucket[n] + 1] += 1
+    for b in range(h.shape[0]):
+        ends[b + 1] += ends[b]
+    for n in range(voxels.size):
+        order[ends[bucket[n]]] = n
+        ends[bucket[n]] += 1
+    m = 0
+    while m < voxels.size:
+        b, at = bucket[order[m]], voxels[order[m]]
+        first = b * offsets.size * LANES
+        if m + 3 < voxels.size and bucket[order[m + 3]] == b:
+            at1, at2, at3 = voxels[order[m + 1]], voxels[order[m + 2]], voxels[order[m + 3]]
+            sum0, sum1, sum2, sum3 = zeros(), zeros(), zeros(), zeros()
+            for line in range(offsets.size):
+                weights, offset = load(h, first + line * LANES), offsets[line]
+                sum0 = multiply_add(weights, load(lr, at + offset), sum0)
+                sum1 = multiply_add(weights, load(lr, at1 + offset), sum1)
+                sum2 = multiply_add(weights, load(lr, at2 + offset), sum2)
+                sum3 = multiply_add(weights, load(lr, at3 + offset), sum3)
+            sr[at], sr[at1], sr[at2], sr[at3] = clipped(sum0), clipped(sum1), clipped(sum2), clipped(sum3)
+            m += 4
+        else:
+            sum0 = zeros()
+            for line in range(offsets.size):
+                sum0 = multiply_add(load(h, first + line * LANES), load(lr, at + offsets[line]), sum0)
+            sr[at] = clipped(sum0)
+            m += 1
+
+
+@njit(cache=True)
+def clipped(vector):
+    """The sum of a vector, clipped to [0, 1]."""
+    return min(max(total(vector), np.float32(0)), np.float32(1))

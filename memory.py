@@ -51,7 +51,7 @@ def work_bytes(settings, voxels, threads=None):
     """Memory beside the sums: the work on a volume of so many voxels, or solving, whichever is more."""
     threads = threads or os.cpu_count() or 1
     side = settings.taps + 1
-    summing = voxels * VOXEL_BYTES * (1.5 if settings.sharpen else 1) + threads * (2048 + side) * side * 4
+    summing = voxels * VOXEL_BYTES * (1.5 if settings.sharpen else 1) + threads * (1024 + side) * side * 4
     solving = (3 * threads + 3) * side**2 * 8 + 3 * settings.buckets * settings.taps * 8
     return max(summing, solving) + 0.15 * GB  # compiled code
 

@@ -3,15 +3,14 @@
 A header is 348 bytes that anyone may have written. Its sizes are compared with the size of the file and with the free
 memory before anything is allocated, and a gzip stream is read to its end, where its checksum stands.
 """
-import gzip
 import logging
 import math
 import os
 import stat
-import zlib
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 
 from filter_constant import UserError
 from memory import GB, VOXEL_BYTES, free_memory
@@ -52,7 +51,7 @@ def checked_image(path, dimensions=(3,)):
             raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its place")
         with _opened(path) as file:
             block = file.read(540)
-    except (OSError, EOFError, zlib.error) as fault:
+    except (OSError, EOFError, isal_zlib.error) as fault:
         raise _unreadable(path, fault) from fault
     sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
     size = next((size for size in sizes if size in HEADERS), None)
@@ -105,7 +104,7 @@ def read_voxels(path, image, shape):
             if (proxy.slope, proxy.inter) != (1, 0):
                 voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
             return voxels.astype(np.float32)
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, OverflowError) as fault:
+    except (OSError, EOFError, isal_zlib.error, ValueError, TypeError, OverflowError) as fault:
         raise _unreadable(path, fault) from fault
     except MemoryError as fault:
         raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs or crop it") from fault
@@ -160,7 +159,7 @@ def _is_gzip(path):
 
 
 def _opened(path):
-    return gzip.open(path) if _is_gzip(path) else open(path, "rb")
+    return igzip.open(path) if _is_gzip(path) else open(path, "rb")
 
 
 def _read_to_end(file, path, most):

@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, features
 
+from threads import in_threads
+
 VOLUME_BYTES = 2_800_000  # of a volume's slices, in the page
 PAGE_BYTES = 60_000_000  # of all slices: what a browser still opens at once
 SLICE_FORMAT, SLICE_QUALITY = ("webp", 88) if features.check("webp") else ("jpeg", 88)
@@ -292,8 +294,15 @@ def viewer(name, images, affine, volumes=1):
         planes.append({"name": PLANES[axis], "edges": EDGES[axis], "places": places.tolist(), "of": first.shape[axis],
                        "start": int(np.abs(places - cuts[axis]).argmin()),
                        "pixels": shown.shape[::-1], "mm": [round(shown.shape[1] * across, 2), round(shown.shape[0] * up, 2)],
-                       "slices": {label: [encode(plane(image, axis, place)) for place in places]
-                                  for label, image in images.items()}})
+                       "slices": {label: [None] * len(places) for label in images}})
+
+    def encode_slice(task):
+        axis, label, n = task
+        cut = planes[axis]
+        cut["slices"][label][n] = encode(plane(images[label], axis, cut["places"][n]))
+
+    in_threads([(axis, label, n) for axis, cut in enumerate(planes) for label in images for n in range(len(cut["places"]))],
+               encode_slice)
     return {"name": name, "kinds": list(images), "planes": planes}
 
 
@@ -515,11 +524,11 @@ function setUp(section) {
   for (const axis of [0, 1, 2]) load(axis);
   show();
 }
-// A page may hold many volumes: each is decoded when it comes near the window.
+// A page may hold many volumes: all but the first are decoded when they come near the window.
 const near = new IntersectionObserver(entries => entries.forEach(entry => {
   if (entry.isIntersecting) { near.unobserve(entry.target); setUp(entry.target); }
 }), { rootMargin: "600px" });
-document.querySelectorAll(".viewer").forEach(section => near.observe(section));
+document.querySelectorAll(".viewer").forEach((section, n) => n ? near.observe(section) : setUp(section));
 document.addEventListener("keydown", event => last?.(event));
 </script></body></html>
 """

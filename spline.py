@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from scipy.ndimage import spline_filter1d
+
+from threads import in_threads, spans
+
+ROWS = 64  # output rows, or planes of them, that a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -116,37 +120,39 @@ def apply_operators(volume, operators):
             continue
         result = np.empty(shape, np.float32)
         if axis == 2:
-            _along_rows(volume.reshape(-1, operator.n_in), operator.start, operator.weights, result.reshape(-1, shape[2]))
+            source, target, kernel = volume.reshape(-1, operator.n_in), result.reshape(-1, shape[2]), _along_rows
         else:
             before = int(np.prod(shape[:axis]))
-            _across_rows(volume.reshape(before, operator.n_in, -1), operator.start, operator.weights,
-                         result.reshape(before, shape[axis], -1))
+            source, target = volume.reshape(before, operator.n_in, -1), result.reshape(before * shape[axis], -1)
+            kernel = _across_rows
+        rows = len(target)
+        in_threads(spans(rows, max(ROWS, -(-rows // 64))),
+                   lambda span, kernel=kernel, source=source, target=target, operator=operator:
+                   kernel(source, operator.start, operator.weights, target, *span))
         volume = result
     return volume
 
 
-@njit(parallel=True, cache=True, fastmath=True)
-def _across_rows(volume, start, weights, result):
+@njit(cache=True, nogil=True, fastmath=True)
+def _across_rows(volume, start, weights, result, first, last):
     n_out, taps = weights.shape
-    for row in prange(result.shape[0] * n_out):
+    for row in range(first, last):
         a, o = row // n_out, row % n_out
-        out = result[a, o]
-        out[:] = 0
+        for k in range(result.shape[1]):
+            result[row, k] = 0
         for t in range(taps):
-            weight = weights[o, t]
+            weight, at = weights[o, t], start[o] + t
             if weight != 0:
-                source = volume[a, start[o] + t]
-                for k in range(out.size):
-                    out[k] += weight * source[k]
+                for k in range(result.shape[1]):
+                    result[row, k] += weight * volume[a, at, k]
 
 
-@njit(parallel=True, cache=True, fastmath=True)
-def _along_rows(volume, start, weights, result):
+@njit(cache=True, nogil=True, fastmath=True)
+def _along_rows(volume, start, weights, result, first, last):
     n_out, taps = weights.shape
-    for row in prange(result.shape[0]):
-        source, out = volume[row], result[row]
+    for row in range(first, last):
         for o in range(n_out):
             total = np.float32(0)
             for t in range(taps):
-                total += weights[o, t] * source[start[o] + t]
-            out[o] = total
+                total += weights[o, t] * volume[row, start[o] + t]
+            result[row, o] = total

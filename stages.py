@@ -10,11 +10,13 @@ import numpy as np
 from numba import njit, prange
 from scipy.linalg import cho_factor, cho_solve
 
+from blas import gram_of_rows
 from get_lar import placement
 from hashtable import sample_voxels
-from matrix_compute import Gram, fold, in_threads, unpacked
+from matrix_compute import Gram, fold, unpacked
 from octahedral import REACH, ball, classify, describe, make_scene, places, turned_offsets
 from spline import spacing_and_start
+from threads import in_threads
 from tree import Tree, grow, quantile_tree
 
 BLOCK = 2048  # samples multiplied at a time
@@ -140,7 +142,8 @@ def accumulate_stage(gram, pair, stages, tree, settings, name, advance=lambda sa
             block = slice(first, min(first + BLOCK, ends[b + 1]))
             rows = samples[:block.stop - block.start]
             _gather_serial(x, began, hr, voxels[block], orientation[block], now, start, rows)
-            fold(np.dot(rows.T, rows, out=product), gram.packed[b])
+            gram_of_rows(rows, product)
+            fold(product, gram.packed[b])
             advance(len(rows))
 
     in_threads(tasks, add_bucket, lambda: (np.empty((BLOCK, gram.side), np.float32),
@@ -230,7 +233,7 @@ def _down(nodes, total, tree, ridge, side):
 
     level = np.array([0])
     while level.size:  # a level of nodes at a time: their parents are solved
-        in_threads(level, solve_node, tuple)
+        in_threads(level, solve_node)
         level = tree.child[level[tree.feature[level] >= 0]].ravel()
     leaves = np.flatnonzero(tree.feature < 0)
     return g[leaves[np.argsort(tree.leaf[leaves])]]

@@ -9,6 +9,7 @@ volume, and for the restored volume: the one to beat is the spline. What is upsc
 """
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filter_constant import CannotWrite, UserError, complain, run
@@ -125,9 +126,10 @@ def look(path, beside, views, stages, volumes, settings):
     from report import picture, viewer
     from util import relative_name, sidecar, write_whole
 
-    with stages("picture and viewer"):
-        write_whole(beside.with_name(f"{beside.name}.png"), picture(*views, compare=not settings.upscale))
+    with stages("picture and viewer"), ThreadPoolExecutor(1) as aside:  # one draws while the other packs slices
+        drawn = aside.submit(picture, *views, compare=not settings.upscale)
         shown = viewer(relative_name(path, settings.test_dir), *views, volumes)
+        write_whole(beside.with_name(f"{beside.name}.png"), drawn.result())
     write_whole(beside.with_name(f"{beside.name}.json"), sidecar(path, stages, settings))
     return shown
 

@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from octahedral import FEATURES
+from threads import thread_count
 
 BINS = 64  # quantiles of a feature between which thresholds lie
 CUTS = 11  # thresholds that a node tries, at most
@@ -116,7 +117,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
     bins = np.stack([np.searchsorted(quantiles[:, f], features[:, f], side="right")
                      for f in range(features.shape[1])], 1).astype(np.uint8)  # below BINS
     splits, heap = [None], []
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor() as workers:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(thread_count()) as workers:
         _queue(heap, 0, np.arange(len(features)), _best_split(bins, samples, np.arange(len(features))))
         count = 1
         while heap and count < leaves:

@@ -11,6 +11,7 @@ from filter_constant import Settings
 from get_lar import (
     Pair,
     best_spline,
+    bright_level,
     clip_bright,
     degrade,
     interpolate,
@@ -111,6 +112,18 @@ def test_operators_take_any_memory_layout(layout):
     result = upsample(given, (12, 14, 16), 2, False)
     assert result.dtype == np.float32 and result.flags.c_contiguous
     np.testing.assert_array_equal(result, upsample(volume, (12, 14, 16), 2, False))
+
+
+# ---- the brightest voxels
+
+@pytest.mark.parametrize("kind", ["noise", "levels", "mostly black", "two values", "small", "one voxel"])
+def test_bright_level_is_the_voxel_of_the_sorted_ones(kind):
+    rng = np.random.default_rng(23)
+    for shape in rng.integers(1, 4, (20, 3)) * rng.integers(1, 20, (20, 1)):
+        image = {"noise": rng.random(shape), "levels": rng.integers(0, 9, shape), "two values": rng.random(shape) < 0.5,
+                 "mostly black": rng.random(shape) * (rng.random(shape) < 0.002), "small": rng.random((2, 3, 4)),
+                 "one voxel": np.eye(1)[None]}[kind].astype(np.float32)
+        assert bright_level(image) == np.sort(image, axis=None)[min(int(image.size * 0.999), image.size - 1)]
 
 
 # ---- LR volumes against the twin

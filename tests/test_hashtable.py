@@ -1,9 +1,10 @@
 """hashtable.py: gradient features, class boundaries, buckets, and which voxels are sampled."""
 import naive
-import numba
 import numpy as np
 import pytest
 
+import hashtable
+import threads
 from filter_constant import FEATURE_TYPES, Settings
 from hashtable import (
     Boundaries,
@@ -139,19 +140,17 @@ def test_features_of_some_voxels_are_those_of_all_at_these_voxels(brain):
             np.testing.assert_array_equal(some, every[chosen])
 
 
-def test_features_do_not_depend_on_the_number_of_threads(brain):
+def test_features_do_not_depend_on_the_number_of_threads(brain, monkeypatch):
     settings, lr = Settings(grad_len=5), brain / brain.max()
     voxels = interior_voxels(lr != 0, 2)
-    threads = numba.get_num_threads()
-    try:
-        by_threads = []
-        for number in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
-            numba.set_num_threads(number)
-            by_threads.append(features(lr, voxels, settings))
-    finally:
-        numba.set_num_threads(threads)
-    for one, two in zip(*by_threads):
-        np.testing.assert_array_equal(one, two)
+    by_threads = []
+    for number in (1, 2, 5):
+        monkeypatch.setattr(hashtable, "thread_count", lambda number=number: number)
+        monkeypatch.setattr(threads, "thread_count", lambda number=number: number)
+        by_threads.append(features(lr, voxels, settings))
+    for other in by_threads[1:]:
+        for one, two in zip(by_threads[0], other):
+            np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)

@@ -1,5 +1,4 @@
 """matrix_compute.py: Gram matrices, both solvers, and the application of filters."""
-import os
 from dataclasses import replace
 
 import naive
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 
 import matrix_compute
+import threads
 from filter_constant import Settings
 from get_lar import Pair, make_pair
 from hashtable import Boundaries, features, interior_voxels, nearest_buckets
@@ -19,8 +19,7 @@ from matrix_compute import (
     add_samples,
     apply_filters,
     filter_voxels,
-    in_threads,
-    patch_offsets,
+    patch_lines,
     ridge_filter,
     solve,
     unpacked,
@@ -212,8 +211,8 @@ def test_more_parts_than_samples_are_no_fault(brain):
 def test_sums_and_filters_are_bit_identical_for_any_number_of_threads(monkeypatch, solver, brain):
     settings = replace(SMALL, filter_len=5, grad_len=5, solver=solver)
     pair, results = make_pair(brain, settings), []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+    for number in (1, 2, 5):
+        monkeypatch.setattr(threads, "thread_count", lambda number=number: number)
         gram = Gram(settings.buckets, settings.taps)
         accumulate(gram, pair, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings, "brain")
         results.append((gram.packed, gram.count, solve(gram, settings)))
@@ -235,7 +234,7 @@ def test_fault_in_a_thread_is_not_swallowed():
         raise ZeroDivisionError(task)
 
     with pytest.raises(ZeroDivisionError):
-        in_threads(range(5), work, tuple)
+        threads.in_threads(range(5), work, tuple)
 
 
 @pytest.mark.parametrize("side", [1, 2, 5])
@@ -244,13 +243,15 @@ def test_packed_triangle_is_unpacked_row_after_row(side):
     np.testing.assert_array_equal(unpacked(matrix[np.tril_indices(side)], side), matrix)
 
 
-@pytest.mark.parametrize("length", [1, 3, 5])
-def test_patch_offsets_walk_the_patch_in_c_order(length):
-    shape = (9, 8, 7)
+@pytest.mark.parametrize("length", [1, 3, 5, 17])
+def test_patch_lines_walk_the_patch_in_c_order(length):
+    shape = (19, 18, 20)
     volume = np.arange(np.prod(shape)).reshape(shape)
-    index = (4, 3, 3)
-    offsets = patch_offsets(shape, length)
-    np.testing.assert_array_equal(volume[index] + offsets, naive.patch(volume, index, length))
+    index = (9, 8, 10)
+    offsets, places = patch_lines(shape, length)
+    patch = naive.patch(volume, index, length)
+    np.testing.assert_array_equal(volume[index] + offsets, np.asarray(patch)[places])
+    assert np.diff(np.append(places, patch.size)).max() <= 16  # so that vectors of 16 leave no gap
 
 
 # ---- solvers

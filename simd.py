@@ -1,0 +1,94 @@
+"""Sixteen float32 numbers at a time, for kernels that numba compiles.
+
+Left to itself the compiler turns the loops over a patch into gathers of single voxels; these few operations on vectors say
+what is meant. They are LLVM's own, so every processor takes them: in one AVX-512 register, in two of AVX2, in four of SSE
+or NEON. Arrays are addressed flat, whatever their shape, and must be C-contiguous; nothing checks bounds.
+"""
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+VECTOR = ir.VectorType(ir.FloatType(), LANES)
+INDEX = ir.IntType(32)
+
+
+class Vector(types.Type):
+    """The type of sixteen float32 numbers, to the compiler."""
+
+    def __init__(self):
+        super().__init__(name="float32x16")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, VECTOR)
+
+
+def _address(context, builder, signature, arguments):
+    """Where element ``arguments[1]`` of the flat array ``arguments[0]`` lies."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.bitcast(builder.gep(array.data, [arguments[1]]), VECTOR.as_pointer())
+
+
+@intrinsic
+def zeros(typing):
+    """Sixteen zeros."""
+    return Vector()(), lambda context, builder, signature, arguments: ir.Constant(VECTOR, [0.0] * LANES)
+
+
+@intrinsic
+def splat(typing, value):
+    """One number, sixteen times."""
+    def generate(context, builder, signature, arguments):
+        nothing, first = ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INDEX, LANES), [0] * LANES)
+        return builder.shuffle_vector(builder.insert_element(nothing, arguments[0], INDEX(0)), nothing, first)
+
+    return Vector()(types.float32), generate
+
+
+@intrinsic
+def load(typing, array, start):
+    """``array[start:start + 16]``."""
+    def generate(context, builder, signature, arguments):
+        return builder.load(_address(context, builder, signature, arguments), align=4)
+
+    return Vector()(array, types.intp), generate
+
+
+@intrinsic
+def store(typing, array, start, vector):
+    """``array[start:start + 16] = vector``."""
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[2], _address(context, builder, signature, arguments), align=4)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, vector), generate
+
+
+@intrinsic
+def multiply_add(typing, a, b, c):
+    """``a * b + c``, rounded once where the processor can."""
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32"), arguments)
+
+    return Vector()(a, b, c), generate
+
+
+@intrinsic
+def total(typing, vector):
+    """The sum of the sixteen, halves first."""
+    def generate(context, builder, signature, arguments):
+        rest, lanes = arguments[0], LANES
+        while lanes > 1:
+            lanes //= 2
+            low, high = (builder.shuffle_vector(rest, ir.Constant(rest.type, ir.Undefined),
+                                                ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes))))
+                         for first in (0, lanes))
+            rest = builder.fadd(low, high)
+        return builder.extract_element(rest, INDEX(0))
+
+    return types.float32(vector), generate

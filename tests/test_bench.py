@@ -1,0 +1,45 @@
+"""bench.py: it runs, and its figures are there and positive. How large they are is not tested: machines are busy."""
+import json
+import math
+
+from conftest import golden_figures, run_command, write_nifti
+
+import bench
+
+RATIOS = {"restore_vs_cubic_zoom", "gram_vs_sgemm", "solve_vs_dpotrf", "scaling_4x", "io_share", "peak_train_gb", "peak_test_gb"}
+
+
+def numbers(value):
+    """All numbers in nested dicts and lists."""
+    if isinstance(value, dict | list):
+        return [number for inner in (value.values() if isinstance(value, dict) else value) for number in numbers(inner)]
+    return [value] if type(value) in (int, float) else []
+
+
+def test_every_figure_is_there_and_positive(tmp_path):
+    volume = write_nifti(tmp_path / "brain.nii.gz", golden_figures(2).volume)
+    finished = run_command("bench.py", "--volume", volume, "--filter_len", 5, "--quick", "--json")
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    assert set(report["ratios"]) == RATIOS and report["runs"] == 1
+    assert {"processor", "threads", "python", "numpy", "scipy", "numba"} <= set(report["machine"])
+    assert set(report["seconds"]["1x"]) >= {*bench.STAGES, *bench.YARDSTICKS}
+    assert set(report["seconds"]["4x"]) >= {*bench.STAGES, *bench.YARDSTICKS} - {"solve", "dpotrf"}
+    assert report["seconds"]["4x"]["voxels"] >= 4 * report["seconds"]["1x"]["voxels"]
+    for part in ("ratios", "spread", "seconds"):
+        found = numbers(report[part])
+        assert found and all(math.isfinite(number) and number > 0 for number in found)
+    for name in ("train", "test", "test 4x", "train, nothing compiled", "test, nothing compiled"):
+        assert all(number > 0 for number in numbers(report["processes"][name]))
+    assert "restore_vs_cubic_zoom" in bench.table(report)
+
+
+def test_a_missing_volume_is_one_line(tmp_path):
+    finished = run_command("bench.py", "--volume", tmp_path / "none.nii.gz")
+    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1 and "none.nii.gz" in finished.stderr
+
+
+def test_made_up_brain_has_a_black_surround_and_texture():
+    brain = bench.made_up_brain((20, 22, 24))
+    assert brain.shape == (20, 22, 24) and (brain >= 0).all()
+    assert not brain[0].any() and brain[10, 11, 6:18].std() > 0

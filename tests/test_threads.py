@@ -1,0 +1,77 @@
+"""threads.py: work is shared, faults come out, and whole volumes do not depend on how many threads there are."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+import hashtable
+import threads
+from filter_constant import Settings
+from get_lar import make_pair
+from hashtable import Boundaries
+from matrix_compute import apply_filters
+
+NUMBERS = (1, 2, 5)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_task_is_done_once_with_buffers_of_its_thread(monkeypatch, number):
+    monkeypatch.setattr(threads, "thread_count", lambda: number)
+    done, made = [], []
+
+    def buffers():
+        made.append([])
+        return made[-1],
+
+    threads.in_threads(range(100), lambda task, mine: (done.append(task), mine.append(task)), buffers)
+    assert sorted(done) == list(range(100)) and len(made) == number
+    assert sorted(task for mine in made for task in mine) == list(range(100))
+
+
+def test_no_task_is_no_work():
+    threads.in_threads([], pytest.fail, pytest.fail)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_fault_is_not_swallowed(monkeypatch, number):
+    monkeypatch.setattr(threads, "thread_count", lambda: number)
+    with pytest.raises(ZeroDivisionError):
+        threads.in_threads(range(5), lambda task: 1 / (task - 3))
+
+
+def test_blas_works_in_one_thread_meanwhile():
+    seen = []
+    threads.in_threads(range(4), lambda _: seen.extend(pool["num_threads"] for pool in threadpool_info()
+                                                       if pool["user_api"] == "blas"))
+    assert set(seen) <= {1}
+
+
+def test_number_of_threads_can_be_set(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads.thread_count() == 3
+    for nonsense in ("", "0", "-1", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
+        assert threads.thread_count() >= 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 100])
+def test_spans_cover_everything_once(count):
+    found = threads.spans(count, 8)
+    assert [n for start, stop in found for n in range(start, stop)] == list(range(count))
+    assert all(0 < stop - start <= 8 for start, stop in found)
+
+
+def test_pairs_and_restored_volumes_are_bit_identical_for_any_number_of_threads(monkeypatch, brain):
+    settings = replace(Settings(), filter_len=5, grad_len=5)
+    h = np.random.default_rng(62).standard_normal((settings.buckets, settings.taps)).astype(np.float32) / 25
+    found = []
+    for number in NUMBERS:
+        for module in (threads, hashtable):
+            monkeypatch.setattr(module, "thread_count", lambda number=number: number)
+        pair = make_pair(brain, settings)
+        found.append((pair.lr, apply_filters(pair.lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings)))
+    assert (found[0][0] != found[0][1]).any()
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other):
+            np.testing.assert_array_equal(mine, theirs)

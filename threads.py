@@ -1,0 +1,65 @@
+"""Work in as many threads as there are cores. The kernels release the interpreter's lock, so threads are all it takes."""
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+
+from threadpoolctl import threadpool_limits
+
+
+def thread_count():
+    """How many threads to work in: OMP_NUM_THREADS where it is set, else a thread to each core this process may use."""
+    with contextlib.suppress(ValueError):
+        if (wanted := int(os.environ.get("OMP_NUM_THREADS", 0))) > 0:
+            return wanted
+    with contextlib.suppress(AttributeError):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_threads(tasks, work, buffers=tuple):
+    """Call ``work(task, *buffers())`` for each task; each thread makes its buffers once.
+
+    BLAS and LAPACK work in the calling thread alone meanwhile, so that results do not depend on the number of threads.
+
+    Parameters
+    ----------
+    tasks : iterable
+        None is no task.
+    work : callable
+        What it does must not depend on the order of the tasks.
+    buffers : callable, optional
+    """
+    tasks = list(tasks)
+    threads = min(thread_count(), len(tasks))
+    if threads <= 1:
+        own = buffers() if tasks else ()
+        with threadpool_limits(1, "blas"):
+            for task in tasks:
+                work(task, *own)
+        return
+    queue = SimpleQueue()
+    for task in [*tasks, *[None] * threads]:
+        queue.put(task)
+
+    def worker(_):
+        own = buffers()
+        while (task := queue.get()) is not None:
+            work(task, *own)
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
+        try:
+            list(workers.map(worker, range(threads)))
+        except BaseException:  # Ctrl-C: leave nothing to do, so that the threads end after the task at hand
+            with contextlib.suppress(Empty):
+                while True:
+                    queue.get_nowait()
+            for _ in range(threads):
+                queue.put(None)
+            raise
+
+
+def spans(count, at_most):
+    """Cut ``range(count)`` into (start, stop) of about equal length, none longer than `at_most`."""
+    pieces = -(-count // at_most)
+    return [(count * n // pieces, count * (n + 1) // pieces) for n in range(pieces)]
