@@ -318,8 +318,9 @@ def table(report):
         low_high = report["spread"].get(name)
         lines.append(f"{name:26}{value:12.3f}" + (f"   {low_high[0]:.3f} {low_high[1]:.3f}" if low_high else ""))
     lines += ["", f"{'whole process':26}{'seconds':>12}{'of cores':>12}{'peak GB':>12}"]
-    lines += [f"{name:26}{found['seconds']:12.1f}{found['processor_seconds']:12.1f}{found['peak_gb']:12.2f}" for name, found in report["processes"].items()
-              if "peak_gb" in found]
+    for name, found in report["processes"].items():
+        if "peak_gb" in found:
+            lines.append(f"{name:26}{found['seconds']:12.1f}{found['processor_seconds']:12.1f}{found['peak_gb']:12.2f}")
     stages = report["processes"]["stages of test"].items()
     lines.append("test, by stage: " + ", ".join(f"{name} {value:.2f}" for name, value in stages))
     return "\n".join(lines)
