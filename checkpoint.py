@@ -210,8 +210,8 @@ class Checkpoint:
         """Whether it is time to save: after --checkpoint_minutes, and not while saving takes a tenth of the time."""
         return time.monotonic() - self.saved_at >= max(60 * self.settings.checkpoint_minutes, WRITE_SHARE * self.took)
 
-    def save(self, gram):
-        """Write the sums that are ahead of their file; returns the bytes written.
+    def save(self, gram, advance=lambda buckets: None):
+        """Write the sums that are ahead of their file; returns the bytes written. `advance` is told of each bucket.
 
         Raises
         ------
@@ -237,6 +237,7 @@ class Checkpoint:
                                                             "shape": (len(rows), gram.packed.shape[1])})
                 for b in rows:
                     file.write(memoryview(gram.packed[b - gram.first]).cast("B"))
+                    advance(1)
                 written += file.tell()
             self.kept[start] = list(self.finished[start])
         self.saved_at = time.monotonic()

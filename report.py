@@ -490,11 +490,11 @@ function setUp(section) {
   for (const axis of [0, 1, 2]) load(axis);
   show();
 }
-// A page may hold many volumes: each is decoded when it comes near the window.
+// A page may hold many volumes: all but the first are decoded when they come near the window.
 const near = new IntersectionObserver(entries => entries.forEach(entry => {
   if (entry.isIntersecting) { near.unobserve(entry.target); setUp(entry.target); }
 }), { rootMargin: "600px" });
-document.querySelectorAll(".viewer").forEach(section => near.observe(section));
+document.querySelectorAll(".viewer").forEach((section, n) => n ? near.observe(section) : setUp(section));
 document.addEventListener("keydown", event => last?.(event));
 </script></body></html>
 """

@@ -151,8 +151,11 @@ def sum_samples(checkpoint, volumes, plan, settings):
 
 def save(checkpoint, gram, plan):
     """Save the sums. A disk too full for them stops a training only where the next pass needs their memory."""
+    from util import progress
+
     try:
-        checkpoint.save(gram)
+        with progress(int((gram.count > 0).sum()), "saving the sums", "bucket", checkpoint.settings.quiet) as bar:
+            checkpoint.save(gram, bar.update)
     except CannotWrite as fault:
         if len(plan.passes) > 1:
             raise
