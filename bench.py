@@ -221,16 +221,19 @@ def measure_processes(paths, settings, folder):
 
 
 def process(*command, **environment):
-    """Seconds and peak memory, in GB, of a script run as a user does."""
+    """Seconds, processor seconds and peak memory, in GB, of a script run as a user does.
+
+    Processor seconds are those of all threads: what the process would take on an idle machine is less.
+    """
     import psutil
 
-    begun, peak = time.perf_counter(), 0
+    begun, peak, processor = time.perf_counter(), 0, 0
     child = psutil.Popen([sys.executable, *map(str, command)], cwd=HERE, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                          env=os.environ | {name: str(value) for name, value in environment.items()})
     while child.poll() is None:
         try:
-            memory = child.memory_info()
+            memory, processor = child.memory_info(), sum(child.cpu_times()[:2])
             peak = max(peak, getattr(memory, "peak_wset", memory.rss))  # Windows keeps count, others are looked at often
         except psutil.Error:
             break
@@ -238,7 +241,8 @@ def process(*command, **environment):
     text = child.communicate()[0]
     if child.returncode:
         raise UserError(f"{command[0]} failed: {text}")
-    return {"seconds": round(time.perf_counter() - begun, 3), "peak_gb": round(peak / 1e9, 3)}
+    return {"seconds": round(time.perf_counter() - begun, 3), "processor_seconds": round(processor, 3),
+            "peak_gb": round(peak / 1e9, 3)}
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -313,9 +317,10 @@ def table(report):
     for name, value in report["ratios"].items():
         low_high = report["spread"].get(name)
         lines.append(f"{name:26}{value:12.3f}" + (f"   {low_high[0]:.3f} {low_high[1]:.3f}" if low_high else ""))
-    lines += ["", f"{'whole process':26}{'seconds':>12}{'peak GB':>12}"]
-    lines += [f"{name:26}{found['seconds']:12.1f}{found['peak_gb']:12.2f}" for name, found in report["processes"].items()
-              if "peak_gb" in found]
+    lines += ["", f"{'whole process':26}{'seconds':>12}{'of cores':>12}{'peak GB':>12}"]
+    for name, found in report["processes"].items():
+        if "peak_gb" in found:
+            lines.append(f"{name:26}{found['seconds']:12.1f}{found['processor_seconds']:12.1f}{found['peak_gb']:12.2f}")
     stages = report["processes"]["stages of test"].items()
     lines.append("test, by stage: " + ", ".join(f"{name} {value:.2f}" for name, value in stages))
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -405,6 +406,17 @@ def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):
     assert rows[0]["spline5_psnr"] == "28.12346"
     assert float(rows[0]["gain_over_spline"]) == pytest.approx(30 - 28.123456789, abs=1e-5)
     assert all(all(row.values()) for row in rows)
+
+
+def test_equal_voxels_give_equal_bytes_whatever_the_name_and_the_time(tmp_path):
+    data = np.random.default_rng(47).random((9, 8, 7), np.float32)
+    image = nib.Nifti1Image(data, np.eye(4))
+    write_volume(tmp_path / "one.nii.gz", data, image)
+    time.sleep(1.1)  # a gzip header tells whole seconds
+    write_volume(tmp_path / "two.nii.gz", data, image)
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
+    with gzip.open(tmp_path / "one.nii.gz") as file:  # and the standard library reads them
+        assert len(file.read()) == 352 + data.nbytes
 
 
 def test_gzip_results_are_whole(tmp_path):
