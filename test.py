@@ -65,7 +65,7 @@ def restore_one(path, target, filters, settings):
     """Degrade, restore and write one volume; returns its row of figures, what to look at and how long each stage took."""
     from get_lar import best_spline, make_pair
     from restore import restore
-    from util import Stages, brain_mask, figures, make_folder, metrics_row, read_volume, uncrop, write_volume
+    from util import Stages, brain_mask, figures_of, make_folder, metrics_row, read_volume, uncrop, write_volume
 
     stages = Stages()
     with stages("read"):
@@ -83,8 +83,7 @@ def restore_one(path, target, filters, settings):
     with stages("figures"):
         spline = best_spline(pair, settings)
         mask = brain_mask(pair)
-        row = metrics_row(path.name, mask.sum(), {name: figures(pair.hr, estimate, mask)
-                                                  for name, estimate in (("lr", pair.lr), ("spline5", spline), ("sr", sr))})
+        row = metrics_row(path.name, mask.sum(), figures_of(pair.hr, {"lr": pair.lr, "spline5": spline, "sr": sr}, mask))
     return row, ({"HR": pair.hr, "Spline": spline, "Restored": sr}, volume.image.affine), stages
 
 

@@ -17,14 +17,15 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from isal import igzip
+from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
 from filter_constant import CannotWrite, UserError, checked_settings, one_line
 from hashtable import Boundaries
 from matrix_compute import Filters
-from metrics import decibel, structural_similarity
 from nifti_check import checked_image, clean_voxels, read_voxels
 from stages import Stage, stage_taps
+from threads import in_threads
 from tree import MOST_LEAVES, read_tree
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -32,9 +33,10 @@ GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"  # what a file is called while it is written, see `whole_file`
 FORMAT = 3  # of the saved settings
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # filters that come with the project
+SSIM_WINDOW = 7  # voxels
 FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 JSON_BYTES = 64 << 20  # a larger one is not ours
-PACKAGES = ("numpy", "scipy", "numba", "nibabel")  # whose versions may change a result
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
 
 
 class Volume(NamedTuple):
@@ -533,9 +535,23 @@ def figures(hr, estimate, mask):
     difference between two methods in PSNR is the same in both.
     """
     squares = np.square(hr - estimate)
-    mean, similarity = structural_similarity(hr, estimate)
-    return {"psnr": decibel(np.mean(squares[mask], dtype=np.float64)), "ssim": float(similarity[mask].mean(dtype=np.float64)),
-            "psnr_box": decibel(np.mean(squares, dtype=np.float64)), "ssim_box": float(mean)}
+    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # of what the window needs
+    padded = [np.pad(volume, [(0, n) for n in short], mode="symmetric") if any(short) else volume for volume in (hr, estimate)]
+    mean, similarity = structural_similarity(*padded, win_size=SSIM_WINDOW, data_range=1.0, full=True)
+    return {"psnr": _decibel(np.mean(squares[mask], dtype=np.float64)),
+            "ssim": float(similarity[tuple(map(slice, hr.shape))][mask].mean(dtype=np.float64)),
+            "psnr_box": _decibel(np.mean(squares, dtype=np.float64)), "ssim_box": float(mean)}
+
+
+def figures_of(hr, estimates, mask):
+    """The figures of several estimates, a dict of arrays; two or more at a time, where there are cores."""
+    found = {}
+    in_threads(list(estimates), lambda name: found.__setitem__(name, figures(hr, estimates[name], mask)))
+    return {name: found[name] for name in estimates}
+
+
+def _decibel(error):
+    return float(-10 * np.log10(error)) if error > 0 else float("inf")
 
 
 def metrics_row(name, voxels, by_image):
