@@ -18,12 +18,22 @@ from filter_constant import CannotWrite, UserError, complain, run
 def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from util import companions, find_volumes, load_filters, progress, relative_name, target_paths, write_metrics
+    from util import (
+        about_filters,
+        companions,
+        find_volumes,
+        load_filters,
+        progress,
+        relative_name,
+        target_paths,
+        write_metrics,
+    )
 
     filters, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
     folder = Path(settings.output).parent if settings.output else Path(settings.result_dir, time.strftime("%m%d%H"))
     targets = target_paths(volumes, folder, settings)
+    print(about_filters(settings))
     print_head(len(volumes), settings)
     rows, viewers, failed = [], [], 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
@@ -143,9 +153,10 @@ def write_page(path, rows, viewers, settings):
 
 def print_head(volumes, settings):
     """What is done, and the heads of the columns."""
+    start = "LR" if settings.start == "quadratic" else "start"
     print(f"{'Upscaling' if settings.upscale else 'Restoring'} {volumes} volume{'s' * (volumes > 1)} of {settings.test_dir}, "
           f"x{settings.tag}" + ("" if settings.upscale else "; PSNR in dB and SSIM over the brain\n"
-                                f"{'':32} {'LR':>16} {'spline':>16} {'restored':>16}  gain over spline"), flush=True)
+                                f"{'':32} {start:>16} {'spline':>16} {'restored':>16}  gain over spline"), flush=True)
 
 
 def line(row):

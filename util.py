@@ -20,7 +20,7 @@ from isal import igzip
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from filter_constant import CannotWrite, UserError, checked_settings, one_line
+from filter_constant import CannotWrite, Settings, UserError, checked_settings, one_line
 from hashtable import Boundaries
 from matrix_compute import Filters
 from nifti_check import checked_image, clean_voxels, read_voxels
@@ -338,7 +338,7 @@ def save_filters(filters, settings, volumes):
 def load_filters(settings, given):
     """Read filters and what they were learned with.
 
-    Where --arrays_dir is not given and holds none for the factor, those that come with the project are taken.
+    Where the usual --arrays_dir holds none for the factor, those that come with the project are taken.
 
     Parameters
     ----------
@@ -359,7 +359,7 @@ def load_filters(settings, given):
         If a file is missing, is not what it should be, or was learned with other settings than given.
     """
     path = settings_path(settings)
-    if not path.exists() and "arrays_dir" not in given:
+    if not path.exists() and settings.arrays_dir == Settings().arrays_dir:
         pretrained = dataclasses.replace(settings, arrays_dir=str(PRETRAINED))
         if settings_path(pretrained).is_file():
             return load_filters(pretrained, given)
@@ -398,6 +398,17 @@ def load_filters(settings, given):
         return [Stage(_tree(nodes), weights) for weights, nodes in zip(arrays[::2], arrays[1::2], strict=True)], learned
     except (ValueError, OverflowError) as fault:
         raise UserError(f"{path.parent}: {_line(fault)}; learn again with python train.py") from fault
+
+
+def about_filters(settings):
+    """Where filters lie and what they were learned from, in one line."""
+    path = settings_path(settings)
+    volumes = list(read_json(path).get("volumes", []))
+    names = ", ".join(map(str, volumes)) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
+    where = "those that come with the project" if path.parent == PRETRAINED else str(path.parent)
+    more = "; see pretrained/README.md" if path.parent == PRETRAINED else ""
+    return one_line(f"Filters: {where} (preset {settings.preset}), learned from {len(volumes)} "
+                    f"volume{'s' * (len(volumes) != 1)} ({names}){more}")
 
 
 def _tree(nodes):
