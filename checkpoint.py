@@ -1,10 +1,11 @@
 """Training that survives: one at a time in a folder, its sums kept on disk, a stop between two volumes.
 
-``arrays/QVF_2/`` holds what was summed so far. ``about.json`` has the settings and the boundaries; each ``sums_<n>.npy``
-has the Gram matrices of a few buckets (float64, lower triangles, only buckets that saw samples), their counts and the
-volumes that are in them. A file is complete in itself and replaced whole, one after another: a kill between two leaves
-some buckets one volume ahead of others, and the next run gives each bucket the volumes that it still lacks, in the same
-order. So a checkpoint takes hardly more disk than it holds, and several passes need nothing of their own.
+``arrays/QVF_2/`` (of a stage: ``arrays/QVF_2_stage1/``) holds what was summed so far. ``about.json`` has the settings and
+what sorts voxels into buckets; each ``sums_<n>.npy`` has the Gram matrices of a few buckets (float64, lower triangles, only
+buckets that saw samples), their counts and the volumes that are in them. A file is complete in itself and replaced whole,
+one after another: a kill between two leaves some buckets one volume ahead of others, and the next run gives each bucket the
+volumes that it still lacks, in the same order. So a checkpoint takes hardly more disk than it holds, and several passes need
+nothing of their own.
 """
 import contextlib
 import hashlib
@@ -18,6 +19,7 @@ import stat
 import time
 import uuid
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,11 +31,11 @@ from matrix_compute import Gram
 from memory import GB, row_bytes
 from util import TEMPORARY, array_header, make_folder, read_json, relative_name, whole_file
 
-FORMAT = 1
+FORMAT = 2
 FILE_BYTES = 128 << 20  # of sums in one file: large enough to write at full speed, small enough to write a second time
 SPARE_DISK = 32 << 20
 WRITE_SHARE = 10  # a checkpoint is written no sooner than this many times the seconds that the last one took
-FREE_TO_CHANGE = {"ridge", "train_file_max"}  # they do not enter the sums
+FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # they do not enter the sums
 
 
 class Finished(NamedTuple):
@@ -42,6 +44,24 @@ class Finished(NamedTuple):
     name: str  # relative to the training folder
     size: int
     sha256: str
+
+
+class Sums(NamedTuple):
+    """What a checkpoint holds sums for."""
+
+    folder: str  # under arrays/
+    read: Callable  # from a dict of lists to what sorts voxels into buckets (`Boundaries`, `Tree`); ValueError where it is none
+    layout: Callable  # from that to the number of buckets, and of taps
+    after: str = ""  # identifies what was learned before these sums
+
+
+def sums_of_boundaries(settings):
+    """The sums of the published buckets."""
+    def read(held):
+        return Boundaries(*(_ascending(held[name], classes) for name, classes in
+                            zip(Boundaries._fields, settings.classes[2:], strict=True)))
+
+    return Sums(f"QVF_{settings.tag}", read, lambda boundaries: (settings.buckets, settings.taps))
 
 
 def fingerprint(path, folder):
@@ -63,20 +83,25 @@ class Checkpoint:
 
     Attributes
     ----------
-    boundaries : Boundaries or None
-        None where no training was begun here.
+    classes : Boundaries or Tree or None
+        What sorts voxels into buckets; None where no training was begun here.
+    buckets, taps : int
+        Known with the classes.
     """
 
-    def __init__(self, settings):
-        self.settings = settings
-        self.folder = Path(settings.arrays_dir, f"QVF_{settings.tag}")
-        self._divide(buckets_per_file(settings))
-        self.key, self.boundaries, self.sources = None, None, []
+    def __init__(self, settings, sums=None):
+        self.settings, self.sums = settings, sums or sums_of_boundaries(settings)
+        self.folder = Path(settings.arrays_dir, self.sums.folder)
+        self.key, self.classes, self.sources = None, None, []
+        self.buckets = self.taps = self.step = 0
+        self.starts, self.finished, self.kept = range(0), {}, {}
         self.saved_at, self.took = time.monotonic(), 0.0
 
-    def _divide(self, step):
-        """Keep `step` buckets in a file."""
-        self.step, self.starts = step, range(0, self.settings.buckets, step)
+    def _divide(self, classes, step=None):
+        """Take note of the classes, and keep `step` buckets in a file."""
+        self.classes, (self.buckets, self.taps) = classes, self.sums.layout(classes)
+        self.step = step or buckets_per_file(self.buckets, self.taps)
+        self.starts = range(0, self.buckets, self.step)
         self.finished = {start: [] for start in self.starts}  # as summed in memory
         self.kept = {start: [] for start in self.starts}  # as it stands on disk
 
@@ -105,15 +130,17 @@ class Checkpoint:
                 raise UserError(f"{self.folder}: was begun with --{name} {_shown(value)}, not "
                                 f"{_shown(getattr(self.settings, name))}; give that, or --restart to begin anew")
         try:
-            self.key = str(about["key"])
-            self.boundaries = Boundaries(*(_ascending(about[name], classes) for name, classes in
-                                           zip(("strength", "coherence"), self.settings.classes[2:], strict=True)))
+            self.key, step = str(about["key"]), about["buckets_per_file"]
+            if about["after"] != self.sums.after:  # the stage before was learned from more volumes since
+                self.clear()
+                return False
             self.sources = _finished(about["sources"])
-            if type(about["buckets_per_file"]) is not int or not 1 <= about["buckets_per_file"] <= self.settings.buckets:
+            classes = self.sums.read(about["classes"])
+            if type(step) is not int or not 1 <= step <= self.sums.layout(classes)[0]:
                 raise ValueError("its files hold no number of buckets")
-        except (ValueError, KeyError, TypeError) as fault:
+            self._divide(classes, step)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
             raise self._damaged(path, fault) from fault
-        self._divide(about["buckets_per_file"])
         for start in self.starts:
             if self._path(start).exists():
                 try:
@@ -149,7 +176,7 @@ class Checkpoint:
         UserError
             If the volume is another one than some buckets have seen.
         """
-        wanted = np.zeros(self.settings.buckets, bool)
+        wanted = np.zeros(self.buckets, bool)
         for start in self._files(buckets):
             seen = {known.name: known for known in self.finished[start]}
             if seen.get(record.name, record) != record:
@@ -171,20 +198,21 @@ class Checkpoint:
             for path in [self.folder / "about.json", *self.folder.glob("sums_*.npy")]:
                 path.unlink(missing_ok=True)
 
-    def begin(self, boundaries, sources):
-        """Start a checkpoint: boundaries, and the volumes that they came from."""
+    def begin(self, classes, sources):
+        """Start a checkpoint: what sorts voxels into buckets, and the volumes that this came from."""
         self.clear()
         make_folder(self.folder)
-        self.key, self.boundaries, self.sources = uuid.uuid4().hex, boundaries, sources
+        self.key, self.sources = uuid.uuid4().hex, sources
+        self._divide(classes)
         about = {"format": FORMAT, "key": self.key, "settings": self.settings.of_groups("method", "learning"),
-                 "buckets_per_file": self.step, "sources": sources,
-                 "strength": boundaries.strength.tolist(), "coherence": boundaries.coherence.tolist()}
+                 "after": self.sums.after, "buckets_per_file": self.step, "sources": sources,
+                 "classes": {name: array.tolist() for name, array in classes._asdict().items()}}
         with whole_file(self.folder / "about.json") as temporary:
             Path(temporary).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     def load(self, buckets):
         """The sums of a range of buckets, as far as they were saved."""
-        gram = Gram(len(buckets), self.settings.taps, buckets.start)
+        gram = Gram(len(buckets), self.taps, buckets.start)
         for start in self._files(buckets):
             self.finished[start] = list(self.kept[start])
             if not self._path(start).exists():
@@ -224,7 +252,7 @@ class Checkpoint:
         make_folder(self.folder)
         self._demand_space(gram, ahead)
         for start in ahead:
-            rows = [b for b in range(start, min(start + self.step, self.settings.buckets)) if gram.count[b - gram.first]]
+            rows = [b for b in range(start, min(start + self.step, self.buckets)) if gram.count[b - gram.first]]
             checksum = 0
             for b in rows:
                 checksum = zlib.crc32(gram.packed[b - gram.first], checksum)
@@ -266,7 +294,7 @@ class Checkpoint:
     def _demand_space(self, gram, starts):
         """Refuse before writing what would not fit: files grow, and one is there twice while it is replaced."""
         sizes = [sum(1 for count in gram.count[start - gram.first:start - gram.first + self.step] if count)
-                 * row_bytes(self.settings.taps) for start in starts]
+                 * row_bytes(self.taps) for start in starts]
         old = [self._path(start).stat().st_size if self._path(start).exists() else 0 for start in starts]
         needed = sum(max(new - was, 0) for new, was in zip(sizes, old, strict=True)) + max(sizes, default=0)
         free = shutil.disk_usage(self.folder).free
@@ -286,7 +314,7 @@ class Checkpoint:
                 raise ValueError("it belongs to another training")
             seen, counts, inside = head["buckets"], head["counts"], range(start, start + self.step)
             if (not all(type(n) is int for n in [*seen, *counts, head["crc32"]]) or len(seen) != len(counts)
-                    or sorted(set(seen)) != seen or not all(b in inside and b < self.settings.buckets for b in seen)
+                    or sorted(set(seen)) != seen or not all(b in inside and b < self.buckets for b in seen)
                     or not all(0 < n < 2**62 for n in counts)):
                 raise ValueError("its buckets or counts make no sense")
             return seen, counts, _finished(head["finished"]), head["crc32"]
@@ -321,8 +349,8 @@ class _Groups:
             gram.packed = gram.count = None  # whoever still holds it does not hold its memory
 
 
-def buckets_per_file(settings):
-    return max(1, min(settings.buckets, FILE_BYTES // row_bytes(settings.taps)))
+def buckets_per_file(buckets, taps):
+    return max(1, min(buckets, FILE_BYTES // row_bytes(taps)))
 
 
 def _ascending(values, classes):

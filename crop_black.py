@@ -35,3 +35,12 @@ def black_crop_box(image, padding, factor):
         start = slices[0] - padding
         box.append(slice(int(start - start % factor[axis]), int(slices[-1] + padding)))
     return tuple(box)
+
+
+def tight_box(used):
+    """The smallest box that holds all True voxels: a tuple of slices. There must be one."""
+    box = []
+    for axis in range(3):
+        slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(slices[0]), int(slices[-1]) + 1))
+    return tuple(box)

@@ -17,10 +17,20 @@ KSPACE_KEEPS = ("third", "auto")
 GRIDS = ("centers", "edges")
 FEATURE_TYPES = ("lambda1_coh2", "lambda1_fa", "trace_coh2", "trace_fa")
 SOLVERS = ("ridge", "cg")
+STARTS = ("quadratic", "cubic", "projected")
+FEATURE_SPACES = ("spherical", "octahedral")
+SPLITS = ("learned", "quantiles")
 
 WINDOW_SIGMA = 0.85  # voxels; of the Gaussian that weighs the gradients in a window (section 3.2 of the paper)
 CLIP_FRACTION = 0.999  # of the sorted voxels: what lies above is clipped, so that a bright vessel sets no scale
 QUANTIZATION_PATCHES = 2_500_000  # boundaries are taken from the first volumes, until this many voxels are seen
+
+
+# What --preset best sets; measured in docs/quality.md.
+PRESETS = {"paper": {}, "best": {"start": "projected", "feature_space": "octahedral", "filter_len": 7, "stages": 3,
+                                 "back_projections": 2, "ridge": 0.0, "sample_rate": 1}}
+ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate", "train_div")
+ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
 
 
 class UserError(Exception):
@@ -40,6 +50,9 @@ def option(default, group, text, **limits):
 class Settings:
     """All that decides a result. The fields under "method" and "learning" are saved with the filters."""
 
+    preset: str = option("paper", "learning", "paper: the published structure; best: what restores most (see PRESETS). "
+                         "Other options change a preset", choices=("paper", "best"))
+
     # Method: what a filter means. Applying with others than learned with is refused.
     factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one number, or one per axis",
                            low=1, high=8)
@@ -49,16 +62,30 @@ class Settings:
                               "third, or 1/factor (auto), which upscaling needs", choices=KSPACE_KEEPS)
     grid: str = option("centers", "method", "what LR and HR grid share: the centres of the first and last voxels, as "
                        "published, or the edges of the field of view; average implies edges", choices=GRIDS)
-    filter_len: int = option(11, "method", "side of the cubic patch that a filter covers, in voxels", low=3, high=21, odd=True)
+    start: str = option("quadratic", "method", "how LR volumes are brought to the HR grid: the published quadratic spline "
+                        "without prefilter, the cubic one through the voxels, or by projections", choices=STARTS)
+    feature_space: str = option("spherical", "method", "spherical: the published angles; octahedral: patches are turned "
+                                "into one of 48 orientations first", choices=FEATURE_SPACES)
+    filter_len: int = option(11, "method", "side of the patch that a filter covers, in voxels: a cube, or with octahedral a "
+                             "ball", low=3, high=21, odd=True)
     grad_len: int = option(9, "method", "side of the window of gradients, in voxels", low=3, high=21, odd=True)
     q_angle_p: int = option(8, "method", "classes of the azimuth (angle phi)", low=1, high=64)
     q_angle_t: int = option(8, "method", "classes of the inclination (angle theta)", low=1, high=64)
     feature_type: str = option("lambda1_coh2", "method", "strength and coherence: which formulas", choices=FEATURE_TYPES)
 
+    stages: int = option(1, "method", "each further stage learns on the output of the one before (octahedral only)",
+                         low=1, high=4)
+    splits: str = option("learned", "method", "classes of the octahedral space: a tree that learns its splits, or 144 by "
+                         "quantiles", choices=SPLITS)
+    leaves: int = option(512, "method", "classes of a stage with learned splits", low=1, high=4096)
+    back_projections: int = option(0, "method", "how often each stage's output is corrected until it agrees with the LR "
+                                   "volume (octahedral only)", low=0, high=20)
+
     # Learning: how the filters are learned.
     solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the pooled filter; "
                          "cg: the published one, raw patches, conjugate gradients", choices=SOLVERS)
-    ridge: float = option(10.0, "learning", "weight of the pull to the pooled filter (ridge only)", low=1e-6, high=1e9)
+    ridge: float = option(10.0, "learning", "weight of the pull to the pooled filter; in the octahedral space a number of "
+                          "samples, or auto: chosen on voxels held out from learning", low=1e-6, high=1e9, auto=0.0)
     sharpen: bool = option(False, "learning", "sharpen the HR side before learning (differences of Gaussians)")
     sample_rate: int = option(3, "learning", "learn from one voxel in this many", low=1, high=10_000)
     quantization_rate: int = option(5, "learning", "take class boundaries from one voxel in this many", low=1, high=10_000)
@@ -108,8 +135,11 @@ class Settings:
 
     @property
     def margin(self):
-        """Voxels between a face of the cropped box and the first voxel whose patch and window lie inside it."""
-        return max(self.filter_len, self.grad_len) // 2
+        """Voxels between a face of the cropped box and the first voxel whose patch and window lie inside it.
+
+        In the octahedral space there are none: volumes are mirrored at the faces.
+        """
+        return 0 if self.feature_space == "octahedral" else max(self.filter_len, self.grad_len) // 2
 
     @property
     def tag(self):
@@ -173,8 +203,8 @@ def command_line(command, arguments=None):
     try:
         if "factor" in given:
             given["factor"] = _three_factors(given["factor"])
-        settings = dataclasses.replace(Settings(), **given)
-        _check(settings, given)
+        settings = dataclasses.replace(Settings(), **PRESETS[given.get("preset", "paper")] | given)
+        _check(settings, given, command)
         if settings.lr_type == "average":
             settings = dataclasses.replace(settings, grid="edges")
     except ValueError as fault:
@@ -273,6 +303,8 @@ def _argument(entry):
     if "bare" in limits:
         return {"type": _whole, "nargs": "?", "const": limits["bare"], "metavar": "N", "help": text}
     kind = {int: _whole, float: _number, str: str}[type(default)]
+    if "auto" in limits:
+        kind = _number_or_auto
     return {"type": kind, "metavar": limits.get("metavar", {int: "N", float: "X", str: "PATH"}[type(default)]), "help": text}
 
 
@@ -288,6 +320,10 @@ def _number(text):
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+
+
+def _number_or_auto(text):
+    return 0.0 if text == "auto" else _number(text)
 
 
 def _yes_or_no(text):
@@ -307,6 +343,8 @@ def _fault(entry, value):
     low, high = entry.metadata.get("low", -math.inf), entry.metadata.get("high", math.inf)
     if "choices" in entry.metadata and value not in entry.metadata["choices"]:
         return f"{value} is none of {', '.join(entry.metadata['choices'])}"
+    if value == entry.metadata.get("auto"):
+        return ""
     if isinstance(value, (int, float)) and not low <= value <= high:
         return f"{value} is not in {low} to {high}"
     if entry.metadata.get("odd") and value % 2 == 0:
@@ -314,7 +352,7 @@ def _fault(entry, value):
     return ""
 
 
-def _check(settings, given):
+def _check(settings, given, command):
     """Refuse values out of range, and options that would have no effect."""
     for entry in dataclasses.fields(Settings):
         if entry.name not in given:
@@ -337,5 +375,21 @@ def _check(settings, given):
         raise ValueError("argument --output: names the file in full; leave --suffix out")
     if settings.output and not settings.output.endswith((".nii", ".nii.gz")):
         raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
+    if command == "train":
+        _check_spaces(settings, given)
     if "ridge" in given and settings.solver == "cg":
         raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")
+
+
+def _check_spaces(settings, given):
+    """Refuse what belongs to the other feature space."""
+    octahedral = settings.feature_space == "octahedral"
+    for name in ONLY_SPHERICAL if octahedral else ONLY_OCTAHEDRAL:
+        if name in given:
+            raise ValueError(f"argument --{name}: has no effect with --feature_space {settings.feature_space}; leave it out")
+    if octahedral and settings.solver == "cg":
+        raise ValueError("argument --solver: cg is for --feature_space spherical; leave one of the two out")
+    if not octahedral and settings.ridge == 0:
+        raise ValueError("argument --ridge: auto is for --feature_space octahedral; give a number")
+    if octahedral and settings.splits == "quantiles" and "leaves" in given:
+        raise ValueError("argument --leaves: has no effect with --splits quantiles; leave one of the two out")

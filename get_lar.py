@@ -4,9 +4,12 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from crop_black import black_crop_box
+from back_projection import Known, Projection, SpectrumProjection
+from crop_black import black_crop_box, tight_box
 from filter_constant import CLIP_FRACTION
-from spline import apply_operators, spacing_and_start, upsample, zoom_operator
+from spline import apply_operators, spacing_and_start, spline_matrix, upsample, zoom_operator
+
+KSPACE_BACKGROUND = 0.02  # of the range: voxels of a k-space volume that are darker are taken as background
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Pair:
     """An HR volume and its LR counterpart on the same grid: what is learned from, and tested on.
 
     Both are cropped to `box`, float32 and divided by `scale`, so in [0, 1]. `low` is the low-resolution volume itself,
-    uncropped and unscaled; `shape` is that of the volume that `box` lies in.
+    uncropped and unscaled; `shape` is that of the volume that `box` lies in. `mask` tells the voxels of
+    the brain. `known` is what `low` says of HR, where that is asked for.
     """
 
     hr: np.ndarray
@@ -23,6 +27,8 @@ class Pair:
     box: tuple
     scale: float
     shape: tuple
+    mask: np.ndarray | None = None
+    known: Known | None = None
 
 
 def make_pair(image, settings):
@@ -50,7 +56,8 @@ def make_pair(image, settings):
     scale = float(image.max(initial=0))
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, or take another volume")
-    box = black_crop_box(image, settings.margin, settings.factor)
+    spherical = settings.feature_space == "spherical"
+    box = black_crop_box(image, settings.margin, settings.factor) if spherical else tight_box(image != 0)
     low = degrade(image, settings)
     lr = interpolate(low, image.shape, settings)
     if settings.lr_type != "kspace":
@@ -59,8 +66,11 @@ def make_pair(image, settings):
     if not image[inner].any():
         raise ValueError(f"no voxel above zero has a whole patch of {2 * settings.margin + 1} voxels around it; "
                          "take a larger mask or a smaller --filter_len")
-    scaled = [np.ascontiguousarray(volume[box]) / np.float32(scale) for volume in (image, lr)]
-    return Pair(*scaled, low=low, box=box, scale=scale, shape=image.shape)
+    hr, lr = (np.ascontiguousarray(volume[box]) / np.float32(scale) for volume in (image, lr))
+    # The published k-space volume is not masked: there, no more than the LR volume shows is known of the brain's outline.
+    mask = lr > KSPACE_BACKGROUND if settings.lr_type == "kspace" else hr != 0
+    known = known_of(low / np.float32(scale), image.shape, box, mask, settings)
+    return Pair(hr, known.start() if settings.start == "projected" else lr, low, box, scale, image.shape, mask, known)
 
 
 @dataclass(frozen=True)
@@ -68,14 +78,18 @@ class Fine:
     """A truly low-resolution volume brought to the finer grid, ready for the filters.
 
     `lr` is cropped to `box` and extended by a margin on every side, clipped at `scale` and divided by it, so in [0, 1] as
-    the filters learned. `above` holds what the clipping took off, in [0, ...) on the same grid, without the margin.
+    the filters learned. `above` holds what the clipping took off, in [0, ...) on the same grid, and `mask` the brain, both
+    without the margin. `low` is the low-resolution volume, clipped; `known` what it says of the fine one, where that is asked.
     """
 
     lr: np.ndarray
     above: np.ndarray
+    low: np.ndarray
+    mask: np.ndarray
     box: tuple
     scale: float
     shape: tuple
+    known: Known | None = None
 
 
 def make_fine(low, settings):
@@ -113,11 +127,38 @@ def make_fine(low, settings):
     shape = tuple(side * factor for side, factor in zip(low.shape, settings.factor, strict=True))
     lr = interpolate(np.minimum(low, scale), shape, settings)
     above = interpolate(np.clip(low - scale, 0, None), shape, settings)
-    background = upsample((low != 0).astype(np.float32), shape, order=1, grid=placement(settings)) < 0.5
+    # Published filters keep a sharp edge. In stages the outline is better a little too wide than too narrow: 0.1 dB.
+    share = 0.5 if settings.feature_space == "spherical" else 0.1
+    background = upsample((low != 0).astype(np.float32), shape, order=1, grid=placement(settings)) < share
     lr[background] = above[background] = 0
-    box = tuple(slice(int(used[0]), int(used[-1]) + 1) for used in
-                (np.flatnonzero((lr != 0).any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)))
-    return Fine(np.pad(lr[box], settings.margin, mode="reflect") / np.float32(scale), above[box], box, scale, shape)
+    box = tight_box(lr != 0)
+    mask, low = lr[box] != 0, np.minimum(low, scale)
+    known = known_of(low / np.float32(scale), shape, box, mask, settings)
+    lr = known.start() if settings.start == "projected" else lr[box] / np.float32(scale)
+    return Fine(np.pad(lr, settings.margin, mode="reflect"), above[box], low, mask, box, scale, shape, known)
+
+
+def known_of(low, shape, box, mask, settings):
+    """What a low-resolution volume in [0, 1] says of the fine one; None where the settings do not ask."""
+    if settings.start != "projected" and settings.feature_space != "octahedral":
+        return None
+    if settings.lr_type == "kspace":
+        if not np.iscomplexobj(low):
+            low = scipy.fft.fftshift(scipy.fft.fftn(low, workers=-1)) / np.float32(low.size)
+        return SpectrumProjection(low * np.float32(np.prod(shape)), shape, box, np.ones_like(mask))
+    degrading = [degrading_matrix(*sides, factor, settings)
+                 for *sides, factor in zip(shape, low.shape, settings.factor, strict=True)]
+    return Projection(low, degrading, box, mask)
+
+
+def degrading_matrix(side, n_low, factor, settings):
+    """The matrix that degrades along one axis, shape (n_low, side), float64."""
+    if factor == 1:
+        return np.eye(side)
+    if settings.lr_type == "average":
+        return np.kron(np.eye(n_low), np.full(factor, 1 / factor))
+    step, start = spacing_and_start(side, n_low, settings.grid)
+    return spline_matrix(side, start + step * np.arange(n_low), 2, prefilter=False)
 
 
 def bright_level(image):
@@ -166,6 +207,8 @@ def interpolate(low, shape, settings):
     """Bring a low-resolution volume to the grid of `shape`: the LR volume of the method."""
     if settings.lr_type == "kspace":
         return kspace_zero_filled(low, shape, settings)
+    if settings.start != "quadratic":
+        return upsample(low, shape, order=3, grid=placement(settings))
     return upsample(low, shape, order=2, prefilter=False, grid=placement(settings))
 
 

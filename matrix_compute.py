@@ -6,14 +6,14 @@ sums are float64, and only the lower triangle is kept, row after row.
 
 Each bucket is one task, done in one thread with single-threaded BLAS: the sums do not depend on the number of threads.
 """
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from scipy.sparse.linalg import LinearOperator, cg
 
 from blas import cholesky_in_place, gram_of_rows, solve_transposed, symmetric_product
-from filter_func import census_blend
-from get_lar import make_fine
-from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
+from hashtable import Boundaries, buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
 from simd import LANES, load, multiply_add, splat, store, total, zeros
 from threads import in_threads, spans
 
@@ -21,6 +21,13 @@ BLOCK = 1024  # samples multiplied at a time: 5 MB of patches, which stay in the
 ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
 TILE = 8192  # voxels restored at a time: about fifty rows of a brain, whose patches lie in the cache
 CG_RESIDUAL = 1e-5  # relative, as published
+
+
+class Filters(NamedTuple):
+    """Filters in the published, spherical feature space."""
+
+    h: np.ndarray  # (buckets, P) float32
+    boundaries: Boundaries
 
 
 class Gram:
@@ -168,32 +175,6 @@ def apply_filters(lr, h, boundaries, settings):
     voxels = interior_voxels(lr != 0, settings.margin)
     bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
     return filter_voxels(lr, voxels, bucket, h, settings.filter_len)
-
-
-def upscale(low, h, boundaries, settings):
-    """Bring a truly low-resolution volume to the finer grid and restore it there.
-
-    Parameters
-    ----------
-    low : ndarray of float32, shape (x, y, z)
-    h : ndarray of float32, shape (buckets, P)
-    boundaries : Boundaries
-    settings : Settings
-        As the filters were learned.
-
-    Returns
-    -------
-    fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensities of `low`. `get_lar.fine_to_low` says where its voxels lie.
-    """
-    fine = make_fine(low, settings)
-    sr = apply_filters(fine.lr, h, boundaries, settings)
-    if settings.blend_threshold is not None:
-        sr = census_blend(fine.lr, sr, settings.blend_threshold)
-    inner = tuple(slice(settings.margin, side - settings.margin) for side in sr.shape)
-    volume = np.zeros(fine.shape, np.float32)
-    volume[fine.box] = sr[inner] * np.float32(fine.scale) + fine.above
-    return volume
 
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):

@@ -9,6 +9,8 @@ from filter_constant import UserError
 
 GB = 1e9
 VOXEL_BYTES = 64  # of work per voxel of the largest volume while its samples are drawn: 43 to 52 were measured
+STAGE_VOXEL_BYTES = 40  # the same where learning goes in stages
+TREE_BYTES = 0.5 * GB  # what a tree is grown from
 SPARE = 0.1  # of the free memory is left alone
 CGROUPS = (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"))
@@ -90,9 +92,25 @@ def plan_passes(settings, voxels, budget, step):
     return Plan(ranges, work + max(map(len, ranges)) * row, budget)
 
 
+def plan_stages(settings, voxels, budget):
+    """The memory that learning in stages takes: all classes at once, since their filters are small.
+
+    Raises
+    ------
+    UserError
+        If it is more than `budget` bytes.
+    """
+    sums = 4 * settings.leaves * row_bytes(settings.filter_len**3 // 2 + 81)  # of leaves, held-out voxels and all nodes
+    needed = sums + voxels * STAGE_VOXEL_BYTES + TREE_BYTES + 0.15 * GB
+    if needed > budget:
+        raise UserError(f"training needs at least {needed / GB:.1f} GB of memory, {max(budget, 0) / GB:.1f} GB may be used; "
+                        "close other programs, or take smaller volumes, fewer --leaves or a larger --max_memory")
+    return Plan([], needed, budget)
+
+
 def describe(plan):
     """The plan in one line."""
-    count = len(plan.passes)
+    count = max(len(plan.passes), 1)
     how = "one pass over the volumes" if count == 1 else (
         f"{count} passes over the volumes, {max(map(len, plan.passes))} buckets at a time")
     return f"Memory: up to {plan.needed / GB:.1f} GB of {plan.budget / GB:.1f} GB: {how}"

@@ -163,14 +163,14 @@ def picture_filters(h, classes, names=()):
     bytes
     """
     side = round(h.shape[1] ** (1 / 3))
-    maps = []
-    for title, filters in (("Learned filters: the middle slice of each", h), ("The same, less the mean of all", h - h.mean(0))):
+    maps, apart = [], h - np.nanmean(h, 0)
+    for title, filters in (("Learned filters: the middle slice of each", h), ("The same, less the mean of all", apart)):
         slices = by_bucket(filters.reshape(-1, side, side, side)[:, side // 2], classes)
         tiles = np.full((slices.shape[0], side + 1, slices.shape[1], side + 1), np.nan, np.float32)
         tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
         around = np.abs(slices)
         around[:, :, side // 2, side // 2] = 0  # the centre outweighs all others, and says least
-        limit = np.quantile(around, 0.99) or 1
+        limit = np.nanquantile(around, 0.99) or 1
         maps.append((tiles.reshape(slices.shape[0] * (side + 1), -1), title, {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}))
     return maps_of_buckets(maps, slices.shape[:2], side + 1, classes, names, "weight")
 
@@ -179,10 +179,44 @@ def picture_counts(count, classes, names=()):
     """A PNG of how many samples each bucket saw, laid out as the filters are."""
     from matplotlib.colors import LogNorm
 
-    grid = by_bucket(np.asarray(count, float), classes)
+    grid = np.nan_to_num(by_bucket(np.asarray(count, float), classes))
     shades = LogNorm(max(np.min(grid[grid > 0], initial=grid.max()), 1) * 0.99, max(grid.max(), 10))
     return maps_of_buckets([(np.where(grid > 0, grid, np.nan), "Samples in each bucket (blank: none)",
                              {"cmap": "viridis", "norm": shades})], grid.shape, 1, classes, names, "samples")
+
+
+def leaves_in_rows(values, counts, columns=32):
+    """Lay out values of each stage's leaves, those with most samples first, as if they were buckets.
+
+    Parameters
+    ----------
+    values : list of ndarray, shape (leaves, ...)
+        One per stage.
+    counts : list of ndarray, shape (leaves,)
+        Samples of each leaf.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (stages * columns * rows, ...)
+        Not a number where a stage has fewer leaves.
+    classes, names : tuple
+        As `picture_filters` and `picture_counts` take them.
+    """
+    rows = -(-max(map(len, values)) // columns)
+    grid = np.full((len(values), rows * columns, *values[0].shape[1:]), np.nan, np.float32)
+    for stage, (part, count) in enumerate(zip(values, counts, strict=True)):
+        grid[stage, :len(part)] = part[np.argsort(-count, kind="stable")]
+    grid = grid.reshape(len(values), rows, columns, *values[0].shape[1:]).swapaxes(1, 2)
+    return grid.reshape(-1, *values[0].shape[1:]), (len(values), columns, rows), ("stage", "column", "row, by samples")
+
+
+def as_cubes(weights, displacements):
+    """Weights of taps, shape (n, taps or more), as cubes around the centre, shape (n, side**3); what is left over is dropped."""
+    reach = np.abs(displacements).max()
+    cubes = np.zeros((len(weights), *3 * [2 * reach + 1]), np.float32)
+    x, y, z = (displacements + reach).T
+    cubes[:, x, y, z] = weights[:, :len(displacements)]
+    return cubes.reshape(len(weights), -1)
 
 
 def by_bucket(values, classes):

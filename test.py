@@ -20,7 +20,7 @@ def restore(settings, given):
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from util import companions, find_volumes, load_filters, progress, relative_name, target_paths, write_metrics
 
-    h, boundaries, settings = load_filters(settings, given)
+    filters, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
     folder = Path(settings.output).parent if settings.output else Path(settings.result_dir, time.strftime("%m%d%H"))
     targets = target_paths(volumes, folder, settings)
@@ -30,7 +30,7 @@ def restore(settings, given):
         for path, target, beside in zip(volumes, targets, companions(targets), strict=True):
             bar.set_description(path.name[:32])
             try:
-                row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, h, boundaries, settings)
+                row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, filters, settings)
             except CannotWrite:
                 raise
             except UserError as fault:
@@ -61,12 +61,11 @@ def restore(settings, given):
     return 1 if failed else 0
 
 
-def restore_one(path, target, h, boundaries, settings):
+def restore_one(path, target, filters, settings):
     """Degrade, restore and write one volume; returns its row of figures, what to look at and how long each stage took."""
-    from filter_func import census_blend
     from get_lar import best_spline, make_pair
-    from matrix_compute import apply_filters
-    from util import Stages, brain_mask, figures, make_folder, metrics_row, read_volume, uncrop, write_volume
+    from restore import restore
+    from util import Stages, brain_mask, figures_of, make_folder, metrics_row, read_volume, uncrop, write_volume
 
     stages = Stages()
     with stages("read"):
@@ -77,26 +76,23 @@ def restore_one(path, target, h, boundaries, settings):
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
     with stages("restore"):
-        sr = apply_filters(pair.lr, h, boundaries, settings)
-        if settings.blend_threshold is not None:
-            sr = census_blend(pair.lr, sr, settings.blend_threshold)
+        sr = restore(pair, filters, settings)
     with stages("write"):
         make_folder(target.parent)
         write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image, dtype=settings.dtype)
     with stages("figures"):
         spline = best_spline(pair, settings)
-        mask = brain_mask(pair.hr, settings.margin)
-        row = metrics_row(path.name, mask.sum(), {name: figures(pair.hr, estimate, mask)
-                                                  for name, estimate in (("lr", pair.lr), ("spline5", spline), ("sr", sr))})
+        mask = brain_mask(pair)
+        row = metrics_row(path.name, mask.sum(), figures_of(pair.hr, {"lr": pair.lr, "spline5": spline, "sr": sr}, mask))
     return row, ({"HR": pair.hr, "Spline": spline, "Restored": sr}, volume.image.affine), stages
 
 
-def upscale_one(path, target, h, boundaries, settings):
+def upscale_one(path, target, filters, settings):
     """Bring one low-resolution volume, or each of a series, to the finer grid; returns as `restore_one` does."""
     import numpy as np
 
     from get_lar import beside, fine_to_low
-    from matrix_compute import upscale
+    from restore import upscale
     from util import Stages, finer_header, make_folder, progress, read_series, write_volume
 
     stages = Stages()
@@ -110,7 +106,7 @@ def upscale_one(path, target, h, boundaries, settings):
         try:
             fine = []
             for low in np.moveaxis(series, -1, 0):
-                fine.append(upscale(np.ascontiguousarray(low), h, boundaries, settings))
+                fine.append(upscale(np.ascontiguousarray(low), filters, settings))
                 bar.update()
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault

@@ -11,8 +11,11 @@ at its centre, goes into the Gram matrix of the voxel's bucket; at the end each 
 What was summed is kept in arrays/QVF_2/: a training that was stopped or killed goes on from there, and so does one whose
 folder has got more volumes.
 """
+import math
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 from filter_constant import QUANTIZATION_PATCHES, CannotWrite, UserError, complain, run
 
@@ -22,46 +25,119 @@ FEATURES = ("azimuth", "inclination", "strength", "coherence")  # in the order o
 def learn(settings, given):
     """Learn from all volumes of the training folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from checkpoint import Checkpoint, only_training, stopped
-    from matrix_compute import solve_groups
-    from util import find_volumes, progress, save_filters
+    from checkpoint import only_training, stopped
+    from util import find_volumes, save_filters
 
     started = time.perf_counter()
     volumes = find_volumes(settings.train_dir, settings.train_file_max)
     print(f"Learning x{settings.tag} filters from {len(volumes)} volume{'s' * (len(volumes) > 1)} in {settings.train_dir}",
           flush=True)
     with only_training(settings.arrays_dir):
-        checkpoint = Checkpoint(settings)
+        learned = (learn_stages if settings.feature_space == "octahedral" else learn_buckets)(volumes, settings)
+        if learned.signal:
+            return stopped(learned.signal, learned.checkpoint)
+        save_filters(learned.filters, settings, sorted(learned.checkpoint.names()[0]))
+        write_pictures(learned, settings)
+    print(f"{learned.summary} in {time.perf_counter() - started:.0f} s.\n"
+          f"They are in {settings.arrays_dir}; look at filters_{settings.tag}.png and samples_{settings.tag}.png there. "
+          f"Next: {next_command(settings)}\n"
+          f"The sums stay in {Path(settings.arrays_dir, f'QVF_{settings.tag}')}*: with more volumes in {settings.train_dir}, "
+          "the same command goes on. Delete them if none will come.", flush=True)
+    if learned.failed:
+        complain("train", f"{len(learned.failed)} of {len(volumes)} volumes could not be used, see above")
+    return 1 if learned.failed else 0
+
+
+class Learned(NamedTuple):
+    """What a training ends with; only `checkpoint`, `failed` and `signal` where it was stopped."""
+
+    checkpoint: object
+    failed: set  # volumes that could not be used
+    signal: int | None
+    filters: object = None
+    counts: object = None  # samples of each bucket or, per stage, of each leaf
+    summary: str = ""
+
+
+def learn_buckets(volumes, settings):
+    """The published structure: sum the samples of each bucket of the spherical feature space, solve for its filter."""
+    import numpy as np
+
+    from checkpoint import Checkpoint
+    from matrix_compute import Filters, accumulate, solve_groups
+    from util import progress
+
+    checkpoint = Checkpoint(settings)
+    if settings.restart:
+        checkpoint.clear()
+    resumed = checkpoint.find()
+    plan = lay_out(volumes, checkpoint, settings)
+    if resumed:
+        resume(checkpoint, volumes, settings)
+    else:
+        begin(checkpoint, *find_boundaries(volumes, settings), settings)
+    gram, failed, signal = sum_samples(checkpoint, volumes, plan, settings, accumulate)
+    if signal:
+        return Learned(checkpoint, failed, signal)
+    counts = np.concatenate([part.count for part in checkpoint.groups(plan.passes, gram)])
+    demand_samples(checkpoint, counts, settings)
+    used = int((counts > 0).sum())
+    with progress(used, "solving", "bucket", settings.quiet) as bar:
+        h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update)
+    return Learned(checkpoint, failed, None, Filters(h, checkpoint.classes), counts,
+                   f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {counts.sum():,} samples "
+                   f"({settings.buckets - used} buckets saw none and are served by their nearest)")
+
+
+def learn_stages(volumes, settings):
+    """Stages in the octahedral space: each grows a tree, sums the samples of its leaves, solves for their filters."""
+    from functools import partial
+
+    from checkpoint import Checkpoint, Sums
+    from memory import Plan, describe, memory_budget, plan_stages
+    from stages import Stage, accumulate_stage, digest, solve_stage, stage_taps
+    from tree import read_tree
+    from util import largest_volume
+
+    print(describe(plan_stages(settings, largest_volume(volumes), memory_budget(settings.max_memory))), flush=True)
+    stages, counts, failed = [], [], set()
+    for number in range(settings.stages):
+        taps = sum(map(len, stage_taps(number, settings)))
+        checkpoint = Checkpoint(settings, Sums(f"QVF_{settings.tag}_stage{number + 1}", read_tree,
+                                               lambda tree, taps=taps: (2 * tree.leaves, taps), digest(stages)))
         if settings.restart:
             checkpoint.clear()
-        resumed = checkpoint.find()
-        plan = lay_out(volumes, checkpoint, settings)
-        if resumed:
+        if checkpoint.find():
             resume(checkpoint, volumes, settings)
         else:
-            begin(checkpoint, volumes, settings)
-        gram, failed, signal = sum_samples(checkpoint, volumes, plan, settings)
+            begin(checkpoint, *find_tree(volumes, stages, settings), settings)
+        tree = checkpoint.classes
+        add = partial(add_to_stage, accumulate_stage, stages)
+        gram, faulty, signal = sum_samples(checkpoint, volumes, Plan([range(checkpoint.buckets)], 0, 0), settings, add)
+        failed |= faulty
         if signal:
-            return stopped(signal, checkpoint)
-        if partly := checkpoint.names()[1]:
-            raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; run the same command again")
-        counts = [part.count for part in checkpoint.groups(plan.passes, gram)]
-        samples, used = sum(int(count.sum()) for count in counts), sum(int((count > 0).sum()) for count in counts)
-        if not samples:
-            raise UserError(f"{settings.train_dir}: no voxel in it could be learned from; put volumes of brains in")
-        with progress(used, "solving", "bucket", settings.quiet) as bar:
-            h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update)
-        save_filters(h, checkpoint.boundaries, settings, sorted(checkpoint.names()[0]))
-        write_pictures(h, counts, settings)
-    print(f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {samples:,} samples in "
-          f"{time.perf_counter() - started:.0f} s; {settings.buckets - used} buckets saw no sample "
-          f"and are served by their nearest.\nThey are in {settings.arrays_dir}; look at filters_{settings.tag}.png and "
-          f"samples_{settings.tag}.png there. Next: {next_command(settings)}\n"
-          f"The sums ({checkpoint.bytes_on_disk() / 1e9:.2f} GB) stay in {checkpoint.folder}: with more volumes in "
-          f"{settings.train_dir}, the same command goes on. Delete that folder if none will come.", flush=True)
-    if failed:
-        complain("train", f"{len(failed)} of {len(volumes)} volumes could not be used, see above")
-    return 1 if failed else 0
+            return Learned(checkpoint, failed, signal)
+        demand_samples(checkpoint, gram.count, settings)
+        weights, ridge, missed = solve_stage(gram, tree, settings)
+        stages.append(Stage(tree, weights))
+        counts.append(gram.count[:tree.leaves] + gram.count[tree.leaves:])
+        chosen = f", chosen for {-10 * math.log10(missed[ridge]):.2f} dB on voxels held out" if missed else ""
+        print(f"Stage {number + 1}: {tree.leaves} classes, filters of {taps} voxels, {counts[-1].sum():,} samples; "
+              f"ridge of {ridge:g} samples{chosen}", flush=True)
+    return Learned(checkpoint, failed, None, stages, counts, f"{sum(map(len, counts))} filters in {len(stages)} stages")
+
+
+def add_to_stage(accumulate_stage, stages, gram, pair, tree, settings, name, advance, wanted):
+    """Add a volume to the sums of a stage, with the arguments that `sum_samples` gives."""
+    accumulate_stage(gram, pair, stages, tree, settings, name, advance, wanted)
+
+
+def demand_samples(checkpoint, counts, settings):
+    """Refuse to solve before every volume is summed, or where nothing was."""
+    if partly := checkpoint.names()[1]:
+        raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; run the same command again")
+    if not counts.sum():
+        raise UserError(f"{settings.train_dir}: no voxel in it could be learned from; put volumes of brains in")
 
 
 def next_command(settings):
@@ -76,10 +152,12 @@ def next_command(settings):
 
 def lay_out(volumes, checkpoint, settings):
     """Plan the memory, and say how."""
+    from checkpoint import buckets_per_file
     from memory import describe, memory_budget, plan_passes
     from util import largest_volume
 
-    plan = plan_passes(settings, largest_volume(volumes), memory_budget(settings.max_memory), checkpoint.step)
+    step = checkpoint.step or buckets_per_file(settings.buckets, settings.taps)
+    plan = plan_passes(settings, largest_volume(volumes), memory_budget(settings.max_memory), step)
     print(describe(plan), flush=True)
     return plan
 
@@ -92,16 +170,15 @@ def resume(checkpoint, volumes, settings):
           + (f", {len(partly)} in part" if partly else ""), flush=True)
 
 
-def begin(checkpoint, volumes, settings):
-    """Find the boundaries, and begin a checkpoint with them."""
+def begin(checkpoint, classes, sources, settings):
+    """Begin a checkpoint with what sorts voxels into buckets, and the volumes this came from."""
     from checkpoint import fingerprint
 
-    boundaries, sources = find_boundaries(volumes, settings)
-    checkpoint.begin(boundaries, [fingerprint(path, settings.train_dir) for path in sources])
+    checkpoint.begin(classes, [fingerprint(path, settings.train_dir) for path in sources])
 
 
-def sum_samples(checkpoint, volumes, plan, settings):
-    """Add the samples of all volumes to the Gram matrices, saving now and then.
+def sum_samples(checkpoint, volumes, plan, settings, accumulate):
+    """Add the samples of all volumes to the Gram matrices by `accumulate`, saving now and then.
 
     Returns
     -------
@@ -113,7 +190,6 @@ def sum_samples(checkpoint, volumes, plan, settings):
         What stopped it before the end.
     """
     from checkpoint import Stop, fingerprint
-    from matrix_compute import accumulate
     from util import progress, relative_name
 
     failed, gram = set(), None
@@ -136,7 +212,7 @@ def sum_samples(checkpoint, volumes, plan, settings):
                     failed.add(path)
                     continue
                 with progress(None, path.name, "sample", settings.quiet) as bar:
-                    accumulate(gram, pair, checkpoint.boundaries, settings, name, bar.update, wanted)
+                    accumulate(gram, pair, checkpoint.classes, settings, name, bar.update, wanted)
                 checkpoint.add(wanted, record)
                 del pair
                 print(f"[{number}/{len(volumes)}] {f'pass {turn}, ' * (len(plan.passes) > 1)}{name}: "
@@ -212,18 +288,45 @@ def find_boundaries(volumes, settings):
                         for values, n in zip((strength, coherence), classes, strict=True))), sources
 
 
-def write_pictures(h, counts, settings):
+def find_tree(volumes, stages, settings):
+    """The tree of the stage after `stages`, grown from some voxels of a few volumes; and which volumes these were."""
+    from stages import TREE_SAMPLES, TREE_VOLUMES, draw, plant
+    from util import progress, relative_name
+
+    chosen = volumes[::-(-len(volumes) // TREE_VOLUMES)]
+    drawn, sources, faults = [], [], []
+    with progress(len(chosen), f"stage {len(stages) + 1}, drawing", "volume", settings.quiet) as bar:
+        for path in chosen:
+            try:
+                drawn.append(draw(read_pair(path, settings), stages, settings, TREE_SAMPLES // len(chosen),
+                                  relative_name(path, settings.train_dir)))
+                sources.append(path)
+            except UserError as fault:
+                faults.append(fault)  # said when its turn to be learned from comes
+            bar.update()
+    if not drawn:
+        for fault in faults:
+            complain("train", fault)
+        raise UserError(f"{settings.train_dir}: no volume in it can be learned from; put volumes of brains in")
+    with progress(settings.leaves, f"stage {len(stages) + 1}, growing a tree", "leaf", settings.quiet) as bar:
+        return plant(drawn, settings, bar.update), sources
+
+
+def write_pictures(learned, settings):
     """Leave pictures of the filters and of the samples per bucket beside the filters."""
-    from pathlib import Path
-
-    import numpy as np
-
-    from report import picture_counts, picture_filters
+    from matrix_compute import Filters
+    from report import as_cubes, leaves_in_rows, picture_counts, picture_filters
+    from stages import stage_taps
     from util import write_whole
 
-    folder = Path(settings.arrays_dir)
-    write_whole(folder / f"filters_{settings.tag}.png", picture_filters(h, settings.classes, FEATURES))
-    write_whole(folder / f"samples_{settings.tag}.png", picture_counts(np.concatenate(counts), settings.classes, FEATURES))
+    if isinstance(learned.filters, Filters):
+        h, counts, layout = learned.filters.h, learned.counts, (settings.classes, FEATURES)
+    else:
+        cubes = [as_cubes(stage.weights, stage_taps(number, settings)[0]) for number, stage in enumerate(learned.filters)]
+        h, *layout = leaves_in_rows(cubes, learned.counts)
+        counts, *_ = leaves_in_rows(learned.counts, learned.counts)
+    write_whole(Path(settings.arrays_dir, f"filters_{settings.tag}.png"), picture_filters(h, *layout))
+    write_whole(Path(settings.arrays_dir, f"samples_{settings.tag}.png"), picture_counts(counts, *layout))
 
 
 if __name__ == "__main__":

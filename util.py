@@ -17,19 +17,26 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from isal import igzip
+from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
 from filter_constant import CannotWrite, UserError, checked_settings, one_line
 from hashtable import Boundaries
-from metrics import decibel, structural_similarity
+from matrix_compute import Filters
 from nifti_check import checked_image, clean_voxels, read_voxels
+from stages import Stage, stage_taps
+from threads import in_threads
+from tree import MOST_LEAVES, read_tree
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"  # what a file is called while it is written, see `whole_file`
-FORMAT = 2  # of the saved settings
+FORMAT = 3  # of the saved settings
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"  # filters that come with the project
+SSIM_WINDOW = 7  # voxels
+FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 JSON_BYTES = 64 << 20  # a larger one is not ours
-PACKAGES = ("numpy", "scipy", "numba", "nibabel")  # whose versions may change a result
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # whose versions may change a result
 
 
 class Volume(NamedTuple):
@@ -269,31 +276,69 @@ def make_folder(path):
 
 # ---------------------------------------------------------------------------------------------- filters
 
-def filter_paths(settings):
-    """Where the filters of a factor lie: filters, boundaries of strength and of coherence, settings."""
+def settings_path(settings):
+    """Where the settings lie that filters were learned with."""
+    return Path(settings.arrays_dir, f"settings_{settings.tag}.json")
+
+
+def _layout(settings, leaves):
+    """The files of filters, in the order of `_arrays`: path, shape and type of each. `leaves` has a number per stage."""
     folder, tag = Path(settings.arrays_dir), settings.tag
-    return folder / f"h_{tag}.npy", folder / f"Qfactor_str{tag}", folder / f"Qfactor_coh{tag}", folder / f"settings_{tag}.json"
+    if settings.feature_space == "spherical":
+        *_, strength, coherence = settings.classes
+        return [(folder / f"h_{tag}.npy", (settings.buckets, settings.taps), np.float32),
+                (folder / f"Qfactor_str{tag}", (strength - 1,), np.float64),
+                (folder / f"Qfactor_coh{tag}", (coherence - 1,), np.float64)]
+    files = []
+    for number, count in enumerate(leaves):
+        taps = sum(map(len, stage_taps(number, settings)))
+        files.append((folder / f"stage{number + 1}_{tag}.npy", (count, taps), np.float32))
+        files.append((folder / f"tree{number + 1}_{tag}.npy", (2 * count - 1, 4), np.float64))
+    return files
 
 
-def save_filters(h, boundaries, settings, volumes):
-    """Write filters, boundaries and the settings they were learned with; all plain npy content and JSON."""
-    paths = filter_paths(settings)
-    make_folder(paths[0].parent)
-    about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"), "volumes": [str(name) for name in volumes],
-             "sha256": {}}
+def filter_paths(settings, leaves=()):
+    """All files of filters, settings last."""
+    return [*(path for path, *_ in _layout(settings, leaves)), settings_path(settings)]
+
+
+def _arrays(filters):
+    """The arrays of filters, as they are written."""
+    if isinstance(filters, Filters):
+        return [filters.h, *filters.boundaries]
+    return [array for stage in filters for array in
+            (stage.weights, np.column_stack([stage.tree.feature, stage.tree.threshold, stage.tree.child]))]
+
+
+def save_filters(filters, settings, volumes):
+    """Write filters and the settings they were learned with; all plain npy content and JSON.
+
+    Parameters
+    ----------
+    filters : Filters or list of Stage
+    settings : Settings
+    volumes : iterable of str
+        Names of those that were learned from.
+    """
+    leaves = [] if isinstance(filters, Filters) else [stage.tree.leaves for stage in filters]
+    make_folder(settings.arrays_dir)
+    about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"), "leaves": leaves,
+             "volumes": [str(name) for name in volumes], "sha256": {}}
     # All are written before any is renamed. Should a kill fall between two renames, the digests tell.
     with contextlib.ExitStack() as written:
-        for path, array in zip(paths, (h, boundaries.strength, boundaries.coherence), strict=False):
+        for (path, *_), array in zip(_layout(settings, leaves), _arrays(filters), strict=True):
             temporary = written.enter_context(whole_file(path))
             with open(temporary, "wb") as file:
                 np.save(file, array, allow_pickle=False)
             about["sha256"][path.name] = file_digest(temporary)
-        with whole_file(paths[-1]) as temporary:
+        with whole_file(settings_path(settings)) as temporary:
             Path(temporary).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def load_filters(settings, given):
     """Read filters and what they were learned with.
+
+    Where --arrays_dir is not given and holds none for the factor, those that come with the project are taken.
 
     Parameters
     ----------
@@ -304,44 +349,64 @@ def load_filters(settings, given):
 
     Returns
     -------
-    h : ndarray of float32, shape (buckets, P)
-    boundaries : Boundaries
+    filters : Filters or list of Stage
     settings : Settings
-        With the method and learning of the filters.
+        With the method and learning of the filters, and where they lie.
 
     Raises
     ------
     UserError
         If a file is missing, is not what it should be, or was learned with other settings than given.
     """
-    paths = filter_paths(settings)
-    for path in paths:
-        if not path.is_file():
-            others = sorted(p.name for p in paths[0].parent.glob("h_*.npy"))
-            hint = f"; there is {', '.join(others)}: give that --factor" if others and path == paths[0] else ""
-            raise UserError(f"{path}: not there{hint or '; run python train.py first'}")
+    path = settings_path(settings)
+    if not path.exists() and "arrays_dir" not in given:
+        pretrained = dataclasses.replace(settings, arrays_dir=str(PRETRAINED))
+        if settings_path(pretrained).is_file():
+            return load_filters(pretrained, given)
+    if not path.is_file():
+        others = sorted(p.stem.partition("_")[2] for p in path.parent.glob("settings_*.json"))
+        hint = f"; there are filters for --factor {', '.join(others)}" if others else ""
+        raise UserError(f"{path}: not there{hint or '; run python train.py first'}")
     try:
-        about = read_json(paths[-1])
+        about = read_json(path)
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}")
-        saved, digests = checked_settings(about["settings"]), dict(about["sha256"])
+        saved, digests, leaves = checked_settings(about["settings"]), dict(about["sha256"]), list(about["leaves"])
         learned = dataclasses.replace(settings, **saved)
         if learned.factor != settings.factor:
             raise ValueError(f"they are for factor {learned.tag}")
+        if len(leaves) != (0 if learned.feature_space == "spherical" else learned.stages):
+            raise ValueError("its stages are incomplete")
+        if not all(type(count) is int and 0 < count <= MOST_LEAVES for count in leaves):
+            raise ValueError("its number of leaves makes no sense")
     except (ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"{paths[-1]}: not settings of this version ({_line(fault)}); "
-                        "learn again with python train.py") from fault
-    for name in given & set(saved):
+        raise UserError(f"{path}: not settings of this version ({_line(fault)}); learn again with python train.py") from fault
+    for name in sorted(given & set(saved)):
         if getattr(settings, name) != getattr(learned, name):
-            raise UserError(f"{paths[0]}: learned with --{name} {getattr(learned, name)}, not {getattr(settings, name)}; "
+            raise UserError(f"{path}: learned with --{name} {getattr(learned, name)}, not {getattr(settings, name)}; "
                             "leave the option out, or learn again with it")
-    h = _load_array(paths[0], (learned.buckets, learned.taps), np.float32)
-    boundaries = Boundaries(*(_load_array(path, (classes - 1,), np.float64)
-                              for path, classes in zip(paths[1:3], learned.classes[2:4], strict=True)))
-    for path in paths[:3]:
-        if digests.get(path.name) != file_digest(path):
-            raise UserError(f"{path}: is not the one that {paths[-1].name} describes; run python train.py once more")
-    return h, boundaries, learned
+    arrays = []
+    for file, shape, dtype in _layout(learned, leaves):
+        if not file.is_file():
+            raise UserError(f"{file}: not there; run python train.py first")
+        arrays.append(_load_array(file, shape, dtype))
+        if digests.get(file.name) != file_digest(file):
+            raise UserError(f"{file}: is not the one that {path.name} describes; run python train.py once more")
+    if learned.feature_space == "spherical":
+        return Filters(arrays[0], Boundaries(*arrays[1:])), learned
+    try:
+        return [Stage(_tree(nodes), weights) for weights, nodes in zip(arrays[::2], arrays[1::2], strict=True)], learned
+    except (ValueError, OverflowError) as fault:
+        raise UserError(f"{path.parent}: {_line(fault)}; learn again with python train.py") from fault
+
+
+def _tree(nodes):
+    """A tree from its array: feature, threshold and children of each node; leaves are numbered in their order."""
+    if (np.abs(nodes) > 1e9).any():
+        raise ValueError("the nodes of a tree do not hang together")
+    leaf = nodes[:, 0] < 0
+    return read_tree({"feature": nodes[:, 0], "threshold": nodes[:, 1], "child": nodes[:, 2:],
+                      "leaf": np.where(leaf, np.cumsum(leaf) - 1, -1)})
 
 
 def _load_array(path, shape, dtype):
@@ -432,7 +497,7 @@ class Stages:
 def about_run(settings, command):
     """What decides a result: command, settings, the filters' SHA-256 and the versions, as a plain dict."""
     return {"command": " ".join(map(str, command)), "settings": dataclasses.asdict(settings),
-            "filters": {path.name: file_digest(path) for path in filter_paths(settings)},
+            "filters": read_json(settings_path(settings))["sha256"],
             "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
@@ -450,14 +515,16 @@ def write_whole(path, content):
 
 # ---------------------------------------------------------------------------------------------- figures
 
-def brain_mask(hr, margin):
-    """HR voxels of the cropped box that are not zero, up to the last slice that set the box.
+def brain_mask(pair):
+    """HR voxels that are not zero, FIGURE_MARGIN or more from the faces of the volume: what figures are taken over.
 
-    That slice is the one at ``side - margin``: a voxel too near to the face to be restored, but part of the brain.
+    Nearer to the faces the published filters have no whole patch.
     """
-    mask = np.zeros(hr.shape, bool)
-    inner = tuple(slice(margin, side - margin + 1) for side in hr.shape)
-    mask[inner] = hr[inner] != 0
+    mask = pair.hr != 0
+    for axis, (part, side) in enumerate(zip(pair.box, pair.shape, strict=True)):
+        place = np.arange(part.start, part.stop)
+        inside = (place >= FIGURE_MARGIN) & (place < side - FIGURE_MARGIN)
+        mask = mask & inside.reshape([-1 if a == axis else 1 for a in range(3)])
     return mask
 
 
@@ -468,9 +535,23 @@ def figures(hr, estimate, mask):
     difference between two methods in PSNR is the same in both.
     """
     squares = np.square(hr - estimate)
-    mean, similarity = structural_similarity(hr, estimate)
-    return {"psnr": decibel(np.mean(squares[mask], dtype=np.float64)), "ssim": float(similarity[mask].mean(dtype=np.float64)),
-            "psnr_box": decibel(np.mean(squares, dtype=np.float64)), "ssim_box": float(mean)}
+    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # of what the window needs
+    padded = [np.pad(volume, [(0, n) for n in short], mode="symmetric") if any(short) else volume for volume in (hr, estimate)]
+    mean, similarity = structural_similarity(*padded, win_size=SSIM_WINDOW, data_range=1.0, full=True)
+    return {"psnr": _decibel(np.mean(squares[mask], dtype=np.float64)),
+            "ssim": float(similarity[tuple(map(slice, hr.shape))][mask].mean(dtype=np.float64)),
+            "psnr_box": _decibel(np.mean(squares, dtype=np.float64)), "ssim_box": float(mean)}
+
+
+def figures_of(hr, estimates, mask):
+    """The figures of several estimates, a dict of arrays; two or more at a time, where there are cores."""
+    found = {}
+    in_threads(list(estimates), lambda name: found.__setitem__(name, figures(hr, estimates[name], mask)))
+    return {name: found[name] for name in estimates}
+
+
+def _decibel(error):
+    return float(-10 * np.log10(error)) if error > 0 else float("inf")
 
 
 def metrics_row(name, voxels, by_image):

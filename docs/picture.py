@@ -26,14 +26,14 @@ GOLD = "#ffb000"
 
 def main():
     """Four columns: HR, LR, best spline, restored; below each a square of it, enlarged."""
-    _, _, settings = load_filters(dataclasses.replace(Settings(), arrays_dir=str(ROOT / "demo" / "arrays")), set())
+    _, settings = load_filters(dataclasses.replace(Settings(), arrays_dir=str(ROOT / "demo" / "arrays")), set())
     path, = (ROOT / "demo" / "test").glob("*.nii.gz")
     result = max((ROOT / "demo" / "result").glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
     volume = read_volume(path)
     pair = make_pair(volume.data, settings)
     images = {"original (HR)": pair.hr, "low resolution (LR)": pair.lr, "best spline": best_spline(pair, settings),
               "restored": read_volume(result).data[pair.box] / np.float32(pair.scale)}
-    mask = brain_mask(pair.hr, settings.margin)
+    mask = brain_mask(pair)
     decibel = [f"{figures(pair.hr, image, mask)['psnr']:.2f} dB" for image in images.values()]
     turned, _ = canonical(images, volume.image.affine)
     slices = [plane(image, AXIS, int(PLACE * image.shape[AXIS])) for image in turned.values()]

@@ -7,7 +7,19 @@ import pytest
 from conftest import assert_one_line, run_command
 
 import filter_constant
-from filter_constant import FEATURE_TYPES, GROUPS, LR_TYPES, NOT_FOR, SOLVERS, Settings, UserError, command_line, run
+from filter_constant import (
+    FEATURE_TYPES,
+    GROUPS,
+    LR_TYPES,
+    NOT_FOR,
+    ONLY_OCTAHEDRAL,
+    ONLY_SPHERICAL,
+    SOLVERS,
+    Settings,
+    UserError,
+    command_line,
+    run,
+)
 
 COMMANDS = ("train", "test")
 
@@ -109,11 +121,26 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
                 continue
             end = field.metadata[limit]
             outside = 2 * end if isinstance(field.default, float) and beyond > 0 else end + beyond
+            best = ["--preset", "best"] if command == "train" and field.name in ONLY_OCTAHEDRAL else []
             if field.name != "factor" or end > 1:  # a factor of 1 on all axes is no task
-                assert field.name in command_line(command, [f"--{field.name}", str(end)])[1]
+                assert field.name in command_line(command, [f"--{field.name}", str(end), *best])[1]
             assert f"--{field.name}" in refused(capsys, command, f"--{field.name}", outside)
             checked += 1
     assert checked >= 10
+
+
+def test_a_preset_sets_several_options_and_others_change_it():
+    paper, best = Settings(), command_line("train", ["--preset", "best"])[0]
+    assert command_line("train", ["--preset", "paper"])[0] == paper and (paper.feature_space, paper.ridge) == ("spherical", 10)
+    assert (best.feature_space, best.start, best.filter_len, best.ridge) == ("octahedral", "projected", 7, 0)
+    assert command_line("train", ["--preset", "best", "--filter_len", "5", "--ridge", "300"])[0].ridge == 300
+    assert command_line("train", ["--ridge", "auto", "--feature_space", "octahedral"])[0].ridge == 0
+
+
+@pytest.mark.parametrize("name", ONLY_SPHERICAL + ("solver",))
+def test_options_of_the_spherical_space_are_refused_with_the_best_preset(capsys, name):
+    value = {"feature_type": "trace_fa", "solver": "cg"}.get(name, 5)
+    assert f"--{name}" in refused(capsys, "train", "--preset", "best", f"--{name}", value)
 
 
 # ---- what is refused
@@ -130,7 +157,8 @@ def test_even_lengths_are_refused(capsys, name):
     ["--factor", "9"], ["--factor", "-2"], ["--lr_type", "spline"], ["--feature_type", "lambda2_coh2"], ["--solver", "lsqr"],
     ["--sharpen", "perhaps"], ["--ridge", "nan"], ["--ridge", "inf"], ["--ridge", "0"], ["--ridge", "much"], ["--seed", "-1"],
     ["--sample_rate", "0"], ["--sample_rate", "1.5"], ["--train_div", "0"], ["--train_dir"], ["--blend_threshold", "10"],
-    ["--ridge", "5", "--solver", "cg"],
+    ["--ridge", "5", "--solver", "cg"], ["--ridge", "auto"], ["--stages", "2"], ["--leaves", "64"], ["--splits", "quantiles"],
+    ["--preset", "best", "--leaves", "64", "--splits", "quantiles"], ["--preset", "good"], ["--back_projections", "2"],
 ], ids=" ".join)
 def test_wrong_options_are_refused_in_one_line(capsys, arguments):
     refused(capsys, "train", *arguments)

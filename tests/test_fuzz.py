@@ -23,7 +23,7 @@ import test as restoring
 from checkpoint import Checkpoint, Finished
 from filter_constant import Settings, UserError
 from hashtable import Boundaries
-from matrix_compute import solve
+from matrix_compute import Filters, solve
 from util import filter_paths, load_filters, save_filters
 
 CASES = int(os.environ.get("FUZZ_CASES", 2100))
@@ -84,7 +84,7 @@ def files(tmp_path_factory):
     here = Settings(**{**SMALL.__dict__, "arrays_dir": str(folder)})
     h = np.zeros((here.buckets, here.taps), np.float32)
     h[:, here.taps // 2] = 1
-    save_filters(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), here, ["v.nii"])
+    save_filters(Filters(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))), here, ["v.nii"])
     checkpoint = Checkpoint(here)
     checkpoint.begin(Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), [Finished("v.nii", 1, "0")])
     gram = checkpoint.load(range(here.buckets))
@@ -103,8 +103,8 @@ def restore(folder, name, content, files):
     """What test.py does with one volume."""
     path = Path(folder, name)
     path.write_bytes(content)
-    h, boundaries, learned = files["filters"]
-    return restoring.restore_one(path, Path(folder, "result", name), h, boundaries, learned)[0]
+    filters, learned = files["filters"]
+    return restoring.restore_one(path, Path(folder, "result", name), filters, learned)[0]
 
 
 class Case:
@@ -164,7 +164,7 @@ def test_mutated_filters(files, changes):
         paths[-1].write_text(json.dumps(about))
     try:
         with Case("filters", folder):
-            h, boundaries, learned = load_filters(here, set())
+            (h, boundaries), learned = load_filters(here, set())
             assert h.shape == (learned.buckets, learned.taps) and np.isfinite(h).all()
             assert learned.arrays_dir == here.arrays_dir
     finally:

@@ -9,7 +9,8 @@ import test as script
 from filter_constant import Settings
 from get_lar import fine_to_low, interpolate, placement
 from hashtable import Boundaries
-from matrix_compute import Gram, accumulate, solve, upscale
+from matrix_compute import Filters, Gram, accumulate, solve
+from restore import upscale
 from util import save_filters
 
 FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
@@ -41,7 +42,7 @@ def run_upscale(tmp_path, image, settings, h, name="scan.nii"):
     settings = dataclasses.replace(settings, arrays_dir=str(tmp_path / "arrays"), test_dir=str(tmp_path / name), upscale=True,
                                    output=str(tmp_path / f"fine_{name}"), report=False)
     nib.save(image, tmp_path / name)
-    save_filters(h, BOUNDARIES, settings, [])
+    save_filters(Filters(h, BOUNDARIES), settings, [])
     assert script.restore(settings, set()) == 0
     return nib.load(tmp_path / f"fine_{name}")
 
@@ -117,14 +118,14 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
     """With learned filters: up to the filters' own lack of symmetry, each bin being learned from samples of its own."""
     from scipy.ndimage import gaussian_filter
     settings = Settings(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
-    h, boundaries = learned_filters(settings)
+    learned, keeps = Filters(*learned_filters(settings)), Filters(keeping(settings), BOUNDARIES)
     low = np.clip(gaussian_filter(np.random.default_rng(6).random((16, 18, 20)), 1) - 0.3, 0, None).astype(np.float32)
-    straight, kept = upscale(low, h, boundaries, settings), upscale(low, keeping(settings), boundaries, settings)
+    straight, kept = upscale(low, learned, settings), upscale(low, keeps, settings)
     change = np.sqrt(np.mean((straight - kept)**2))
     for axis in range(3):
         # Flipping the voxels and the affine's axis leaves the world as it was: the results flip alike.
-        flipped = np.flip(upscale(np.flip(low, axis).copy(), h, boundaries, settings), axis)
-        assert np.allclose(np.flip(upscale(np.flip(low, axis).copy(), keeping(settings), boundaries, settings), axis), kept,
+        flipped = np.flip(upscale(np.flip(low, axis).copy(), learned, settings), axis)
+        assert np.allclose(np.flip(upscale(np.flip(low, axis).copy(), keeps, settings), axis), kept,
                            atol=1e-5 * low.max())
         assert np.sqrt(np.mean((flipped - straight)**2)) < 0.2 * change  # measured: 0.10 to 0.11
         flip = np.eye(4)

@@ -17,7 +17,7 @@ import checkpoint
 import memory
 from filter_constant import CannotWrite, Settings, UserError
 from hashtable import Boundaries
-from matrix_compute import Gram, solve, solve_groups
+from matrix_compute import Filters, Gram, solve, solve_groups
 from util import load_filters, save_filters, whole_file
 
 # train.py with its sums in files of 10 buckets and, if asked, so little memory that they need several passes.
@@ -230,9 +230,9 @@ def filters(tmp_path):
 
 def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
     settings, h, boundaries = filters(tmp_path)
-    save_filters(h, boundaries, settings, ["a"])
+    save_filters(Filters(h, boundaries), settings, ["a"])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    save_filters(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence), settings, ["b"])
+    save_filters(Filters(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence)), settings, ["b"])
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for names in (["h_2.npy"], ["settings_2.json"], ["Qfactor_str2"], ["h_2.npy", "settings_2.json"],
                   ["h_2.npy", "Qfactor_str2"]):

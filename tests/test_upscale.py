@@ -12,7 +12,8 @@ import test as script
 from filter_constant import Settings, UserError, command_line
 from get_lar import best_spline, degrade, interpolate, kspace_kept, make_fine, make_pair
 from hashtable import Boundaries
-from matrix_compute import apply_filters, upscale
+from matrix_compute import Filters, apply_filters
+from restore import upscale
 from util import load_filters, save_filters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -40,7 +41,7 @@ def filters(settings, centre=1.0, seed=None):
 @pytest.fixture
 def restored(tmp_path):
     """Run test.py --upscale on images and return what it wrote, by name."""
-    save_filters(filters(SETTINGS), BOUNDARIES, dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")), [])
+    save_filters(Filters(filters(SETTINGS), BOUNDARIES), dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")), [])
     (tmp_path / "in").mkdir()
 
     def run(images, *options):
@@ -57,7 +58,7 @@ def restored(tmp_path):
 
 def test_constant_volumes_stay_constant_up_to_their_faces():
     settings = dataclasses.replace(SETTINGS, factor=(2, 1, 3))
-    fine = upscale(np.full((9, 8, 7), 37.5, np.float32), filters(settings, seed=1), BOUNDARIES, settings)
+    fine = upscale(np.full((9, 8, 7), 37.5, np.float32), Filters(filters(settings, seed=1), BOUNDARIES), settings)
     assert fine.shape == (18, 8, 21)
     assert np.allclose(fine, 37.5, rtol=1e-5)
 
@@ -65,15 +66,15 @@ def test_constant_volumes_stay_constant_up_to_their_faces():
 def test_voxels_near_the_faces_are_filtered_too():
     low = landscape()
     settings = dataclasses.replace(SETTINGS, grid="edges")
-    doubled = upscale(low, filters(settings, centre=1.1), BOUNDARIES, settings)
-    kept = upscale(low, filters(settings), BOUNDARIES, settings)
+    doubled = upscale(low, Filters(filters(settings, centre=1.1), BOUNDARIES), settings)
+    kept = upscale(low, Filters(filters(settings), BOUNDARIES), settings)
     touched = doubled != kept
     assert touched[kept > 0].mean() > 0.99  # but for what is clipped at the top
 
 
 def test_the_background_is_the_volumes_own():
     low = landscape()
-    fine = upscale(low, filters(SETTINGS, seed=2), BOUNDARIES, SETTINGS)
+    fine = upscale(low, Filters(filters(SETTINGS, seed=2), BOUNDARIES), SETTINGS)
     assert not fine[:7, :9, :11].any()
     assert fine[9:, 11:, 13:].all()
 
@@ -86,13 +87,14 @@ def test_bright_voxels_above_the_clip_stay_bright():
     assert make_fine(low, settings).scale < 4001
     low[10, 10, 9] = 20_000
     assert make_fine(low, settings).scale < 4001
-    fine = upscale(low, filters(settings), BOUNDARIES, settings)
+    fine = upscale(low, Filters(filters(settings), BOUNDARIES), settings)
     assert fine.max() == interpolate(low, fine.shape, settings).max() > 10_000
 
 
 def test_scaling_intensities_scales_the_result():
     low = landscape()
-    once, often = (upscale(low * np.float32(gain), filters(SETTINGS, seed=3), BOUNDARIES, SETTINGS) for gain in (1, 1000))
+    learned = Filters(filters(SETTINGS, seed=3), BOUNDARIES)
+    once, often = (upscale(low * np.float32(gain), learned, SETTINGS) for gain in (1, 1000))
     assert np.allclose(once * 1000, often, rtol=1e-4, atol=1e-2)
 
 
@@ -105,7 +107,7 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
         h, pair = filters(settings, seed=5), make_pair(image, settings)
         evaluated = np.zeros(pair.shape, np.float32)
         evaluated[pair.box] = apply_filters(pair.lr, h, BOUNDARIES, settings) * pair.scale
-        fine = upscale(pair.low, h, BOUNDARIES, settings)
+        fine = upscale(pair.low, Filters(h, BOUNDARIES), settings)
         inner = (slice(16, 28),) * 3
         # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change bucket.
         assert np.abs(fine - evaluated)[inner].max() < 0.01 * pair.scale, options
@@ -189,7 +191,7 @@ def test_a_series_is_restored_volume_by_volume(restored):
     assert fine.shape == (18, 16, 14, 3)
     assert fine.header.get_zooms()[3] == 1.5 and fine.header.get_xyzt_units() == ("mm", "sec")
     for n, volume in enumerate(volumes):
-        assert np.array_equal(fine.get_fdata()[..., n], upscale(volume, filters(SETTINGS), BOUNDARIES, SETTINGS))
+        assert np.array_equal(fine.get_fdata()[..., n], upscale(volume, Filters(filters(SETTINGS), BOUNDARIES), SETTINGS))
 
 
 def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
@@ -200,7 +202,8 @@ def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
     fine = restored({"plain.nii.gz": plain, "scaled.nii": scaled}, "--dtype", "same")
     assert fine["plain.nii.gz"].get_data_dtype() == np.int16 and fine["scaled.nii"].get_data_dtype() == np.uint16
     assert (fine["scaled.nii"].dataobj.slope, fine["scaled.nii"].dataobj.inter) == (0.25, 0)
-    expected = upscale(np.asarray(scaled.dataobj, np.float32) * np.float32(0.25), filters(SETTINGS), BOUNDARIES, SETTINGS)
+    voxels = np.asarray(scaled.dataobj, np.float32) * np.float32(0.25)
+    expected = upscale(voxels, Filters(filters(SETTINGS), BOUNDARIES), SETTINGS)
     assert np.abs(fine["scaled.nii"].get_fdata() - expected).max() <= 0.126
     assert restored({}, "--suffix", "_f")["plain_f.nii.gz"].get_data_dtype() == np.float32
 

@@ -17,6 +17,7 @@ from conftest import write_nifti
 
 from filter_constant import Settings, UserError
 from hashtable import Boundaries
+from matrix_compute import Filters
 from util import (
     brain_mask,
     figures,
@@ -229,7 +230,7 @@ def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
         write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)))
         write_whole(tmp_path / "report.html", "text")
         write_metrics(tmp_path / "metrics.csv", [{"volume": "x.nii.gz"}])
-        save_filters(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2)),
+        save_filters(Filters(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2))),
                      replace(SMALL, arrays_dir=str(tmp_path)), [])
     finally:
         os.umask(before)
@@ -255,7 +256,7 @@ def saved(tmp_path):
     rng = np.random.default_rng(47)
     h = rng.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
     boundaries = Boundaries(np.array([0.001, 0.02]), np.array([0.25, 0.5]))
-    save_filters(h, boundaries, settings, ["a.nii.gz", "sub/b.nii.gz"])
+    save_filters(Filters(h, boundaries), settings, ["a.nii.gz", "sub/b.nii.gz"])
     return SimpleNamespace(h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings))
 
 
@@ -270,16 +271,16 @@ def test_filters_lie_under_their_published_names(saved):
 
 def test_filters_of_several_factors_lie_side_by_side(saved):
     other = replace(saved.settings, factor=(1, 1, 4))
-    save_filters(saved.h, saved.boundaries, other, [])
+    save_filters(Filters(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
-    assert load_filters(other, {"factor"})[2].factor == (1, 1, 4) and load_filters(saved.settings, set())[2].factor == (2, 2, 2)
+    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4) and load_filters(saved.settings, set())[1].factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
     learned = replace(saved.settings, sharpen=True, seed=3, solver="cg", lr_type="kspace")
-    save_filters(saved.h, saved.boundaries, learned, [])
+    save_filters(Filters(saved.h, saved.boundaries), learned, [])
     plain = Settings(arrays_dir=saved.settings.arrays_dir, test_dir="elsewhere", blend_threshold=7)
-    h, boundaries, settings = load_filters(plain, set())
+    (h, boundaries), settings = load_filters(plain, set())
     np.testing.assert_array_equal(h, saved.h)
     for read, written in zip(boundaries, saved.boundaries):
         np.testing.assert_array_equal(read, written)
@@ -291,7 +292,7 @@ def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
 def test_filters_learned_with_other_settings_are_refused(saved, change):
     name, value = next(iter(change.items()))
     text = one_line(load_filters, replace(saved.settings, **change), {name})
-    assert f"--{name}" in text and str(value) in text and str(getattr(SMALL, name)) in text and "h_2.npy" in text
+    assert f"--{name}" in text and str(value) in text and str(getattr(SMALL, name)) in text and "settings_2.json" in text
 
 
 def test_equal_settings_may_be_given(saved):
@@ -300,7 +301,7 @@ def test_equal_settings_may_be_given(saved):
 
 def test_filters_of_another_factor_are_pointed_at(saved):
     text = one_line(load_filters, replace(saved.settings, factor=(3, 3, 3)), {"factor"})
-    assert "h_3.npy" in text and "h_2.npy" in text
+    assert "settings_3.json" in text and "--factor 2" in text
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -386,11 +387,13 @@ def test_equal_volumes_have_an_infinite_psnr_and_an_ssim_of_one():
     assert found["ssim"] == pytest.approx(1) and found["ssim_box"] == pytest.approx(1)
 
 
-def test_brain_mask_holds_what_is_not_black_up_to_the_last_slice_of_the_box():
+def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_volume():
     hr = np.ones((12, 13, 14), np.float32)
     hr[6, 6, 6] = 0
-    mask = brain_mask(hr, 5)
-    assert mask.sum() == 3 * 4 * 5 - 1 and mask[5, 5, 5] and mask[7, 8, 9] and not mask[8, 8, 9] and not mask[6, 6, 6]
+    pair = SimpleNamespace(hr=hr, box=(slice(2, 14), slice(0, 13), slice(0, 14)), shape=(16, 13, 30))
+    mask = brain_mask(pair)
+    assert mask.sum() == 6 * 3 * 9 - 1  # 3 to 8 along the first axis, 5 to 7, 5 to 13
+    assert mask[3, 5, 5] and mask[8, 7, 13] and not mask[2, 5, 5] and not mask[9, 5, 5] and not mask[6, 6, 6]
 
 
 def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):

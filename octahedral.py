@@ -1,0 +1,281 @@
+"""Features of a voxel in a frame of its own: the octahedral group takes the direction out of what filters must learn.
+
+A cube has 48 symmetries: 6 orders of the axes times 8 flips. Each voxel's surroundings are turned by the one that brings its
+principal gradient direction v into one chamber: v points along the smoothed gradient, and its components fall in size. So an
+edge that runs up and one that runs left are one case, learned together; a filter is stored once instead of 48 times. In that
+frame, the features below say what the surroundings look like. Where the factor differs between axes, only axes of equal
+factor change places.
+
+Volumes are padded by `REACH` voxels on every side, and worked on in slabs of planes so that memory stays small.
+"""
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from filter_constant import WINDOW_SIGMA
+from filter_func import gaussian_weights
+from hashtable import eigen_3x3
+from spline import Operator, apply_operators
+
+REACH = 6  # voxels: the longest of what features and taps reach
+SLAB = 48  # planes at a time
+PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
+WINDOW, WIDE, MEAN = gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)
+
+FEATURES = (
+    "strength", "ratio_2", "ratio_3", "slope_1", "slope_2",  # log l1, l2 / l1, l3 / l1, |v1| / |v0|, |v2| / |v0|
+    "place_0", "place_1", "place_2", "apart_0", "apart_1", "apart_2",  # from the nearest LR sample, signed and not
+    "bend_0", "bend_1", "bend_2", "bend", "bend_raw",  # second differences / sqrt(l1), their sum, the sum as it is
+    "wide_bend_0", "wide_bend_1", "wide_bend_2",  # second differences over two voxels
+    "twist_01", "twist_02", "twist_12",  # mixed differences
+    "rise_0", "rise_1", "rise_2",  # first differences
+    "above_wide", "above_mean", "mean", "value",  # less a Gaussian of sigma 2; less the mean of 5^3; that mean; the voxel
+    "moved", "moved_raw", "brain",  # from the start, / sqrt(l1) and as it is; share of the 5^3 voxels in the brain
+    "coherence",
+)
+
+
+class Scene(NamedTuple):
+    """A volume as a stage sees it; all padded by REACH voxels on every side."""
+
+    estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: what the stage before restored
+    start: np.ndarray  # (X, Y, Z) float32: what the first stage began with
+    mask: np.ndarray  # (X, Y, Z) bool: voxels to restore
+    place: np.ndarray  # (3, longest side) float32: per axis, how far each voxel is from the nearest LR sample
+    swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
+
+
+def make_scene(estimate, start, mask, place, factor):
+    """Pad what a stage needs. `place` holds an array per axis, in LR voxels, as `places` gives it."""
+    longest = max(mask.shape) + 2 * REACH
+    padded = np.zeros((3, longest), np.float32)
+    for axis, along in enumerate(place):
+        padded[axis, REACH:REACH + len(along)] = along
+    swaps = np.array([factor.index(f) for f in factor])
+    around = [_mirrored(volume) for volume in ([estimate] if start is estimate else [estimate, start])]
+    return Scene(around[0], around[-1], np.pad(mask, REACH), padded, swaps)
+
+
+def _mirrored(volume):
+    return np.pad(volume, REACH, mode="symmetric")
+
+
+def places(side, step, first):
+    """How far each of `side` voxels is from the nearest LR sample, in LR voxels: in (-1/2, 1/2], the middle being 1/2."""
+    at = first + step * np.arange(side)
+    apart = np.round(at - np.round(at), 6)  # rounded, so that both ends of a volume agree
+    return np.where(apart == -0.5, 0.5, apart).astype(np.float32)
+
+
+def ball(radius_squared, centre=True):
+    """Voxels within a radius, as displacements: shape (taps, 3), in raster order. A negative square: none."""
+    reach = int(max(radius_squared, 0) ** 0.5)
+    near = np.stack(np.meshgrid(*3 * [np.arange(-reach, reach + 1)], indexing="ij"), -1).reshape(-1, 3)
+    squares = (near**2).sum(1)
+    return near[(squares <= radius_squared) & (centre | (squares > 0))]
+
+
+def turned_offsets(displacements, shape):
+    """Displacements in the voxel's own frame as offsets in a flat volume, for each of the 48 orientations.
+
+    Parameters
+    ----------
+    displacements : ndarray of int, shape (taps, 3)
+    shape : tuple of three int
+        Of the padded volume.
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (48, taps)
+        Row ``permutation * 8 + flips``: axis k of the frame is axis ``PERMUTATIONS[permutation, k]`` of the volume,
+        reversed where bit k of flips is set.
+    """
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    signs = np.array([[-1 if flips >> k & 1 else 1 for k in range(3)] for flips in range(8)])
+    return np.concatenate([(displacements @ (signs * strides[permutation]).T).T for permutation in PERMUTATIONS])
+
+
+class Slab(NamedTuple):
+    """Planes of a scene with what is computed from them; everything (x, Y, Z) float32."""
+
+    planes: slice  # of the padded volume
+    first: int  # these voxels of the list lie in it
+    last: int
+    tensor: np.ndarray  # (6, x, Y, Z): xx, yy, zz, xy, xz, yz
+    smooth: np.ndarray
+    wide: np.ndarray
+    mean: np.ndarray
+    brain: np.ndarray
+
+
+def slabs(scene, voxels):
+    """Go through a scene in slabs that hold all of `voxels` (flat indices in the padded volume, ascending)."""
+    nx, plane = scene.mask.shape[0], scene.mask.shape[1] * scene.mask.shape[2]
+    for start in range(REACH, nx - REACH, SLAB):
+        stop = min(start + SLAB, nx - REACH)
+        first, last = np.searchsorted(voxels, [start * plane, stop * plane])
+        if first == last:
+            continue
+        planes = slice(start - REACH, stop + REACH)
+        x = scene.estimate[planes]
+        gradients = [_central_difference(x, axis) for axis in range(3)]
+        tensor = np.stack([smoothed(gradients[a] * gradients[b], WINDOW)
+                           for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))])
+        yield Slab(planes, int(first), int(last), tensor, smoothed(x, WINDOW), smoothed(x, WIDE), smoothed(x, MEAN),
+                   smoothed(scene.mask[planes].astype(np.float32), MEAN))
+
+
+def smoothed(volume, weights):
+    """Correlate with the outer product of `weights`; beyond the faces the volume is zero."""
+    return apply_operators(volume, [_window_operator(side, weights) for side in volume.shape])
+
+
+def _window_operator(side, weights):
+    """The banded matrix of a symmetric window."""
+    half = len(weights) // 2
+    start = np.clip(np.arange(side) - half, 0, max(side - len(weights), 0))
+    taps = start[:, None] + np.arange(min(len(weights), side))
+    place = taps - np.arange(side)[:, None] + half
+    inside = (place >= 0) & (place < len(weights))
+    return Operator(start, np.where(inside, weights[np.clip(place, 0, len(weights) - 1)], 0).astype(np.float32), side)
+
+
+def _central_difference(volume, axis):
+    result = np.zeros_like(volume)
+    inner = [slice(None)] * 3
+    ahead, behind = list(inner), list(inner)
+    inner[axis], ahead[axis], behind[axis] = slice(1, -1), slice(2, None), slice(None, -2)
+    np.subtract(volume[tuple(ahead)], volume[tuple(behind)], out=result[tuple(inner)])
+    result *= np.float32(0.5)
+    return result
+
+
+def describe(scene, voxels):
+    """Features and orientation of voxels.
+
+    Parameters
+    ----------
+    scene : Scene
+    voxels : ndarray of int64, ascending
+        Flat indices in the padded volume.
+
+    Returns
+    -------
+    features : ndarray of float32, shape (n, len(FEATURES))
+    orientation : ndarray of uint8, shape (n,)
+        Row of `turned_offsets`.
+    """
+    features = np.empty((voxels.size, len(FEATURES)), np.float32)
+    orientation = np.empty(voxels.size, np.uint8)
+    for slab in slabs(scene, voxels):
+        here = slice(slab.first, slab.last)
+        _describe(voxels[here] - slab.planes.start * scene.mask[0].size, scene.estimate[slab.planes],
+                  scene.start[slab.planes], slab.planes.start, scene.place, scene.swaps, slab.tensor, slab.smooth, slab.wide,
+                  slab.mean, slab.brain, features[here], orientation[here])
+    return features, orientation
+
+
+def classify(scene, voxels, tree):
+    """The leaf of a tree that each voxel falls into, and its orientation: ndarrays of int32 and uint8, shape (n,)."""
+    leaf, orientation = np.empty(voxels.size, np.int32), np.empty(voxels.size, np.uint8)
+    for slab in slabs(scene, voxels):
+        here = slice(slab.first, slab.last)
+        _classify(voxels[here] - slab.planes.start * scene.mask[0].size, scene.estimate[slab.planes],
+                  scene.start[slab.planes], slab.planes.start, scene.place, scene.swaps, slab.tensor, slab.smooth, slab.wide,
+                  slab.mean, slab.brain, tree.feature, tree.threshold, tree.child, tree.leaf, leaf[here], orientation[here])
+    return leaf, orientation
+
+
+# ---------------------------------------------------------------------------------------------- kernels
+
+@njit(cache=True)
+def _voxel(at, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, f):
+    """Write one voxel's features to `f`; returns its orientation. All volumes are flat; `at` is the voxel's index."""
+    nx, ny, nz = x.shape
+    strides = (ny * nz, nz, 1)
+    here = (at // (ny * nz) + x_first, at // nz % ny, at % nz)
+    flat, centre = x.reshape(-1), x.reshape(-1)[at]
+    t = tensor.reshape(6, -1)
+    l1, l2, l3, v0, v1, v2 = eigen_3x3(t[0, at], t[1, at], t[2, at], t[3, at], t[4, at], t[5, at])
+    v = (v0, v1, v2)
+    along = 0.0
+    for a in range(3):
+        along += v[a] * (smooth.reshape(-1)[at + strides[a]] - smooth.reshape(-1)[at - strides[a]])
+    turn = -1.0 if along < 0 else 1.0
+    # Order the axes by the size of v's components; axes of different factors keep their places.
+    p0, p1, p2 = 0, 1, 2
+    if swaps[p0] == swaps[p1] and abs(v[p1]) > abs(v[p0]):
+        p0, p1 = p1, p0
+    if swaps[p1] == swaps[p2] and abs(v[p2]) > abs(v[p1]):
+        p1, p2 = p2, p1
+    elif swaps[p0] == swaps[p2] and swaps[p1] != swaps[p2] and abs(v[p2]) > abs(v[p0]):
+        p0, p2 = p2, p0
+    if swaps[p0] == swaps[p1] and abs(v[p1]) > abs(v[p0]):
+        p0, p1 = p1, p0
+    p = (p0, p1, p2)
+    permutation = p0 * 2 + (1 if p1 > p2 else 0)
+    flips = 0
+    scale = np.sqrt(l1) + 1e-5
+    f[0] = np.log(l1 + 1e-8)
+    f[1] = l2 / (l1 + 1e-12)
+    f[2] = l3 / (l1 + 1e-12)
+    f[3] = abs(v[p1]) / (abs(v[p0]) + 1e-6)
+    f[4] = abs(v[p2]) / (abs(v[p0]) + 1e-6)
+    signs, total = (1, 1, 1), 0.0
+    s0, s1, s2 = 1, 1, 1
+    if turn * v[p0] < 0:
+        s0 = -1
+    if turn * v[p1] < 0:
+        s1 = -1
+    if turn * v[p2] < 0:
+        s2 = -1
+    signs = (s0, s1, s2)
+    for k in range(3):
+        flips |= (1 << k) if signs[k] < 0 else 0
+        step = signs[k] * strides[p[k]]
+        apart = place[p[k], here[p[k]]]
+        signed = apart if apart == np.float32(0.5) else signs[k] * apart
+        f[5 + k], f[8 + k] = signed, abs(apart)
+        ahead, behind = flat[at + step], flat[at - step]
+        bend = ahead + behind - 2 * centre
+        total += bend
+        f[11 + k] = bend / scale
+        f[16 + k] = (flat[at + 2 * step] + flat[at - 2 * step] - 2 * centre) / scale
+        f[22 + k] = (ahead - behind) / scale
+    f[14], f[15] = total / scale, total
+    pair = 19
+    for a in range(2):
+        for b in range(a + 1, 3):
+            i, j = signs[a] * strides[p[a]], signs[b] * strides[p[b]]
+            f[pair] = (flat[at + i + j] - flat[at + i - j] - flat[at - i + j] + flat[at - i - j]) / (4 * scale)
+            pair += 1
+    average, moved = mean.reshape(-1)[at], centre - start.reshape(-1)[at]
+    f[25] = (centre - wide.reshape(-1)[at]) / scale
+    f[26] = (centre - average) / scale
+    f[27], f[28] = average, centre
+    f[29], f[30] = moved / scale, moved
+    f[31] = brain.reshape(-1)[at]
+    r1, r2, r3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
+    f[32] = (r1 - r2 - r3) / (r1 + r2 + r3 + 1e-12)
+    return np.uint8(permutation * 8 + flips)
+
+
+@njit(parallel=True, cache=True)
+def _describe(voxels, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, features, orientation):
+    for n in prange(voxels.size):
+        orientation[n] = _voxel(voxels[n], x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, features[n])
+
+
+@njit(parallel=True, cache=True)
+def _classify(voxels, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain,
+              feature, threshold, child, leaf_of, leaf, orientation):
+    for block in prange((voxels.size + 1023) // 1024):
+        f = np.empty(33, np.float32)
+        for n in range(block * 1024, min((block + 1) * 1024, voxels.size)):
+            orientation[n] = _voxel(voxels[n], x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, f)
+            node = 0
+            while feature[node] >= 0:
+                node = child[node, 1 if f[feature[node]] >= threshold[node] else 0]
+            leaf[n] = leaf_of[node]

@@ -1,0 +1,115 @@
+"""octahedral.py: features in the voxel's own frame, against their literal definition."""
+import itertools
+
+import naive
+import numpy as np
+import pytest
+
+from octahedral import FEATURES, PERMUTATIONS, REACH, ball, classify, describe, make_scene, places, turned_offsets
+from tree import quantile_tree
+
+FACTOR = (2, 2, 2)
+
+
+def landscape(seed=0, shape=(17, 19, 18)):
+    from scipy.ndimage import gaussian_filter
+    return np.clip(gaussian_filter(np.random.default_rng(seed).random(shape), 1.3) * 3 - 1, 0, 1).astype(np.float32)
+
+
+def scene_of(estimate, start=None, mask=None, factor=FACTOR):
+    along = [places(side, (side // 2 - 1) / (side - 1), 0.0) for side in estimate.shape]
+    mask = np.ones(estimate.shape, bool) if mask is None else mask
+    return make_scene(estimate, estimate if start is None else start, mask, along, factor)
+
+
+def everything(scene):
+    return np.flatnonzero(scene.mask)
+
+
+def test_the_48_rows_are_all_orientations_of_a_cube():
+    shape, displacements = (31, 37, 41), np.array([[1, 2, 3]])
+    flat = {int(offset) for offset in turned_offsets(displacements, shape).ravel()}
+    expected = {(s[0] * p[0] * 37 + s[1] * p[1]) * 41 + s[2] * p[2]
+                for p in itertools.permutations((1, 2, 3)) for s in itertools.product((1, -1), repeat=3)}
+    assert flat == expected and len(flat) == 48
+
+
+def test_balls_hold_the_voxels_within_their_radius():
+    assert [len(ball(r2)) for r2 in (-1, 0, 1, 3, 6, 9)] == [0, 1, 7, 27, 81, 123]
+    assert len(ball(9, centre=False)) == 122 and (ball(6) ** 2).sum(1).max() == 6
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4), (2, 3, 2), (2, 3, 4)], ids=str)
+def test_features_equal_their_definition(factor):
+    estimate, start = landscape(), landscape(1)
+    mask = np.random.default_rng(2).random(estimate.shape) < 0.7
+    scene = scene_of(estimate, start, mask, factor)
+    voxels = everything(scene)
+    features, orientation = describe(scene, voxels)
+    chosen = np.random.default_rng(3).choice(len(voxels), 60, replace=False)
+    for n in chosen:
+        expected, code = naive.describe(scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS)
+        assert orientation[n] == code
+        np.testing.assert_allclose(features[n], expected, rtol=2e-3, atol=2e-4)
+
+
+def test_flat_surroundings_give_finite_features():
+    scene = scene_of(np.full((9, 9, 9), 0.5, np.float32))
+    features, orientation = describe(scene, everything(scene))
+    assert np.isfinite(features).all() and (orientation < 48).all()
+
+
+def test_slabs_do_not_show(monkeypatch):
+    import octahedral
+    scene = scene_of(landscape())
+    whole = describe(scene, everything(scene))
+    monkeypatch.setattr(octahedral, "SLAB", 5)
+    for one, other in zip(whole, describe(scene, everything(scene))):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_axes_of_different_factors_keep_their_places():
+    scene = scene_of(landscape(), factor=(1, 1, 4))
+    _, orientation = describe(scene, everything(scene))
+    kept = PERMUTATIONS[orientation // 8]
+    assert set(map(tuple, kept)) == {(0, 1, 2), (1, 0, 2)}
+
+
+@pytest.mark.parametrize("turn", [lambda v: v[::-1], lambda v: v[:, ::-1, ::-1], lambda v: v.transpose(1, 0, 2),
+                                  lambda v: v.transpose(2, 0, 1)[:, ::-1]], ids=["flip", "two flips", "swap", "rotate"])
+def test_a_turned_volume_has_the_turned_features(turn):
+    """To rounding; where two components of the direction are alike to rounding, the frame may be another one."""
+    estimate = landscape(4, (16, 16, 16))
+    turned = np.ascontiguousarray(turn(estimate))
+    scene, other = scene_of(estimate), scene_of(turned)
+    features, _ = describe(scene, everything(scene))
+    found, _ = describe(other, everything(other))
+    grids = [np.moveaxis(values.reshape(16, 16, 16, -1), -1, 0) for values in (features, found)]
+    apart = np.abs(np.stack([turn(grid) for grid in grids[0]]) - grids[1]) / (1 + np.abs(grids[1]))
+    assert np.mean(apart.max(0) > 1e-2) < 0.01, np.mean(apart.max(0) > 1e-2)
+
+
+def test_places_are_the_same_from_both_ends():
+    for side, factor in itertools.product((8, 12, 14, 24, 36), (2, 3, 4)):
+        n = side // factor
+        if n > 1:
+            along = places(side, (n - 1) / (side - 1), 0.0)
+            assert np.abs(along).max() <= 0.5
+            half = along == 0.5
+            np.testing.assert_array_equal(np.where(half, along, -along), along[::-1])
+
+
+def test_classify_walks_the_tree_that_describe_feeds():
+    scene = scene_of(landscape())
+    voxels = everything(scene)
+    features, orientation = describe(scene, voxels)
+    tree = quantile_tree(features)
+    leaf, turned = classify(scene, voxels, tree)
+    np.testing.assert_array_equal(turned, orientation)
+    np.testing.assert_array_equal(leaf, [naive.walk(tree, row) for row in features])
+
+
+def test_every_feature_has_a_name():
+    scene = scene_of(landscape())
+    assert describe(scene, everything(scene)[:3])[0].shape == (3, len(FEATURES)) and len(set(FEATURES)) == len(FEATURES)
+    assert REACH >= 6  # the Gaussian of sigma 2 reaches 5, the window over gradients 5

@@ -1,0 +1,337 @@
+"""stages.py: samples, ridges pulled to the parent, filters in the voxel's own frame; and --preset best from end to end."""
+import csv
+import json
+import random
+import time
+from dataclasses import replace
+
+import nibabel as nib
+import numba
+import numpy as np
+import pytest
+from conftest import assert_one_line, golden_figures, run_command, write_nifti
+from synthetic import brain, command, save, start
+
+from filter_constant import PRESETS, Settings, UserError
+from get_lar import best_spline, degrade, make_pair
+from matrix_compute import Gram
+from octahedral import REACH, classify, describe, turned_offsets
+from restore import restore, upscale
+from stages import (
+    Stage,
+    accumulate_stage,
+    apply_stage,
+    draw,
+    held_out,
+    plant,
+    restore_stages,
+    scene_of,
+    solve_stage,
+    stage_gram,
+    stage_taps,
+)
+from tree import quantile_tree, tree_of
+from util import load_filters, save_filters
+
+BEST = Settings(**PRESETS["best"] | {"leaves": 8, "stages": 2})
+SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
+QUICK_SETTINGS = replace(BEST, filter_len=5)
+
+
+def piece(seed=0):
+    """A piece of a brain with some black around it."""
+    volume = golden_figures(2).volume[4:34, 6:36, 6:38].copy()
+    return np.ascontiguousarray(np.roll(volume, seed, 0))
+
+
+def learn(pairs, settings):
+    stages = []
+    for number in range(settings.stages):
+        tree = plant([draw(pair, stages, settings, 20_000, str(n)) for n, pair in enumerate(pairs)], settings)
+        gram = stage_gram(tree, number, settings)
+        for n, pair in enumerate(pairs):
+            accumulate_stage(gram, pair, stages, tree, settings, str(n))
+        stages.append(Stage(tree, solve_stage(gram, tree, settings)[0]))
+    return stages
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return make_pair(piece(), QUICK_SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def stages(pair):
+    return learn([pair], QUICK_SETTINGS)
+
+
+def rows_of(scene, hr, voxels, orientation, number, settings):
+    """Literal samples: taps of the estimate, taps of the start, the target, all less the estimate's voxel."""
+    x, start, target = scene.estimate.reshape(-1), scene.start.reshape(-1), np.pad(hr, REACH).reshape(-1)
+    now, then = (turned_offsets(taps, scene.mask.shape) for taps in stage_taps(number, settings))
+    return np.array([[*(x[at + now[turn]] - x[at]), *(start[at + then[turn]] - x[at]), target[at] - x[at]]
+                     for at, turn in zip(voxels, orientation)], np.float64)
+
+
+# ---- learning
+
+@pytest.mark.parametrize("rate", [1, 3])
+@pytest.mark.parametrize("number", [0, 1])
+def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
+    settings = replace(QUICK_SETTINGS, sample_rate=rate)
+    scene = scene_of(pair, restore_stages(pair, stages[:number], settings), settings)
+    voxels = np.flatnonzero(scene.mask)
+    tree = quantile_tree(describe(scene, voxels)[0])
+    gram = stage_gram(tree, number, settings)
+    accumulate_stage(gram, pair, stages[:number], tree, settings, "a")
+    leaf, orientation = classify(scene, voxels, tree)
+    bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, "a")
+    if rate == 1:
+        np.testing.assert_array_equal(gram.count, np.bincount(bucket, minlength=2 * tree.leaves))
+        for b in (0, int(bucket.max()), int(np.bincount(bucket).argmax())):
+            rows = rows_of(scene, pair.hr, voxels[bucket == b], orientation[bucket == b], number, settings)
+            np.testing.assert_allclose(gram.full(b), np.tril(rows.T @ rows), rtol=1e-3, atol=1e-4)
+    else:
+        assert 0.25 < gram.count.sum() / voxels.size < 0.42
+
+
+def test_sums_are_the_same_for_any_number_of_threads_and_in_two_parts(pair, stages, monkeypatch):
+    tree = stages[0].tree
+    grams = [stage_gram(tree, 0, QUICK_SETTINGS) for _ in range(3)]
+    accumulate_stage(grams[0], pair, [], tree, QUICK_SETTINGS, "a")
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    accumulate_stage(grams[1], pair, [], tree, QUICK_SETTINGS, "a")
+    numba.set_num_threads(threads)
+    wanted = np.arange(2 * tree.leaves) % 3 == 0
+    for part in (wanted, ~wanted):  # as after a kill between two files of sums
+        accumulate_stage(grams[2], pair, [], tree, QUICK_SETTINGS, "a", wanted=part)
+    for gram in grams[1:]:
+        np.testing.assert_array_equal(gram.packed, grams[0].packed)
+        np.testing.assert_array_equal(gram.count, grams[0].count)
+
+
+def random_sums(tree, taps=6, seed=0, empty=()):
+    random = np.random.default_rng(seed)
+    gram = Gram(2 * tree.leaves, taps)
+    rows = []
+    for b in range(2 * tree.leaves):
+        n = 0 if b in empty else 60
+        a = random.standard_normal((n, taps))
+        rows.append(np.column_stack([a, a @ random.standard_normal(taps) + random.normal(0, 0.3, n)]))
+        gram.packed[b], gram.count[b] = (rows[-1].T @ rows[-1])[np.tril_indices(taps + 1)], n
+    return gram, rows
+
+
+TREE = tree_of([(0, 0.0, 1, 2), None, (1, 0.5, 3, 4), None, None])  # leaves 0, 1, 2: nodes 1, 3, 4
+
+
+def literal_filters(rows, ridge):
+    """The filters of TREE's leaves from the samples of each, by the definition of the pull to the parent."""
+    def pulled(samples, towards):
+        a, b = samples[:, :-1], samples[:, -1]
+        pull = ridge * (a**2).sum() / (len(a) * a.shape[1]) if len(a) else 1.0
+        return np.linalg.solve(a.T @ a + pull * np.eye(a.shape[1]), a.T @ b + pull * towards)
+
+    root = pulled(np.concatenate(rows), np.zeros(rows[0].shape[1] - 1))
+    middle = pulled(np.concatenate(rows[1:]), root)
+    return np.array([pulled(rows[0], root), pulled(rows[1], middle), pulled(rows[2], middle)])
+
+
+def test_each_filter_is_pulled_to_that_of_the_node_above():
+    gram, rows = random_sums(TREE)
+    together = [np.concatenate([rows[leaf], rows[leaf + 3]]) for leaf in range(3)]
+    weights, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=40.0))
+    assert ridge == 40 and not missed
+    np.testing.assert_allclose(weights, literal_filters(together, 40.0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_leaf_without_samples_has_the_filter_of_its_parent():
+    gram, rows = random_sums(TREE, empty=(1, 4))
+    weights, *_ = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=40.0))
+    together = [np.concatenate([rows[leaf], rows[leaf + 3]]) for leaf in range(3)]
+    np.testing.assert_allclose(weights, literal_filters(together, 40.0), rtol=1e-4, atol=1e-5)
+    assert np.abs(weights[1] - weights[2]).max() > 0.01
+
+
+def test_auto_takes_the_ridge_that_misses_the_held_out_voxels_by_least():
+    gram, rows = random_sums(TREE, taps=20)
+    _, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=0.0))
+    assert ridge == min(missed, key=missed.get) and len(missed) >= 5
+    for weight, value in missed.items():
+        filters = literal_filters(rows[:3], weight)
+        literal = np.concatenate([part[:, -1] - part[:, :-1] @ g for part, g in zip(rows[3:], filters)])
+        assert value == pytest.approx(np.mean(literal**2), rel=1e-6)
+
+
+def test_held_out_voxels_are_cubes_and_about_one_in_sixteen():
+    shape = (96, 96, 96)
+    held = held_out(np.arange(96**3), shape, 0, "a").reshape(6, 16, 6, 16, 6, 16).transpose(0, 2, 4, 1, 3, 5).reshape(216, -1)
+    assert (held.all(1) == held.any(1)).all() and 3 <= held.any(1).sum() <= 30
+    assert (held_out(np.arange(96**3), shape, 0, "b") != held_out(np.arange(96**3), shape, 0, "a")).any()
+
+
+# ---- restoring
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_stage_gives_each_voxel_the_filter_of_its_leaf_turned_its_way(pair, stages, number):
+    scene = scene_of(pair, restore_stages(pair, stages[:number], QUICK_SETTINGS), QUICK_SETTINGS)
+    result = np.pad(apply_stage(scene, stages[number], number, QUICK_SETTINGS), REACH).reshape(-1)
+    voxels = np.flatnonzero(scene.mask)[::97]
+    leaf, orientation = classify(scene, voxels, stages[number].tree)
+    rows = rows_of(scene, pair.hr, voxels, orientation, number, QUICK_SETTINGS)[:, :-1]
+    expected = scene.estimate.reshape(-1)[voxels] + (rows * stages[number].weights[leaf]).sum(1)
+    np.testing.assert_allclose(result[voxels], expected, atol=1e-5)
+
+
+def test_stages_learned_on_a_brain_restore_another_better_than_the_best_spline(pair, stages):
+    other = make_pair(np.ascontiguousarray(golden_figures(2).volume[10:40, 12:42, 10:40]), QUICK_SETTINGS)
+    spline, mask = best_spline(other, QUICK_SETTINGS), other.mask
+    errors = [float(np.mean((volume - other.hr)[mask] ** 2)) for volume in (spline, other.lr, restore(other, stages,
+                                                                                                      QUICK_SETTINGS))]
+    assert errors[2] < errors[1] < errors[0], errors
+
+
+@pytest.mark.parametrize("turn, back", [
+    (lambda v: v[::-1], lambda v: v[::-1]), (lambda v: v[:, ::-1, ::-1], lambda v: v[:, ::-1, ::-1]),
+    (lambda v: v.transpose(1, 0, 2), lambda v: v.transpose(1, 0, 2)),
+    (lambda v: v.transpose(2, 0, 1)[::-1], lambda v: v[::-1].transpose(1, 2, 0))], ids=["flip", "flips", "swap", "rotate"])
+def test_a_turned_volume_is_restored_to_the_turned_restoration(stages, turn, back):
+    """To rounding: 1e-4 of the range. Where a feature lies on a threshold to rounding, a voxel may take another leaf."""
+    volume = piece()[:28, :28, :28].copy()
+    results = []
+    for source in (volume, np.ascontiguousarray(turn(volume))):
+        pair = make_pair(source, QUICK_SETTINGS)
+        results.append(np.zeros(source.shape, np.float32))
+        results[-1][pair.box] = restore_stages(pair, stages, QUICK_SETTINGS)
+    apart = np.abs(back(results[1]) - results[0])
+    assert np.mean(apart > 1e-4) < 0.02 and apart.mean() < 1e-4, (np.mean(apart > 1e-4), apart.mean())
+
+
+def test_factors_may_differ_by_axis():
+    settings = replace(QUICK_SETTINGS, factor=(1, 1, 4), lr_type="average", grid="edges")
+    pair = make_pair(piece(), settings)
+    learned = learn([pair], settings)
+    error = [float(np.mean((volume - pair.hr)[pair.mask] ** 2)) for volume in (best_spline(pair, settings),
+                                                                               restore(pair, learned, settings))]
+    assert error[1] < error[0]
+
+
+@pytest.mark.parametrize("kind", [{}, {"lr_type": "average", "grid": "edges"}, {"lr_type": "kspace", "kspace_keep": "auto"}],
+                         ids=str)
+def test_upscaling_in_stages_keeps_scale_and_background(stages, kind):
+    settings = replace(QUICK_SETTINGS, **kind)
+    low = degrade(piece(), settings).astype(np.float32)
+    low[:3] = 0
+    fine = upscale(low, stages, settings)
+    assert fine.shape == tuple(2 * side for side in low.shape) and np.isfinite(fine).all() and fine.min() >= 0
+    assert not fine[:4].any()
+    assert abs(np.median(fine[fine > 0]) / np.median(low[low > 0]) - 1) < 0.1
+    np.testing.assert_allclose(upscale(low * 10, stages, settings), fine * 10, rtol=1e-3, atol=fine.max() * 1e-2)
+
+
+# ---- files
+
+def test_stages_are_read_as_they_were_written(stages, tmp_path):
+    settings = replace(QUICK_SETTINGS, arrays_dir=str(tmp_path))
+    save_filters(stages, settings, ["a.nii.gz"])
+    found, learned = load_filters(Settings(arrays_dir=str(tmp_path)), {"arrays_dir"})
+    assert (learned.feature_space, learned.stages, learned.ridge) == ("octahedral", 2, 0)
+    for one, other in zip(stages, found, strict=True):
+        for written, read in zip((one.weights, *one.tree), (other.weights, *other.tree)):
+            np.testing.assert_array_equal(read, written)
+
+
+@pytest.mark.parametrize("name", ["stage1_2.npy", "tree1_2.npy", "stage2_2.npy", "tree2_2.npy"])
+@pytest.mark.parametrize("spoil", ["gone", "short", "nan", "child"])
+def test_spoiled_stages_are_refused_by_name(stages, tmp_path, name, spoil):
+    settings = replace(QUICK_SETTINGS, arrays_dir=str(tmp_path))
+    save_filters(stages, settings, ["a.nii.gz"])
+    path = tmp_path / name
+    array = np.load(path)
+    if spoil == "gone":
+        path.unlink()
+    elif spoil == "short":
+        path.write_bytes(path.read_bytes()[:-8])
+    else:
+        array[0, -1] = np.nan if spoil == "nan" else 0
+        np.save(path, array)
+    if spoil == "child" and name.startswith("tree"):  # even where the digest was made to fit
+        from util import file_digest
+        about = json.loads((tmp_path / "settings_2.json").read_text())
+        about["sha256"][name] = file_digest(path)
+        (tmp_path / "settings_2.json").write_text(json.dumps(about))
+    with pytest.raises(UserError) as refused:
+        load_filters(settings, set())
+    assert (name if spoil != "child" or name.startswith("stage") else str(tmp_path)) in str(refused.value)
+
+
+# ---- the commands
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("best")
+    for n in range(3):
+        save(folder / "train" / f"v{n}.nii.gz", brain(n, (34, 32, 30)))
+    write_nifti(folder / "test" / "c.nii.gz", brain(9, (34, 32, 30)), np.diag([-0.8, 0.8, 0.9, 1]))
+    return folder
+
+
+def learned_bytes(arrays):
+    return {path.name: path.read_bytes() for path in arrays.glob("*_2.*") if path.suffix in (".npy", ".json")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    status, out, errors = command("train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", folder / "arrays")
+    assert (status, errors) == (0, []), errors
+    assert "Stage 1: 8 classes" in out and "Stage 2: 8 classes" in out and "voxels held out" in out
+    return learned_bytes(folder / "arrays")
+
+
+def test_the_commands_learn_in_stages_and_restore_with_the_settings_of_the_filters(folder, undisturbed, tmp_path):
+    assert set(undisturbed) == {"settings_2.json", *(f"{kind}{n}_2.npy" for kind in ("stage", "tree") for n in (1, 2))}
+    assert {"filters_2.png", "samples_2.png"} < {path.name for path in (folder / "arrays").iterdir()}
+    status, _, errors = command("test.py", "--test_dir", folder / "test", "--arrays_dir", folder / "arrays",
+                                "--result_dir", tmp_path / "result")
+    assert (status, errors) == (0, [])
+    result, = (tmp_path / "result").iterdir()
+    restored = nib.load(result / "c.nii.gz")
+    np.testing.assert_allclose(restored.affine, np.diag([-0.8, 0.8, 0.9, 1]), atol=1e-6)
+    with open(result / "metrics.csv", newline="", encoding="utf-8") as file:
+        row, = csv.DictReader(file)
+    assert float(row["sr_psnr"]) > float(row["spline5_psnr"]) and all(row.values())
+
+
+def test_kills_change_no_bit_of_the_stages(folder, undisturbed, tmp_path):
+    moments, found = random.Random(1), set()
+    for _ in range(6):
+        process = start("train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", tmp_path,
+                        "--checkpoint_minutes", "0")
+        process.stdout.readline()
+        time.sleep(moments.uniform(0.5, 6))
+        process.kill()
+        found.update(line for line in process.communicate()[0].splitlines() if line.startswith("Going on"))
+    status, out, errors = command("train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", tmp_path)
+    assert status == 0, errors
+    assert learned_bytes(tmp_path) == undisturbed
+
+
+def test_more_volumes_and_another_stage_go_on_from_what_is_there(folder, undisturbed, tmp_path):
+    for name in ("v0", "v1"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "train" / f"{name}.nii.gz").write_bytes((folder / "train" / f"{name}.nii.gz").read_bytes())
+    options = [*SMALL, "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays"]
+    assert command("train.py", *options)[0] == 0
+    (tmp_path / "train" / "v2.nii.gz").write_bytes((folder / "train" / "v2.nii.gz").read_bytes())
+    status, out, _ = command("train.py", *options)
+    assert status == 0 and "2 of 3 volumes are summed" in out and out.count("[3/3]") == 2 and out.count("[1/3]") == 1
+    options[options.index("--stages") + 1] = "3"
+    status, out, _ = command("train.py", *options)
+    assert status == 0 and out.count("3 of 3 volumes are summed") == 2 and "Stage 3" in out
+
+
+def test_too_little_memory_is_one_line_at_the_start(folder, tmp_path):
+    assert_one_line(run_command("train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", tmp_path / "arrays",
+                                "--max_memory", "0.2"), "GB of memory", "--max_memory")
