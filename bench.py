@@ -25,7 +25,8 @@ from pathlib import Path
 from filter_constant import Settings, UserError, complain
 
 SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # how often the volume is repeated along each axis
-STAGES = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products", "solve", "apply", "write")
+STAGES = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products", "solve", "apply", "write",
+          "start by projections", "one stage of best")
 RESTORING = ("read", "degrade", "interpolate", "features", "apply", "write")  # what test.py does with a volume
 YARDSTICKS = ("cubic zoom", "sgemm", "dpotrf", "memory copy")
 ROWS = 4096  # of the matrices that sgemm multiplies
@@ -148,6 +149,7 @@ def measure_volume(path, settings, target, times, only_once):
         measure_factorisation(clock, settings)
         clock("solve", lambda: solve(gram, settings))
         measure_factorisation(clock, settings)
+        measure_stages(clock, volume.data, settings)
     return clock.seconds | {"voxels": image.size, "restored": voxels.size, "samples": drawn.size, "side": gram.side,
                             "flops": 2 * ROWS * settings.taps**2, "buckets": settings.buckets}
 
@@ -188,6 +190,23 @@ def measure_factorisation(clock, settings):
         matrix = np.asfortranarray(np.eye(settings.taps) + 1 / settings.taps)
         with threadpool_limits(threads, "blas"):
             clock("dpotrf", lambda matrix=matrix: dpotrf(matrix, overwrite_a=True, clean=False))
+
+
+def measure_stages(clock, image, settings):
+    """The start by projections, and one stage in the octahedral space: of those that come with the project, the last."""
+    import get_lar
+    from stages import apply_stage, scene_of
+    from util import PRETRAINED, load_filters
+
+    stages, best = load_filters(replace(settings, arrays_dir=str(PRETRAINED)), set())
+    pair = get_lar.make_pair(image, best)
+    clock("start by projections", pair.known.start)
+
+    def stage():
+        scene = scene_of(pair, pair.lr, best)
+        return pair.known.refine(apply_stage(scene, stages[-1], len(stages) - 1, best), best.back_projections)
+
+    clock("one stage of best", stage)
 
 
 class Clock:
@@ -257,6 +276,7 @@ def ratios_of_run(run):
         "solve_vs_dpotrf": one["solve"] / one["buckets"] / one["dpotrf"],
         "scaling_4x": sum(four[stage] for stage in RESTORING) / sum(one[stage] for stage in RESTORING)
                       * one["voxels"] / four["voxels"],
+        "stage_vs_cubic_zoom": one["one stage of best"] / one["cubic zoom"],
         "io_share": (one["read"] + one["write"]) / sum(one[stage] for stage in RESTORING)}
 
 
