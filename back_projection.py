@@ -77,8 +77,12 @@ class Projection(Known):
         self.low = np.ascontiguousarray(low[tuple(seen)])
 
     def correction(self, estimate):
-        """What an estimate lacks."""
-        return apply_operators(self.low - apply_operators(estimate, self.down), self.back)
+        """What an estimate lacks.
+
+        Zeros of a low-resolution volume say nothing: a brain was cut out of it there, and what was measured is not known.
+        """
+        residual = np.where(self.low > 0, self.low - apply_operators(estimate, self.down), 0)
+        return apply_operators(residual, self.back)
 
 
 class SpectrumProjection(Known):
