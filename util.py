@@ -529,14 +529,14 @@ def write_whole(path, content):
 def brain_mask(pair):
     """HR voxels that are not zero, FIGURE_MARGIN or more from the faces of the volume: what figures are taken over.
 
-    Nearer to the faces the published filters have no whole patch.
+    Nearer to the faces the published filters have no whole patch. In a volume so small that nothing is left: all of them.
     """
     mask = pair.hr != 0
     for axis, (part, side) in enumerate(zip(pair.box, pair.shape, strict=True)):
         place = np.arange(part.start, part.stop)
         inside = (place >= FIGURE_MARGIN) & (place < side - FIGURE_MARGIN)
         mask = mask & inside.reshape([-1 if a == axis else 1 for a in range(3)])
-    return mask
+    return mask if mask.any() else pair.hr != 0
 
 
 def figures(hr, estimate, mask):

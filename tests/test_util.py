@@ -394,6 +394,8 @@ def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_vo
     mask = brain_mask(pair)
     assert mask.sum() == 6 * 3 * 9 - 1  # 3 to 8 along the first axis, 5 to 7, 5 to 13
     assert mask[3, 5, 5] and mask[8, 7, 13] and not mask[2, 5, 5] and not mask[9, 5, 5] and not mask[6, 6, 6]
+    tiny = SimpleNamespace(hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, shape=(8, 8, 8))
+    assert brain_mask(tiny).sum() == 8**3 - 1
 
 
 def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):
