@@ -20,6 +20,7 @@ SOLVERS = ("ridge", "cg")
 STARTS = ("quadratic", "cubic", "projected")
 FEATURE_SPACES = ("spherical", "octahedral")
 SPLITS = ("learned", "quantiles")
+DEVICES = ("auto", "cpu", "gpu")
 
 WINDOW_SIGMA = 0.85  # voxels; of the Gaussian that weighs the gradients in a window (section 3.2 of the paper)
 CLIP_FRACTION = 0.999  # of the sorted voxels: what lies above is clipped, so that a bright vessel sets no scale
@@ -107,7 +108,9 @@ class Settings:
     report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the restored volumes", switch=True)
 
     quiet: bool = option(False, "output", "print warnings and errors only, no progress", switch=True)
-    # How a training runs. None of these changes the filters.
+    # How the work is done. None of these changes the filters, but for the rounding of another device.
+    device: str = option("auto", "running", "where to compute: auto takes a GPU if CuPy finds one, else the CPU",
+                         choices=DEVICES)
     restart: bool = option(False, "running", "forget what an earlier training left in arrays/, begin anew")
     checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this many minutes have passed; "
                                        "0: after each", low=0, high=1e6)
@@ -151,8 +154,9 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["group"] in groups}
 
 
-GROUPS = {"train": ("method", "learning", "running", "folders", "output"), "test": ("method", "applying", "folders", "output")}
-NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir"}}
+GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
+          "test": ("method", "applying", "running", "folders", "output")}
+NOT_FOR = {"train": {"test_dir", "result_dir"}, "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
     "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to result/.\n"

@@ -81,18 +81,34 @@ def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: N
     wanted : ndarray of bool, shape (all buckets,), optional
         Only the samples of these buckets are added; they must be among those of `gram`.
     """
+    voxels, bucket = draw_samples(pair, boundaries, settings, name, wanted)
+    add_samples(gram, pair, voxels, bucket - gram.first, settings, advance)
+
+
+def draw_samples(pair, boundaries, settings, name, wanted=None):
+    """The voxels of a volume that are learned from, and the bucket of each; arguments as of `accumulate`.
+
+    Returns
+    -------
+    voxels : ndarray of int64, shape (n,)
+        Flat indices, ascending.
+    bucket : ndarray of int32, shape (n,)
+    """
     voxels = sample_voxels(interior_voxels(pair.hr != 0, settings.margin), settings.sample_rate, settings.seed, f"{name} learn")
     parts = np.array_split(voxels, settings.train_div)
     bucket = np.concatenate([buckets_of(features(pair.lr, part, settings), boundaries, settings) for part in parts])
-    if wanted is not None:
-        voxels, bucket = voxels[wanted[bucket]], bucket[wanted[bucket]] - gram.first
-    add_samples(gram, pair, voxels, bucket, settings, advance)
+    return (voxels, bucket) if wanted is None else (voxels[wanted[bucket]], bucket[wanted[bucket]])
+
+
+def by_bucket(voxels, bucket, buckets):
+    """Voxels bucket after bucket; those of bucket b are at ``ends[b]`` to ``ends[b + 1]``, exclusive."""
+    order = np.argsort(bucket, kind="stable")
+    return voxels[order], np.searchsorted(bucket[order], np.arange(buckets + 1))
 
 
 def add_samples(gram, pair, voxels, bucket, settings, advance=lambda samples: None):
     """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
-    order = np.argsort(bucket, kind="stable")
-    voxels, ends = voxels[order], np.searchsorted(bucket[order], np.arange(len(gram.count) + 1))
+    voxels, ends = by_bucket(voxels, bucket, len(gram.count))
     lines = patch_lines(pair.lr.shape, settings.filter_len)
     lr, hr, centred = readable(pair.lr), pair.hr.reshape(-1), settings.solver == "ridge"
     tasks = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])  # the largest first
@@ -122,20 +138,23 @@ def solve(gram, settings, advance=lambda buckets: None):
     return solve_groups([gram], settings, advance)
 
 
-def solve_groups(grams, settings, advance=lambda buckets: None):
+def solve_groups(grams, settings, advance=lambda buckets: None, solve_buckets=None):
     """As `solve`, from Gram matrices of groups of buckets that together are all, in ascending order.
 
     Parameters
     ----------
     grams : iterable of Gram
         Gone through twice; only the one at hand needs to be in memory. The filters do not depend on the grouping.
+    solve_buckets : callable, optional
+        Solves the ridge equations in place of `ridge_filters`, with its arguments: on a GPU, say.
     """
     pooled, counts = pool(grams)
     if settings.solver == "cg":
         h = np.concatenate([_solve_cg(gram, advance) for gram in grams])
         served = counts > 0
     else:
-        h = np.concatenate([_solve_ridge(gram, settings.ridge, advance, pooled) for gram in grams])
+        solve_buckets = solve_buckets or ridge_filters
+        h = np.concatenate([_solve_ridge(gram, settings.ridge, advance, pooled, solve_buckets) for gram in grams])
         served = counts >= min(ENOUGH_SAMPLES, counts.max())
     return h[nearest_buckets(served, settings)].astype(np.float32)
 
@@ -158,7 +177,7 @@ def pool(grams):
     return pooled, np.concatenate(counts)
 
 
-def apply_filters(lr, h, boundaries, settings):
+def apply_filters(lr, h, boundaries, settings, apply=None):
     """Give each voxel the filter of its bucket (section 3.4 of the paper).
 
     Parameters
@@ -166,6 +185,8 @@ def apply_filters(lr, h, boundaries, settings):
     lr : ndarray of float32, shape (X, Y, Z), in [0, 1]
         Cropped to the brain.
     h : ndarray of float32, shape (buckets, P)
+    apply : callable, optional
+        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
 
     Returns
     -------
@@ -174,7 +195,7 @@ def apply_filters(lr, h, boundaries, settings):
     """
     voxels = interior_voxels(lr != 0, settings.margin)
     bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
-    return filter_voxels(lr, voxels, bucket, h, settings.filter_len)
+    return (apply or filter_voxels)(lr, voxels, bucket, h, settings.filter_len)
 
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):
@@ -202,7 +223,7 @@ def _solve_cg(gram, advance):
     return h
 
 
-def _solve_ridge(gram, weight, advance, pooled):
+def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
     """Least squares on centred patches, each bucket's filter g pulled to the one pooled over all buckets.
 
     (Q + w I) g = V + w g0, with g0 the filter of all samples. What is learned is HR - LR from the patch less its centre:
@@ -211,15 +232,19 @@ def _solve_ridge(gram, weight, advance, pooled):
     taps = gram.side - 1
     g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
     g = np.tile(g0, (len(gram.count), 1))
+    solve_buckets(gram, np.flatnonzero(gram.count), weight, g0, g, advance)
+    g[:, taps // 2] += 1 - g.sum(1)
+    return g
 
+
+def ridge_filters(gram, buckets, weight, g0, g, advance):
+    """Put the solution of (Q + w I) g = V + w g0 into ``g[b]`` for each of these buckets."""
     def solve_bucket(b, matrix):
         unpack(gram.packed[b], matrix)
         g[b] = ridge_filter(matrix, weight, g0)
         advance(1)
 
-    in_threads(np.flatnonzero(gram.count), solve_bucket, lambda: (np.empty((gram.side, gram.side)),))
-    g[:, taps // 2] += 1 - g.sum(1)
-    return g
+    in_threads(buckets, solve_bucket, lambda: (np.empty((gram.side, gram.side)),))
 
 
 def ridge_filter(matrix, weight, towards):

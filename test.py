@@ -18,6 +18,7 @@ from filter_constant import CannotWrite, UserError, complain, run
 def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
+    from device import choose_device
     from util import (
         about_filters,
         companions,
@@ -34,13 +35,14 @@ def restore(settings, given):
     folder = Path(settings.output).parent if settings.output else Path(settings.result_dir, time.strftime("%m%d%H"))
     targets = target_paths(volumes, folder, settings)
     print(about_filters(settings))
+    card = choose_device(settings)
     print_head(len(volumes), settings)
     rows, viewers, failed = [], [], 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
         for path, target, beside in zip(volumes, targets, companions(targets), strict=True):
             bar.set_description(path.name[:32])
             try:
-                row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, filters, settings)
+                row, views, record = (upscale_one if settings.upscale else restore_one)(path, target, filters, settings, card)
             except CannotWrite:
                 raise
             except UserError as fault:
@@ -71,7 +73,7 @@ def restore(settings, given):
     return 1 if failed else 0
 
 
-def restore_one(path, target, filters, settings):
+def restore_one(path, target, filters, settings, card=None):
     """Degrade, restore and write one volume; returns its row of figures, what to look at and how long each stage took."""
     from get_lar import best_spline, make_pair
     from restore import restore
@@ -86,7 +88,7 @@ def restore_one(path, target, filters, settings):
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
     with stages("restore"):
-        sr = restore(pair, filters, settings)
+        sr = restore(pair, filters, settings, card)
     with stages("write"):
         make_folder(target.parent)
         write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image, dtype=settings.dtype)
@@ -97,7 +99,7 @@ def restore_one(path, target, filters, settings):
     return row, ({"HR": pair.hr, "Spline": spline, "Restored": sr}, volume.image.affine), stages
 
 
-def upscale_one(path, target, filters, settings):
+def upscale_one(path, target, filters, settings, card=None):
     """Bring one low-resolution volume, or each of a series, to the finer grid; returns as `restore_one` does."""
     import numpy as np
 
@@ -116,7 +118,7 @@ def upscale_one(path, target, filters, settings):
         try:
             fine = []
             for low in np.moveaxis(series, -1, 0):
-                fine.append(upscale(np.ascontiguousarray(low), filters, settings))
+                fine.append(upscale(np.ascontiguousarray(low), filters, settings, card))
                 bar.update()
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault

@@ -2,6 +2,7 @@
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from threadpoolctl import threadpool_limits
@@ -57,6 +58,33 @@ def in_threads(tasks, work, buffers=tuple):
             for _ in range(threads):
                 queue.put(None)
             raise
+
+
+def in_turn(work, items, ahead):
+    """Yield each item, and a call that gives ``work(item)`` or raises what that raised.
+
+    Parameters
+    ----------
+    work : callable
+    items : iterable
+    ahead : bool
+        Whether the next item's work is done, in a thread of its own, while the caller is busy with this one.
+    """
+    if not ahead:
+        for item in items:
+            yield item, partial(work, item)
+        return
+    aside, before = ThreadPoolExecutor(1), None
+    try:
+        for item in items:
+            coming = item, aside.submit(work, item).result
+            if before:
+                yield before
+            before = coming
+        if before:
+            yield before
+    finally:  # also where the caller asks for no more
+        aside.shutdown(cancel_futures=True)
 
 
 def spans(count, at_most):

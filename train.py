@@ -14,6 +14,7 @@ folder has got more volumes.
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,34 +60,56 @@ class Learned(NamedTuple):
     summary: str = ""
 
 
+class Adding(NamedTuple):
+    """How a volume's samples get into the sums."""
+
+    accumulate: Callable  # (gram, prepared, classes, settings, name, advance, wanted)
+    prepare: Callable = lambda pair, classes, settings, name, wanted: pair  # what of it can be done a volume ahead
+    settle: Callable = lambda gram: None  # before the sums are looked at
+    ahead: bool = False  # whether the next volume is read and prepared meanwhile
+
+
 def learn_buckets(volumes, settings):
     """The published structure: sum the samples of each bucket of the spherical feature space, solve for its filter."""
     import numpy as np
 
     from checkpoint import Checkpoint
+    from device import choose_device
     from matrix_compute import Filters, accumulate, solve_groups
     from util import progress
 
+    card = choose_device(settings)
+    adding, solve_buckets = (Adding(accumulate), None) if card is None else on_card(card)
     checkpoint = Checkpoint(settings)
     if settings.restart:
         checkpoint.clear()
     resumed = checkpoint.find()
-    plan = lay_out(volumes, checkpoint, settings)
+    plan = lay_out(volumes, checkpoint, settings, adding.ahead)
     if resumed:
         resume(checkpoint, volumes, settings)
     else:
         begin(checkpoint, *find_boundaries(volumes, settings), settings)
-    gram, failed, signal = sum_samples(checkpoint, volumes, plan, settings, accumulate)
+    gram, failed, signal = sum_samples(checkpoint, volumes, plan, settings, adding)
     if signal:
         return Learned(checkpoint, failed, signal)
     counts = np.concatenate([part.count for part in checkpoint.groups(plan.passes, gram)])
     demand_samples(checkpoint, counts, settings)
     used = int((counts > 0).sum())
     with progress(used, "solving", "bucket", settings.quiet) as bar:
-        h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update)
+        h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update, solve_buckets)
     return Learned(checkpoint, failed, None, Filters(h, checkpoint.classes), counts,
                    f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {counts.sum():,} samples "
                    f"({settings.buckets - used} buckets saw none and are served by their nearest)")
+
+
+def on_card(card):
+    """How samples are summed and filters solved for on a graphics card."""
+    from functools import partial
+
+    from device import CardSums, draw, ridge_filters
+
+    sums = CardSums(card)
+    return Adding(sums.accumulate, draw, sums.settle, ahead=True), partial(ridge_filters, card)
 
 
 def learn_stages(volumes, settings):
@@ -94,11 +117,13 @@ def learn_stages(volumes, settings):
     from functools import partial
 
     from checkpoint import Checkpoint, Sums
+    from device import choose_device
     from memory import Plan, describe, memory_budget, plan_stages
     from stages import Stage, accumulate_stage, digest, solve_stage, stage_taps
     from tree import read_tree
     from util import largest_volume
 
+    choose_device(settings)  # the CPU, and why
     print(describe(plan_stages(settings, largest_volume(volumes), memory_budget(settings.max_memory))), flush=True)
     stages, counts, failed = [], [], set()
     for number in range(settings.stages):
@@ -112,7 +137,7 @@ def learn_stages(volumes, settings):
         else:
             begin(checkpoint, *find_tree(volumes, stages, settings), settings)
         tree = checkpoint.classes
-        add = partial(add_to_stage, accumulate_stage, stages)
+        add = Adding(partial(add_to_stage, accumulate_stage, stages))
         gram, faulty, signal = sum_samples(checkpoint, volumes, Plan([range(checkpoint.buckets)], 0, 0), settings, add)
         failed |= faulty
         if signal:
@@ -150,14 +175,14 @@ def next_command(settings):
     return " ".join(words)
 
 
-def lay_out(volumes, checkpoint, settings):
-    """Plan the memory, and say how."""
+def lay_out(volumes, checkpoint, settings, ahead=False):
+    """Plan the memory, and say how; a volume that is read ahead takes as much as the one at hand."""
     from checkpoint import buckets_per_file
     from memory import describe, memory_budget, plan_passes
     from util import largest_volume
 
     step = checkpoint.step or buckets_per_file(settings.buckets, settings.taps)
-    plan = plan_passes(settings, largest_volume(volumes), memory_budget(settings.max_memory), step)
+    plan = plan_passes(settings, largest_volume(volumes) * (1 + ahead), memory_budget(settings.max_memory), step)
     print(describe(plan), flush=True)
     return plan
 
@@ -177,8 +202,8 @@ def begin(checkpoint, classes, sources, settings):
     checkpoint.begin(classes, [fingerprint(path, settings.train_dir) for path in sources])
 
 
-def sum_samples(checkpoint, volumes, plan, settings, accumulate):
-    """Add the samples of all volumes to the Gram matrices by `accumulate`, saving now and then.
+def sum_samples(checkpoint, volumes, plan, settings, adding):
+    """Add the samples of all volumes to the Gram matrices, saving now and then.
 
     Returns
     -------
@@ -190,35 +215,44 @@ def sum_samples(checkpoint, volumes, plan, settings, accumulate):
         What stopped it before the end.
     """
     from checkpoint import Stop, fingerprint
+    from threads import in_turn
     from util import progress, relative_name
+
+    def open_volume(path):
+        record = fingerprint(path, settings.train_dir)
+        wanted = checkpoint.lacking(buckets, record)
+        if wanted is None:
+            return record, None, None
+        pair, name = read_pair(path, settings), relative_name(path, settings.train_dir)
+        return record, wanted, adding.prepare(pair, checkpoint.classes, settings, name, wanted)
 
     failed, gram = set(), None
     with Stop() as stop:
         for turn, buckets in enumerate(plan.passes, 1):
             del gram  # before the next is made: the two would not fit
             gram = checkpoint.load(buckets)
-            for number, path in enumerate(volumes, 1):
-                if stop.asked or path in failed:
-                    continue
+            for path, opened in in_turn(open_volume, [path for path in volumes if path not in failed], adding.ahead):
+                if stop.asked:
+                    break
                 begun, before, name = time.perf_counter(), gram.count.sum(), relative_name(path, settings.train_dir)
                 try:
-                    record = fingerprint(path, settings.train_dir)
-                    wanted = checkpoint.lacking(buckets, record)
-                    if wanted is None:
-                        continue
-                    pair = read_pair(path, settings)
+                    record, wanted, prepared = opened()
                 except UserError as fault:
                     complain("train", fault)
                     failed.add(path)
                     continue
+                if wanted is None:
+                    continue
                 with progress(None, path.name, "sample", settings.quiet) as bar:
-                    accumulate(gram, pair, checkpoint.classes, settings, name, bar.update, wanted)
+                    adding.accumulate(gram, prepared, checkpoint.classes, settings, name, bar.update, wanted)
                 checkpoint.add(wanted, record)
-                del pair
-                print(f"[{number}/{len(volumes)}] {f'pass {turn}, ' * (len(plan.passes) > 1)}{name}: "
+                del prepared, opened  # before the next is read
+                print(f"[{volumes.index(path) + 1}/{len(volumes)}] {f'pass {turn}, ' * (len(plan.passes) > 1)}{name}: "
                       f"{gram.count.sum() - before:,} samples, {time.perf_counter() - begun:.1f} s", flush=True)
                 if checkpoint.due():
+                    adding.settle(gram)
                     save(checkpoint, gram, plan)
+            adding.settle(gram)
             save(checkpoint, gram, plan)
             if stop.asked:
                 break

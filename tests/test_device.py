@@ -1,0 +1,560 @@
+"""device.py: what runs on a graphics card, run without one: with NumPy in CuPy's place, and with a strict stand-in.
+
+Tests marked `gpu` run on a card, where there is one.
+"""
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+import time
+import types
+from dataclasses import replace
+from functools import partial
+from importlib.machinery import ModuleSpec
+from threading import Event
+
+import numpy as np
+import pytest
+import synthetic
+from conftest import ROOT, assert_one_line, load_script, run_command
+from strict_card import NAMES, Module, OutOfMemoryError, numpy_card, strict_card
+from test_matrix_compute import pair_of, random_gram
+
+import device
+import matrix_compute
+from device import CardSums, Drawn, cupy_card, find_card, ridge_filters, solve_batch, try_out
+from filter_constant import Settings, UserError, command_line
+from hashtable import Boundaries
+from matrix_compute import Gram, accumulate, add_samples, apply_filters, filter_voxels, ridge_filter, solve, unpacked
+from threads import in_turn
+
+SMALL = Settings(filter_len=5, grad_len=5, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)  # 36 buckets of 126 x 126
+BOUNDARIES = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
+QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "2", "--q_angle_t", "2", "--sample_rate", "1", "--quiet"]
+
+
+def real_card():
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    try:
+        return cupy_card()
+    except Exception as fault:
+        pytest.skip(f"no card: {fault}")
+
+
+CARDS = pytest.mark.parametrize("make_card", [numpy_card, strict_card, pytest.param(real_card, marks=pytest.mark.gpu)],
+                                ids=["numpy", "strict", "gpu"])
+
+
+def drawn_case(buckets=SMALL.buckets, seed=3, shape=(17, 18, 19), length=SMALL.filter_len):
+    """Samples of a random volume, some buckets empty."""
+    rng = np.random.default_rng(seed)
+    pair = pair_of(*(rng.random(shape, np.float32) for _ in range(2)))
+    inner = np.zeros(shape, bool)
+    inner[(slice(length // 2, -(length // 2)),) * 3] = True
+    voxels = np.flatnonzero(inner)
+    return Drawn(pair, voxels, (rng.integers(0, buckets - 1, voxels.size) // 2 * 2 % buckets).astype(np.int32))
+
+
+def cpu_sums(drawn, settings=SMALL, gram=None):
+    gram = gram or Gram(settings.buckets, settings.taps)
+    add_samples(gram, drawn.pair, drawn.voxels, drawn.bucket, settings)
+    return gram
+
+
+def assert_same_sums(gram, expected):
+    np.testing.assert_array_equal(gram.count, expected.count)
+    largest = np.abs(expected.packed).max(1, keepdims=True, initial=0) + 1e-30
+    assert (np.abs(gram.packed - expected.packed) / largest).max() < 1e-5  # float32 products, summed in another order
+
+
+def bytes_of(gram, buckets):
+    return buckets * gram.packed.shape[1] * 8
+
+
+# ---- the stand-in
+
+def test_the_stand_in_refuses_what_a_card_would():
+    xp, host = strict_card().xp, np.arange(4.0)
+    array = xp.asarray(host)
+    for wrong in (lambda: array + host, lambda: host + array, lambda: host[array], lambda: array[host.astype(int)],
+                  lambda: np.asarray(array), lambda: np.add(array, 1), lambda: float(array[0]), lambda: bool(array[0]),
+                  lambda: xp.take(array, np.array([1])), lambda: xp.linalg.cholesky(np.eye(2)), lambda: list(array),
+                  lambda: array.__setitem__(0, host[:1]), lambda: host.__setitem__(slice(None), array),
+                  lambda: xp.asnumpy(host), lambda: array.__iadd__(host)):
+        with pytest.raises((TypeError, ValueError, IndexError)):
+            wrong()
+    for absent in (lambda: xp.einsum_of_mine, lambda: xp.linalg.schur, lambda: array.no_such, lambda: array.tolist):
+        with pytest.raises(AttributeError):
+            absent()
+    with pytest.raises(AssertionError):
+        xp.take(array, xp.asarray([0]), mode="clip")  # NumPy has that argument, CuPy has not
+    np.testing.assert_array_equal(xp.asnumpy((array * 2 + array)[1:]), host[1:] * 3)
+
+
+def test_the_stand_in_counts_its_memory():
+    card = strict_card(800)
+    array = card.xp.zeros(50)
+    view = array[10:]
+    with pytest.raises(OutOfMemoryError):
+        card.xp.zeros(51)
+    del array
+    assert card.free() == 400
+    del view
+    assert card.free() == 800
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+def test_an_installed_cupy_has_the_names_that_the_stand_in_allows():
+    import cupy
+
+    if not importlib.metadata.version(next(iter(importlib.metadata.packages_distributions()["cupy"]))).startswith("14."):
+        pytest.skip("another major version")
+    for name in NAMES:
+        holder, _, last = name.removeprefix("cupy.").rpartition(".")
+        if not name.startswith("cupyx"):
+            assert hasattr({"": cupy, "linalg": cupy.linalg, "ndarray": cupy.ndarray}[holder], last), name
+
+
+# ---- sums
+
+@CARDS
+@pytest.mark.parametrize("solver", ["ridge", "cg"])  # centred patches, raw ones
+def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
+    settings, drawn = replace(SMALL, solver=solver), drawn_case()
+    gram, told = Gram(SMALL.buckets, SMALL.taps), []
+    sums = CardSums(make_card(), block=50)
+    sums.accumulate(gram, drawn, BOUNDARIES, settings, "v", told.append)
+    sums.settle(gram)
+    assert sum(told) == drawn.voxels.size and max(told) <= 50
+    assert_same_sums(gram, cpu_sums(drawn, settings))
+
+
+@CARDS
+def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
+    settings = Settings(q_angle_p=1, q_angle_t=1)
+    drawn = drawn_case(settings.buckets, shape=(19, 20, 21), length=11)
+    gram, sums = Gram(settings.buckets, settings.taps), CardSums(make_card())
+    sums.accumulate(gram, drawn, BOUNDARIES, settings, "v")
+    sums.settle(gram)
+    assert_same_sums(gram, cpu_sums(drawn, settings))
+
+
+def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
+    gram, expected, sums = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps), CardSums(strict_card())
+    for seed in range(3):
+        drawn = drawn_case(seed=seed)
+        sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+        cpu_sums(drawn, gram=expected)
+        if seed < 2:
+            assert sums.buckets == range(SMALL.buckets) and not gram.packed.any()
+    sums.settle(gram)
+    assert_same_sums(gram, expected)
+    sums.settle(gram)  # nothing more
+    assert_same_sums(gram, expected)
+
+
+def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
+    from get_lar import make_pair
+
+    pair = make_pair(brain, SMALL)
+    wanted = np.zeros(SMALL.buckets, bool)
+    wanted[12:24] = True
+    expected, gram, sums = Gram(12, SMALL.taps, 12), Gram(12, SMALL.taps, 12), CardSums(strict_card())
+    accumulate(expected, pair, BOUNDARIES, SMALL, "v", wanted=wanted)
+    sums.accumulate(gram, device.draw(pair, BOUNDARIES, SMALL, "v", wanted), BOUNDARIES, SMALL, "v", wanted=wanted)
+    sums.settle(gram)
+    assert expected.count.sum() > 100
+    assert_same_sums(gram, expected)
+
+
+def test_one_card_sums_pass_after_pass():
+    drawn, sums = drawn_case(), CardSums(strict_card())
+    whole = cpu_sums(drawn)
+    for first, stop in ((0, 20), (20, 36)):
+        gram, inside = Gram(stop - first, SMALL.taps, first), (drawn.bucket >= first) & (drawn.bucket < stop)
+        part = Drawn(drawn.pair, drawn.voxels[inside], drawn.bucket[inside])
+        sums.accumulate(gram, part, BOUNDARIES, SMALL, "v")
+        sums.settle(gram)
+        expected = Gram(stop - first, SMALL.taps)
+        expected.packed[:], expected.count[:] = whole.packed[first:stop], whole.count[first:stop]
+        assert_same_sums(gram, expected)
+
+
+def test_buckets_that_do_not_fit_on_the_card_are_summed_in_groups(monkeypatch):
+    monkeypatch.setattr(device, "WORK_BYTES", 1 << 20)
+    gram, expected = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps)
+    card = strict_card(int((bytes_of(gram, 7.5) + (1 << 20)) / device.FREE_SHARE))
+    sums = CardSums(card, block=128)
+    for seed in range(2):
+        drawn = drawn_case(seed=seed)
+        sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+        cpu_sums(drawn, gram=expected)
+    sums.settle(gram)
+    assert 3 <= sums.most <= 7 and not card.xp.memory.refused  # the plan held
+    assert_same_sums(gram, expected)
+
+
+@pytest.mark.parametrize("buckets", [30, 9, 1])
+def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
+    gram, expected = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps)
+    card = strict_card(bytes_of(gram, buckets) + 500_000, promised=1 << 40)
+    sums = CardSums(card, block=128)
+    for seed in range(2):
+        drawn, told = drawn_case(seed=seed), []
+        sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v", told.append)
+        cpu_sums(drawn, gram=expected)
+        assert sum(told) == drawn.voxels.size
+    sums.settle(gram)
+    assert card.xp.memory.refused >= 1 and sums.most < min(SMALL.buckets, buckets + 8)  # 500 kB are 8 buckets too
+    assert_same_sums(gram, expected)
+
+
+def test_out_of_memory_halves_the_block_where_one_bucket_is_left():
+    gram, drawn = Gram(SMALL.buckets, SMALL.taps), drawn_case()
+    card = strict_card(bytes_of(gram, 1) + 400_000, promised=1)
+    sums = CardSums(card, block=512)
+    sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+    sums.settle(gram)
+    assert sums.most == 1 and sums.block < 512 and card.xp.memory.refused
+    assert_same_sums(gram, cpu_sums(drawn))
+
+
+def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
+    class Failing(Module):
+        calls = 0
+
+        def take(self, *arguments):
+            Failing.calls += 1
+            if Failing.calls % 11 == 0 and Failing.calls < 100:
+                raise OutOfMemoryError
+            return self.__getattr__("take")(*arguments)
+
+    card = strict_card()
+    gram, drawn, sums = Gram(SMALL.buckets, SMALL.taps), drawn_case(), CardSums(card._replace(xp=Failing(card.xp.memory)))
+    sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+    sums.settle(gram)
+    assert Failing.calls > 100 and sums.most < SMALL.buckets
+    assert_same_sums(gram, cpu_sums(drawn))
+
+
+def test_a_card_with_too_little_memory_for_anything_is_said():
+    with pytest.raises(UserError, match="too little free memory"):
+        CardSums(strict_card(10_000)).accumulate(Gram(SMALL.buckets, SMALL.taps), drawn_case(), BOUNDARIES, SMALL, "v")
+
+
+# ---- solving
+
+@CARDS
+def test_a_batch_of_filters_is_what_the_cpu_solves_for(make_card):
+    gram, g0 = random_gram(SMALL, 200), np.random.default_rng(5).standard_normal(SMALL.taps) / 10
+    found = solve_batch(make_card(), gram.packed[:5], gram.side, 10.0, g0)
+    expected = [ridge_filter(unpacked(packed, gram.side), 10.0, g0) for packed in gram.packed[:5]]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@CARDS
+def test_filters_solved_on_a_card_are_those_of_the_cpu(make_card):
+    gram, told = random_gram(SMALL, 200, empty=(0, 7, 35)), []
+    h = matrix_compute.solve_groups([gram], SMALL, told.append, partial(ridge_filters, make_card()))
+    assert h.dtype == np.float32 and sum(told) == 33
+    np.testing.assert_allclose(h, solve(gram, SMALL), rtol=1e-5, atol=1e-7)
+
+
+def test_out_of_memory_halves_the_batch_and_the_filters_are_the_same():
+    gram = random_gram(SMALL, 200)
+    card = strict_card(20 * gram.side**2 * 8, promised=1 << 40)
+    h = matrix_compute.solve_groups([gram], SMALL, solve_buckets=partial(ridge_filters, card))
+    assert card.xp.memory.refused >= 2
+    np.testing.assert_allclose(h, solve(gram, SMALL), rtol=1e-5, atol=1e-7)
+    with pytest.raises(UserError, match="too little free memory"):
+        matrix_compute.solve_groups([gram], SMALL, solve_buckets=partial(ridge_filters, strict_card(gram.side**2 * 8)))
+
+
+def test_the_plan_for_solving_holds():
+    gram = random_gram(SMALL, 200)
+    card = strict_card(30 * gram.side**2 * 8)
+    matrix_compute.solve_groups([gram], SMALL, solve_buckets=partial(ridge_filters, card))
+    assert not card.xp.memory.refused
+
+
+def test_a_factor_that_came_out_as_no_numbers_is_not_taken():
+    card = numpy_card()._replace(solve_triangular=lambda factor, vector, **_: vector * np.nan)  # as CuPy's cholesky fails
+    with pytest.raises(np.linalg.LinAlgError):
+        solve_batch(card, random_gram(SMALL, 200).packed[:2], SMALL.taps + 1, 10.0, np.zeros(SMALL.taps))
+
+
+# ---- applying
+
+@CARDS
+@pytest.mark.parametrize("tile", [8192, 100])
+def test_a_volume_restored_on_a_card_is_that_of_the_cpu(make_card, tile, monkeypatch):
+    monkeypatch.setattr(device, "TILE", tile)
+    drawn, rng = drawn_case(), np.random.default_rng(6)
+    h = (rng.standard_normal((SMALL.buckets, SMALL.taps)) / 20 + 1 / SMALL.taps).astype(np.float32)
+    arguments = drawn.pair.lr, drawn.voxels, drawn.bucket, h, SMALL.filter_len
+    sr, expected = device.filter_voxels(make_card(), *arguments), filter_voxels(*arguments)
+    assert sr.dtype == np.float32 and sr.shape == drawn.pair.lr.shape and sr.min() >= 0 and sr.max() <= 1
+    np.testing.assert_allclose(sr, expected, rtol=0, atol=1e-5)
+
+
+def test_a_brain_restored_on_a_card_is_that_of_the_cpu(golden):
+    card = partial(device.filter_voxels, strict_card())
+    h = np.random.default_rng(7).random((golden.settings.buckets, golden.settings.taps)).astype(np.float32) / 800
+    boundaries = Boundaries(golden.strength_boundary, golden.coherence_boundary)
+    np.testing.assert_allclose(apply_filters(golden.lr, h, boundaries, golden.settings, card),
+                               apply_filters(golden.lr, h, boundaries, golden.settings), rtol=0, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_tile_and_the_volume_is_the_same():
+    drawn = drawn_case()
+    h = np.full((SMALL.buckets, SMALL.taps), 1 / SMALL.taps, np.float32)
+    arguments = drawn.pair.lr, drawn.voxels, drawn.bucket, h, SMALL.filter_len
+    card = strict_card(250_000)
+    np.testing.assert_allclose(device.filter_voxels(card, *arguments), filter_voxels(*arguments), rtol=0, atol=1e-5)
+    assert card.xp.memory.refused >= 1
+    with pytest.raises(UserError, match="too little free memory"):
+        device.filter_voxels(strict_card(10_000), *arguments)
+
+
+def test_places_in_a_volume_of_two_thousand_million_voxels_take_eight_bytes():
+    assert device.index_type(np.broadcast_to(np.float32(0), (1290, 1290, 1290))) == np.int32
+    assert device.index_type(np.broadcast_to(np.float32(0), (1291, 1291, 1291))) == np.int64
+
+
+# ---- reading ahead
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_work_in_turn_gives_results_and_faults_of_each_in_its_turn(ahead):
+    def work(item):
+        if item % 3 == 1:
+            raise UserError(str(item))
+        return item * 10
+
+    found = []
+    for item, result in in_turn(work, range(7), ahead):
+        try:
+            found.append((item, result()))
+        except UserError as fault:
+            found.append((item, str(fault)))
+    assert found == [(item, str(item) if item % 3 == 1 else item * 10) for item in range(7)]
+    assert list(in_turn(work, [], ahead)) == []
+
+
+def test_the_next_is_worked_on_while_this_one_is_dealt_with():
+    begun = [Event() for _ in range(3)]
+    for item, result in in_turn(lambda item: begun[item].set(), range(3), True):
+        result()
+        assert item == 2 or begun[item + 1].wait(10)  # it needs no more from this loop
+    begun = [Event() for _ in range(3)]
+    for item, result in in_turn(lambda item: begun[item].set(), range(3), False):
+        result()
+        assert item == 2 or not begun[item + 1].is_set()
+
+
+def test_no_more_is_worked_on_than_one_ahead_and_none_after_a_break():
+    done = []
+    for item, result in in_turn(done.append, range(10), True):
+        result()
+        time.sleep(0.05)
+        assert max(done) <= item + 1
+        if item == 3:
+            break
+    time.sleep(0.05)
+    assert max(done) <= 4
+
+
+# ---- the commands
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device")
+    for number in range(3):
+        synthetic.save(folder / "train" / f"v{number}.nii.gz", synthetic.brain(number))
+    synthetic.save(folder / "test" / "t.nii.gz", synthetic.brain(9))
+    return folder
+
+
+def learn(folders, arrays, *options, train="train"):
+    arguments = [*QUICK, "--train_dir", folders / train, "--arrays_dir", arrays, *options]
+    return load_script("train").learn(*command_line("train", list(map(str, arguments))))
+
+
+@pytest.fixture(scope="module")
+def on_cpu(folders):
+    assert learn(folders, folders / "cpu", "--device", "cpu") == 0
+    return np.load(folders / "cpu" / "h_2.npy")
+
+
+@CARDS
+@pytest.mark.parametrize("options", [(), ("--max_memory", "passes"), ("--checkpoint_minutes", "0")],
+                         ids=["one pass", "two passes", "saved after each volume"])
+def test_training_on_a_card_learns_the_filters_of_the_cpu(make_card, options, folders, on_cpu, tmp_path, monkeypatch):
+    card = make_card()
+    if "passes" in options:
+        import memory
+
+        options = ()
+        monkeypatch.setattr(memory, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
+        monkeypatch.setattr("checkpoint.buckets_per_file", lambda *_: 20)
+    monkeypatch.setattr(device, "find_card", lambda settings: (card, card.name))
+    assert learn(folders, tmp_path / "arrays", *options) == 0
+    # Sums are equal to 1e-6; Q of a smooth volume passes that on to its filters some ten times larger.
+    np.testing.assert_allclose(np.load(tmp_path / "arrays" / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max())
+
+
+def test_a_bad_volume_read_ahead_costs_one_line_in_its_turn(folders, on_cpu, tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        synthetic.save(tmp_path / "train" / f"v{number}.nii.gz", synthetic.brain(number))
+    (tmp_path / "train" / "v1b.nii.gz").write_bytes(b"no volume")
+    monkeypatch.setattr(device, "find_card", lambda settings: (strict_card(), "stand-in"))
+    assert learn(tmp_path, tmp_path / "arrays") == 1
+    assert "v1b.nii.gz" in capsys.readouterr().err
+    np.testing.assert_allclose(np.load(tmp_path / "arrays" / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max())
+
+
+def test_a_training_begun_on_the_cpu_goes_on_on_a_card_and_back(folders, tmp_path, monkeypatch):
+    learned = []
+    for name, cards in (("cpu", [None] * 3), ("both", [None, strict_card(), None])):
+        for volumes, card in enumerate(cards, 1):
+            monkeypatch.setattr(device, "find_card", lambda settings, card=card: (card, "chosen by the test"))
+            assert learn(folders, tmp_path / name, "--train_file_max", volumes) == 0
+        learned.append(np.load(tmp_path / name / "h_2.npy"))
+    np.testing.assert_allclose(*learned, rtol=0, atol=1e-4 * np.abs(learned[0]).max())
+
+
+@pytest.mark.parametrize("options", [("--dtype", "float32"), ("--upscale",)])
+def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path, monkeypatch):
+    import nibabel as nib
+
+    results = []
+    for name, card in (("cpu", None), ("card", strict_card())):
+        monkeypatch.setattr(device, "find_card", lambda settings, card=card, name=name: (card, name))
+        target = tmp_path / f"{name}.nii.gz"
+        arguments = ["--test_dir", folders / "test", "--arrays_dir", folders / "cpu", "--output", target, "--no-report", *options]
+        assert load_script("test").restore(*command_line("test", list(map(str, arguments)))) == 0
+        results.append(nib.load(target).get_fdata())
+        assert card is None or card.xp.memory.peak > 1000
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-5 * results[0].max())
+
+
+# ---- the choice
+
+def test_the_device_is_said_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert device.choose_device(Settings()) is None
+    assert device.choose_device(Settings(device="cpu")) is None
+    assert device.choose_device(Settings(device="gpu", feature_space="octahedral")) is None
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("Device: CPU, ") and "CuPy is not installed" in first and "requirements-gpu.txt" in first
+    assert second == "Device: CPU, as --device asks for" and "octahedral" in third
+    with pytest.raises(UserError, match="argument --device: no GPU to work on: CuPy is not installed"):
+        device.choose_device(Settings(device="gpu"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+def test_a_gpu_asked_for_where_there_is_none_is_one_line_and_status_2(folders, on_cpu, tmp_path):
+    assert_one_line(run_command("train.py", "--device", "gpu", "--train_dir", folders / "train", "--arrays_dir", tmp_path),
+                    "--device", "CuPy is not installed")
+    assert_one_line(run_command("test.py", "--device", "gpu", "--test_dir", folders / "test", "--arrays_dir", folders / "cpu",
+                                "--result_dir", tmp_path), "--device", "CuPy is not installed")
+
+
+def test_looking_for_a_card_where_cupy_is_not_installed_takes_no_time():
+    code = ("import sys, time; from filter_constant import Settings; import device; start = time.perf_counter(); "
+            "sys.modules.setdefault('cupy', None); device.find_card(Settings()); print(time.perf_counter() - start)")
+    code = code.replace("sys.modules.setdefault('cupy', None); ", "device.importlib.util.find_spec = lambda name, find="
+                        "device.importlib.util.find_spec: find(name + '_that_is_not_there'); ")
+    assert float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True).stdout) < 0.1
+
+
+def fake_cupy(monkeypatch, available=True, fault=None):
+    """CuPy and cupyx over the stand-in, for what `cupy_card` asks of them."""
+    card = strict_card(8 << 30)
+
+    class Device:
+        id, mem_info = 0, (7 << 30, 8 << 30)
+
+    class Pool:
+        free_bytes, free_all_blocks = staticmethod(lambda: 1 << 30), staticmethod(lambda: None)
+
+    def is_available():
+        if fault:
+            raise fault
+        return available
+
+    cupy, cupyx, scipy, linalg = (types.ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.linalg"))
+    cupy.__spec__, cupy.__version__, linalg.solve_triangular = ModuleSpec("cupy", None), "14.2.0", card.solve_triangular
+    assert {"cupy.is_available", "cupy.get_default_memory_pool", "cupy.asnumpy"} <= set(NAMES)
+    cupy.is_available, cupy.get_default_memory_pool, cupy.asnumpy = is_available, Pool, card.xp.asnumpy
+    cupy.cuda = types.SimpleNamespace(Device=Device, runtime=types.SimpleNamespace(
+        getDeviceProperties=lambda number: {"name": b"NVIDIA Made Up"}))
+    for name in ("asarray", "empty", "take", "zeros", "clip", "linalg", "float32"):
+        setattr(cupy, name, getattr(card.xp, name))
+    for module in (cupy, cupyx, scipy, linalg):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return card
+
+
+def test_a_card_that_cupy_finds_is_taken(monkeypatch, capsys):
+    fake_cupy(monkeypatch)
+    monkeypatch.setenv("CUPY_TF32", "1")
+    card = device.choose_device(Settings())
+    assert capsys.readouterr().out == "Device: GPU, NVIDIA Made Up, 7.5 of 8.6 GB free, CuPy 14.2.0\n"
+    assert card.free() == 8 << 30 and device.os.environ["CUPY_TF32"] == "0"
+    assert find_card(Settings(device="cpu"))[0] is None
+
+
+@pytest.mark.parametrize("given", [{"available": False}, {"fault": RuntimeError("libnvrtc.so.12: not found\nmore")}])
+def test_a_cupy_without_a_card_or_half_installed_leaves_the_cpu(monkeypatch, given):
+    fake_cupy(monkeypatch, **given)
+    card, why = find_card(Settings())
+    assert card is None and "\n" not in why and ("finds no NVIDIA GPU" in why or "libnvrtc" in why)
+    with pytest.raises(UserError, match="finds no NVIDIA GPU|libnvrtc"):
+        find_card(Settings(device="gpu"))
+
+
+def test_a_card_that_computes_nonsense_is_not_taken(monkeypatch):
+    card = fake_cupy(monkeypatch)
+    sys.modules["cupyx.scipy.linalg"].solve_triangular = lambda factor, vector, **_: card.xp.zeros(2)
+    card, why = find_card(Settings())
+    assert card is None and "nonsense" in why
+
+
+@CARDS
+def test_a_good_card_passes_its_trial(make_card):
+    try_out(make_card())
+
+
+# ---- the page
+
+def test_the_roofline_on_the_page_is_what_its_script_prints():
+    printed = subprocess.run([sys.executable, "docs/roofline.py"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    assert printed in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+
+
+# ---- on a card only
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_card_that_others_have_filled_sums_in_groups(planned):
+    card = real_card()
+    settings = Settings(q_angle_p=2, q_angle_t=2)
+    drawn = drawn_case(settings.buckets, shape=(24, 24, 24), length=11)
+    gram = Gram(settings.buckets, settings.taps)
+    hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)  # 240 MB are left, all sums take 256 MB
+    sums = CardSums(card if planned else card._replace(free=lambda: 1 << 40), block=256)
+    sums.accumulate(gram, drawn, BOUNDARIES, settings, "v")
+    sums.settle(gram)
+    del hog
+    assert 1 <= sums.most < settings.buckets
+    assert_same_sums(gram, cpu_sums(drawn, settings))
+
+
+@pytest.mark.gpu
+def test_a_cards_products_are_not_rounded_to_tf32():
+    card = real_card()
+    rows = np.random.default_rng(8).random((1024, 600), np.float32)
+    array = card.xp.asarray(rows)
+    found, exact = card.to_host(array.T @ array), rows.T.astype(np.float64) @ rows
+    assert np.abs(found / exact - 1).max() < 1e-5  # TF32 keeps eleven bits: 5e-4 a factor
