@@ -335,3 +335,24 @@ def test_more_volumes_and_another_stage_go_on_from_what_is_there(folder, undistu
 def test_too_little_memory_is_one_line_at_the_start(folder, tmp_path):
     assert_one_line(run_command("train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", tmp_path / "arrays",
                                 "--max_memory", "0.2"), "GB of memory", "--max_memory")
+
+
+def test_learned_on_the_sample_the_best_preset_beats_the_best_spline_there(tmp_path):
+    """The middle of both brains, a stage and few leaves, so that it is quick."""
+    fetched = run_command("sample.py", "--train_dir", tmp_path / "all/train", "--test_dir", tmp_path / "all/test")
+    if fetched.returncode:
+        pytest.skip(f"the sample could not be fetched: {fetched.stderr.strip()[-200:]}")
+    for part in ("train", "test"):
+        path, = (tmp_path / "all" / part).glob("*.nii.gz")
+        image = nib.load(path)
+        middle = tuple(slice(side // 2 - 40, side // 2 + 40) for side in image.shape)
+        write_nifti(tmp_path / part / "brain.nii.gz", image.get_fdata(dtype=np.float32)[middle])
+    quick = ("--preset", "best", "--stages", "1", "--leaves", "64")
+    status, _, errors = command("train.py", *quick, "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays")
+    assert status == 0, errors
+    status, _, errors = command("test.py", "--no-report", "--test_dir", tmp_path / "test", "--arrays_dir", tmp_path / "arrays",
+                                "--result_dir", tmp_path / "result")
+    assert status == 0, errors
+    with open(next((tmp_path / "result").glob("*/metrics.csv")), newline="", encoding="utf-8") as file:
+        row, = csv.DictReader(file)
+    assert float(row["gain_over_spline"]) > 1, row
