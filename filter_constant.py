@@ -164,7 +164,7 @@ STORY = {
 }
 EXAMPLES = {
     "train": """examples:
-  python train.py
+  python train.py --preset best                     what restores most
   python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
   python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
     "test": """examples:

@@ -24,6 +24,7 @@ START_RADIUS_SQUARED = 6  # of the ball of the start that later stages see
 SMALL_BALL = ball(3, centre=False), np.array([[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
 TREE_SAMPLES, TREE_VOLUMES = 400_000, 12  # voxels that a tree is grown from, and from how many volumes at most
 HELD_OUT_BLOCK, HELD_OUT_SHARE = 16, 1 / 16  # cubes of so many voxels are kept out of learning, to choose the ridge by
+USUAL_RIDGE = 300.0  # samples: what the first stage chooses on a dozen brains
 RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
 
 
@@ -183,6 +184,8 @@ def solve_stage(gram, tree, settings):
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
     counts, held_counts = gram.count[:leaves], gram.count[leaves:]
     ridge, missed = settings.ridge, {}
+    if not ridge and not held_counts.sum():  # volumes so small that no cube of theirs was held out
+        ridge = USUAL_RIDGE
     if not ridge:
         sums = _up(learned, counts, tree)
         held_full = [unpacked(held[leaf], gram.side) for leaf in range(leaves)]

@@ -387,6 +387,18 @@ def test_equal_volumes_have_an_infinite_psnr_and_an_ssim_of_one():
     assert found["ssim"] == pytest.approx(1) and found["ssim_box"] == pytest.approx(1)
 
 
+def test_ssim_in_parts_is_that_of_the_whole():
+    from skimage.metrics import structural_similarity
+    random = np.random.default_rng(8)
+    for planes in (7, 48, 49, 52, 101):
+        hr = random.random((planes, 11, 12)).astype(np.float32)
+        estimate = np.clip(hr + random.normal(0, 0.1, hr.shape), 0, 1).astype(np.float32)
+        mean, similarity = structural_similarity(hr, estimate, data_range=1.0, full=True)
+        found = figures(hr, estimate, hr > 0.5)
+        assert found["ssim"] == pytest.approx(similarity[hr > 0.5].mean(dtype=np.float64), abs=1e-6)
+        assert found["ssim_box"] == pytest.approx(mean, abs=1e-6)
+
+
 def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_volume():
     hr = np.ones((12, 13, 14), np.float32)
     hr[6, 6, 6] = 0
