@@ -8,12 +8,14 @@ The momentum is that of Nesterov's accelerated gradient method.
 """
 import numpy as np
 import scipy.fft
-from numba import njit, prange
+from numba import njit
 
 from spline import apply_operators, banded
+from threads import in_threads, spans
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
 ITERATIONS = 10
+PIECE = 1 << 17  # voxels that a thread takes at a time
 RESIDUAL_NOISE = 1e-2  # s, of the variance of a voxel
 NEGLIGIBLE = 1e-3  # weights of M below this share of its largest are left out: less than 0.001 dB
 
@@ -36,15 +38,15 @@ class Known:
         ahead = before
         for i in range(iterations):
             estimate = self.refine(ahead)
-            ahead = _ahead(estimate, before, np.float32(i / (i + 3)))
+            ahead = _voxelwise(_ahead, estimate, before, self.mask, i / (i + 3))
             before = estimate
         return estimate
 
     def refine(self, estimate, times=1):
         """Back-project so many times, and clip to what is known; a new array. No times: only clip."""
         for _ in range(times):
-            estimate = _known(estimate, self.correction(estimate), self.mask)
-        return estimate if times else _known(estimate, np.zeros_like(estimate), self.mask)
+            estimate = _voxelwise(_known, estimate, self.correction(estimate), self.mask, 1.0)
+        return estimate if times else _voxelwise(_known, estimate, estimate, self.mask, 0.0)
 
 
 class Projection(Known):
@@ -121,22 +123,24 @@ def returning(degrading):
     return np.linalg.solve(degrading @ across + RESIDUAL_NOISE * np.eye(len(degrading)), across.T).T
 
 
-@njit(parallel=True, cache=True)
-def _known(estimate, correction, mask):
+def _voxelwise(kernel, estimate, other, mask, weight):
+    """What a kernel makes of two volumes, in threads."""
     result = np.empty_like(estimate)
-    for i in prange(estimate.shape[0]):
-        for j in range(estimate.shape[1]):
-            for k in range(estimate.shape[2]):
-                value = estimate[i, j, k] + correction[i, j, k]
-                result[i, j, k] = min(max(value, np.float32(0)), np.float32(1)) if mask[i, j, k] else np.float32(0)
+    flat = [volume.reshape(-1) for volume in (estimate, other, mask, result)]
+    in_threads(spans(result.size, PIECE), lambda span: kernel(*(volume[slice(*span)] for volume in flat), np.float32(weight)))
     return result
 
 
-@njit(parallel=True, cache=True)
-def _ahead(now, before, momentum):
-    result = np.empty_like(now)
-    for i in prange(now.shape[0]):
-        for j in range(now.shape[1]):
-            for k in range(now.shape[2]):
-                result[i, j, k] = now[i, j, k] + momentum * (now[i, j, k] - before[i, j, k])
-    return result
+@njit(cache=True, nogil=True)
+def _known(estimate, correction, mask, result, weight):
+    """Add the weighted correction, and clip to [0, 1] in the mask and to zero outside."""
+    for n in range(estimate.size):
+        value = estimate[n] + weight * correction[n]
+        result[n] = min(max(value, np.float32(0)), np.float32(1)) if mask[n] else np.float32(0)
+
+
+@njit(cache=True, nogil=True)
+def _ahead(now, before, mask, result, momentum):
+    """Go on beyond an estimate, the way that it came from the one before."""
+    for n in range(now.size):
+        result[n] = now[n] + momentum * (now[n] - before[n])

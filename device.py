@@ -1,14 +1,18 @@
-"""Learn and apply the published filters on a graphics card: sum the samples, solve for the filters, restore.
+"""Learn and apply the published filters on graphics cards: sum the samples, solve for the filters, restore.
 
 Each function takes the card as a value. Its array module `xp` is CuPy or, in tests, NumPy: there is one code for both, and
 arrays pass between card and main memory by ``xp.asarray`` and ``card.to_host`` alone. CuPy is imported when it is asked for.
+Which card CuPy works on is a matter of the thread: what works on one begins with ``with card.use()``.
 
 Features and buckets stay on the CPU (hashtable.py). As there, products are float32, of at most `BLOCK` samples at a time,
 and sums float64; filters differ from the CPU's by rounding.
 """
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +36,7 @@ class Card(NamedTuple):
     free: Callable  # () -> bytes that arrays may still take
     release: Callable  # () -> None; gives back what deleted arrays took
     name: str
+    use: Callable = contextlib.nullcontext  # () -> a context in which this is the card that the thread works on
 
 
 class Drawn(NamedTuple):
@@ -44,53 +49,94 @@ class Drawn(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- the choice
 
-def choose_device(settings):
-    """The card to work on, or None for the CPU; says in one line which was taken, and why.
+def choose_cards(settings, most=None):
+    """The cards to work on, none for the CPU; says in one line which were taken, and why.
+
+    Parameters
+    ----------
+    settings : Settings
+    most : int, optional
+        So many are enough; by default all are taken.
+
+    Returns
+    -------
+    cards : list of Card
 
     Raises
     ------
     UserError
         If --device gpu finds none.
     """
-    card, why = find_card(settings)
-    print(f"Device: {'CPU' if card is None else 'GPU'}, {why}", flush=True)
-    return card
+    cards, why = find_cards(settings, most)
+    what = "CPU" if not cards else "GPU" if len(cards) == 1 else f"{len(cards)} GPUs"
+    print(f"Device: {what}, {why}", flush=True)
+    return cards
 
 
-def find_card(settings):
-    """The card, or None, and why."""
+def find_cards(settings, most=None):
+    """The cards, if any, and why."""
     if settings.device == "cpu":
-        return None, "as --device asks for"
+        return [], "as --device asks for"
     if settings.feature_space == "octahedral":
-        return None, "where filters of the octahedral space are learned and applied, whatever --device says"
+        return [], "where filters of the octahedral space are learned and applied, whatever --device says"
     try:
         # Looking is quick; importing CuPy takes half a second.
         if importlib.util.find_spec("cupy") is None:
             raise ImportError("CuPy is not installed, see requirements-gpu.txt")
-        card = cupy_card()
-    except Exception as fault:  # of a driver, a library or a compiler, each with a class of its own
-        why = (str(fault).splitlines() or [type(fault).__name__])[0]
+        cards, left_out = cupy_cards(most)
+    except Exception as fault:  # of a driver or a library, each with a class of its own
         if settings.device == "gpu":
-            raise UserError(f"argument --device: no GPU to work on: {why}; mend that, or leave --device out") from fault
-        return None, f"since there is no GPU to work on: {why}"
-    return card, card.name
+            raise UserError(f"argument --device: no GPU to work on: {first_line(fault)}; mend that, or leave --device "
+                            "out") from fault
+        return [], f"since there is no GPU to work on: {first_line(fault)}"
+    return cards, "; ".join([card.name for card in cards] + [f"left out: {fault}" for fault in left_out])
 
 
-def cupy_card():
-    """The card that CuPy takes for the current one: the first that CUDA_VISIBLE_DEVICES names."""
+def first_line(fault):
+    """The first line of what an exception says, or its class where it says nothing."""
+    return (str(fault).splitlines() or [type(fault).__name__])[0]
+
+
+def cupy_cards(most=None):
+    """The cards that CUDA_VISIBLE_DEVICES names, in its order, and what is wrong with each that is left out.
+
+    Raises
+    ------
+    Exception
+        Of CuPy's, a driver's or a compiler's own class, if there is none to work on.
+    """
     os.environ["CUPY_TF32"] = "0"  # or a user's 1 would round what is multiplied to eleven bits; read at the first product
     import cupy
 
     if not cupy.is_available():
         raise OSError(f"CuPy {cupy.__version__} finds no NVIDIA GPU with a driver for its version of CUDA")
+    cards, faults = [], []
+    for number in range(cupy.cuda.runtime.getDeviceCount()):
+        if most is None or len(cards) < most:
+            try:
+                cards.append(cupy_card(cupy, number))
+            except Exception as fault:
+                faults.append(fault)
+    if not cards:
+        raise faults[0]
+    return cards, [first_line(fault) for fault in faults]
+
+
+def cupy_card(cupy, number):
+    """One card, after a small trial."""
     from cupyx.scipy.linalg import solve_triangular
 
-    device, pool = cupy.cuda.Device(), cupy.get_default_memory_pool()
-    name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+    device, pool = cupy.cuda.Device(number), cupy.get_default_memory_pool()
+    name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
     free, total = device.mem_info
     card = Card(cupy, cupy.asnumpy, solve_triangular, lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
-                f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}")
-    try_out(card)
+                f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}",
+                lambda: cupy.cuda.Device(number))  # a new one each time: threads must not share it
+    try:
+        with card.use():
+            try_out(card)
+    except Exception as fault:
+        raise OSError(f"{name}: {first_line(fault)}") from fault
     return card
 
 
@@ -115,7 +161,59 @@ def draw(pair, boundaries, settings, name, wanted=None):
 
 
 class CardSums:
-    """Gram matrices that grow on the card until they are added to those in main memory.
+    """Gram matrices that grow on cards, a volume on each, until they are added to those in main memory.
+
+    How `train.sum_samples` gets samples into the sums, from a thread for each card and one more: that one prepares a volume
+    while the cards sum the others.
+
+    Parameters
+    ----------
+    cards : list of Card
+    block : int, optional
+        Samples multiplied at a time.
+    """
+
+    prepare = staticmethod(draw)
+
+    def __init__(self, cards, block=BLOCK):
+        lock = Lock()
+        self.streams, self.idle = [Stream(card, lock, block) for card in cards], SimpleQueue()
+        self.ahead, self.fault = len(cards), None
+        for stream in self.streams:
+            self.idle.put(stream)
+
+    @contextlib.contextmanager
+    def place(self):
+        """Where a volume can be summed; waits for an idle card."""
+        stream = self.idle.get()
+        try:
+            yield stream
+        except BaseException as fault:
+            self.fault = fault
+            raise
+        finally:
+            self.idle.put(stream)
+
+    @contextlib.contextmanager
+    def settled(self, gram):
+        """Inside, no card is amid a volume, and `gram` has what all of them have summed.
+
+        Raises what ended the summing of a volume: part of it may be in the sums, so that they are not to be saved.
+        """
+        taken = [self.idle.get() for _ in self.streams]
+        try:
+            if self.fault:
+                raise self.fault
+            for stream in taken:
+                stream.settle(gram)
+            yield
+        finally:
+            for stream in taken:
+                self.idle.put(stream)
+
+
+class Stream:
+    """One card's part of the sums.
 
     On the card lie the packed lower triangles of some buckets: of all where they fit, else of one group after another. Its
     memory may be scarcer than was planned: then the group is halved, and what is left to do goes on.
@@ -127,24 +225,29 @@ class CardSums:
     packed : array of float64, shape (most, (P + 1)(P + 2) / 2), or None
     """
 
-    def __init__(self, card, block=BLOCK):
-        self.card, self.block, self.most = card, block, None
+    def __init__(self, card, lock, block):
+        self.card, self.lock, self.block, self.most = card, lock, block, None
         self.buckets, self.packed, self.touched = range(0), None, set()
 
     def accumulate(self, gram, drawn, boundaries, settings, name, advance=lambda samples: None, wanted=None):
-        """Add a volume's samples; `gram` itself has them after `settle` only. Arguments as `train.sum_samples` gives."""
-        voxels, ends = by_bucket(drawn.voxels, drawn.bucket - gram.first, len(gram.count))
+        """Add a volume's samples; the sums of `gram` itself have them after `settle` only. As `matrix_compute.accumulate`."""
+        order, ends = by_bucket(drawn.bucket - gram.first, len(gram.count))
+        voxels = drawn.voxels[order]
         reached = ends[:-1].copy()  # per bucket, the first sample that is not added yet
-        while not self._fits(self._add, gram, drawn.pair, voxels, reached, ends[1:], settings, advance):
-            self._shrink(gram)
-        gram.count += np.diff(ends)
+        with self.card.use():
+            while not self._fits(self._add, gram, drawn.pair, voxels, reached, ends[1:], settings, advance):
+                self._shrink(gram)
+        with self.lock:
+            gram.count += np.diff(ends)
+        return voxels.size
 
     def settle(self, gram):
         """Add what lies on the card to the sums in main memory."""
-        for b in sorted(self.touched):
-            gram.packed[b] += self.card.to_host(self.packed[b - self.buckets.start])
-        if self.packed is not None:
-            self.packed[:] = 0
+        with self.card.use(), self.lock:
+            for b in sorted(self.touched):
+                gram.packed[b] += self.card.to_host(self.packed[b - self.buckets.start])
+            if self.packed is not None:
+                self.packed[:] = 0
         self.touched, self.buckets = set(), range(0)
 
     def _fits(self, work, *arguments):
@@ -234,22 +337,23 @@ def gather_rows(xp, lr, hr, voxels, offsets, centred):
 
 def ridge_filters(card, gram, buckets, weight, g0, g, advance):
     """As `matrix_compute.ridge_filters`, a batch of buckets at a time; half as many where memory does not suffice."""
-    most = min(max(int(FREE_SHARE * card.free() / (6 * 8 * gram.side**2)), 1), BATCH)  # matrices, factors, what makes them
-    while buckets.size:
-        batch = buckets[:most]
-        try:
-            found = solve_batch(card, gram.packed[batch], gram.side, weight, g0)
-        except MemoryError:
-            found = None
-        if found is None:  # here the exception is gone, and with it the arrays that it held on to
-            if most == 1:
-                raise UserError(TOO_FULL)
-            most //= 2
-            card.release()
-            continue
-        g[batch] = found
-        advance(batch.size)
-        buckets = buckets[batch.size:]
+    with card.use():
+        most = min(max(int(FREE_SHARE * card.free() / (6 * 8 * gram.side**2)), 1), BATCH)  # matrices, factors, their making
+        while buckets.size:
+            batch = buckets[:most]
+            try:
+                found = solve_batch(card, gram.packed[batch], gram.side, weight, g0)
+            except MemoryError:
+                found = None
+            if found is None:  # here the exception is gone, and with it the arrays that it held on to
+                if most == 1:
+                    raise UserError(TOO_FULL)
+                most //= 2
+                card.release()
+                continue
+            g[batch] = found
+            advance(batch.size)
+            buckets = buckets[batch.size:]
 
 
 def solve_batch(card, packed, side, weight, g0):
@@ -283,14 +387,15 @@ def solve_batch(card, packed, side, weight, g0):
 
 def filter_voxels(card, lr, voxels, bucket, h, filter_len):
     """As `matrix_compute.filter_voxels`, bucket after bucket; fewer voxels at a time where memory does not suffice."""
-    voxels, ends = by_bucket(voxels, bucket, len(h))
-    tile = TILE
-    while tile >= LEAST_BLOCK:
-        try:
-            return _filter_voxels(card, lr, voxels, ends, h, filter_len, tile)
-        except MemoryError:
-            tile //= 2
-        card.release()
+    order, ends = by_bucket(bucket, len(h))
+    voxels, tile = voxels[order], TILE
+    with card.use():
+        while tile >= LEAST_BLOCK:
+            try:
+                return _filter_voxels(card, lr, voxels, ends, h, filter_len, tile)
+            except MemoryError:
+                tile //= 2
+            card.release()
     raise UserError(TOO_FULL)
 
 

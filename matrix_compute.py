@@ -80,9 +80,15 @@ def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: N
         Told of the number of samples added, now and then.
     wanted : ndarray of bool, shape (all buckets,), optional
         Only the samples of these buckets are added; they must be among those of `gram`.
+
+    Returns
+    -------
+    samples : int
+        How many were added.
     """
     voxels, bucket = draw_samples(pair, boundaries, settings, name, wanted)
     add_samples(gram, pair, voxels, bucket - gram.first, settings, advance)
+    return voxels.size
 
 
 def draw_samples(pair, boundaries, settings, name, wanted=None):
@@ -100,30 +106,47 @@ def draw_samples(pair, boundaries, settings, name, wanted=None):
     return (voxels, bucket) if wanted is None else (voxels[wanted[bucket]], bucket[wanted[bucket]])
 
 
-def by_bucket(voxels, bucket, buckets):
-    """Voxels bucket after bucket; those of bucket b are at ``ends[b]`` to ``ends[b + 1]``, exclusive."""
+def by_bucket(bucket, buckets):
+    """The order that puts samples bucket after bucket: those of bucket b are then from ``ends[b]`` up to ``ends[b + 1]``."""
     order = np.argsort(bucket, kind="stable")
-    return voxels[order], np.searchsorted(bucket[order], np.arange(buckets + 1))
+    return order, np.searchsorted(bucket[order], np.arange(buckets + 1))
 
 
 def add_samples(gram, pair, voxels, bucket, settings, advance=lambda samples: None):
     """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
-    voxels, ends = by_bucket(voxels, bucket, len(gram.count))
-    lines = patch_lines(pair.lr.shape, settings.filter_len)
+    order, ends = by_bucket(bucket, len(gram.count))
+    voxels, lines = voxels[order], patch_lines(pair.lr.shape, settings.filter_len)
     lr, hr, centred = readable(pair.lr), pair.hr.reshape(-1), settings.solver == "ridge"
-    tasks = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])  # the largest first
+    sum_rows(gram, ends, lambda samples, rows: gather(lr, hr, voxels[samples], *lines, centred, rows), advance)
 
-    def add_bucket(b, samples, product):
+
+def sum_rows(gram, ends, fill, advance=lambda samples: None):
+    """Add the products of samples' rows [taps, target] to the Gram matrices, a bucket in each thread.
+
+    Parameters
+    ----------
+    gram : Gram
+    ends : ndarray of int, shape (buckets + 1,)
+        Where each bucket's samples begin and end, as `by_bucket` gives it.
+    fill : callable
+        Called with a slice of the samples and their rows, float32 of shape (n, side), to be written; behind these there
+        is room for a vector.
+    advance : callable, optional
+        Told of the number of samples added, now and then.
+    """
+    def add_bucket(b, buffer, product):
         for start in range(ends[b], ends[b + 1], BLOCK):
-            block = voxels[start:min(start + BLOCK, ends[b + 1])]
-            rows = samples[:block.size * gram.side].reshape(block.size, gram.side)
-            gather(lr, hr, block, *lines, centred, rows)
+            samples = slice(start, min(start + BLOCK, ends[b + 1]))
+            count = samples.stop - start
+            rows = buffer[:count * gram.side].reshape(count, gram.side)
+            fill(samples, rows)
             gram_of_rows(rows, product)
             fold(product, gram.packed[b])
-            advance(block.size)
+            advance(count)
 
-    in_threads(tasks, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),  # gather writes on
-                                           np.empty((gram.side, gram.side), np.float32)))
+    largest_first = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])
+    in_threads(largest_first, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),
+                                                   np.empty((gram.side, gram.side), np.float32)))
     gram.count += np.diff(ends)
 
 

@@ -12,15 +12,16 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
 from hashtable import eigen_3x3
 from spline import Operator, apply_operators
+from threads import in_threads, spans
 
 REACH = 6  # voxels: the longest of what features and taps reach
-SLAB = 48  # planes at a time
+SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of them
 PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
 WINDOW, WIDE, MEAN = gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)
 
@@ -98,11 +99,13 @@ def turned_offsets(displacements, shape):
 
 
 class Slab(NamedTuple):
-    """Planes of a scene with what is computed from them; everything (x, Y, Z) float32."""
+    """Planes of a scene with what is computed from them, as the kernels take it; volumes float32, of shape (x, Y, Z)."""
 
-    planes: slice  # of the padded volume
-    first: int  # these voxels of the list lie in it
-    last: int
+    estimate: np.ndarray
+    start: np.ndarray
+    first: int  # plane of the padded volume
+    place: np.ndarray
+    swaps: np.ndarray
     tensor: np.ndarray  # (6, x, Y, Z): xx, yy, zz, xy, xz, yz
     smooth: np.ndarray
     wide: np.ndarray
@@ -110,21 +113,36 @@ class Slab(NamedTuple):
     brain: np.ndarray
 
 
-def slabs(scene, voxels):
-    """Go through a scene in slabs that hold all of `voxels` (flat indices in the padded volume, ascending)."""
-    nx, plane = scene.mask.shape[0], scene.mask.shape[1] * scene.mask.shape[2]
-    for start in range(REACH, nx - REACH, SLAB):
-        stop = min(start + SLAB, nx - REACH)
-        first, last = np.searchsorted(voxels, [start * plane, stop * plane])
+def in_slabs(scene, voxels, work):
+    """Go through a scene in slabs, and through the voxels of each in threads.
+
+    Parameters
+    ----------
+    scene : Scene
+    voxels : ndarray of int64, ascending
+        Flat indices in the padded volume.
+    work : callable
+        Called with a slab, its voxels as flat indices in it, and the slice of `voxels` that these are.
+    """
+    nx, plane = scene.mask.shape[0], scene.mask[0].size
+    for begin in range(REACH, nx - REACH, SLAB):
+        end = min(begin + SLAB, nx - REACH)
+        first, last = np.searchsorted(voxels, [begin * plane, end * plane]).tolist()
         if first == last:
             continue
-        planes = slice(start - REACH, stop + REACH)
-        x = scene.estimate[planes]
-        gradients = [_central_difference(x, axis) for axis in range(3)]
-        tensor = np.stack([smoothed(gradients[a] * gradients[b], WINDOW)
-                           for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))])
-        yield Slab(planes, int(first), int(last), tensor, smoothed(x, WINDOW), smoothed(x, WIDE), smoothed(x, MEAN),
-                   smoothed(scene.mask[planes].astype(np.float32), MEAN))
+        planes = slice(begin - REACH, end + REACH)
+        slab, inside = _slab(scene, planes), voxels[first:last] - planes.start * plane
+        in_threads(spans(last - first, PIECE), lambda span, slab=slab, inside=inside, first=first:
+                   work(slab, inside[slice(*span)], slice(first + span[0], first + span[1])))
+
+
+def _slab(scene, planes):
+    x = scene.estimate[planes]
+    gradients = [_central_difference(x, axis) for axis in range(3)]
+    tensor = np.stack([smoothed(gradients[a] * gradients[b], WINDOW)
+                       for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))])
+    return Slab(x, scene.start[planes], planes.start, scene.place, scene.swaps, tensor, smoothed(x, WINDOW), smoothed(x, WIDE),
+                smoothed(x, MEAN), smoothed(scene.mask[planes].astype(np.float32), MEAN))
 
 
 def smoothed(volume, weights):
@@ -169,40 +187,49 @@ def describe(scene, voxels):
     """
     features = np.empty((voxels.size, len(FEATURES)), np.float32)
     orientation = np.empty(voxels.size, np.uint8)
-    for slab in slabs(scene, voxels):
-        here = slice(slab.first, slab.last)
-        _describe(voxels[here] - slab.planes.start * scene.mask[0].size, scene.estimate[slab.planes],
-                  scene.start[slab.planes], slab.planes.start, scene.place, scene.swaps, slab.tensor, slab.smooth, slab.wide,
-                  slab.mean, slab.brain, features[here], orientation[here])
+    in_slabs(scene, voxels, lambda slab, inside, these: _describe(inside, slab, features[these], orientation[these]))
     return features, orientation
 
 
 def classify(scene, voxels, tree):
     """The leaf of a tree that each voxel falls into, and its orientation: ndarrays of int32 and uint8, shape (n,)."""
     leaf, orientation = np.empty(voxels.size, np.int32), np.empty(voxels.size, np.uint8)
-    for slab in slabs(scene, voxels):
-        here = slice(slab.first, slab.last)
-        _classify(voxels[here] - slab.planes.start * scene.mask[0].size, scene.estimate[slab.planes],
-                  scene.start[slab.planes], slab.planes.start, scene.place, scene.swaps, slab.tensor, slab.smooth, slab.wide,
-                  slab.mean, slab.brain, tree.feature, tree.threshold, tree.child, tree.leaf, leaf[here], orientation[here])
+    in_slabs(scene, voxels, lambda slab, inside, these: _classify(inside, slab, tree, leaf[these], orientation[these]))
     return leaf, orientation
 
 
 # ---------------------------------------------------------------------------------------------- kernels
 
+@njit(cache=True, nogil=True)
+def _describe(voxels, slab, features, orientation):
+    for n in range(voxels.size):
+        orientation[n] = _voxel(voxels[n], slab, features[n])
+
+
+@njit(cache=True, nogil=True)
+def _classify(voxels, slab, tree, leaf, orientation):
+    f = np.empty(33, np.float32)
+    for n in range(voxels.size):
+        orientation[n] = _voxel(voxels[n], slab, f)
+        node = 0
+        while tree.feature[node] >= 0:
+            node = tree.child[node, 1 if f[tree.feature[node]] >= tree.threshold[node] else 0]
+        leaf[n] = tree.leaf[node]
+
+
 @njit(cache=True)
-def _voxel(at, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, f):
-    """Write one voxel's features to `f`; returns its orientation. All volumes are flat; `at` is the voxel's index."""
-    nx, ny, nz = x.shape
+def _voxel(at, slab, f):
+    """Write the features of the voxel with flat index `at` to `f`; returns its orientation."""
+    nx, ny, nz = slab.estimate.shape
     strides = (ny * nz, nz, 1)
-    here = (at // (ny * nz) + x_first, at // nz % ny, at % nz)
-    flat, centre = x.reshape(-1), x.reshape(-1)[at]
-    t = tensor.reshape(6, -1)
+    here = (at // (ny * nz) + slab.first, at // nz % ny, at % nz)
+    place, swaps, flat, smooth = slab.place, slab.swaps, slab.estimate.reshape(-1), slab.smooth.reshape(-1)
+    centre, t = flat[at], slab.tensor.reshape(6, -1)
     l1, l2, l3, v0, v1, v2 = eigen_3x3(t[0, at], t[1, at], t[2, at], t[3, at], t[4, at], t[5, at])
     v = (v0, v1, v2)
     along = 0.0
     for a in range(3):
-        along += v[a] * (smooth.reshape(-1)[at + strides[a]] - smooth.reshape(-1)[at - strides[a]])
+        along += v[a] * (smooth[at + strides[a]] - smooth[at - strides[a]])
     turn = -1.0 if along < 0 else 1.0
     # Order the axes by the size of v's components; axes of different factors keep their places.
     p0, p1, p2 = 0, 1, 2
@@ -223,15 +250,7 @@ def _voxel(at, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brai
     f[2] = l3 / (l1 + 1e-12)
     f[3] = abs(v[p1]) / (abs(v[p0]) + 1e-6)
     f[4] = abs(v[p2]) / (abs(v[p0]) + 1e-6)
-    signs, total = (1, 1, 1), 0.0
-    s0, s1, s2 = 1, 1, 1
-    if turn * v[p0] < 0:
-        s0 = -1
-    if turn * v[p1] < 0:
-        s1 = -1
-    if turn * v[p2] < 0:
-        s2 = -1
-    signs = (s0, s1, s2)
+    signs, total = (-1 if turn * v[p0] < 0 else 1, -1 if turn * v[p1] < 0 else 1, -1 if turn * v[p2] < 0 else 1), 0.0
     for k in range(3):
         flips |= (1 << k) if signs[k] < 0 else 0
         step = signs[k] * strides[p[k]]
@@ -251,31 +270,12 @@ def _voxel(at, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brai
             i, j = signs[a] * strides[p[a]], signs[b] * strides[p[b]]
             f[pair] = (flat[at + i + j] - flat[at + i - j] - flat[at - i + j] + flat[at - i - j]) / (4 * scale)
             pair += 1
-    average, moved = mean.reshape(-1)[at], centre - start.reshape(-1)[at]
-    f[25] = (centre - wide.reshape(-1)[at]) / scale
+    average, moved = slab.mean.reshape(-1)[at], centre - slab.start.reshape(-1)[at]
+    f[25] = (centre - slab.wide.reshape(-1)[at]) / scale
     f[26] = (centre - average) / scale
     f[27], f[28] = average, centre
     f[29], f[30] = moved / scale, moved
-    f[31] = brain.reshape(-1)[at]
+    f[31] = slab.brain.reshape(-1)[at]
     r1, r2, r3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
     f[32] = (r1 - r2 - r3) / (r1 + r2 + r3 + 1e-12)
     return np.uint8(permutation * 8 + flips)
-
-
-@njit(parallel=True, cache=True)
-def _describe(voxels, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, features, orientation):
-    for n in prange(voxels.size):
-        orientation[n] = _voxel(voxels[n], x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, features[n])
-
-
-@njit(parallel=True, cache=True)
-def _classify(voxels, x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain,
-              feature, threshold, child, leaf_of, leaf, orientation):
-    for block in prange((voxels.size + 1023) // 1024):
-        f = np.empty(33, np.float32)
-        for n in range(block * 1024, min((block + 1) * 1024, voxels.size)):
-            orientation[n] = _voxel(voxels[n], x, start, x_first, place, swaps, tensor, smooth, wide, mean, brain, f)
-            node = 0
-            while feature[node] >= 0:
-                node = child[node, 1 if f[feature[node]] >= threshold[node] else 0]
-            leaf[n] = leaf_of[node]

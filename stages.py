@@ -7,19 +7,17 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from scipy.linalg import cho_factor, cho_solve
 
-from blas import gram_of_rows
 from get_lar import placement
 from hashtable import sample_voxels
-from matrix_compute import Gram, fold, unpacked
+from matrix_compute import BLOCK, TILE, Gram, by_bucket, sum_rows, unpacked
 from octahedral import REACH, ball, classify, describe, make_scene, places, turned_offsets
 from spline import spacing_and_start
-from threads import in_threads
+from threads import in_threads, spans
 from tree import Tree, grow, quantile_tree
 
-BLOCK = 2048  # samples multiplied at a time
 START_RADIUS_SQUARED = 6  # of the ball of the start that later stages see
 SMALL_BALL = ball(3, centre=False), np.array([[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
 TREE_SAMPLES, TREE_VOLUMES = 400_000, 12  # voxels that a tree is grown from, and from how many volumes at most
@@ -72,10 +70,11 @@ def apply_stage(scene, stage, number, settings):
     """The output of one stage, unclipped; the estimate itself outside the mask."""
     voxels = np.flatnonzero(scene.mask)
     leaf, orientation = classify(scene, voxels, stage.tree)
-    now, start = (turned_offsets(taps, scene.mask.shape).astype(np.int32) for taps in stage_taps(number, settings))
+    now, start = _offsets(stage_taps(number, settings), scene)
     result = scene.estimate.copy()
-    _apply(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels, leaf, orientation, now, start, stage.weights,
-           result.reshape(-1))
+    in_threads(spans(voxels.size, TILE), lambda span: _apply(
+        scene.estimate.reshape(-1), scene.start.reshape(-1), voxels[slice(*span)], leaf[slice(*span)],
+        orientation[slice(*span)], now, start, stage.weights, result.reshape(-1)))
     return np.ascontiguousarray(result[REACH:-REACH, REACH:-REACH, REACH:-REACH])
 
 
@@ -88,16 +87,22 @@ def draw(pair, stages, settings, count, name):
         voxels = np.sort(random.choice(voxels, count, replace=False))
     features, orientation = describe(scene, voxels)
     taps = np.concatenate(SMALL_BALL), ball(1 if stages else -1)
-    return features, _rows(scene, pair.hr, voxels, orientation, taps)
+    rows = np.empty((voxels.size, sum(map(len, taps)) + 1), np.float32)
+    fill = row_filler(scene, pair.hr, voxels, orientation, taps)
+    in_threads(spans(voxels.size, BLOCK), lambda span: fill(slice(*span), rows[slice(*span)]))
+    return features, rows
 
 
-def _rows(scene, hr, voxels, orientation, taps):
-    """Rows [taps of the estimate, taps of the start, target], all less the estimate's voxel."""
-    now, start = (turned_offsets(part, scene.mask.shape).astype(np.int32) for part in taps)
-    rows = np.empty((voxels.size, len(taps[0]) + len(taps[1]) + 1), np.float32)
-    _gather(scene.estimate.reshape(-1), scene.start.reshape(-1), np.pad(hr, REACH).reshape(-1), voxels, orientation, now, start,
-            rows)
-    return rows
+def row_filler(scene, hr, voxels, orientation, taps):
+    """What writes the rows of a slice of the voxels: [taps of the estimate, taps of the start, target], less the estimate."""
+    now, start = _offsets(taps, scene)
+    x, began, hr = scene.estimate.reshape(-1), scene.start.reshape(-1), np.pad(hr, REACH).reshape(-1)
+    return lambda samples, rows: _gather(x, began, hr, voxels[samples], orientation[samples], now, start, rows)
+
+
+def _offsets(taps, scene):
+    """The taps' offsets in the flat volume, for each orientation."""
+    return [turned_offsets(displacements, scene.mask.shape).astype(np.int32) for displacements in taps]
 
 
 def plant(drawn, settings, advance=lambda leaves: None):
@@ -106,16 +111,16 @@ def plant(drawn, settings, advance=lambda leaves: None):
     return quantile_tree(features) if settings.splits == "quantiles" else grow(features, samples, settings.leaves, advance)
 
 
-def accumulate_stage(gram, pair, stages, tree, settings, name, advance=lambda samples: None, wanted=None):
+def accumulate_stage(stages, gram, pair, tree, settings, name, advance=lambda samples: None, wanted=None):
     """Add one volume's samples to the Gram matrices of the stage after `stages`.
 
     Parameters
     ----------
+    stages : list of Stage
+        Those before.
     gram : Gram
         Changed in place: a bucket for each leaf, then as many for the voxels that are held out.
     pair : Pair
-    stages : list of Stage
-        Those before.
     tree : Tree
     settings : Settings
     name : str
@@ -124,6 +129,11 @@ def accumulate_stage(gram, pair, stages, tree, settings, name, advance=lambda sa
         Told of the number of samples added, now and then.
     wanted : ndarray of bool, shape (buckets,), optional
         Only the samples of these buckets are added.
+
+    Returns
+    -------
+    samples : int
+        How many were added.
     """
     scene, number = scene_of(pair, restore_stages(pair, stages, settings), settings), len(stages)
     voxels = sample_voxels(np.flatnonzero(scene.mask), settings.sample_rate, settings.seed, f"{name} learn")
@@ -131,25 +141,9 @@ def accumulate_stage(gram, pair, stages, tree, settings, name, advance=lambda sa
     bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, name)
     if wanted is not None:
         voxels, bucket, orientation = voxels[wanted[bucket]], bucket[wanted[bucket]], orientation[wanted[bucket]]
-    order = np.argsort(bucket, kind="stable")
-    voxels, orientation = voxels[order], orientation[order]
-    ends = np.searchsorted(bucket[order], np.arange(len(gram.count) + 1))
-    now, start = (turned_offsets(taps, scene.mask.shape).astype(np.int32) for taps in stage_taps(number, settings))
-    x, began, hr = scene.estimate.reshape(-1), scene.start.reshape(-1), np.pad(pair.hr, REACH).reshape(-1)
-    tasks = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])  # the largest first
-
-    def add_bucket(b, samples, product):
-        for first in range(ends[b], ends[b + 1], BLOCK):
-            block = slice(first, min(first + BLOCK, ends[b + 1]))
-            rows = samples[:block.stop - block.start]
-            _gather_serial(x, began, hr, voxels[block], orientation[block], now, start, rows)
-            gram_of_rows(rows, product)
-            fold(product, gram.packed[b])
-            advance(len(rows))
-
-    in_threads(tasks, add_bucket, lambda: (np.empty((BLOCK, gram.side), np.float32),
-                                           np.empty((gram.side, gram.side), np.float32)))
-    gram.count += np.diff(ends)
+    order, ends = by_bucket(bucket, len(gram.count))
+    sum_rows(gram, ends, row_filler(scene, pair.hr, voxels[order], orientation[order], stage_taps(number, settings)), advance)
+    return voxels.size
 
 
 def held_out(voxels, shape, seed, name):
@@ -250,32 +244,25 @@ def _missed(matrix, g):
 
 # ---------------------------------------------------------------------------------------------- kernels
 
-@njit(cache=True)
-def _row(x, start, hr, at, now, began, row):
-    centre, taps = x[at], now.size
-    for j in range(taps):
-        row[j] = x[at + now[j]] - centre
-    for j in range(began.size):
-        row[taps + j] = start[at + began[j]] - centre
-    row[taps + began.size] = hr[at] - centre
-
-
 @njit(cache=True, nogil=True)
-def _gather_serial(x, start, hr, voxels, orientation, now, began, rows):
-    for n in range(voxels.size):
-        _row(x, start, hr, voxels[n], now[orientation[n]], began[orientation[n]], rows[n])
-
-
-@njit(parallel=True, cache=True)
 def _gather(x, start, hr, voxels, orientation, now, began, rows):
-    for n in prange(voxels.size):
-        _row(x, start, hr, voxels[n], now[orientation[n]], began[orientation[n]], rows[n])
-
-
-@njit(parallel=True, cache=True, fastmath=True)
-def _apply(x, start, voxels, leaf, orientation, now, began, weights, result):
+    """Rows [taps of x, taps of start, hr] of the voxels, all less x at the voxel."""
     taps, more = now.shape[1], began.shape[1]
-    for n in prange(voxels.size):
+    for n in range(voxels.size):
+        at, near, far, row = voxels[n], now[orientation[n]], began[orientation[n]], rows[n]
+        centre = x[at]
+        for j in range(taps):
+            row[j] = x[at + near[j]] - centre
+        for j in range(more):
+            row[taps + j] = start[at + far[j]] - centre
+        row[taps + more] = hr[at] - centre
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _apply(x, start, voxels, leaf, orientation, now, began, weights, result):
+    """``result[voxels]``: x there, and the weights of the leaf times the taps less x there."""
+    taps, more = now.shape[1], began.shape[1]
+    for n in range(voxels.size):
         at, w, near, far = voxels[n], weights[leaf[n]], now[orientation[n]], began[orientation[n]]
         centre, total = x[at], np.float32(0)
         for j in range(taps):

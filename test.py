@@ -18,7 +18,7 @@ from filter_constant import CannotWrite, UserError, complain, run
 def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from device import choose_device
+    from device import choose_cards
     from util import (
         about_filters,
         companions,
@@ -35,7 +35,7 @@ def restore(settings, given):
     folder = Path(settings.output).parent if settings.output else Path(settings.result_dir, time.strftime("%m%d%H"))
     targets = target_paths(volumes, folder, settings)
     print(about_filters(settings))
-    card = choose_device(settings)
+    card = next(iter(choose_cards(settings, most=1)), None)
     print_head(len(volumes), settings)
     rows, viewers, failed = [], [], 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:

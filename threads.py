@@ -1,6 +1,7 @@
 """Work in as many threads as there are cores. The kernels release the interpreter's lock, so threads are all it takes."""
 import contextlib
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -60,31 +61,29 @@ def in_threads(tasks, work, buffers=tuple):
             raise
 
 
-def in_turn(work, items, ahead):
+def in_turn(work, items, ahead=0):
     """Yield each item, and a call that gives ``work(item)`` or raises what that raised.
 
     Parameters
     ----------
     work : callable
     items : iterable
-    ahead : bool
-        Whether the next item's work is done, in a thread of its own, while the caller is busy with this one.
+    ahead : int
+        How many of the next items are worked on meanwhile, each in a thread of its own. With none, the call does the work.
     """
     if not ahead:
         for item in items:
             yield item, partial(work, item)
         return
-    aside, before = ThreadPoolExecutor(1), None
+    workers, begun = ThreadPoolExecutor(ahead + 1), deque()
     try:
         for item in items:
-            coming = item, aside.submit(work, item).result
-            if before:
-                yield before
-            before = coming
-        if before:
-            yield before
+            begun.append((item, workers.submit(work, item).result))
+            if len(begun) > ahead:
+                yield begun.popleft()
+        yield from begun
     finally:  # also where the caller asks for no more
-        aside.shutdown(cancel_futures=True)
+        workers.shutdown(cancel_futures=True)
 
 
 def spans(count, at_most):

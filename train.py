@@ -11,10 +11,12 @@ at its centre, goes into the Gram matrix of the voxel's bucket; at the end each 
 What was summed is kept in arrays/QVF_2/: a training that was stopped or killed goes on from there, and so does one whose
 folder has got more volumes.
 """
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,13 +62,31 @@ class Learned(NamedTuple):
     summary: str = ""
 
 
-class Adding(NamedTuple):
-    """How a volume's samples get into the sums."""
+class OnCpu:
+    """How samples get into the sums: on the CPU, one volume after another. `device.CardSums` is its like for GPUs.
 
-    accumulate: Callable  # (gram, prepared, classes, settings, name, advance, wanted)
-    prepare: Callable = lambda pair, classes, settings, name, wanted: pair  # what of it can be done a volume ahead
-    settle: Callable = lambda gram: None  # before the sums are looked at
-    ahead: bool = False  # whether the next volume is read and prepared meanwhile
+    Parameters
+    ----------
+    accumulate : callable
+        As `matrix_compute.accumulate`.
+    """
+
+    ahead = 0  # so many more volumes are worked on, and in memory, beside the one whose turn it is
+
+    def __init__(self, accumulate):
+        self.accumulate = accumulate
+
+    def prepare(self, pair, classes, settings, name, wanted):
+        """What of a volume can be done before its `place` is free."""
+        return pair
+
+    def place(self):
+        """The context in which one volume is summed; it gives what has the method `accumulate`."""
+        return contextlib.nullcontext(self)
+
+    def settled(self, gram):
+        """The context in which no volume is half summed, and `gram` has all of those that are."""
+        return contextlib.nullcontext()
 
 
 def learn_buckets(volumes, settings):
@@ -74,12 +94,12 @@ def learn_buckets(volumes, settings):
     import numpy as np
 
     from checkpoint import Checkpoint
-    from device import choose_device
+    from device import CardSums, choose_cards, ridge_filters
     from matrix_compute import Filters, accumulate, solve_groups
     from util import progress
 
-    card = choose_device(settings)
-    adding, solve_buckets = (Adding(accumulate), None) if card is None else on_card(card)
+    cards = choose_cards(settings)
+    adding = CardSums(cards) if cards else OnCpu(accumulate)
     checkpoint = Checkpoint(settings)
     if settings.restart:
         checkpoint.clear()
@@ -96,34 +116,23 @@ def learn_buckets(volumes, settings):
     demand_samples(checkpoint, counts, settings)
     used = int((counts > 0).sum())
     with progress(used, "solving", "bucket", settings.quiet) as bar:
-        h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update, solve_buckets)
+        h = solve_groups(checkpoint.groups(plan.passes, gram), settings, bar.update,
+                         partial(ridge_filters, cards[0]) if cards else None)
     return Learned(checkpoint, failed, None, Filters(h, checkpoint.classes), counts,
                    f"{settings.buckets} filters of {settings.filter_len}^3 voxels from {counts.sum():,} samples "
                    f"({settings.buckets - used} buckets saw none and are served by their nearest)")
 
 
-def on_card(card):
-    """How samples are summed and filters solved for on a graphics card."""
-    from functools import partial
-
-    from device import CardSums, draw, ridge_filters
-
-    sums = CardSums(card)
-    return Adding(sums.accumulate, draw, sums.settle, ahead=True), partial(ridge_filters, card)
-
-
 def learn_stages(volumes, settings):
     """Stages in the octahedral space: each grows a tree, sums the samples of its leaves, solves for their filters."""
-    from functools import partial
-
     from checkpoint import Checkpoint, Sums
-    from device import choose_device
+    from device import choose_cards
     from memory import Plan, describe, memory_budget, plan_stages
     from stages import Stage, accumulate_stage, digest, solve_stage, stage_taps
     from tree import read_tree
     from util import largest_volume
 
-    choose_device(settings)  # the CPU, and why
+    choose_cards(settings)  # the CPU, and why
     print(describe(plan_stages(settings, largest_volume(volumes), memory_budget(settings.max_memory))), flush=True)
     stages, counts, failed = [], [], set()
     for number in range(settings.stages):
@@ -137,8 +146,8 @@ def learn_stages(volumes, settings):
         else:
             begin(checkpoint, *find_tree(volumes, stages, settings), settings)
         tree = checkpoint.classes
-        add = Adding(partial(add_to_stage, accumulate_stage, stages))
-        gram, faulty, signal = sum_samples(checkpoint, volumes, Plan([range(checkpoint.buckets)], 0, 0), settings, add)
+        gram, faulty, signal = sum_samples(checkpoint, volumes, Plan([range(checkpoint.buckets)], 0, 0), settings,
+                                           OnCpu(partial(accumulate_stage, stages)))
         failed |= faulty
         if signal:
             return Learned(checkpoint, failed, signal)
@@ -150,11 +159,6 @@ def learn_stages(volumes, settings):
         print(f"Stage {number + 1}: {tree.leaves} classes, filters of {taps} voxels, {counts[-1].sum():,} samples; "
               f"ridge of {ridge:g} samples{chosen}", flush=True)
     return Learned(checkpoint, failed, None, stages, counts, f"{sum(map(len, counts))} filters in {len(stages)} stages")
-
-
-def add_to_stage(accumulate_stage, stages, gram, pair, tree, settings, name, advance, wanted):
-    """Add a volume to the sums of a stage, with the arguments that `sum_samples` gives."""
-    accumulate_stage(gram, pair, stages, tree, settings, name, advance, wanted)
 
 
 def demand_samples(checkpoint, counts, settings):
@@ -175,8 +179,8 @@ def next_command(settings):
     return " ".join(words)
 
 
-def lay_out(volumes, checkpoint, settings, ahead=False):
-    """Plan the memory, and say how; a volume that is read ahead takes as much as the one at hand."""
+def lay_out(volumes, checkpoint, settings, ahead=0):
+    """Plan the memory, and say how; each volume that is worked on ahead takes as much as the one at hand."""
     from checkpoint import buckets_per_file
     from memory import describe, memory_budget, plan_passes
     from util import largest_volume
@@ -218,42 +222,44 @@ def sum_samples(checkpoint, volumes, plan, settings, adding):
     from threads import in_turn
     from util import progress, relative_name
 
-    def open_volume(path):
-        record = fingerprint(path, settings.train_dir)
-        wanted = checkpoint.lacking(buckets, record)
-        if wanted is None:
-            return record, None, None
-        pair, name = read_pair(path, settings), relative_name(path, settings.train_dir)
-        return record, wanted, adding.prepare(pair, checkpoint.classes, settings, name, wanted)
+    def sum_volume(path):
+        """Add a volume's samples and note that: how many these were, None if they are in already; and what was wrong."""
+        name = relative_name(path, settings.train_dir)
+        try:
+            record = fingerprint(path, settings.train_dir)
+            wanted = checkpoint.lacking(buckets, record)
+            if wanted is None:
+                return None, None
+            prepared = adding.prepare(read_pair(path, settings), checkpoint.classes, settings, name, wanted)
+        except UserError as fault:
+            return None, fault
+        with adding.place() as place, progress(None, path.name, "sample", settings.quiet or adding.ahead > 1) as bar:
+            samples = place.accumulate(gram, prepared, checkpoint.classes, settings, name, bar.update, wanted)
+            checkpoint.add(wanted, record)  # here, so that none is saved without the other
+        return samples, None
 
     failed, gram = set(), None
     with Stop() as stop:
         for turn, buckets in enumerate(plan.passes, 1):
             del gram  # before the next is made: the two would not fit
             gram = checkpoint.load(buckets)
-            for path, opened in in_turn(open_volume, [path for path in volumes if path not in failed], adding.ahead):
-                if stop.asked:
-                    break
-                begun, before, name = time.perf_counter(), gram.count.sum(), relative_name(path, settings.train_dir)
-                try:
-                    record, wanted, prepared = opened()
-                except UserError as fault:
+            left, begun = [path for path in volumes if path not in failed], time.perf_counter()
+            # Once a stop is asked for no volume is begun, but those that are begun are finished.
+            for path, summed in in_turn(sum_volume, takewhile(lambda _: not stop.asked, left), adding.ahead):
+                samples, fault = summed()
+                if fault:
                     complain("train", fault)
                     failed.add(path)
-                    continue
-                if wanted is None:
-                    continue
-                with progress(None, path.name, "sample", settings.quiet) as bar:
-                    adding.accumulate(gram, prepared, checkpoint.classes, settings, name, bar.update, wanted)
-                checkpoint.add(wanted, record)
-                del prepared, opened  # before the next is read
-                print(f"[{volumes.index(path) + 1}/{len(volumes)}] {f'pass {turn}, ' * (len(plan.passes) > 1)}{name}: "
-                      f"{gram.count.sum() - before:,} samples, {time.perf_counter() - begun:.1f} s", flush=True)
-                if checkpoint.due():
-                    adding.settle(gram)
-                    save(checkpoint, gram, plan)
-            adding.settle(gram)
-            save(checkpoint, gram, plan)
+                elif samples is not None:
+                    print(f"[{volumes.index(path) + 1}/{len(volumes)}] {f'pass {turn}, ' * (len(plan.passes) > 1)}"
+                          f"{relative_name(path, settings.train_dir)}: {samples:,} samples, "
+                          f"{time.perf_counter() - begun:.1f} s", flush=True)
+                    if checkpoint.due():
+                        with adding.settled(gram):
+                            save(checkpoint, gram, plan)
+                begun = time.perf_counter()
+            with adding.settled(gram):
+                save(checkpoint, gram, plan)
             if stop.asked:
                 break
     return gram, failed, stop.asked

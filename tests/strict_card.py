@@ -2,8 +2,11 @@
 
 Arrays of it do not mix with NumPy's, turn into nothing by themselves, and have no other functions, methods and arguments
 than CuPy 14.2.0 has (cupy_14_2_0.txt: names and parameters, "*" where a function does not tell its own). Its memory is
-counted, and can be as small as a test wants it. Unlike CuPy it refuses indices out of bounds, which CuPy wraps.
+counted, and can be as small as a test wants it. Unlike CuPy it refuses indices out of bounds, which CuPy wraps. Of several
+cards, a thread may use the current one alone, with arrays of that card: the first, unless it said otherwise.
 """
+import contextlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +22,53 @@ class OutOfMemoryError(MemoryError):
     """As cupy.cuda.memory.OutOfMemoryError, which is a MemoryError too."""
 
 
-class Memory:
-    """What is there, what is taken, and how often there was too little."""
+class Current(threading.local):
+    """The number of the card that a thread works on."""
 
-    def __init__(self, size):
-        self.size, self.used, self.peak, self.refused = size, 0, 0, 0
+    card = 0
+
+
+CURRENT = Current()
+
+
+@contextlib.contextmanager
+def current(number):
+    before, CURRENT.card = CURRENT.card, number
+    try:
+        yield
+    finally:
+        CURRENT.card = before
+
+
+class Memory:
+    """Of one card: what is there, what is taken, and how often there was too little."""
+
+    def __init__(self, size, number=0):
+        self.size, self.number, self.used, self.peak, self.refused = size, number, 0, 0, 0
+        self.lock = threading.RLock()  # an array may be collected while another is made
+
+    def check(self):
+        if self.number != CURRENT.card:
+            raise RuntimeError(f"work for card {self.number} while this thread uses card {CURRENT.card}")
 
 
 class Piece:
     """Memory of one array and its views; given back with the last of them."""
 
     def __init__(self, memory, size):
-        if memory.used + size > memory.size:
-            memory.refused += 1
-            raise OutOfMemoryError(f"{size} bytes more than {memory.size - memory.used}")
-        self.memory, self.size = memory, size
-        memory.used += size
-        memory.peak = max(memory.peak, memory.used)
+        memory.check()
+        with memory.lock:
+            if memory.used + size > memory.size:
+                memory.refused += 1
+                raise OutOfMemoryError(f"{size} bytes more than {memory.size - memory.used}")
+            self.memory, self.size = memory, size
+            memory.used += size
+            memory.peak = max(memory.peak, memory.used)
 
     def __del__(self):
         if hasattr(self, "memory"):
-            self.memory.used -= self.size
+            with self.memory.lock:
+                self.memory.used -= self.size
 
 
 class Array:
@@ -71,10 +100,10 @@ class Array:
         return checked(value, f"cupy.ndarray.{name}", parameters, self.memory, self) if callable(value) else value
 
     def __getitem__(self, key):
-        return wrap(self.data[index(key)], self.memory, self)
+        return wrap(self.data[index(key, self.memory)], self.memory, self)
 
     def __setitem__(self, key, value):
-        self.data[index(key)] = on_card(value)
+        self.data[index(key, self.memory)] = on_card(value, self.memory)
 
 
 def wrap(result, memory, *operands):
@@ -86,7 +115,7 @@ def wrap(result, memory, *operands):
 
 def operator(name, in_place):
     def method(self, other):
-        result = getattr(self.data, name)(on_card(other))
+        result = getattr(self.data, name)(on_card(other, self.memory))
         if result is NotImplemented:
             raise TypeError(f"{name} of {self.data.dtype} and {type(other).__name__}")
         return self if in_place else wrap(result, self.memory, self, other)
@@ -98,35 +127,41 @@ for plain in ("add", "sub", "mul", "matmul", "truediv"):
         setattr(Array, f"__{kind}{plain}__", operator(f"__{kind}{plain}__", kind == "i"))
 
 
-def on_card(value):
-    """What an operation may take: an array on the card, or a number of Python's."""
+def on_card(value, memory):
+    """What an operation on a card may take: an array there, or a number of Python's."""
+    memory.check()
     if isinstance(value, Array):
+        if value.memory is not memory:
+            raise RuntimeError(f"an array of card {value.memory.number} in an operation on card {memory.number}")
         return value.data
     if isinstance(value, SCALARS):
         return value
     raise TypeError(f"Unsupported type {type(value)}: it must be brought to the card by asarray")
 
 
-def index(key):
+def index(key, memory):
     """What an array on the card may be indexed by."""
     def part(key):
         if key is None or key is Ellipsis or isinstance(key, (int, np.integer, slice)):
             return key
-        return on_card(key)
+        return on_card(key, memory)
     return tuple(map(part, key)) if isinstance(key, tuple) else part(key)
 
 
 def checked(function, name, parameters, memory, owner=None):
     """A function that takes arrays on the card only, and arguments that CuPy's has."""
     def call(*args, **named):
+        memory.check()
         known = parameters.split()
         if parameters != "*":
             assert len(args) <= len(known) and set(named) <= set(known), f"{name} of CuPy takes {parameters}"
         for value in [*args, *named.values()]:
             if isinstance(value, (np.ndarray, np.generic)):
                 raise TypeError(f"{name}: {type(value)} must be brought to the card by asarray")
-        bare = [value.data if isinstance(value, Array) else value for value in args]
-        result = function(*bare, **{key: value.data if isinstance(value, Array) else value for key, value in named.items()})
+        def bare(value):
+            return on_card(value, memory) if isinstance(value, Array) else value
+
+        result = function(*map(bare, args), **{key: bare(value) for key, value in named.items()})
         return wrap(result, memory, owner, *args) if isinstance(result, (np.ndarray, np.generic)) else result
     return call
 
@@ -149,20 +184,20 @@ class Module:
     def asarray(self, value, dtype=None):
         return value if isinstance(value, Array) else Array(np.array(value, dtype, order="C"), self.memory)
 
-    @staticmethod
-    def asnumpy(value):
+    def asnumpy(self, value):
         if not isinstance(value, Array):
             raise TypeError(f"{type(value)} is in main memory already")
-        return value.data.copy()
+        return on_card(value, self.memory).copy()
 
 
-def strict_card(size=1 << 40, promised=None):
+def strict_card(size=1 << 40, promised=None, number=0):
     """A card with so many bytes of memory, and a larger number of free ones than there are where that is promised."""
-    memory = Memory(size)
+    memory = Memory(size, number)
     solve = checked(scipy.linalg.solve_triangular, "cupyx.scipy.linalg.solve_triangular",
                     NAMES["cupyx.scipy.linalg.solve_triangular"], memory)
     xp = Module(memory)
-    return Card(xp, xp.asnumpy, solve, lambda: promised or memory.size - memory.used, lambda: None, "stand-in")
+    return Card(xp, xp.asnumpy, solve, lambda: promised or memory.size - memory.used, lambda: None, f"stand-in {number}",
+                lambda: current(number))
 
 
 def numpy_card():

@@ -4,6 +4,8 @@ Tests marked `gpu` run on a card, where there is one.
 """
 import importlib.metadata
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,18 +13,18 @@ import types
 from dataclasses import replace
 from functools import partial
 from importlib.machinery import ModuleSpec
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import pytest
 import synthetic
 from conftest import ROOT, assert_one_line, load_script, run_command
-from strict_card import NAMES, Module, OutOfMemoryError, numpy_card, strict_card
+from strict_card import CURRENT, NAMES, Module, OutOfMemoryError, current, numpy_card, strict_card
 from test_matrix_compute import pair_of, random_gram
 
 import device
 import matrix_compute
-from device import CardSums, Drawn, cupy_card, find_card, ridge_filters, solve_batch, try_out
+from device import BLOCK, CardSums, Drawn, Stream, cupy_cards, find_cards, ridge_filters, solve_batch, try_out
 from filter_constant import Settings, UserError, command_line
 from hashtable import Boundaries
 from matrix_compute import Gram, accumulate, add_samples, apply_filters, filter_voxels, ridge_filter, solve, unpacked
@@ -37,13 +39,17 @@ def real_card():
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("CuPy is not installed")
     try:
-        return cupy_card()
+        return cupy_cards(most=1)[0][0]
     except Exception as fault:
         pytest.skip(f"no card: {fault}")
 
 
 CARDS = pytest.mark.parametrize("make_card", [numpy_card, strict_card, pytest.param(real_card, marks=pytest.mark.gpu)],
                                 ids=["numpy", "strict", "gpu"])
+
+
+def stream(card, block=BLOCK):
+    return Stream(card, Lock(), block)
 
 
 def drawn_case(buckets=SMALL.buckets, seed=3, shape=(17, 18, 19), length=SMALL.filter_len):
@@ -123,7 +129,7 @@ def test_an_installed_cupy_has_the_names_that_the_stand_in_allows():
 def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
     settings, drawn = replace(SMALL, solver=solver), drawn_case()
     gram, told = Gram(SMALL.buckets, SMALL.taps), []
-    sums = CardSums(make_card(), block=50)
+    sums = stream(make_card(), block=50)
     sums.accumulate(gram, drawn, BOUNDARIES, settings, "v", told.append)
     sums.settle(gram)
     assert sum(told) == drawn.voxels.size and max(told) <= 50
@@ -134,14 +140,14 @@ def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
 def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
     settings = Settings(q_angle_p=1, q_angle_t=1)
     drawn = drawn_case(settings.buckets, shape=(19, 20, 21), length=11)
-    gram, sums = Gram(settings.buckets, settings.taps), CardSums(make_card())
+    gram, sums = Gram(settings.buckets, settings.taps), stream(make_card())
     sums.accumulate(gram, drawn, BOUNDARIES, settings, "v")
     sums.settle(gram)
     assert_same_sums(gram, cpu_sums(drawn, settings))
 
 
 def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
-    gram, expected, sums = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps), CardSums(strict_card())
+    gram, expected, sums = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps), stream(strict_card())
     for seed in range(3):
         drawn = drawn_case(seed=seed)
         sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
@@ -160,7 +166,7 @@ def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
     pair = make_pair(brain, SMALL)
     wanted = np.zeros(SMALL.buckets, bool)
     wanted[12:24] = True
-    expected, gram, sums = Gram(12, SMALL.taps, 12), Gram(12, SMALL.taps, 12), CardSums(strict_card())
+    expected, gram, sums = Gram(12, SMALL.taps, 12), Gram(12, SMALL.taps, 12), stream(strict_card())
     accumulate(expected, pair, BOUNDARIES, SMALL, "v", wanted=wanted)
     sums.accumulate(gram, device.draw(pair, BOUNDARIES, SMALL, "v", wanted), BOUNDARIES, SMALL, "v", wanted=wanted)
     sums.settle(gram)
@@ -169,7 +175,7 @@ def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
 
 
 def test_one_card_sums_pass_after_pass():
-    drawn, sums = drawn_case(), CardSums(strict_card())
+    drawn, sums = drawn_case(), stream(strict_card())
     whole = cpu_sums(drawn)
     for first, stop in ((0, 20), (20, 36)):
         gram, inside = Gram(stop - first, SMALL.taps, first), (drawn.bucket >= first) & (drawn.bucket < stop)
@@ -185,7 +191,7 @@ def test_buckets_that_do_not_fit_on_the_card_are_summed_in_groups(monkeypatch):
     monkeypatch.setattr(device, "WORK_BYTES", 1 << 20)
     gram, expected = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps)
     card = strict_card(int((bytes_of(gram, 7.5) + (1 << 20)) / device.FREE_SHARE))
-    sums = CardSums(card, block=128)
+    sums = stream(card, block=128)
     for seed in range(2):
         drawn = drawn_case(seed=seed)
         sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
@@ -199,7 +205,7 @@ def test_buckets_that_do_not_fit_on_the_card_are_summed_in_groups(monkeypatch):
 def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
     gram, expected = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps)
     card = strict_card(bytes_of(gram, buckets) + 500_000, promised=1 << 40)
-    sums = CardSums(card, block=128)
+    sums = stream(card, block=128)
     for seed in range(2):
         drawn, told = drawn_case(seed=seed), []
         sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v", told.append)
@@ -213,7 +219,7 @@ def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
 def test_out_of_memory_halves_the_block_where_one_bucket_is_left():
     gram, drawn = Gram(SMALL.buckets, SMALL.taps), drawn_case()
     card = strict_card(bytes_of(gram, 1) + 400_000, promised=1)
-    sums = CardSums(card, block=512)
+    sums = stream(card, block=512)
     sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
     sums.settle(gram)
     assert sums.most == 1 and sums.block < 512 and card.xp.memory.refused
@@ -231,7 +237,7 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
             return self.__getattr__("take")(*arguments)
 
     card = strict_card()
-    gram, drawn, sums = Gram(SMALL.buckets, SMALL.taps), drawn_case(), CardSums(card._replace(xp=Failing(card.xp.memory)))
+    gram, drawn, sums = Gram(SMALL.buckets, SMALL.taps), drawn_case(), stream(card._replace(xp=Failing(card.xp.memory)))
     sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
     sums.settle(gram)
     assert Failing.calls > 100 and sums.most < SMALL.buckets
@@ -240,7 +246,69 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
 
 def test_a_card_with_too_little_memory_for_anything_is_said():
     with pytest.raises(UserError, match="too little free memory"):
-        CardSums(strict_card(10_000)).accumulate(Gram(SMALL.buckets, SMALL.taps), drawn_case(), BOUNDARIES, SMALL, "v")
+        stream(strict_card(10_000)).accumulate(Gram(SMALL.buckets, SMALL.taps), drawn_case(), BOUNDARIES, SMALL, "v")
+
+
+# ---- several cards
+
+def test_the_stand_in_keeps_cards_apart():
+    first, second = strict_card(number=0), strict_card(number=1)
+    array = first.xp.asarray(np.arange(3.0))
+    with second.use():
+        other = second.xp.asarray(np.arange(3.0))
+        for wrong in (lambda: array + 1, lambda: other + array, lambda: first.xp.zeros(3), lambda: first.to_host(array),
+                      lambda: second.xp.take(array, other), lambda: other.__setitem__(slice(None), array)):
+            with pytest.raises(RuntimeError, match="card 0"):
+                wrong()
+    for wrong in (lambda: other + 1, lambda: second.to_host(other), lambda: second.xp.zeros(3)):
+        with pytest.raises(RuntimeError, match="card 1"):
+            wrong()
+
+
+def sum_on(cards, gram, volumes):
+    """Sum volumes as `train.sum_samples` does: on whichever card is idle, in a thread for each and one more."""
+    sums = CardSums(cards)
+
+    def add(drawn):
+        with sums.place() as place:
+            return place.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+
+    for drawn, added in in_turn(add, volumes, sums.ahead):
+        assert added() == drawn.voxels.size
+    with sums.settled(gram):
+        pass
+    return sums
+
+
+@pytest.mark.parametrize("room", [None, 9, 3])  # buckets that fit on a card
+def test_sums_of_several_cards_are_added_at_the_end(room):
+    gram, expected = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps)
+    size = bytes_of(gram, room) + 1_500_000 if room else 1 << 40
+    cards = [strict_card(size, promised=1 << 40, number=number) for number in range(3)]
+    volumes = [drawn_case(seed=seed) for seed in range(8)]
+    for drawn in volumes:
+        cpu_sums(drawn, gram=expected)
+    sums = sum_on(cards, gram, volumes)
+    assert_same_sums(gram, expected)
+    assert all(not stream.touched for stream in sums.streams)
+    assert sum(card.xp.memory.peak > 0 for card in cards) >= 2  # more than one was at work
+    assert not room or any(card.xp.memory.refused for card in cards)
+
+
+@pytest.mark.gpu
+def test_sums_of_all_cards_there_are_are_those_of_the_cpu():
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    try:
+        cards, _ = cupy_cards()
+    except Exception as fault:
+        pytest.skip(f"no card: {fault}")
+    gram, expected = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps)
+    volumes = [drawn_case(seed=seed) for seed in range(8)]
+    for drawn in volumes:
+        cpu_sums(drawn, gram=expected)
+    sum_on(cards, gram, volumes)
+    assert_same_sums(gram, expected)
 
 
 # ---- solving
@@ -397,17 +465,74 @@ def test_training_on_a_card_learns_the_filters_of_the_cpu(make_card, options, fo
         options = ()
         monkeypatch.setattr(memory, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
         monkeypatch.setattr("checkpoint.buckets_per_file", lambda *_: 20)
-    monkeypatch.setattr(device, "find_card", lambda settings: (card, card.name))
+    monkeypatch.setattr(device, "find_cards", lambda *_: ([card], card.name))
     assert learn(folders, tmp_path / "arrays", *options) == 0
     # Sums are equal to 1e-6; Q of a smooth volume passes that on to its filters some ten times larger.
     np.testing.assert_allclose(np.load(tmp_path / "arrays" / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max())
+
+
+@pytest.mark.parametrize("way", ["one pass", "two passes", "saved after each volume"])
+def test_training_on_several_cards_learns_the_filters_of_the_cpu(way, folders, on_cpu, tmp_path, monkeypatch, capsys):
+    if way == "two passes":
+        import memory
+
+        monkeypatch.setattr(memory, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
+        monkeypatch.setattr("checkpoint.buckets_per_file", lambda *_: 20)
+    monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins"))
+    assert learn(folders, tmp_path, *["--checkpoint_minutes", "0"] * (way == "saved after each volume")) == 0
+    assert "Device: 2 GPUs, stand-ins" in capsys.readouterr().out
+    np.testing.assert_allclose(np.load(tmp_path / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max())
+
+
+def test_a_training_on_several_cards_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    for number in range(6):
+        synthetic.save(tmp_path / "train" / f"v{number}.nii.gz", synthetic.brain(number))
+    assert learn(tmp_path, tmp_path / "cpu", "--device", "cpu") == 0
+    expected = np.load(tmp_path / "cpu" / "h_2.npy")
+    monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins"))
+    accumulate_on, begun = Stream.accumulate, []
+
+    def stopped_amid(self, *arguments):
+        begun.append(self)
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # until the main thread has noted it
+        return accumulate_on(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "accumulate", stopped_amid)
+        assert learn(tmp_path, tmp_path / "cards") == 130
+    finished = len(begun)
+    assert 1 <= finished < 6 and "Stopped; " in capsys.readouterr().out and not (tmp_path / "cards" / "h_2.npy").exists()
+    assert learn(tmp_path, tmp_path / "cards") == 0
+    assert f"{finished} of 6 volumes are summed" in capsys.readouterr().out
+    np.testing.assert_allclose(np.load(tmp_path / "cards" / "h_2.npy"), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_card_that_fails_amid_a_training_leaves_no_half_volume_behind(folders, on_cpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins"))
+    accumulate_on, begun = Stream.accumulate, []
+
+    def failing(self, *arguments):
+        begun.append(self)
+        added = accumulate_on(self, *arguments)
+        if len(begun) == 3:
+            raise UserError("the card failed")
+        return added
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "accumulate", failing)
+        with pytest.raises(UserError, match="the card failed"):
+            learn(folders, tmp_path, "--checkpoint_minutes", "0")
+    assert learn(folders, tmp_path) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max())
 
 
 def test_a_bad_volume_read_ahead_costs_one_line_in_its_turn(folders, on_cpu, tmp_path, monkeypatch, capsys):
     for number in range(3):
         synthetic.save(tmp_path / "train" / f"v{number}.nii.gz", synthetic.brain(number))
     (tmp_path / "train" / "v1b.nii.gz").write_bytes(b"no volume")
-    monkeypatch.setattr(device, "find_card", lambda settings: (strict_card(), "stand-in"))
+    monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card()], "stand-in"))
     assert learn(tmp_path, tmp_path / "arrays") == 1
     assert "v1b.nii.gz" in capsys.readouterr().err
     np.testing.assert_allclose(np.load(tmp_path / "arrays" / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max())
@@ -415,9 +540,9 @@ def test_a_bad_volume_read_ahead_costs_one_line_in_its_turn(folders, on_cpu, tmp
 
 def test_a_training_begun_on_the_cpu_goes_on_on_a_card_and_back(folders, tmp_path, monkeypatch):
     learned = []
-    for name, cards in (("cpu", [None] * 3), ("both", [None, strict_card(), None])):
-        for volumes, card in enumerate(cards, 1):
-            monkeypatch.setattr(device, "find_card", lambda settings, card=card: (card, "chosen by the test"))
+    for name, turns in (("cpu", [[]] * 3), ("both", [[], [strict_card()], []])):
+        for volumes, cards in enumerate(turns, 1):
+            monkeypatch.setattr(device, "find_cards", lambda *_, cards=cards: (cards, "chosen by the test"))
             assert learn(folders, tmp_path / name, "--train_file_max", volumes) == 0
         learned.append(np.load(tmp_path / name / "h_2.npy"))
     np.testing.assert_allclose(*learned, rtol=0, atol=1e-4 * np.abs(learned[0]).max())
@@ -428,13 +553,13 @@ def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path,
     import nibabel as nib
 
     results = []
-    for name, card in (("cpu", None), ("card", strict_card())):
-        monkeypatch.setattr(device, "find_card", lambda settings, card=card, name=name: (card, name))
+    for name, cards in (("cpu", []), ("card", [strict_card()])):
+        monkeypatch.setattr(device, "find_cards", lambda *_, cards=cards, name=name: (cards, name))
         target = tmp_path / f"{name}.nii.gz"
         arguments = ["--test_dir", folders / "test", "--arrays_dir", folders / "cpu", "--output", target, "--no-report", *options]
         assert load_script("test").restore(*command_line("test", list(map(str, arguments)))) == 0
         results.append(nib.load(target).get_fdata())
-        assert card is None or card.xp.memory.peak > 1000
+        assert not cards or cards[0].xp.memory.peak > 1000
     np.testing.assert_allclose(*results, rtol=0, atol=1e-5 * results[0].max())
 
 
@@ -442,14 +567,14 @@ def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path,
 
 def test_the_device_is_said_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert device.choose_device(Settings()) is None
-    assert device.choose_device(Settings(device="cpu")) is None
-    assert device.choose_device(Settings(device="gpu", feature_space="octahedral")) is None
+    assert device.choose_cards(Settings()) == []
+    assert device.choose_cards(Settings(device="cpu")) == []
+    assert device.choose_cards(Settings(device="gpu", feature_space="octahedral")) == []
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("Device: CPU, ") and "CuPy is not installed" in first and "requirements-gpu.txt" in first
     assert second == "Device: CPU, as --device asks for" and "octahedral" in third
     with pytest.raises(UserError, match="argument --device: no GPU to work on: CuPy is not installed"):
-        device.choose_device(Settings(device="gpu"))
+        device.choose_cards(Settings(device="gpu"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
@@ -460,65 +585,91 @@ def test_a_gpu_asked_for_where_there_is_none_is_one_line_and_status_2(folders, o
                                 "--result_dir", tmp_path), "--device", "CuPy is not installed")
 
 
-def test_looking_for_a_card_where_cupy_is_not_installed_takes_no_time():
-    code = ("import sys, time; from filter_constant import Settings; import device; start = time.perf_counter(); "
-            "sys.modules.setdefault('cupy', None); device.find_card(Settings()); print(time.perf_counter() - start)")
-    code = code.replace("sys.modules.setdefault('cupy', None); ", "device.importlib.util.find_spec = lambda name, find="
-                        "device.importlib.util.find_spec: find(name + '_that_is_not_there'); ")
-    assert float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True).stdout) < 0.1
-
-
-def fake_cupy(monkeypatch, available=True, fault=None):
-    """CuPy and cupyx over the stand-in, for what `cupy_card` asks of them."""
-    card = strict_card(8 << 30)
+def fake_cupy(monkeypatch, available=True, fault=None, broken=(), cards=1):
+    """CuPy and cupyx over stand-ins, for what `cupy_cards` asks of them; the cards of these numbers compute nonsense."""
+    there = [strict_card(8 << 30, number=number) for number in range(cards)]
 
     class Device:
-        id, mem_info = 0, (7 << 30, 8 << 30)
+        mem_info = 7 << 30, 8 << 30
+
+        def __init__(self, number):
+            self.id, self.inside = number, current(number)
+
+        def __enter__(self):
+            return self.inside.__enter__()
+
+        def __exit__(self, *fault):
+            return self.inside.__exit__(*fault)
 
     class Pool:
         free_bytes, free_all_blocks = staticmethod(lambda: 1 << 30), staticmethod(lambda: None)
+
+    class Cupy(types.ModuleType):
+        def __getattr__(self, name):  # what works on the current card
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(there[CURRENT.card].xp, name)
 
     def is_available():
         if fault:
             raise fault
         return available
 
-    cupy, cupyx, scipy, linalg = (types.ModuleType(name) for name in ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.linalg"))
-    cupy.__spec__, cupy.__version__, linalg.solve_triangular = ModuleSpec("cupy", None), "14.2.0", card.solve_triangular
+    def solve_triangular(factor, vector, **options):
+        if CURRENT.card in broken:
+            return there[CURRENT.card].xp.zeros(2)
+        return there[CURRENT.card].solve_triangular(factor, vector, **options)
+
+    cupy, cupyx, scipy, linalg = Cupy("cupy"), *(types.ModuleType(f"cupyx{name}") for name in ("", ".scipy", ".scipy.linalg"))
+    cupy.__spec__, cupy.__version__, linalg.solve_triangular = ModuleSpec("cupy", None), "14.2.0", solve_triangular
     assert {"cupy.is_available", "cupy.get_default_memory_pool", "cupy.asnumpy"} <= set(NAMES)
-    cupy.is_available, cupy.get_default_memory_pool, cupy.asnumpy = is_available, Pool, card.xp.asnumpy
+    cupy.is_available, cupy.get_default_memory_pool = is_available, Pool
+    cupy.asnumpy = lambda array: there[CURRENT.card].xp.asnumpy(array)
     cupy.cuda = types.SimpleNamespace(Device=Device, runtime=types.SimpleNamespace(
-        getDeviceProperties=lambda number: {"name": b"NVIDIA Made Up"}))
-    for name in ("asarray", "empty", "take", "zeros", "clip", "linalg", "float32"):
-        setattr(cupy, name, getattr(card.xp, name))
+        getDeviceCount=lambda: cards, getDeviceProperties=lambda number: {"name": b"NVIDIA Made Up"}))
     for module in (cupy, cupyx, scipy, linalg):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    return card
 
 
 def test_a_card_that_cupy_finds_is_taken(monkeypatch, capsys):
     fake_cupy(monkeypatch)
     monkeypatch.setenv("CUPY_TF32", "1")
-    card = device.choose_device(Settings())
+    card, = device.choose_cards(Settings())
     assert capsys.readouterr().out == "Device: GPU, NVIDIA Made Up, 7.5 of 8.6 GB free, CuPy 14.2.0\n"
     assert card.free() == 8 << 30 and device.os.environ["CUPY_TF32"] == "0"
-    assert find_card(Settings(device="cpu"))[0] is None
+    assert find_cards(Settings(device="cpu"))[0] == []
+
+
+def test_all_cards_are_taken_but_those_that_fail_their_trial_and_no_more_than_asked_for(monkeypatch, capsys):
+    fake_cupy(monkeypatch, cards=3, broken=[1])
+    cards = device.choose_cards(Settings())
+    out = capsys.readouterr().out
+    assert len(cards) == 2 and out.startswith("Device: 2 GPUs, NVIDIA Made Up") and out.count("\n") == 1
+    assert "left out: NVIDIA Made Up: it computes nonsense" in out
+    for card, number in zip(cards, (0, 2), strict=True):
+        with card.use():
+            assert CURRENT.card == number
+    assert len(find_cards(Settings(), most=1)[0]) == 1
+    fake_cupy(monkeypatch, cards=2, broken=[0])
+    (card,), why = find_cards(Settings(), most=1)
+    assert "left out" in why
+    with card.use():
+        assert CURRENT.card == 1
 
 
 @pytest.mark.parametrize("given", [{"available": False}, {"fault": RuntimeError("libnvrtc.so.12: not found\nmore")}])
 def test_a_cupy_without_a_card_or_half_installed_leaves_the_cpu(monkeypatch, given):
     fake_cupy(monkeypatch, **given)
-    card, why = find_card(Settings())
-    assert card is None and "\n" not in why and ("finds no NVIDIA GPU" in why or "libnvrtc" in why)
+    cards, why = find_cards(Settings())
+    assert cards == [] and "\n" not in why and ("finds no NVIDIA GPU" in why or "libnvrtc" in why)
     with pytest.raises(UserError, match="finds no NVIDIA GPU|libnvrtc"):
-        find_card(Settings(device="gpu"))
+        find_cards(Settings(device="gpu"))
 
 
 def test_a_card_that_computes_nonsense_is_not_taken(monkeypatch):
-    card = fake_cupy(monkeypatch)
-    sys.modules["cupyx.scipy.linalg"].solve_triangular = lambda factor, vector, **_: card.xp.zeros(2)
-    card, why = find_card(Settings())
-    assert card is None and "nonsense" in why
+    fake_cupy(monkeypatch, broken=[0])
+    cards, why = find_cards(Settings())
+    assert cards == [] and "nonsense" in why
 
 
 @CARDS
@@ -543,7 +694,7 @@ def test_a_card_that_others_have_filled_sums_in_groups(planned):
     drawn = drawn_case(settings.buckets, shape=(24, 24, 24), length=11)
     gram = Gram(settings.buckets, settings.taps)
     hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)  # 240 MB are left, all sums take 256 MB
-    sums = CardSums(card if planned else card._replace(free=lambda: 1 << 40), block=256)
+    sums = stream(card if planned else card._replace(free=lambda: 1 << 40), block=256)
     sums.accumulate(gram, drawn, BOUNDARIES, settings, "v")
     sums.settle(gram)
     del hog

@@ -50,7 +50,7 @@ def learn(pairs, settings):
         tree = plant([draw(pair, stages, settings, 20_000, str(n)) for n, pair in enumerate(pairs)], settings)
         gram = stage_gram(tree, number, settings)
         for n, pair in enumerate(pairs):
-            accumulate_stage(gram, pair, stages, tree, settings, str(n))
+            accumulate_stage(stages, gram, pair, tree, settings, str(n))
         stages.append(Stage(tree, solve_stage(gram, tree, settings)[0]))
     return stages
 
@@ -83,7 +83,7 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
     voxels = np.flatnonzero(scene.mask)
     tree = quantile_tree(describe(scene, voxels)[0])
     gram = stage_gram(tree, number, settings)
-    accumulate_stage(gram, pair, stages[:number], tree, settings, "a")
+    accumulate_stage(stages[:number], gram, pair, tree, settings, "a")
     leaf, orientation = classify(scene, voxels, tree)
     bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, "a")
     if rate == 1:
@@ -98,15 +98,15 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
 def test_sums_are_the_same_for_any_number_of_threads_and_in_two_parts(pair, stages, monkeypatch):
     tree = stages[0].tree
     grams = [stage_gram(tree, 0, QUICK_SETTINGS) for _ in range(3)]
-    accumulate_stage(grams[0], pair, [], tree, QUICK_SETTINGS, "a")
+    accumulate_stage([], grams[0], pair, tree, QUICK_SETTINGS, "a")
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    accumulate_stage(grams[1], pair, [], tree, QUICK_SETTINGS, "a")
+    accumulate_stage([], grams[1], pair, tree, QUICK_SETTINGS, "a")
     numba.set_num_threads(threads)
     wanted = np.arange(2 * tree.leaves) % 3 == 0
     for part in (wanted, ~wanted):  # as after a kill between two files of sums
-        accumulate_stage(grams[2], pair, [], tree, QUICK_SETTINGS, "a", wanted=part)
+        accumulate_stage([], grams[2], pair, tree, QUICK_SETTINGS, "a", wanted=part)
     for gram in grams[1:]:
         np.testing.assert_array_equal(gram.packed, grams[0].packed)
         np.testing.assert_array_equal(gram.count, grams[0].count)
