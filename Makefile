@@ -21,7 +21,7 @@ demo: .venv/installed
 	$(RUN) test.py --test_dir demo/test --arrays_dir demo/arrays --result_dir demo/result
 
 test: .venv/installed-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis __pycache__ tests/__pycache__
