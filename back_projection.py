@@ -103,8 +103,7 @@ class SpectrumProjection(Known):
     def __init__(self, spectrum, shape, box, mask):
         super().__init__(mask)
         self.spectrum, self.shape, self.box = spectrum, shape, box
-        self.kept = tuple(slice(side // 2 - n // 2, side // 2 - n // 2 + n)
-                          for side, n in zip(shape, spectrum.shape, strict=True))
+        self.kept = middle(shape, spectrum.shape)
 
     def correction(self, estimate):
         """What an estimate lacks."""
@@ -113,6 +112,11 @@ class SpectrumProjection(Known):
         lacks = np.zeros(self.shape, np.complex64)
         lacks[self.kept] = self.spectrum - scipy.fft.fftshift(scipy.fft.fftn(full, workers=-1))[self.kept]
         return np.ascontiguousarray(scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=-1).real[self.box])
+
+
+def middle(shape, kept):
+    """Where in a centred spectrum of a shape the lowest frequencies lie, so many along each axis: a tuple of slices."""
+    return tuple(slice(side // 2 - n // 2, side // 2 - n // 2 + n) for side, n in zip(shape, kept, strict=True))
 
 
 def returning(degrading):

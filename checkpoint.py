@@ -276,9 +276,6 @@ class Checkpoint:
         """Saving failed: try again after the usual time."""
         self.saved_at = time.monotonic()
 
-    def bytes_on_disk(self):
-        return sum(path.stat().st_size for path in self.folder.glob("sums_*.npy"))
-
     def groups(self, passes, gram=None):
         """The sums of each pass in turn, as often as they are asked for; `gram`, where all are in memory already."""
         return [gram] if gram is not None and len(passes) == 1 else _Groups(self, passes)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from back_projection import Known, Projection, SpectrumProjection
+from back_projection import Known, Projection, SpectrumProjection, middle
 from crop_black import black_crop_box, tight_box
 from filter_constant import CLIP_FRACTION
-from spline import apply_operators, spacing_and_start, spline_matrix, upsample, zoom_operator
+from spline import apply_operators, spacing_and_start, upsample, zoom_matrix, zoom_operator
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
 KSPACE_BACKGROUND = 0.02  # of the range: voxels of a k-space volume that are darker are taken as background
@@ -59,19 +59,22 @@ def make_pair(image, settings):
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, or take another volume")
     spherical = settings.feature_space == "spherical"
     box = black_crop_box(image, settings.margin, settings.factor) if spherical else tight_box(image != 0)
-    low = degrade(image, settings)
-    lr = interpolate(low, image.shape, settings)
-    if settings.lr_type != "kspace":
-        lr[image == 0] = 0
     inner = tuple(slice(box_side.start + settings.margin, box_side.stop - settings.margin) for box_side in box)
     if not image[inner].any():
         raise ValueError(f"no voxel above zero has a whole patch of {2 * settings.margin + 1} voxels around it; "
                          "take a larger mask or a smaller --filter_len")
-    hr, lr = (np.ascontiguousarray(volume[box]) / np.float32(scale) for volume in (image, lr))
+    low, hr = degrade(image, settings), np.ascontiguousarray(image[box]) / np.float32(scale)
+    projected, kspace = settings.start == "projected", settings.lr_type == "kspace"
+    if kspace or not projected:
+        lr = interpolate(low, image.shape, settings)[box] / np.float32(scale)
     # The published k-space volume is not masked: there, no more than the LR volume shows is known of the brain's outline.
-    mask = lr > KSPACE_BACKGROUND if settings.lr_type == "kspace" else hr != 0
+    mask = lr > KSPACE_BACKGROUND if kspace else hr != 0
     known = known_of(low / np.float32(scale), image.shape, box, mask, settings)
-    return Pair(hr, known.start() if settings.start == "projected" else lr, low, box, scale, image.shape, mask, known)
+    if projected:
+        lr = known.start()
+    elif not kspace:
+        lr[~mask] = 0
+    return Pair(hr, lr, low, box, scale, image.shape, mask, known)
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,17 @@ def make_fine(low, settings):
     if not scale > 0:
         raise ValueError("the volume holds no voxel above zero")
     shape = tuple(side * factor for side, factor in zip(low.shape, settings.factor, strict=True))
-    lr = interpolate(np.minimum(low, scale), shape, settings)
     above = interpolate(np.clip(low - scale, 0, None), shape, settings)
     # A corner of the brain's outline holds an eighth of a voxel's weight: what is cut at more would lose it.
     background = upsample((low != 0).astype(np.float32), shape, order=1, grid=placement(settings)) < RIM
-    lr[background] = above[background] = 0
+    above[background] = 0
     box = tight_box(~background)
     mask, low = ~background[box], np.minimum(low, scale)
     known = known_of(low / np.float32(scale), shape, box, mask, settings)
-    lr = known.start() if settings.start == "projected" else lr[box] / np.float32(scale)
+    if settings.start == "projected":
+        lr = known.start()
+    else:
+        lr = interpolate(low, shape, settings)[box] / np.float32(scale) * mask
     return Fine(np.pad(lr, settings.margin, mode="reflect"), above[box], low, mask, box, scale, shape, known)
 
 
@@ -143,9 +148,7 @@ def known_of(low, shape, box, mask, settings):
     if settings.start != "projected" and settings.feature_space != "octahedral":
         return None
     if settings.lr_type == "kspace":
-        if not np.iscomplexobj(low):
-            low = scipy.fft.fftshift(scipy.fft.fftn(low, workers=-1)) / np.float32(low.size)
-        return SpectrumProjection(low * np.float32(np.prod(shape)), shape, box, np.ones_like(mask))
+        return SpectrumProjection(spectrum_of(low) * np.float32(np.prod(shape)), shape, box, np.ones_like(mask))
     degrading = [degrading_matrix(*sides, factor, settings)
                  for *sides, factor in zip(shape, low.shape, settings.factor, strict=True)]
     return Projection(low, degrading, box, mask)
@@ -157,8 +160,7 @@ def degrading_matrix(side, n_low, factor, settings):
         return np.eye(side)
     if settings.lr_type == "average":
         return np.kron(np.eye(n_low), np.full(factor, 1 / factor))
-    step, start = spacing_and_start(side, n_low, settings.grid)
-    return spline_matrix(side, start + step * np.arange(n_low), 2, prefilter=False)
+    return zoom_matrix(side, n_low, order=2, prefilter=False, grid=settings.grid)
 
 
 def bright_level(image):
@@ -216,7 +218,7 @@ def best_spline(pair, settings, order=5):
     """What a user would pick without filters: the spline of order 5 through the low-resolution volume, masked alike."""
     low = pair.low
     if np.iscomplexobj(low):
-        low = np.abs(scipy.fft.ifftn(scipy.fft.ifftshift(low)) * np.float32(low.size))
+        low = magnitude_of(low)
     spline = upsample(low, pair.shape, order, grid=placement(settings))
     spline = np.clip(spline[pair.box] / np.float32(pair.scale), 0, 1)
     spline[pair.hr == 0] = 0
@@ -241,7 +243,6 @@ def beside(low, fine, settings, order=5):
     spline = upsample(low, fine.shape, order, grid=placement(settings)) * (fine > 0)
     return {name: np.clip(volume / scale, 0, 1) for name, volume in (("LR", low[np.ix_(*nearest)]), ("Spline", spline),
                                                                      ("Restored", fine))}
-
 
 
 def placement(settings):
@@ -273,12 +274,21 @@ def kspace_low(image, settings):
         With ``--kspace_keep third`` the complex spectrum itself. With ``auto`` the magnitude image, float32: all that a
         scanner hands out, and so all that upscaling has.
     """
-    spectrum = scipy.fft.fftshift(scipy.fft.fftn(image, workers=-1))
     kept = [slice(*kspace_kept(*axis, settings.kspace_keep)) for axis in zip(image.shape, settings.factor, strict=True)]
-    low = spectrum[tuple(kept)] / np.float32(image.size)
-    if settings.kspace_keep == "third":
-        return low
-    return np.abs(scipy.fft.ifftn(scipy.fft.ifftshift(low), workers=-1)) * np.float32(low.size)
+    low = spectrum_of(image)[tuple(kept)]
+    return low if settings.kspace_keep == "third" else magnitude_of(low)
+
+
+def spectrum_of(volume):
+    """The centred spectrum of a volume, divided by its voxels; a complex volume is that already."""
+    if np.iscomplexobj(volume):
+        return volume
+    return scipy.fft.fftshift(scipy.fft.fftn(volume, workers=-1)) / np.float32(volume.size)
+
+
+def magnitude_of(spectrum):
+    """The magnitude image of what `spectrum_of` gives."""
+    return np.abs(scipy.fft.ifftn(scipy.fft.ifftshift(spectrum), workers=-1)) * np.float32(spectrum.size)
 
 
 def kspace_zero_filled(low, shape, settings):
@@ -287,11 +297,7 @@ def kspace_zero_filled(low, shape, settings):
     Of a spectrum (complex `low`) the magnitude is taken, as published. Of an image the real part, which counts the
     highest frequency of an even side half to either end; negatives become 0.
     """
-    published = np.iscomplexobj(low)
-    if not published:
-        low = scipy.fft.fftshift(scipy.fft.fftn(low, workers=-1)) / np.float32(low.size)
-    kept = [slice(side // 2 - n // 2, side // 2 - n // 2 + n) for side, n in zip(shape, low.shape, strict=True)]
     spectrum = np.zeros(shape, np.complex64)
-    spectrum[tuple(kept)] = low
+    spectrum[middle(shape, low.shape)] = spectrum_of(low)
     filled = scipy.fft.ifftn(scipy.fft.ifftshift(spectrum), workers=-1) * np.float32(np.prod(shape))
-    return np.abs(filled) if published else np.clip(filled.real, 0, None)
+    return np.abs(filled) if np.iscomplexobj(low) else np.clip(filled.real, 0, None)

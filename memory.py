@@ -1,11 +1,11 @@
 """How much memory there is, and how a training is laid out to fit: all buckets at once, or in several passes."""
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from filter_constant import UserError
+from threads import thread_count
 
 GB = 1e9
 VOXEL_BYTES = 64  # of work per voxel of the largest volume while its samples are drawn: 43 to 52 were measured
@@ -47,10 +47,9 @@ def row_bytes(taps):
     return (taps + 1) * (taps + 2) // 2 * 8
 
 
-def work_bytes(settings, voxels, threads=None):
+def work_bytes(settings, voxels):
     """Memory beside the sums: the work on a volume of so many voxels, or solving, whichever is more."""
-    threads = threads or os.cpu_count() or 1
-    side = settings.taps + 1
+    threads, side = thread_count(), settings.taps + 1
     summing = voxels * VOXEL_BYTES * (1.5 if settings.sharpen else 1) + threads * (1024 + side) * side * 4
     solving = (3 * threads + 3) * side**2 * 8 + 3 * settings.buckets * settings.taps * 8
     return max(summing, solving) + 0.15 * GB  # compiled code

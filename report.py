@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, features
 
+from crop_black import tight_box
 from threads import in_threads
 
 VOLUME_BYTES = 2_800_000  # of a volume's slices, in the page
@@ -42,11 +43,8 @@ def canonical(images, affine):
     turn = nib.io_orientation(affine)
     order = np.argsort(turn[:, 0])
     first = next(iter(images.values()))
-    box = []
-    for axis, side in enumerate(first.shape):
-        used = np.flatnonzero(first.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(max(used[0] - SURROUND, 0), min(used[-1] + 1 + SURROUND, side)) if used.size else slice(None))
-    turned = {name: nib.apply_orientation(image[tuple(box)], turn) for name, image in images.items()}
+    box = tuple(slice(max(side.start - SURROUND, 0), side.stop + SURROUND) for side in tight_box(first)) if first.any() else ...
+    turned = {name: nib.apply_orientation(image[box], turn) for name, image in images.items()}
     return turned, nib.affines.voxel_sizes(affine)[order]
 
 
@@ -283,12 +281,11 @@ def viewer(name, images, affine, volumes=1):
     first = next(iter(images.values()))
     cuts, budget = middle(first), min(VOLUME_BYTES, PAGE_BYTES / volumes) / 3
     planes = []
-    for axis in range(3):
-        used = np.flatnonzero(first.any(axis=tuple(a for a in range(3) if a != axis)))
+    for axis, used in enumerate(tight_box(first)):
         each = sum(len(encode(plane(image, axis, cuts[axis]))) for image in images.values())
-        number = int(np.clip(budget / each, 1, used[-1] - used[0] + 1))
-        places = np.unique(np.linspace(used[0], used[-1], number + 2).round().astype(int)[1:-1] if number < 3 else
-                           np.linspace(used[0], used[-1], number).round().astype(int))
+        number = int(np.clip(budget / each, 1, used.stop - used.start))
+        places = np.unique(np.linspace(used.start, used.stop - 1, number + 2).round().astype(int)[1:-1] if number < 3 else
+                           np.linspace(used.start, used.stop - 1, number).round().astype(int))
         shown = plane(first, axis, 0)
         across, up = np.delete(sizes, axis)
         planes.append({"name": PLANES[axis], "edges": EDGES[axis], "places": places.tolist(), "of": first.shape[axis],

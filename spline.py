@@ -48,15 +48,24 @@ def spacing_and_start(n_in, n_out, grid):
 
 @lru_cache(maxsize=64)
 def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
-    """The spline along one axis of n_in voxels at the places of n_out voxels, as a banded matrix.
+    """What `zoom_matrix` does, as a banded matrix."""
+    return banded(zoom_matrix(n_in, n_out, order, prefilter, grid))
+
+
+def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
+    """The spline along one axis of n_in voxels at the places of n_out voxels.
 
     On the grid ``centers`` it is what scipy.ndimage.zoom does, on ``edges`` what it does with ``grid_mode=True``. A side
     that keeps its length is left alone, where zoom without prefilter would blur it.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (n_out, n_in)
     """
     if n_in == n_out:
-        return Operator(np.arange(n_out), np.ones((n_out, 1), np.float32), n_in)
+        return np.eye(n_in)
     step, start = spacing_and_start(n_in, n_out, grid)
-    return banded(spline_matrix(n_in, start + step * np.arange(n_out), order, prefilter))
+    return spline_matrix(n_in, start + step * np.arange(n_out), order, prefilter)
 
 
 def spline_matrix(n_in, positions, order, prefilter):

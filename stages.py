@@ -12,7 +12,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from get_lar import placement
 from hashtable import sample_voxels
-from matrix_compute import BLOCK, TILE, Gram, by_bucket, sum_rows, unpacked
+from matrix_compute import BLOCK, TILE, by_bucket, sum_rows, unpacked
 from octahedral import REACH, ball, classify, describe, make_scene, places, turned_offsets
 from spline import spacing_and_start
 from threads import in_threads, spans
@@ -153,11 +153,6 @@ def held_out(voxels, shape, seed, name):
     chosen = random.random(blocks) < HELD_OUT_SHARE
     x, y, z = (axis // HELD_OUT_BLOCK for axis in np.unravel_index(voxels, shape))
     return chosen[x, y, z]
-
-
-def stage_gram(tree, number, settings):
-    """Empty Gram matrices for a stage."""
-    return Gram(2 * tree.leaves, sum(map(len, stage_taps(number, settings))))
 
 
 def solve_stage(gram, tree, settings):

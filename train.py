@@ -294,6 +294,24 @@ def read_pair(path, settings):
     return dataclasses.replace(pair, hr=sharpen(pair.hr)) if settings.sharpen else pair
 
 
+def read_pairs(volumes, settings, faults):
+    """Yield each volume's path and pair; what is wrong with others is kept: it is said when they were to be summed."""
+    for path in volumes:
+        try:
+            pair = read_pair(path, settings)
+        except UserError as fault:
+            faults.append(fault)
+        else:
+            yield path, pair
+
+
+def nothing_to_learn_from(faults, settings):
+    """The fault of a folder in which no volume is of use, once each of its volumes' was said."""
+    for fault in faults:
+        complain("train", fault)
+    return UserError(f"{settings.train_dir}: no volume in it can be learned from; put volumes of brains in")
+
+
 def find_boundaries(volumes, settings):
     """Boundaries of the strength and coherence classes, from the first volumes; and which volumes these were."""
     import numpy as np
@@ -303,12 +321,7 @@ def find_boundaries(volumes, settings):
 
     strength, coherence, seen, sources, faults = [], [], 0, [], []
     with progress(len(volumes), "class boundaries", "volume", settings.quiet) as bar:
-        for path in volumes:
-            try:
-                pair = read_pair(path, settings)
-            except UserError as fault:
-                faults.append(fault)  # said when its turn to be learned from comes
-                continue
+        for path, pair in read_pairs(volumes, settings, faults):
             voxels = sample_voxels(interior_voxels(pair.lr != 0, settings.margin), settings.quantization_rate, settings.seed,
                                    f"{relative_name(path, settings.train_dir)} boundaries")
             found = features(pair.lr, voxels, settings)
@@ -320,9 +333,7 @@ def find_boundaries(volumes, settings):
             if seen > QUANTIZATION_PATCHES:
                 break
     if not seen:
-        for fault in faults:
-            complain("train", fault)
-        raise UserError(f"{settings.train_dir}: no volume in it can be learned from; put volumes of brains in")
+        raise nothing_to_learn_from(faults, settings)
     _, _, *classes = settings.classes
     return Boundaries(*(quantile_boundaries(np.concatenate(values), n)
                         for values, n in zip((strength, coherence), classes, strict=True))), sources
@@ -336,18 +347,13 @@ def find_tree(volumes, stages, settings):
     chosen = volumes[::-(-len(volumes) // TREE_VOLUMES)]
     drawn, sources, faults = [], [], []
     with progress(len(chosen), f"stage {len(stages) + 1}, drawing", "volume", settings.quiet) as bar:
-        for path in chosen:
-            try:
-                drawn.append(draw(read_pair(path, settings), stages, settings, TREE_SAMPLES // len(chosen),
-                                  relative_name(path, settings.train_dir)))
-                sources.append(path)
-            except UserError as fault:
-                faults.append(fault)  # said when its turn to be learned from comes
+        for path, pair in read_pairs(chosen, settings, faults):
+            name = relative_name(path, settings.train_dir)
+            drawn.append(draw(pair, stages, settings, TREE_SAMPLES // len(chosen), name))
+            sources.append(path)
             bar.update()
     if not drawn:
-        for fault in faults:
-            complain("train", fault)
-        raise UserError(f"{settings.train_dir}: no volume in it can be learned from; put volumes of brains in")
+        raise nothing_to_learn_from(faults, settings)
     with progress(settings.leaves, f"stage {len(stages) + 1}, growing a tree", "leaf", settings.quiet) as bar:
         return plant(drawn, settings, bar.update), sources
 

@@ -297,11 +297,6 @@ def _layout(settings, leaves):
     return files
 
 
-def filter_paths(settings, leaves=()):
-    """All files of filters, settings last."""
-    return [*(path for path, *_ in _layout(settings, leaves)), settings_path(settings)]
-
-
 def _arrays(filters):
     """The arrays of filters, as they are written."""
     if isinstance(filters, Filters):

@@ -31,6 +31,12 @@ def save(path, data, affine=None, **header):
     return path
 
 
+def filter_paths(settings):
+    """The files of filters of the spherical space, settings last."""
+    return [Path(settings.arrays_dir, name) for name in (f"h_{settings.tag}.npy", f"Qfactor_str{settings.tag}",
+                                                         f"Qfactor_coh{settings.tag}", f"settings_{settings.tag}.json")]
+
+
 def start(script, *arguments, **options):
     return subprocess.Popen([sys.executable, str(ROOT / script), *map(str, arguments)], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, encoding="utf-8", **options)

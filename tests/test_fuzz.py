@@ -17,14 +17,14 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import brain, save
+from synthetic import brain, filter_paths, save
 
 import test as restoring
 from checkpoint import Checkpoint, Finished
 from filter_constant import Settings, UserError
 from hashtable import Boundaries
 from matrix_compute import Filters, solve
-from util import filter_paths, load_filters, save_filters
+from util import load_filters, save_filters
 
 CASES = int(os.environ.get("FUZZ_CASES", 2100))
 SHARES = {"volume": 0.25, "gzip": 0.25, "packed": 0.2, "filters": 0.15, "checkpoint": 0.15}

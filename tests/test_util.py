@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import write_nifti
+from synthetic import filter_paths
 
 from filter_constant import Settings, UserError
 from hashtable import Boundaries
@@ -21,7 +22,6 @@ from matrix_compute import Filters
 from util import (
     brain_mask,
     figures,
-    filter_paths,
     find_volumes,
     load_filters,
     metrics_row,
