@@ -73,7 +73,7 @@ def command_line():
 
 def volume_to_measure(path):
     """The voxels to measure with, as read, and where they are from."""
-    from util import find_volumes, read_volume
+    from volumes import find_volumes, read_volume
 
     if not path:
         try:
@@ -120,7 +120,7 @@ def measure_volume(path, settings, target, times, only_once):
     import get_lar
     from hashtable import Boundaries, buckets_of, features, interior_voxels, quantile_boundaries, sample_voxels
     from matrix_compute import Gram, add_samples, filter_voxels, solve
-    from util import read_volume, uncrop, write_volume
+    from volumes import read_volume, uncrop, write_volume
 
     clock = Clock()
     volume = clock("read", lambda: read_volume(path))

@@ -1,4 +1,4 @@
-"""Training that survives: one at a time in a folder, its sums kept on disk, a stop between two volumes.
+"""Training that survives: its sums are kept on disk.
 
 ``arrays/QVF_2/`` (of a stage: ``arrays/QVF_2_stage1/``) holds what was summed so far. ``about.json`` has the settings and
 what sorts voxels into buckets; each ``sums_<n>.npy`` has the Gram matrices of a few buckets (float64, lower triangles, only
@@ -7,14 +7,11 @@ one after another: a kill between two leaves some buckets one volume ahead of ot
 volumes that it still lacks, in the same order. So a checkpoint takes hardly more disk than it holds, and several passes need
 nothing of their own.
 """
-import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
-import signal
-import socket
 import stat
 import time
 import uuid
@@ -25,11 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from filter_constant import CannotWrite, UserError, checked_settings
+from files import array_header, make_folder, read_json, whole_file
+from filter_constant import CannotWrite, UserError, checked_settings, first_line
 from hashtable import Boundaries
 from matrix_compute import Gram
 from memory import GB, row_bytes
-from util import TEMPORARY, array_header, make_folder, read_json, relative_name, whole_file
+from volumes import relative_name
 
 FORMAT = 2
 FILE_BYTES = 128 << 20  # of sums in one file: large enough to write at full speed, small enough to write a second time
@@ -331,8 +329,7 @@ class Checkpoint:
             raise self._damaged(self._path(start), "its length is wrong")
 
     def _damaged(self, path, fault):
-        text = (str(fault).splitlines() or [""])[0] or type(fault).__name__
-        return UserError(f"{path}: not a whole checkpoint of this version ({text}); begin anew with --restart")
+        return UserError(f"{path}: not a whole checkpoint of this version ({first_line(fault)}); begin anew with --restart")
 
 
 class _Groups:
@@ -366,124 +363,3 @@ def _finished(entries):
 
 def _shown(value):
     return " ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-# ---------------------------------------------------------------------------------------------- one at a time
-
-@contextlib.contextmanager
-def only_training(folder):
-    """Hold the lock of a folder: a second training there is refused.
-
-    The system itself keeps the lock, and lets go of it when the process ends, however it ends: a file that a killed
-    training left behind is no lock, and no process number can be mistaken for another. Over network disks it holds
-    between machines where these support locks.
-
-    Raises
-    ------
-    UserError
-        If another training holds it.
-    """
-    make_folder(folder)
-    path = Path(folder, "train.lock")
-    try:
-        file = _locked(path)
-    except OSError as fault:
-        raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir that can") from fault
-    try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
-        file.flush()
-        for below in (".", "QVF_*"):
-            for left in Path(folder).glob(f"{below}/{TEMPORARY}"):  # of a training that was killed while it wrote
-                left.unlink(missing_ok=True)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if os.name != "nt":  # Windows cannot remove an open file
-                path.unlink()
-        file.close()
-        with contextlib.suppress(OSError):
-            if os.name == "nt":
-                path.unlink()
-
-
-def _locked(path):
-    while True:
-        file = open(path, "a+b")
-        try:
-            lock_file(file)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).decode(errors="replace").strip() or "another process"
-            file.close()
-            raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or give another "
-                            "--arrays_dir") from None
-        except OSError:
-            return file  # a file system without locks
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()  # it was removed by its holder just before
-
-
-def lock_file(file):
-    """Lock an open file for this process.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process has locked it.
-    OSError
-        If the file system has no locks.
-    """
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(1 << 30)  # far behind the text, so that others can read that
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as fault:
-            raise BlockingIOError from fault
-        finally:
-            file.seek(0)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-# ---------------------------------------------------------------------------------------------- stopping
-
-class Stop:
-    """While inside, Ctrl-C and SIGTERM are noted in `asked`, so that the volume at hand can be finished and saved.
-
-    A second one interrupts as usual.
-    """
-
-    def __init__(self):
-        self.asked = None
-
-    def __enter__(self):
-        self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        if self.asked is not None:
-            raise KeyboardInterrupt
-        self.asked = number
-        os.write(2, b"\ntrain.py: stopping after this volume; once more stops without saving it\n")
-
-
-def stopped(number, checkpoint):
-    """Say that a training was stopped and is saved; returns the exit status that shells expect."""
-    done = set.intersection(*({record.name for record in records} for records in checkpoint.kept.values()))
-    print(f"Stopped; {len(done)} volume{'s' * (len(done) != 1)} saved in {checkpoint.folder}. "
-          "The same command goes on from there.", flush=True)
-    return 128 + number

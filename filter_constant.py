@@ -252,6 +252,11 @@ def one_line(text):
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text))
 
 
+def first_line(fault):
+    """The first line of what an exception says, or its class where it says nothing."""
+    return (str(fault).splitlines() or [type(fault).__name__])[0]
+
+
 def checked_settings(saved):
     """Values of settings that were read from a file: names, types, ranges and choices are checked.
 

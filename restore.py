@@ -3,9 +3,9 @@ from functools import partial
 
 import numpy as np
 
-from device import filter_voxels
 from filter_func import census_blend
 from get_lar import make_fine
+from gpu_compute import filter_voxels
 from matrix_compute import Filters, apply_filters
 from stages import restore_stages
 

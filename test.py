@@ -19,16 +19,8 @@ def restore(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from device import choose_cards
-    from util import (
-        about_filters,
-        companions,
-        find_volumes,
-        load_filters,
-        progress,
-        relative_name,
-        target_paths,
-        write_metrics,
-    )
+    from util import about_filters, load_filters, progress, write_metrics
+    from volumes import companions, find_volumes, relative_name, target_paths
 
     filters, settings = load_filters(settings, given)
     volumes = find_volumes(settings.test_dir)
@@ -75,9 +67,11 @@ def restore(settings, given):
 
 def restore_one(path, target, filters, settings, card=None):
     """Degrade, restore and write one volume; returns its row of figures, what to look at and how long each stage took."""
+    from files import make_folder
     from get_lar import best_spline, make_pair
     from restore import restore
-    from util import Stages, brain_mask, figures_of, make_folder, metrics_row, read_volume, uncrop, write_volume
+    from util import Stages, brain_mask, figures_of, metrics_row
+    from volumes import read_volume, uncrop, write_volume
 
     stages = Stages()
     with stages("read"):
@@ -103,9 +97,11 @@ def upscale_one(path, target, filters, settings, card=None):
     """Bring one low-resolution volume, or each of a series, to the finer grid; returns as `restore_one` does."""
     import numpy as np
 
+    from files import make_folder
     from get_lar import beside, fine_to_low
     from restore import upscale
-    from util import Stages, finer_header, make_folder, progress, read_series, write_volume
+    from util import Stages, progress
+    from volumes import finer_header, read_series, write_volume
 
     stages = Stages()
     with stages("read"):
@@ -134,8 +130,11 @@ def upscale_one(path, target, filters, settings, card=None):
 
 def look(path, beside, views, stages, volumes, settings):
     """Write a volume's picture and its JSON file under the name `beside`; returns its viewer for the page."""
-    from report import picture, viewer
-    from util import relative_name, sidecar, write_whole
+    from files import write_whole
+    from pictures import picture
+    from report import viewer
+    from util import sidecar
+    from volumes import relative_name
 
     with stages("picture and viewer"), ThreadPoolExecutor(1) as aside:  # one draws while the other packs slices
         drawn = aside.submit(picture, *views, compare=not settings.upscale)
@@ -147,8 +146,9 @@ def look(path, beside, views, stages, volumes, settings):
 
 def write_page(path, rows, viewers, settings):
     """Write the page with all figures and viewers."""
+    from files import write_whole
     from report import page
-    from util import about_run, write_whole
+    from util import about_run
 
     write_whole(path, page(about_run(settings, sys.argv), rows, viewers))
 

@@ -28,8 +28,9 @@ FEATURES = ("azimuth", "inclination", "strength", "coherence")  # in the order o
 def learn(settings, given):
     """Learn from all volumes of the training folder; returns the exit status."""
     # Imported here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from checkpoint import only_training, stopped
-    from util import find_volumes, save_filters
+    from interrupt import only_training, stopped
+    from util import save_filters
+    from volumes import find_volumes
 
     started = time.perf_counter()
     volumes = find_volumes(settings.train_dir, settings.train_file_max)
@@ -63,7 +64,7 @@ class Learned(NamedTuple):
 
 
 class OnCpu:
-    """How samples get into the sums: on the CPU, one volume after another. `device.CardSums` is its like for GPUs.
+    """How samples get into the sums: on the CPU, one volume after another. `gpu_compute.CardSums` is its like for GPUs.
 
     Parameters
     ----------
@@ -94,7 +95,8 @@ def learn_buckets(volumes, settings):
     import numpy as np
 
     from checkpoint import Checkpoint
-    from device import CardSums, choose_cards, ridge_filters
+    from device import choose_cards
+    from gpu_compute import CardSums, ridge_filters
     from matrix_compute import Filters, accumulate, solve_groups
     from util import progress
 
@@ -130,7 +132,7 @@ def learn_stages(volumes, settings):
     from memory import Plan, describe, memory_budget, plan_stages
     from stages import Stage, accumulate_stage, digest, solve_stage, stage_taps
     from tree import read_tree
-    from util import largest_volume
+    from volumes import largest_volume
 
     choose_cards(settings)  # the CPU, and why
     print(describe(plan_stages(settings, largest_volume(volumes), memory_budget(settings.max_memory))), flush=True)
@@ -183,7 +185,7 @@ def lay_out(volumes, checkpoint, settings, ahead=0):
     """Plan the memory, and say how; each volume that is worked on ahead takes as much as the one at hand."""
     from checkpoint import buckets_per_file
     from memory import describe, memory_budget, plan_passes
-    from util import largest_volume
+    from volumes import largest_volume
 
     step = checkpoint.step or buckets_per_file(settings.buckets, settings.taps)
     plan = plan_passes(settings, largest_volume(volumes) * (1 + ahead), memory_budget(settings.max_memory), step)
@@ -218,9 +220,11 @@ def sum_samples(checkpoint, volumes, plan, settings, adding):
     signal : int or None
         What stopped it before the end.
     """
-    from checkpoint import Stop, fingerprint
+    from checkpoint import fingerprint
+    from interrupt import Stop
     from threads import in_turn
-    from util import progress, relative_name
+    from util import progress
+    from volumes import relative_name
 
     def sum_volume(path):
         """Add a volume's samples and note that: how many these were, None if they are in already; and what was wrong."""
@@ -285,7 +289,7 @@ def read_pair(path, settings):
 
     from filter_func import sharpen
     from get_lar import make_pair
-    from util import read_volume
+    from volumes import read_volume
 
     try:
         pair = make_pair(read_volume(path).data, settings)
@@ -317,7 +321,8 @@ def find_boundaries(volumes, settings):
     import numpy as np
 
     from hashtable import Boundaries, features, interior_voxels, quantile_boundaries, sample_voxels
-    from util import progress, relative_name
+    from util import progress
+    from volumes import relative_name
 
     strength, coherence, seen, sources, faults = [], [], 0, [], []
     with progress(len(volumes), "class boundaries", "volume", settings.quiet) as bar:
@@ -342,7 +347,8 @@ def find_boundaries(volumes, settings):
 def find_tree(volumes, stages, settings):
     """The tree of the stage after `stages`, grown from some voxels of a few volumes; and which volumes these were."""
     from stages import TREE_SAMPLES, TREE_VOLUMES, draw, plant
-    from util import progress, relative_name
+    from util import progress
+    from volumes import relative_name
 
     chosen = volumes[::-(-len(volumes) // TREE_VOLUMES)]
     drawn, sources, faults = [], [], []
@@ -360,10 +366,10 @@ def find_tree(volumes, stages, settings):
 
 def write_pictures(learned, settings):
     """Leave pictures of the filters and of the samples per bucket beside the filters."""
+    from files import write_whole
     from matrix_compute import Filters
-    from report import as_cubes, leaves_in_rows, picture_counts, picture_filters
+    from pictures import as_cubes, leaves_in_rows, picture_counts, picture_filters
     from stages import stage_taps
-    from util import write_whole
 
     if isinstance(learned.filters, Filters):
         h, counts, layout = learned.filters.h, learned.counts, (settings.classes, FEATURES)

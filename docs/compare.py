@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from files import write_whole  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair, mod_crop  # noqa: E402
-from report import canonical, plane, png  # noqa: E402
+from pictures import canonical, plane, png  # noqa: E402
 from restore import restore  # noqa: E402
-from util import PRETRAINED, brain_mask, figures, load_filters, read_volume, uncrop, write_whole  # noqa: E402
+from util import PRETRAINED, brain_mask, figures, load_filters  # noqa: E402
+from volumes import read_volume, uncrop  # noqa: E402
 
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
 SQUARE = 0.1, 0.32, 0.36  # top, left and side of what is shown, of the slice's width

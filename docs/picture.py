@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from files import write_whole  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
-from report import canonical, plane, png  # noqa: E402
-from util import brain_mask, figures, load_filters, read_volume, write_whole  # noqa: E402
+from pictures import canonical, plane, png  # noqa: E402
+from util import brain_mask, figures, load_filters  # noqa: E402
+from volumes import read_volume  # noqa: E402
 
 AXIS, PLACE = 1, 0.42  # a coronal slice, at this part of the brain's length
 SQUARE = 0.2, 0.08, 0.3  # top, left and side of what is enlarged, of the slice's width

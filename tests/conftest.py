@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from filter_constant import Settings
+from filter_constant import Settings, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -72,3 +72,12 @@ def assert_one_line(finished, *words):
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     for word in words:
         assert str(word) in finished.stderr
+
+
+def one_line(function, *arguments):
+    """The text of the user's error that a call ends in, one line of it."""
+    with pytest.raises(UserError) as fault:
+        function(*arguments)
+    text = str(fault.value)
+    assert len(text.splitlines()) == 1
+    return text

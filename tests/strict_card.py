@@ -6,13 +6,15 @@ counted, and can be as small as a test wants it. Unlike CuPy it refuses indices 
 cards, a thread may use the current one alone, with arrays of that card: the first, unless it said otherwise.
 """
 import contextlib
+import importlib.util
 import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.linalg
 
-from device import Card
+from device import Card, cupy_cards
 
 NAMES = dict(line.split(" ", 1) for line in Path(__file__).with_name("cupy_14_2_0.txt").read_text().splitlines())
 SCALARS = (bool, int, float)  # of Python, and NumPy's float64, which is a float; CuPy takes all of NumPy's
@@ -203,3 +205,16 @@ def strict_card(size=1 << 40, promised=None, number=0):
 def numpy_card():
     """NumPy as the card: the same code in main memory."""
     return Card(np, lambda array: array, scipy.linalg.solve_triangular, lambda: 1 << 40, lambda: None, "NumPy")
+
+
+def real_card():
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    try:
+        return cupy_cards(most=1)[0][0]
+    except Exception as fault:
+        pytest.skip(f"no card: {fault}")
+
+
+CARDS = pytest.mark.parametrize("make_card", [numpy_card, strict_card, pytest.param(real_card, marks=pytest.mark.gpu)],
+                                ids=["numpy", "strict", "gpu"])

@@ -13,7 +13,7 @@ from synthetic import QUICK, brain, command, save
 
 from filter_constant import Settings, UserError, checked_settings
 from nifti_check import checked_image
-from util import find_volumes, read_volume, relative_name
+from volumes import find_volumes, read_volume, relative_name
 
 
 def raw(path, data=None, **fields):

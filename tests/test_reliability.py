@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from synthetic import QUICK, ROOT, brain, command, save, start
 
-import checkpoint
+import interrupt
 import memory
+from files import whole_file
 from filter_constant import CannotWrite, Settings, UserError
 from hashtable import Boundaries
 from matrix_compute import Filters, Gram, solve, solve_groups
-from util import load_filters, save_filters, whole_file
+from util import load_filters, save_filters
 
 # train.py with its sums in files of 10 buckets and, if asked, so little memory that they need several passes.
 SMALL_FILES = """
@@ -210,7 +211,7 @@ def test_another_ridge_is_solved_from_the_same_sums(folder, undisturbed, tmp_pat
 # ---------------------------------------------------------------------------------------------- one at a time
 
 def test_a_second_training_is_refused_while_the_first_runs(folder, tmp_path):
-    with checkpoint.only_training(tmp_path):
+    with interrupt.only_training(tmp_path):
         status, _, errors = command("train.py", *training(folder, tmp_path))
     assert status == 2 and len(errors) == 1
     assert "a training runs here already" in errors[0] and str(os.getpid()) in errors[0]
@@ -222,7 +223,7 @@ def test_a_lock_that_a_killed_training_left_is_none(tmp_path):
     (tmp_path / "QVF_2").mkdir()
     for name in (".h_2.npy.0123456789ab.part", "QVF_2/.sums_00000.npy.0123456789ab.part", ".mine.partial"):
         (tmp_path / name).write_bytes(b"half")
-    with checkpoint.only_training(tmp_path):
+    with interrupt.only_training(tmp_path):
         assert leftovers(tmp_path) == ["train.lock", ".mine.partial"] or leftovers(tmp_path) == [".mine.partial", "train.lock"]
     (tmp_path / ".mine.partial").unlink()  # not one of ours
     assert leftovers(tmp_path) == []

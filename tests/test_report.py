@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pictures
 import report
 import test as script
 import train
+from files import file_digest
 from filter_constant import command_line
-from util import file_digest
 
 FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync --window-size=1200,1000").split()
@@ -98,9 +99,9 @@ def test_pictures_turn_every_orientation_the_same_way(axes):
     image = nib.Nifti1Image(np.random.default_rng(1).random((6, 7, 8)), np.diag([1.0, 2, 3, 1]))
     turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine),
                                                                  nib.orientations.axcodes2ornt(axes)))
-    images, sizes = report.canonical({"a": turned.get_fdata()}, turned.affine)
+    images, sizes = pictures.canonical({"a": turned.get_fdata()}, turned.affine)
     assert np.array_equal(images["a"], image.get_fdata()) and np.allclose(sizes, (1, 2, 3))
-    sagittal, axial = report.plane(images["a"], 0, 2), report.plane(images["a"], 2, 3)
+    sagittal, axial = pictures.plane(images["a"], 0, 2), pictures.plane(images["a"], 2, 3)
     assert sagittal[0, 0] == image.get_fdata()[2, -1, -1]  # anterior superior
     assert axial[0, 0] == image.get_fdata()[0, -1, 3]  # left anterior
 

@@ -264,7 +264,7 @@ def test_spoiled_stages_are_refused_by_name(stages, tmp_path, name, spoil):
         array[0, -1] = np.nan if spoil == "nan" else 0
         np.save(path, array)
     if spoil == "child" and name.startswith("tree"):  # even where the digest was made to fit
-        from util import file_digest
+        from files import file_digest
         about = json.loads((tmp_path / "settings_2.json").read_text())
         about["sha256"][name] = file_digest(path)
         (tmp_path / "settings_2.json").write_text(json.dumps(about))

@@ -1,5 +1,7 @@
 """threads.py: work is shared, faults come out, and whole volumes do not depend on how many threads there are."""
+import time
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ from threadpoolctl import threadpool_info
 
 import hashtable
 import threads
-from filter_constant import Settings
+from filter_constant import Settings, UserError
 from get_lar import make_pair
 from hashtable import Boundaries
 from matrix_compute import apply_filters
+from threads import in_turn
 
 NUMBERS = (1, 2, 5)
 
@@ -75,3 +78,43 @@ def test_pairs_and_restored_volumes_are_bit_identical_for_any_number_of_threads(
     for other in found[1:]:
         for mine, theirs in zip(found[0], other):
             np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_work_in_turn_gives_results_and_faults_of_each_in_its_turn(ahead):
+    def work(item):
+        if item % 3 == 1:
+            raise UserError(str(item))
+        return item * 10
+
+    found = []
+    for item, result in in_turn(work, range(7), ahead):
+        try:
+            found.append((item, result()))
+        except UserError as fault:
+            found.append((item, str(fault)))
+    assert found == [(item, str(item) if item % 3 == 1 else item * 10) for item in range(7)]
+    assert list(in_turn(work, [], ahead)) == []
+
+
+def test_the_next_is_worked_on_while_this_one_is_dealt_with():
+    begun = [Event() for _ in range(3)]
+    for item, result in in_turn(lambda item: begun[item].set(), range(3), True):
+        result()
+        assert item == 2 or begun[item + 1].wait(10)  # it needs no more from this loop
+    begun = [Event() for _ in range(3)]
+    for item, result in in_turn(lambda item: begun[item].set(), range(3), False):
+        result()
+        assert item == 2 or not begun[item + 1].is_set()
+
+
+def test_no_more_is_worked_on_than_one_ahead_and_none_after_a_break():
+    done = []
+    for item, result in in_turn(done.append, range(10), True):
+        result()
+        time.sleep(0.05)
+        assert max(done) <= item + 1
+        if item == 3:
+            break
+    time.sleep(0.05)
+    assert max(done) <= 4

@@ -229,7 +229,7 @@ def test_train_file_max_takes_the_first_by_name(folders, tmp_path):
 
 def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path):
     from get_lar import make_pair
-    from util import uncrop
+    from volumes import uncrop
 
     plain, _ = restore(folders, learned.arrays, tmp_path / "plain")
     data = nib.load(folders.test / "c.nii.gz").get_fdata(dtype=np.float32)

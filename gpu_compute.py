@@ -1,0 +1,290 @@
+"""What is done with filters on graphics cards: sum the Gram matrices, solve for the filters, apply them.
+
+Each function takes the card as a value. Its array module `xp` is CuPy or, in tests, NumPy: there is one code for both, and
+arrays pass between card and main memory by ``xp.asarray`` and ``card.to_host`` alone. Which card CuPy works on is a matter
+of the thread: what works on one begins with ``with card.use()``.
+
+Features and buckets stay on the CPU (hashtable.py). As in matrix_compute.py, products are float32, of at most `BLOCK`
+samples at a time, and sums float64; filters differ from the CPU's by rounding.
+"""
+import contextlib
+from queue import SimpleQueue
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from filter_constant import UserError
+from get_lar import Pair
+from matrix_compute import BLOCK, TILE, by_bucket, draw_samples
+
+BATCH = 32  # filters solved for at a time, where they fit: their sums, 7 MB each, are copied in main memory
+LEAST_BLOCK = 16  # samples or voxels at a time; where not even these fit, the card is of no use
+FREE_SHARE = 0.85  # of the free memory is planned with: the rest is for the libraries, and lost between arrays
+WORK_BYTES = 64 << 20  # for a block of samples: places, patches, product, 24 MB at 1024 patches of 11^3
+TOO_FULL = "the GPU has too little free memory; close other programs that use it, or take --device cpu"
+
+
+# ---------------------------------------------------------------------------------------------- learning
+
+class Drawn(NamedTuple):
+    """What of a volume goes to the card."""
+
+    pair: Pair
+    voxels: np.ndarray  # (n,) int64, flat indices
+    bucket: np.ndarray  # (n,) int32
+
+
+def draw(pair, boundaries, settings, name, wanted=None):
+    """The samples of a volume and their buckets, found on the CPU; arguments as of `matrix_compute.accumulate`."""
+    return Drawn(pair, *draw_samples(pair, boundaries, settings, name, wanted))
+
+
+class CardSums:
+    """Gram matrices that grow on cards, a volume on each, until they are added to those in main memory.
+
+    How `train.sum_samples` gets samples into the sums, from a thread for each card and one more: that one prepares a volume
+    while the cards sum the others.
+
+    Parameters
+    ----------
+    cards : list of Card
+    block : int, optional
+        Samples multiplied at a time.
+    """
+
+    prepare = staticmethod(draw)
+
+    def __init__(self, cards, block=BLOCK):
+        lock = Lock()
+        self.streams, self.idle = [Stream(card, lock, block) for card in cards], SimpleQueue()
+        self.ahead, self.fault = len(cards), None
+        for stream in self.streams:
+            self.idle.put(stream)
+
+    @contextlib.contextmanager
+    def place(self):
+        """Where a volume can be summed; waits for an idle card."""
+        stream = self.idle.get()
+        try:
+            yield stream
+        except BaseException as fault:
+            self.fault = fault
+            raise
+        finally:
+            self.idle.put(stream)
+
+    @contextlib.contextmanager
+    def settled(self, gram):
+        """Inside, no card is amid a volume, and `gram` has what all of them have summed.
+
+        Raises what ended the summing of a volume: part of it may be in the sums, so that they are not to be saved.
+        """
+        taken = [self.idle.get() for _ in self.streams]
+        try:
+            if self.fault:
+                raise self.fault
+            for stream in taken:
+                stream.settle(gram)
+            yield
+        finally:
+            for stream in taken:
+                self.idle.put(stream)
+
+
+class Stream:
+    """One card's part of the sums.
+
+    On the card lie the packed lower triangles of some buckets: of all where they fit, else of one group after another. Its
+    memory may be scarcer than was planned: then the group is halved, and what is left to do goes on.
+
+    Attributes
+    ----------
+    buckets : range
+        Of the `Gram` at hand, those that lie on the card.
+    packed : array of float64, shape (most, (P + 1)(P + 2) / 2), or None
+    """
+
+    def __init__(self, card, lock, block):
+        self.card, self.lock, self.block, self.most = card, lock, block, None
+        self.buckets, self.packed, self.touched = range(0), None, set()
+
+    def accumulate(self, gram, drawn, boundaries, settings, name, advance=lambda samples: None, wanted=None):
+        """Add a volume's samples; the sums of `gram` itself have them after `settle` only. As `matrix_compute.accumulate`."""
+        order, ends = by_bucket(drawn.bucket - gram.first, len(gram.count))
+        voxels = drawn.voxels[order]
+        reached = ends[:-1].copy()  # per bucket, the first sample that is not added yet
+        with self.card.use():
+            while not self._fits(self._add, gram, drawn.pair, voxels, reached, ends[1:], settings, advance):
+                self._shrink(gram)
+        with self.lock:
+            gram.count += np.diff(ends)
+        return voxels.size
+
+    def settle(self, gram):
+        """Add what lies on the card to the sums in main memory."""
+        with self.card.use(), self.lock:
+            for b in sorted(self.touched):
+                gram.packed[b] += self.card.to_host(self.packed[b - self.buckets.start])
+            if self.packed is not None:
+                self.packed[:] = 0
+        self.touched, self.buckets = set(), range(0)
+
+    def _fits(self, work, *arguments):
+        """Do the work; whether memory sufficed. The exception is gone on return, and with it the arrays that it held on to."""
+        try:
+            work(*arguments)
+        except MemoryError:  # CuPy's OutOfMemoryError is one
+            return False
+        return True
+
+    def _add(self, gram, pair, voxels, reached, ends, settings, advance):
+        """Add samples bucket after bucket, and note in `reached` how far that went."""
+        xp = self.card.xp
+        lr, hr = xp.asarray(pair.lr.reshape(-1)), xp.asarray(pair.hr.reshape(-1))
+        voxels = xp.asarray(voxels.astype(index_type(pair.lr)))
+        offsets = xp.asarray(patch_offsets(pair.lr.shape, settings.filter_len))
+        lower = xp.asarray(lower_triangle(gram.side))
+        for b in np.flatnonzero(reached < ends).tolist():
+            sums = self._sums_of(b, gram, 2 * pair.lr.nbytes)
+            while reached[b] < ends[b]:
+                stop = min(reached[b] + self.block, ends[b])
+                rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets, settings.solver == "ridge")
+                sums += xp.take(rows.T @ rows, lower)  # float32 to float64; all of the block or, out of memory, nothing
+                advance(stop - reached[b])
+                reached[b] = stop
+
+    def _sums_of(self, b, gram, next_volume):
+        """The sums of a bucket on the card, a view; makes room for it where it is not there."""
+        if b not in self.buckets:
+            self.settle(gram)
+            buckets, length = gram.packed.shape
+            if self.packed is None or self.packed.shape[1] != length:
+                self.packed = None  # before the next is made: the two might not fit
+                room = FREE_SHARE * self.card.free() - WORK_BYTES - next_volume
+                self.most = min(max(int(room // (8 * length)), 1), buckets, self.most or buckets)
+                self.packed = self.card.xp.zeros((self.most, length))
+            first = max(min(b, buckets - self.most), 0)
+            self.buckets = range(first, min(first + self.most, buckets))
+        self.touched.add(b)
+        return self.packed[b - self.buckets.start]
+
+    def _shrink(self, gram):
+        """Take half as many buckets, or samples at a time, from here on."""
+        self.settle(gram)
+        if self.most is not None and self.most > 1:
+            self.most //= 2
+        elif self.block // 2 >= LEAST_BLOCK:
+            self.block //= 2
+        else:
+            raise UserError(TOO_FULL)
+        self.packed = None
+        self.card.release()
+
+
+def patch_offsets(shape, length):
+    """How far each voxel of a cubic patch is from its centre in the flat volume: (P,) int32, in C order."""
+    reach = np.arange(length) - length // 2
+    return ((reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + reach).ravel().astype(np.int32)
+
+
+def index_type(volume):
+    """What holds a flat index: half the bytes where that does, since places are most of what a gather writes."""
+    return np.int32 if volume.size < 1 << 31 else np.int64
+
+
+def lower_triangle(side):
+    """Flat places of a square matrix's lower triangle, row after row, int32: how `Gram` packs it."""
+    return np.flatnonzero(np.tri(side, dtype=bool)).astype(np.int32)
+
+
+def gather_rows(xp, lr, hr, voxels, offsets, centred):
+    """Rows [patch, target] of voxels of flat volumes; centred: less the LR voxel at the patch's centre, both.
+
+    Returns
+    -------
+    rows : array of float32, shape (n, P + 1)
+    """
+    rows = xp.empty((voxels.size, offsets.size + 1), xp.float32)
+    rows[:, :-1] = xp.take(lr, voxels[:, None] + offsets)
+    rows[:, -1] = xp.take(hr, voxels)
+    if centred:
+        rows -= xp.take(lr, voxels)[:, None]
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------- solving
+
+def ridge_filters(card, gram, buckets, weight, g0, g, advance):
+    """As `matrix_compute.ridge_filters`, a batch of buckets at a time; half as many where memory does not suffice."""
+    with card.use():
+        most = min(max(int(FREE_SHARE * card.free() / (6 * 8 * gram.side**2)), 1), BATCH)  # matrices, factors, their making
+        while buckets.size:
+            batch = buckets[:most]
+            try:
+                found = solve_batch(card, gram.packed[batch], gram.side, weight, g0)
+            except MemoryError:
+                found = None
+            if found is None:  # here the exception is gone, and with it the arrays that it held on to
+                if most == 1:
+                    raise UserError(TOO_FULL)
+                most //= 2
+                card.release()
+                continue
+            g[batch] = found
+            advance(batch.size)
+            buckets = buckets[batch.size:]
+
+
+def solve_batch(card, packed, side, weight, g0):
+    """The g of `matrix_compute.ridge_filter` for a stack of packed Gram matrices.
+
+    Parameters
+    ----------
+    packed : ndarray of float64, shape (n, side (side + 1) / 2)
+
+    Returns
+    -------
+    g : ndarray of float64, shape (n, side - 1)
+    """
+    xp = card.xp
+    matrices = xp.zeros((len(packed), side * side))
+    matrices[:, xp.asarray(lower_triangle(side))] = xp.asarray(packed)
+    matrices[:, :-1:side + 1] += weight  # the diagonal of Q
+    matrices[:, -side:-1] += weight * xp.asarray(g0)  # V stands in the last row
+    matrices[:, -1] = 2 * matrices[:, -1] + float(weight * (g0 @ g0) + 1)  # keeps the whole positive definite, see there
+    factors = xp.linalg.cholesky(matrices.reshape(-1, side, side))
+    g = xp.empty((len(packed), side - 1))
+    for n in range(len(packed)):
+        g[n] = card.solve_triangular(factors[n, :-1, :-1], factors[n, -1, :-1], trans="T", lower=True, check_finite=False)
+    g = card.to_host(g)
+    if not np.isfinite(g).all():  # CuPy's cholesky says nothing
+        raise np.linalg.LinAlgError("matrix is not positive definite")
+    return g
+
+
+# ---------------------------------------------------------------------------------------------- applying
+
+def filter_voxels(card, lr, voxels, bucket, h, filter_len):
+    """As `matrix_compute.filter_voxels`, bucket after bucket; fewer voxels at a time where memory does not suffice."""
+    order, ends = by_bucket(bucket, len(h))
+    voxels, tile = voxels[order], TILE
+    with card.use():
+        while tile >= LEAST_BLOCK:
+            try:
+                return _filter_voxels(card, lr, voxels, ends, h, filter_len, tile)
+            except MemoryError:
+                tile //= 2
+            card.release()
+    raise UserError(TOO_FULL)
+
+
+def _filter_voxels(card, lr, voxels, ends, h, filter_len, tile):
+    xp = card.xp
+    flat, offsets = xp.asarray(lr.reshape(-1)), xp.asarray(patch_offsets(lr.shape, filter_len))
+    voxels, h, sr = xp.asarray(voxels.astype(index_type(lr))), xp.asarray(h), flat.copy()
+    for b in np.flatnonzero(np.diff(ends)).tolist():
+        for start in range(ends[b], ends[b + 1], tile):
+            at = voxels[start:min(start + tile, ends[b + 1])]
+            sr[at] = xp.clip(xp.take(flat, at[:, None] + offsets) @ h[b], 0, 1)
+    return card.to_host(sr).reshape(lr.shape)

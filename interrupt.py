@@ -1,0 +1,127 @@
+"""One training at a time in a folder, and a stop of it between two volumes that loses nothing."""
+import contextlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from files import TEMPORARY, make_folder
+from filter_constant import CannotWrite, UserError
+
+
+@contextlib.contextmanager
+def only_training(folder):
+    """Hold the lock of a folder: a second training there is refused.
+
+    The system itself keeps the lock, and lets go of it when the process ends, however it ends: a file that a killed
+    training left behind is no lock, and no process number can be mistaken for another. Over network disks it holds
+    between machines where these support locks.
+
+    Raises
+    ------
+    UserError
+        If another training holds it.
+    """
+    make_folder(folder)
+    path = Path(folder, "train.lock")
+    try:
+        file = _locked(path)
+    except OSError as fault:
+        raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir that can") from fault
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+        file.flush()
+        for below in (".", "QVF_*"):
+            for left in Path(folder).glob(f"{below}/{TEMPORARY}"):  # of a training that was killed while it wrote
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if os.name != "nt":  # Windows cannot remove an open file
+                path.unlink()
+        file.close()
+        with contextlib.suppress(OSError):
+            if os.name == "nt":
+                path.unlink()
+
+
+def _locked(path):
+    while True:
+        file = open(path, "a+b")
+        try:
+            lock_file(file)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).decode(errors="replace").strip() or "another process"
+            file.close()
+            raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or give another "
+                            "--arrays_dir") from None
+        except OSError:
+            return file  # a file system without locks
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # it was removed by its holder just before
+
+
+def lock_file(file):
+    """Lock an open file for this process.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has locked it.
+    OSError
+        If the file system has no locks.
+    """
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(1 << 30)  # far behind the text, so that others can read that
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as fault:
+            raise BlockingIOError from fault
+        finally:
+            file.seek(0)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Stop:
+    """While inside, Ctrl-C and SIGTERM are noted in `asked`, so that the volume at hand can be finished and saved.
+
+    A second one interrupts as usual.
+    """
+
+    def __init__(self):
+        self.asked = None
+
+    def __enter__(self):
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.asked is not None:
+            raise KeyboardInterrupt
+        self.asked = number
+        os.write(2, b"\ntrain.py: stopping after this volume; once more stops without saving it\n")
+
+
+def stopped(number, checkpoint):
+    """Say that a training was stopped and is saved; returns the exit status that shells expect."""
+    done = set.intersection(*({record.name for record in records} for records in checkpoint.kept.values()))
+    print(f"Stopped; {len(done)} volume{'s' * (len(done) != 1)} saved in {checkpoint.folder}. "
+          "The same command goes on from there.", flush=True)
+    return 128 + number
