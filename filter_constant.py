@@ -174,6 +174,11 @@ EXAMPLES = {
 }
 
 
+def start_name(start):
+    """What the volume that filters begin with is called: LR where it is the published one."""
+    return "LR" if start == "quadratic" else "start"
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Answers a wrong option with one line instead of the whole usage."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, features
 
 from crop_black import tight_box
+from filter_constant import start_name
 from pictures import EDGES, PLANES, canonical, middle, plane
 from threads import in_threads
 
@@ -89,7 +90,8 @@ def page(about, rows, viewers):
     upscaled = "to" in rows[0]
     title = (f"{len(rows)} volume{'s' * (len(rows) > 1)} {'upscaled' if upscaled else 'degraded and restored'} by "
              + " × ".join(map(str, about["settings"]["factor"])))
-    parts = {"TITLE": title, "FIGURES": table_upscaled(rows) if upscaled else table_figures(rows) + plot_gains(rows),
+    figures = table_upscaled(rows) if upscaled else table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
+    parts = {"TITLE": title, "FIGURES": figures,
              "VIEWERS": "".join(viewer_html(number, shown) for number, shown in enumerate(viewers)),
              "ABOUT": about_html(about), "FORMAT": SLICE_FORMAT}
     text = TEMPLATE
@@ -98,9 +100,9 @@ def page(about, rows, viewers):
     return text
 
 
-def table_figures(rows):
-    """Figures as an HTML table, with a last row of means."""
-    names = (("lr", "LR"), ("spline5", "best spline"), ("sr", "restored"))
+def table_figures(rows, start):
+    """Figures as an HTML table, with a last row of means; `start` says what the filters begin with."""
+    names = (("lr", start_name(start)), ("spline5", "best spline"), ("sr", "restored"))
     head = "".join(f'<th colspan="2" scope="colgroup">{label}</th>' for _, label in names)
     lines = []
     mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "volume"}
@@ -110,7 +112,8 @@ def table_figures(rows):
     return ('<div class="scroll"><table><thead><tr><th rowspan="2" scope="col">volume</th>' + head
             + '<th rowspan="2" scope="col">gain over<br>spline, dB</th></tr><tr>' + "<th>PSNR</th><th>SSIM</th>" * 3
             + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-            + '<p class="note">PSNR in dB and SSIM over the brain.</p>')
+            + '<p class="note">PSNR in dB and SSIM over the brain. '
+            + f'{start_name(start)}: what the filters begin with.</p>')
 
 
 def table_upscaled(rows):

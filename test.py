@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filter_constant import CannotWrite, UserError, complain, run
+from filter_constant import CannotWrite, UserError, complain, run, start_name
 
 
 def restore(settings, given):
@@ -155,10 +155,9 @@ def write_page(path, rows, viewers, settings):
 
 def print_head(volumes, settings):
     """What is done, and the heads of the columns."""
-    start = "LR" if settings.start == "quadratic" else "start"
+    heads = f"{'':32} {start_name(settings.start):>16} {'spline':>16} {'restored':>16}  gain over spline"
     print(f"{'Upscaling' if settings.upscale else 'Restoring'} {volumes} volume{'s' * (volumes > 1)} of {settings.test_dir}, "
-          f"x{settings.tag}" + ("" if settings.upscale else "; PSNR in dB and SSIM over the brain\n"
-                                f"{'':32} {start:>16} {'spline':>16} {'restored':>16}  gain over spline"), flush=True)
+          f"x{settings.tag}" + ("" if settings.upscale else f"; PSNR in dB and SSIM over the brain\n{heads}"), flush=True)
 
 
 def line(row):
