@@ -17,13 +17,14 @@ from numba import njit
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
 from hashtable import eigen_3x3
-from spline import Operator, apply_operators
+from simd import LANES, load, multiply_add, splat, store, zeros
 from threads import in_threads, spans
 
 REACH = 6  # voxels: the longest of what features and taps reach
 SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of them
 PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
-WINDOW, WIDE, MEAN = gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)
+WINDOW, WIDE, MEAN = (np.asarray(weights, np.float32) for weights in (
+    gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)))
 
 FEATURES = (
     "strength", "ratio_2", "ratio_3", "slope_1", "slope_2",  # log l1, l2 / l1, l3 / l1, |v1| / |v0|, |v2| / |v0|
@@ -99,14 +100,16 @@ def turned_offsets(displacements, shape):
 
 
 class Slab(NamedTuple):
-    """Planes of a scene with what is computed from them, as the kernels take it; volumes float32, of shape (x, Y, Z)."""
+    """Planes of a scene with what is computed from them, as the kernels take it; all volumes are flat, (n,) float32."""
 
     estimate: np.ndarray
     start: np.ndarray
+    rows: int  # in a plane
+    row: int  # voxels in a row
     first: int  # plane of the padded volume
     place: np.ndarray
     swaps: np.ndarray
-    tensor: np.ndarray  # (6, x, Y, Z): xx, yy, zz, xy, xz, yz
+    tensor: np.ndarray  # (6, n): xx, yy, zz, xy, xz, yz
     smooth: np.ndarray
     wide: np.ndarray
     mean: np.ndarray
@@ -137,37 +140,20 @@ def in_slabs(scene, voxels, work):
 
 
 def _slab(scene, planes):
-    x = scene.estimate[planes]
-    gradients = [_central_difference(x, axis) for axis in range(3)]
-    tensor = np.stack([smoothed(gradients[a] * gradients[b], WINDOW)
-                       for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))])
-    return Slab(x, scene.start[planes], planes.start, scene.place, scene.swaps, tensor, smoothed(x, WINDOW), smoothed(x, WIDE),
-                smoothed(x, MEAN), smoothed(scene.mask[planes].astype(np.float32), MEAN))
+    x, brain = scene.estimate[planes].reshape(-1), scene.mask[planes].astype(np.float32).reshape(-1)
+    rows, row = scene.mask.shape[1:]
+    plane = rows * row
+    steps = (plane, row, 1)  # from a voxel to the next along each axis
+    tasks = [(n, x, steps[a], steps[b], WINDOW) for n, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))]
+    tasks += [(6, x, 0, 0, WINDOW), (7, x, 0, 0, WIDE), (8, x, 0, 0, MEAN), (9, brain, 0, 0, MEAN)]
+    maps = np.empty((len(tasks), x.size), np.float32)
 
+    def smooth(task, *scratch):
+        n, volume, step_a, step_b, weights = task
+        _smooth(volume, plane, row, step_a, step_b, weights, *scratch, maps[n])
 
-def smoothed(volume, weights):
-    """Correlate with the outer product of `weights`; beyond the faces the volume is zero."""
-    return apply_operators(volume, [_window_operator(side, weights) for side in volume.shape])
-
-
-def _window_operator(side, weights):
-    """The banded matrix of a symmetric window."""
-    half = len(weights) // 2
-    start = np.clip(np.arange(side) - half, 0, max(side - len(weights), 0))
-    taps = start[:, None] + np.arange(min(len(weights), side))
-    place = taps - np.arange(side)[:, None] + half
-    inside = (place >= 0) & (place < len(weights))
-    return Operator(start, np.where(inside, weights[np.clip(place, 0, len(weights) - 1)], 0).astype(np.float32), side)
-
-
-def _central_difference(volume, axis):
-    result = np.zeros_like(volume)
-    inner = [slice(None)] * 3
-    ahead, behind = list(inner), list(inner)
-    inner[axis], ahead[axis], behind[axis] = slice(1, -1), slice(2, None), slice(None, -2)
-    np.subtract(volume[tuple(ahead)], volume[tuple(behind)], out=result[tuple(inner)])
-    result *= np.float32(0.5)
-    return result
+    in_threads(tasks, smooth, lambda: [np.zeros(size, np.float32) for size in 2 * [plane + 2 * LANES] + [x.size + LANES]])
+    return Slab(x, scene.start[planes].reshape(-1), rows, row, planes.start, scene.place, scene.swaps, maps[:6], *maps[6:])
 
 
 def describe(scene, voxels):
@@ -200,6 +186,50 @@ def classify(scene, voxels, tree):
 
 # ---------------------------------------------------------------------------------------------- kernels
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, result):
+    """Smooth a volume, or the product of its central differences along two axes, by a window along each axis.
+
+    All is flat, and a window that reaches over the end of a row or plane reads the next one: what comes out is right from
+    REACH - 1 voxels inside the faces on, which is all that anyone looks at.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n,)
+    plane, row : int
+        Voxels in a plane and in a row.
+    step_a, step_b : int
+        From a voxel to the next along the two axes; 0 for the volume itself.
+    weights : ndarray of float32, shape (9,) or so
+        At most REACH - 1 on either side of the middle.
+    values, smooth, smoothed : ndarray of float32
+        Scratch for two planes and the volume.
+    result : ndarray of float32, shape (n,)
+    """
+    for at in range(plane, x.size - plane, plane):
+        if step_a:
+            ahead_a, behind_a = x[at + step_a:at + step_a + plane], x[at - step_a:at - step_a + plane]
+            ahead_b, behind_b = x[at + step_b:at + step_b + plane], x[at - step_b:at - step_b + plane]
+            for n in range(plane):
+                values[n] = np.float32(0.25) * ((ahead_a[n] - behind_a[n]) * (ahead_b[n] - behind_b[n]))
+        else:
+            values[:plane] = x[at:at + plane]
+        _along(values, 1, weights, REACH, plane, smooth, 0)
+        _along(smooth, row, weights, (REACH - 1) * row, plane - (REACH - 1) * row, smoothed, at)
+    _along(smoothed, plane, weights, (REACH - 1) * plane, x.size - (REACH - 1) * plane, result, 0)
+
+
+@njit(cache=True, error_model="numpy")
+def _along(x, step, weights, first, last, result, shift):
+    """``result[shift + n]``, n from first to last: the window over every `step`-th voxel around n, in vectors."""
+    half = weights.size // 2
+    for n in range(first, last, LANES):
+        total = zeros()
+        for t in range(weights.size):
+            total = multiply_add(splat(weights[t]), load(x, n + (t - half) * step), total)
+        store(result, shift + n, total)
+
+
 @njit(cache=True, nogil=True)
 def _describe(voxels, slab, features, orientation):
     for n in range(voxels.size):
@@ -217,14 +247,13 @@ def _classify(voxels, slab, tree, leaf, orientation):
         leaf[n] = tree.leaf[node]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _voxel(at, slab, f):
     """Write the features of the voxel with flat index `at` to `f`; returns its orientation."""
-    nx, ny, nz = slab.estimate.shape
-    strides = (ny * nz, nz, 1)
-    here = (at // (ny * nz) + slab.first, at // nz % ny, at % nz)
-    place, swaps, flat, smooth = slab.place, slab.swaps, slab.estimate.reshape(-1), slab.smooth.reshape(-1)
-    centre, t = flat[at], slab.tensor.reshape(6, -1)
+    strides = (slab.rows * slab.row, slab.row, 1)
+    here = (at // strides[0] + slab.first, at // slab.row % slab.rows, at % slab.row)
+    place, swaps, flat, smooth, t = slab.place, slab.swaps, slab.estimate, slab.smooth, slab.tensor
+    centre = flat[at]
     l1, l2, l3, v0, v1, v2 = eigen_3x3(t[0, at], t[1, at], t[2, at], t[3, at], t[4, at], t[5, at])
     v = (v0, v1, v2)
     along = 0.0
@@ -270,12 +299,12 @@ def _voxel(at, slab, f):
             i, j = signs[a] * strides[p[a]], signs[b] * strides[p[b]]
             f[pair] = (flat[at + i + j] - flat[at + i - j] - flat[at - i + j] + flat[at - i - j]) / (4 * scale)
             pair += 1
-    average, moved = slab.mean.reshape(-1)[at], centre - slab.start.reshape(-1)[at]
-    f[25] = (centre - slab.wide.reshape(-1)[at]) / scale
+    average, moved = slab.mean[at], centre - slab.start[at]
+    f[25] = (centre - slab.wide[at]) / scale
     f[26] = (centre - average) / scale
     f[27], f[28] = average, centre
     f[29], f[30] = moved / scale, moved
-    f[31] = slab.brain.reshape(-1)[at]
+    f[31] = slab.brain[at]
     r1, r2, r3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
     f[32] = (r1 - r2 - r3) / (r1 + r2 + r3 + 1e-12)
     return np.uint8(permutation * 8 + flips)
