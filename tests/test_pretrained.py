@@ -11,14 +11,14 @@ from get_lar import best_spline, make_pair
 from restore import restore
 from util import PRETRAINED, load_filters
 
-FACTORS = (2, 3, 4)
+FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))
 
 
-@pytest.fixture(params=FACTORS, ids=[f"x{factor}" for factor in FACTORS])
+@pytest.fixture(params=FACTORS, ids=[f"x{Settings(factor=factor).tag}" for factor in FACTORS])
 def loaded(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("empty"))
-        return load_filters(Settings(factor=3 * (request.param,)), {"factor"})
+        return load_filters(Settings(factor=request.param), {"factor"})
 
 
 def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded):
