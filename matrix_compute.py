@@ -146,7 +146,7 @@ def sum_rows(gram, ends, fill, advance=lambda samples: None):
 
     largest_first = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])
     in_threads(largest_first, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),
-                                                   np.empty((gram.side, gram.side), np.float32)))
+                                                   np.empty((gram.side, gram.side), np.float32)), blas=True)
     gram.count += np.diff(ends)
 
 
@@ -242,7 +242,7 @@ def _solve_cg(gram, advance):
         h[b] = cg(q, matrix[-1, :-1], rtol=CG_RESIDUAL)[0]
         advance(1)
 
-    in_threads(np.flatnonzero(gram.count), solve_bucket, lambda: (np.empty((gram.side, gram.side)),))
+    in_threads(np.flatnonzero(gram.count), solve_bucket, lambda: (np.empty((gram.side, gram.side)),), blas=True)
     return h
 
 
@@ -267,7 +267,7 @@ def ridge_filters(gram, buckets, weight, g0, g, advance):
         g[b] = ridge_filter(matrix, weight, g0)
         advance(1)
 
-    in_threads(buckets, solve_bucket, lambda: (np.empty((gram.side, gram.side)),))
+    in_threads(buckets, solve_bucket, lambda: (np.empty((gram.side, gram.side)),), blas=True)
 
 
 def ridge_filter(matrix, weight, towards):

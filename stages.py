@@ -225,7 +225,7 @@ def _down(nodes, total, tree, ridge, side):
 
     level = np.array([0])
     while level.size:  # a level of nodes at a time: their parents are solved
-        in_threads(level, solve_node)
+        in_threads(level, solve_node, blas=True)
         level = tree.child[level[tree.feature[level] >= 0]].ravel()
     leaves = np.flatnonzero(tree.feature < 0)
     return g[leaves[np.argsort(tree.leaf[leaves])]]

@@ -19,10 +19,8 @@ def thread_count():
     return os.cpu_count() or 1
 
 
-def in_threads(tasks, work, buffers=tuple):
+def in_threads(tasks, work, buffers=tuple, blas=False):
     """Call ``work(task, *buffers())`` for each task; each thread makes its buffers once.
-
-    BLAS and LAPACK work in the calling thread alone meanwhile, so that results do not depend on the number of threads.
 
     Parameters
     ----------
@@ -31,12 +29,15 @@ def in_threads(tasks, work, buffers=tuple):
     work : callable
         What it does must not depend on the order of the tasks.
     buffers : callable, optional
+    blas : bool, optional
+        Whether the work calls BLAS or LAPACK. These then work in the calling thread alone, so that results do not depend on
+        the number of threads. Finding their libraries takes a millisecond, which other work need not wait for.
     """
-    tasks = list(tasks)
+    tasks, alone = list(tasks), threadpool_limits(1, "blas") if blas else contextlib.nullcontext()
     threads = min(thread_count(), len(tasks))
     if threads <= 1:
-        own = buffers() if tasks else ()
-        with threadpool_limits(1, "blas"):
+        with alone:
+            own = buffers() if tasks else ()
             for task in tasks:
                 work(task, *own)
         return
@@ -49,7 +50,7 @@ def in_threads(tasks, work, buffers=tuple):
         while (task := queue.get()) is not None:
             work(task, *own)
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as workers:
+    with alone, ThreadPoolExecutor(threads) as workers:
         try:
             list(workers.map(worker, range(threads)))
         except BaseException:  # Ctrl-C: leave nothing to do, so that the threads end after the task at hand

@@ -43,11 +43,18 @@ def test_a_fault_is_not_swallowed(monkeypatch, number):
         threads.in_threads(range(5), lambda task: 1 / (task - 3))
 
 
-def test_blas_works_in_one_thread_meanwhile():
-    seen = []
-    threads.in_threads(range(4), lambda _: seen.extend(pool["num_threads"] for pool in threadpool_info()
-                                                       if pool["user_api"] == "blas"))
-    assert set(seen) <= {1}
+@pytest.mark.parametrize("number", NUMBERS)
+def test_blas_works_in_one_thread_meanwhile_where_the_work_calls_it(monkeypatch, number):
+    def limits():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    monkeypatch.setattr(threads, "thread_count", lambda: number)
+    seen, before = [], limits()
+    threads.in_threads(range(4), lambda _: seen.extend(limits()), blas=True)
+    assert set(seen) == {1} and limits() == before
+    seen.clear()
+    threads.in_threads([0], lambda _: seen.extend(limits()))
+    assert seen == before
 
 
 def test_number_of_threads_can_be_set(monkeypatch):
