@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from threadpoolctl import threadpool_limits
 
 from octahedral import FEATURES
@@ -149,7 +150,7 @@ def _best_split(bins, samples, rows):
     least = LEAST / weight
     whole = (samples.T @ samples).astype(np.float64)
     ridge = SMALL_RIDGE * np.trace(whole[:-1, :-1]) / (len(whole) - 1) / len(samples)
-    error = _misses(whole[None], np.array([len(samples)]), ridge)[0]
+    error = errors_left(whole[None], np.array([len(samples)]), ridge)[0]
     for feature in range(bins.shape[1]):
         order = np.argsort(bins[:, feature], kind="stable")
         sorted_bins = bins[order, feature]
@@ -165,15 +166,33 @@ def _best_split(bins, samples, rows):
             left = left + part.T @ part
             sums.append(left)
         sums = np.array(sums)
-        missed = _misses(sums, below, ridge) + _misses(whole - sums, len(order) - below, ridge)
+        missed = errors_left(sums, below, ridge) + errors_left(whole - sums, len(order) - below, ridge)
         at = int(missed.argmin())
         if (error - missed[at]) * weight > best[0]:
             best = ((error - missed[at]) * weight, feature, int(cuts[at]))
     return best
 
 
-def _misses(grams, counts, ridge):
-    """Squared errors that are left by ridge regressions, from Gram matrices of [regressors, target]: shape (m,)."""
-    q, v = grams[:, :-1, :-1], grams[:, :-1, -1]
-    q = q + (ridge * counts)[:, None, None] * np.eye(q.shape[1])
-    return grams[:, -1, -1] - (v * np.linalg.solve(q, v[..., None])[..., 0]).sum(1)
+@njit(cache=True, nogil=True)
+def errors_left(grams, counts, ridge):
+    """Squared errors that are left by ridge regressions, from Gram matrices of [regressors, target]: shape (m,).
+
+    That is the last entry of each Cholesky factor's diagonal, squared. Regressors that are sums of others count nothing.
+    """
+    side = grams.shape[1]
+    missed, factor = np.empty(len(grams)), np.empty((side, side))
+    for m in range(len(grams)):
+        for i in range(side):
+            for j in range(i + 1):
+                total = grams[m, i, j]
+                if i == j < side - 1:
+                    total += ridge * counts[m]
+                for k in range(j):
+                    total -= factor[i, k] * factor[j, k]
+                if i == j == side - 1:
+                    missed[m] = total
+                elif i == j:
+                    factor[i, i] = np.sqrt(max(total, 0.0))
+                else:
+                    factor[i, j] = total / factor[j, j] if factor[j, j] > 0 else 0.0
+    return missed

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from octahedral import FEATURES
-from tree import QUANTILE_SPLITS, Tree, grow, quantile_tree, read_tree
+from tree import QUANTILE_SPLITS, Tree, errors_left, grow, quantile_tree, read_tree
 
 RANDOM = np.random.default_rng(0)
 
@@ -43,6 +43,18 @@ def test_a_tree_does_not_depend_on_the_threads_and_grows_by_adding_leaves(monkey
     small = grow(features, samples, 6)
     np.testing.assert_array_equal(small.threshold[small.feature >= 0][:2], first.threshold[first.feature >= 0][:2])
     assert module.LEAST >= 100 and np.bincount(leaves_of(first, features)).min() >= module.LEAST * 0.5
+
+
+def test_errors_left_are_those_of_ridge_regressions():
+    random, ridge, counts, expected = np.random.default_rng(4), 0.05, np.array([300, 40]), []
+    rows = [random.standard_normal((count, 9)) @ random.standard_normal((9, 9)) for count in counts]
+    for taps, target in ((row[:, :-1], row[:, -1]) for row in rows):
+        weights = np.linalg.solve(taps.T @ taps + ridge * len(taps) * np.eye(8), taps.T @ target)
+        expected.append(((target - taps @ weights) ** 2).sum() + ridge * len(taps) * (weights**2).sum())
+    np.testing.assert_allclose(errors_left(np.array([row.T @ row for row in rows]), counts, ridge), expected, rtol=1e-9)
+    nothing = np.zeros((1, 9, 9))
+    nothing[0, 8, 8] = 2.5
+    assert errors_left(nothing, counts[:1], 0.0) == 2.5
 
 
 def test_too_few_samples_or_none_to_gain_from_leave_one_leaf():
