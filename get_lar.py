@@ -51,8 +51,9 @@ def make_pair(image, settings):
     """
     least = max(2 * settings.margin + 1, 2 * max(settings.factor), 6 if settings.lr_type == "kspace" else 1)
     if any(side - side % f < least for side, f in zip(image.shape, settings.factor, strict=True)):
+        smaller = " or a smaller --filter_len" if settings.margin else ""
         raise ValueError(f"its shape {image.shape} has a side of fewer than the {least} voxels that a patch and the factor "
-                         f"need; give a larger volume or a smaller --filter_len")
+                         f"need; give a larger volume{smaller}")
     image = mod_crop(clip_bright(image), settings.factor)
     scale = float(image.max(initial=0))
     if not scale > 0:
