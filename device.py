@@ -81,11 +81,12 @@ def cupy_cards(most=None):
         raise OSError(f"CuPy {cupy.__version__} finds no NVIDIA GPU with a driver for its version of CUDA")
     cards, faults = [], []
     for number in range(cupy.cuda.runtime.getDeviceCount()):
-        if most is None or len(cards) < most:
-            try:
-                cards.append(cupy_card(cupy, number))
-            except Exception as fault:
-                faults.append(fault)
+        if len(cards) == most:
+            break
+        try:
+            cards.append(cupy_card(cupy, number))
+        except Exception as fault:
+            faults.append(fault)
     if not cards:
         raise faults[0]
     return cards, [first_line(fault) for fault in faults]

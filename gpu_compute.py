@@ -115,7 +115,7 @@ class Stream:
         voxels = drawn.voxels[order]
         reached = ends[:-1].copy()  # per bucket, the first sample that is not added yet
         with self.card.use():
-            while not self._fits(self._add, gram, drawn.pair, voxels, reached, ends[1:], settings, advance):
+            while if_it_fits(self._add, gram, drawn.pair, voxels, reached, ends[1:], settings, advance) is None:
                 self._shrink(gram)
         with self.lock:
             gram.count += np.diff(ends)
@@ -130,16 +130,8 @@ class Stream:
                 self.packed[:] = 0
         self.touched, self.buckets = set(), range(0)
 
-    def _fits(self, work, *arguments):
-        """Do the work; whether memory sufficed. The exception is gone on return, and with it the arrays that it held on to."""
-        try:
-            work(*arguments)
-        except MemoryError:  # CuPy's OutOfMemoryError is one
-            return False
-        return True
-
     def _add(self, gram, pair, voxels, reached, ends, settings, advance):
-        """Add samples bucket after bucket, and note in `reached` how far that went."""
+        """Add samples bucket after bucket, and note in `reached` how far that went; returns that."""
         xp = self.card.xp
         lr, hr = xp.asarray(pair.lr.reshape(-1)), xp.asarray(pair.hr.reshape(-1))
         voxels = xp.asarray(voxels.astype(index_type(pair.lr)))
@@ -153,6 +145,7 @@ class Stream:
                 sums += xp.take(rows.T @ rows, lower)  # float32 to float64; all of the block or, out of memory, nothing
                 advance(stop - reached[b])
                 reached[b] = stop
+        return reached
 
     def _sums_of(self, b, gram, next_volume):
         """The sums of a bucket on the card, a view; makes room for it where it is not there."""
@@ -180,6 +173,17 @@ class Stream:
             raise UserError(TOO_FULL)
         self.packed = None
         self.card.release()
+
+
+def if_it_fits(work, *arguments):
+    """What the work gives, None where the card's memory did not suffice.
+
+    On return the exception is gone, and with it the arrays that it held on to.
+    """
+    try:
+        return work(*arguments)
+    except MemoryError:  # CuPy's OutOfMemoryError is one
+        return None
 
 
 def patch_offsets(shape, length):
@@ -221,11 +225,8 @@ def ridge_filters(card, gram, buckets, weight, g0, g, advance):
         most = min(max(int(FREE_SHARE * card.free() / (6 * 8 * gram.side**2)), 1), BATCH)  # matrices, factors, their making
         while buckets.size:
             batch = buckets[:most]
-            try:
-                found = solve_batch(card, gram.packed[batch], gram.side, weight, g0)
-            except MemoryError:
-                found = None
-            if found is None:  # here the exception is gone, and with it the arrays that it held on to
+            found = if_it_fits(solve_batch, card, gram.packed[batch], gram.side, weight, g0)
+            if found is None:
                 if most == 1:
                     raise UserError(TOO_FULL)
                 most //= 2
@@ -270,13 +271,12 @@ def filter_voxels(card, lr, voxels, bucket, h, filter_len):
     order, ends = by_bucket(bucket, len(h))
     voxels, tile = voxels[order], TILE
     with card.use():
-        while tile >= LEAST_BLOCK:
-            try:
-                return _filter_voxels(card, lr, voxels, ends, h, filter_len, tile)
-            except MemoryError:
-                tile //= 2
+        while (sr := if_it_fits(_filter_voxels, card, lr, voxels, ends, h, filter_len, tile)) is None:
+            tile //= 2
+            if tile < LEAST_BLOCK:
+                raise UserError(TOO_FULL)
             card.release()
-    raise UserError(TOO_FULL)
+    return sr
 
 
 def _filter_voxels(card, lr, voxels, ends, h, filter_len, tile):
