@@ -6,6 +6,8 @@ neighbouring voxels covary like C. The fine volume is further known to be zero o
 alternating between what is known (projections onto convex sets) restores detail that no spline sees, without anything learned.
 The momentum is that of Nesterov's accelerated gradient method.
 """
+from functools import partial
+
 import numpy as np
 import scipy.fft
 from numba import njit
@@ -38,15 +40,15 @@ class Known:
         ahead = before
         for i in range(iterations):
             estimate = self.refine(ahead)
-            ahead = _voxelwise(_ahead, estimate, before, self.mask, i / (i + 3))
+            ahead = _voxelwise(partial(_ahead, np.float32(i / (i + 3))), estimate, before)
             before = estimate
         return estimate
 
     def refine(self, estimate, times=1):
         """Back-project so many times, and clip to what is known; a new array. No times: only clip."""
         for _ in range(times):
-            estimate = _voxelwise(_known, estimate, self.correction(estimate), self.mask, 1.0)
-        return estimate if times else _voxelwise(_known, estimate, estimate, self.mask, 0.0)
+            estimate = _voxelwise(_known, estimate, self.correction(estimate), self.mask)
+        return estimate if times else np.clip(estimate, 0, 1) * self.mask
 
 
 class Projection(Known):
@@ -127,24 +129,24 @@ def returning(degrading):
     return np.linalg.solve(degrading @ across + RESIDUAL_NOISE * np.eye(len(degrading)), across.T).T
 
 
-def _voxelwise(kernel, estimate, other, mask, weight):
-    """What a kernel makes of two volumes, in threads."""
-    result = np.empty_like(estimate)
-    flat = [volume.reshape(-1) for volume in (estimate, other, mask, result)]
-    in_threads(spans(result.size, PIECE), lambda span: kernel(*(volume[slice(*span)] for volume in flat), np.float32(weight)))
+def _voxelwise(kernel, *volumes):
+    """What a kernel makes of volumes, voxel by voxel, in threads; of the shape and type of the first."""
+    result = np.empty_like(volumes[0])
+    flat = [volume.reshape(-1) for volume in (*volumes, result)]
+    in_threads(spans(result.size, PIECE), lambda span: kernel(*(volume[slice(*span)] for volume in flat)))
     return result
 
 
 @njit(cache=True, nogil=True)
-def _known(estimate, correction, mask, result, weight):
-    """Add the weighted correction, and clip to [0, 1] in the mask and to zero outside."""
+def _known(estimate, correction, mask, result):
+    """Add the correction, and clip to [0, 1] in the mask and to zero outside."""
     for n in range(estimate.size):
-        value = estimate[n] + weight * correction[n]
+        value = estimate[n] + correction[n]
         result[n] = min(max(value, np.float32(0)), np.float32(1)) if mask[n] else np.float32(0)
 
 
 @njit(cache=True, nogil=True)
-def _ahead(now, before, mask, result, momentum):
+def _ahead(momentum, now, before, result):
     """Go on beyond an estimate, the way that it came from the one before."""
     for n in range(now.size):
         result[n] = now[n] + momentum * (now[n] - before[n])

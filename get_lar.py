@@ -157,8 +157,6 @@ def known_of(low, shape, box, mask, settings):
 
 def degrading_matrix(side, n_low, factor, settings):
     """The matrix that degrades along one axis, shape (n_low, side), float64."""
-    if factor == 1:
-        return np.eye(side)
     if settings.lr_type == "average":
         return np.kron(np.eye(n_low), np.full(factor, 1 / factor))
     return zoom_matrix(side, n_low, order=2, prefilter=False, grid=settings.grid)

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
-from filter_constant import UserError
+from filter_constant import UserError, first_line
 from memory import GB, VOXEL_BYTES, free_memory
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -175,5 +175,5 @@ def _unreadable(path, fault):
     if isinstance(fault, OSError) and fault.strerror:
         text = fault.strerror
     else:
-        text = (str(fault).splitlines() or [type(fault).__name__])[0]
+        text = first_line(fault)
     return UserError(f"{path}: not a readable NIfTI volume ({text}); replace it by a whole file")

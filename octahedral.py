@@ -238,7 +238,7 @@ def _describe(voxels, slab, features, orientation):
 
 @njit(cache=True, nogil=True)
 def _classify(voxels, slab, tree, leaf, orientation):
-    f = np.empty(33, np.float32)
+    f = np.empty(len(FEATURES), np.float32)
     for n in range(voxels.size):
         orientation[n] = _voxel(voxels[n], slab, f)
         node = 0
