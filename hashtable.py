@@ -12,7 +12,7 @@ from numba import njit
 
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
-from simd import LANES, load, multiply_add, splat, store, zeros
+from simd import LANES, correlate, load, multiply_add, splat, store, zeros
 from threads import in_threads, thread_count
 
 ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle
@@ -226,19 +226,9 @@ def _gradient_products(lr, x, y_first, z_first, width, products):
 def _smooth_plane(products, c, weights, rows, ring, place):
     """Smooth plane c of the products along both axes into the ring; `rows` is scratch."""
     height, width = ring.shape[2:]
-    length, wide = weights.size, products.shape[2]
     for i in range(rows.shape[0]):
-        for k in range(0, width, LANES):
-            total = zeros()
-            for t in range(length):
-                total = multiply_add(splat(weights[t]), load(products, (c * rows.shape[0] + i) * wide + k + t), total)
-            store(rows, i * width + k, total)
-    for i in range(height):
-        for k in range(0, width, LANES):
-            total = zeros()
-            for t in range(length):
-                total = multiply_add(splat(weights[t]), load(rows, (i + t) * width + k), total)
-            store(ring, ((place * 6 + c) * height + i) * width + k, total)
+        correlate(products, (c * rows.shape[0] + i) * products.shape[2], 1, weights, rows, i * width, width)
+    correlate(rows, 0, width, weights, ring, (place * 6 + c) * height * width, height * width)
 
 
 @njit(cache=True, error_model="numpy")

@@ -17,7 +17,7 @@ from numba import njit
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
 from hashtable import eigen_3x3
-from simd import LANES, load, multiply_add, splat, store, zeros
+from simd import LANES, correlate
 from threads import in_threads, spans
 
 REACH = 6  # voxels: the longest of what features and taps reach
@@ -206,6 +206,7 @@ def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, re
         Scratch for two planes and the volume.
     result : ndarray of float32, shape (n,)
     """
+    first, half = REACH - 1, weights.size // 2  # nearer to the faces nothing is looked at
     for at in range(plane, x.size - plane, plane):
         if step_a:
             ahead_a, behind_a = x[at + step_a:at + step_a + plane], x[at - step_a:at - step_a + plane]
@@ -214,20 +215,9 @@ def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, re
                 values[n] = np.float32(0.25) * ((ahead_a[n] - behind_a[n]) * (ahead_b[n] - behind_b[n]))
         else:
             values[:plane] = x[at:at + plane]
-        _along(values, 1, weights, REACH, plane, smooth, 0)
-        _along(smooth, row, weights, (REACH - 1) * row, plane - (REACH - 1) * row, smoothed, at)
-    _along(smoothed, plane, weights, (REACH - 1) * plane, x.size - (REACH - 1) * plane, result, 0)
-
-
-@njit(cache=True, error_model="numpy")
-def _along(x, step, weights, first, last, result, shift):
-    """``result[shift + n]``, n from first to last: the window over every `step`-th voxel around n, in vectors."""
-    half = weights.size // 2
-    for n in range(first, last, LANES):
-        total = zeros()
-        for t in range(weights.size):
-            total = multiply_add(splat(weights[t]), load(x, n + (t - half) * step), total)
-        store(result, shift + n, total)
+        correlate(values, first - half, 1, weights, smooth, first, plane - first)
+        correlate(smooth, (first - half) * row, row, weights, smoothed, at + first * row, plane - 2 * first * row)
+    correlate(smoothed, (first - half) * plane, plane, weights, result, first * plane, x.size - 2 * first * plane)
 
 
 @njit(cache=True, nogil=True)

@@ -5,7 +5,7 @@ what is meant. They are LLVM's own, so every processor takes them: in one AVX-51
 or NEON. Arrays are addressed flat, whatever their shape, and must be C-contiguous; nothing checks bounds.
 """
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
@@ -92,3 +92,13 @@ def total(typing, vector):
         return builder.extract_element(rest, INDEX(0))
 
     return types.float32(vector), generate
+
+
+@njit(cache=True, error_model="numpy")
+def correlate(x, start, step, weights, result, place, count):
+    """``result[place + k] = sum over t of weights[t] * x[start + k + t * step]``, k to `count`, rounded up to whole vectors."""
+    for k in range(0, count, LANES):
+        found = zeros()
+        for t in range(weights.size):
+            found = multiply_add(splat(weights[t]), load(x, start + k + t * step), found)
+        store(result, place + k, found)
