@@ -1,9 +1,10 @@
-"""Back-projection: an estimate is corrected until it, degraded, is the low-resolution volume that was given.
+"""Back-projection: an estimate is corrected until, degraded, it equals the given LR volume.
 
-How a volume was degraded is known: along each axis it was multiplied by a small matrix D. What an estimate x lacks is seen in
-the residual y - D x, and brought back to the fine grid by the matrix M = C D^T (D C D^T + s I)^-1, the best linear guess when
-neighbouring voxels covary like C. The fine volume is further known to be zero outside the brain and to lie in [0, 1];
-alternating between what is known (projections onto convex sets) restores detail that no spline sees, without anything learned.
+How a volume was degraded is known: along each axis it was multiplied by a small matrix D. What an
+estimate x lacks shows in the residual y - D x, which the matrix M = C D^T (D C D^T + s I)^-1 brings
+back to the fine grid: the best linear guess where neighbouring voxels covary like C. The fine
+volume is also known to be zero outside the brain and to lie in [0, 1]. Enforcing all of this in
+turn (projections onto convex sets) restores detail that no spline can, without anything learned.
 The momentum is that of Nesterov's accelerated gradient method.
 """
 from functools import partial
@@ -12,18 +13,21 @@ import numpy as np
 import scipy.fft
 from numba import njit
 
+from machine.threads import in_threads, spans
 from spline import apply_operators, banded
-from threads import in_threads, spans
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
 ITERATIONS = 10
 PIECE = 1 << 17  # voxels that a thread takes at a time
 RESIDUAL_NOISE = 1e-2  # s, of the variance of a voxel
-NEGLIGIBLE = 1e-3  # weights of M below this share of its largest are left out: less than 0.001 dB
+NEGLIGIBLE = 1e-3  # of the largest weight of M: smaller ones are left out, for less than 0.001 dB
 
 
-class Known:
-    """What is known of a fine volume; `correction` of a subclass says what an estimate lacks.
+class DataConsistency:
+    """What is known of a fine volume: zero outside a mask, in [0, 1], and what an LR volume says.
+
+    The latter is for the subclass to say: its ``correction(estimate)`` is what to add to an
+    estimate so that it agrees with the LR volume.
 
     Parameters
     ----------
@@ -45,14 +49,17 @@ class Known:
         return estimate
 
     def refine(self, estimate, times=1):
-        """Back-project so many times, and clip to what is known; a new array. No times: only clip."""
+        """Back-project so many times, each followed by a clip to mask and [0, 1]; a new array.
+
+        With `times` 0 it only clips.
+        """
         for _ in range(times):
-            estimate = _voxelwise(_known, estimate, self.correction(estimate), self.mask)
+            estimate = _voxelwise(_within_bounds, estimate, self.correction(estimate), self.mask)
         return estimate if times else np.clip(estimate, 0, 1) * self.mask
 
 
-class Projection(Known):
-    """What a low-resolution volume says that came from the fine one by a matrix along each axis.
+class Projection(DataConsistency):
+    """Agreement with an LR volume that came from the fine one by a matrix along each axis.
 
     Parameters
     ----------
@@ -64,6 +71,19 @@ class Projection(Known):
         Where in the fine volume the estimates lie; it is zero elsewhere.
     mask : ndarray of bool, shape of the box
         Where the fine volume may be other than zero.
+
+    Examples
+    --------
+    A cube is restored from means of 2 x 2 x 2 voxels:
+
+    >>> fine = np.zeros((12, 12, 12), np.float32)
+    >>> fine[3:9, 3:9, 3:9] = 1
+    >>> mean_of_two = np.kron(np.eye(6), [0.5, 0.5])
+    >>> low = apply_operators(fine, 3 * [banded(mean_of_two)])
+    >>> box = 3 * (slice(0, 12),)
+    >>> consistency = Projection(low, 3 * [mean_of_two], box, mask=fine > 0)
+    >>> bool(np.abs(consistency.start() - fine).max() < 0.02)
+    True
     """
 
     def __init__(self, low, degrading, box, mask):
@@ -76,21 +96,23 @@ class Projection(Known):
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)
-            matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0  # here, so that both ends are treated alike
+            # Here, not in `banded`, so that both ends of the axis are treated alike.
+            matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0
             self.back.append(banded(matrix))
         self.low = np.ascontiguousarray(low[tuple(seen)])
 
     def correction(self, estimate):
-        """What an estimate lacks.
+        """What to add to an estimate: its residual, brought back to the fine grid.
 
-        Zeros of a low-resolution volume say nothing: a brain was cut out of it there, and what was measured is not known.
+        Where the LR volume is zero it says nothing: a brain was cut out of it, and what had been
+        measured there is not known.
         """
         residual = np.where(self.low > 0, self.low - apply_operators(estimate, self.down), 0)
         return apply_operators(residual, self.back)
 
 
-class SpectrumProjection(Known):
-    """What the middle of a volume's spectrum says of it: the kept frequencies are replaced by the given ones.
+class SpectrumProjection(DataConsistency):
+    """Agreement with the middle of the fine volume's spectrum: its lowest frequencies are given.
 
     Parameters
     ----------
@@ -108,37 +130,73 @@ class SpectrumProjection(Known):
         self.kept = middle(shape, spectrum.shape)
 
     def correction(self, estimate):
-        """What an estimate lacks."""
+        """What to add to an estimate: its kept frequencies become the given ones."""
         full = np.zeros(self.shape, np.float32)
         full[self.box] = estimate
         lacks = np.zeros(self.shape, np.complex64)
-        lacks[self.kept] = self.spectrum - scipy.fft.fftshift(scipy.fft.fftn(full, workers=-1))[self.kept]
-        return np.ascontiguousarray(scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=-1).real[self.box])
+        lacks[self.kept] = self.spectrum - scipy.fft.fftshift(
+            scipy.fft.fftn(full, workers=-1))[self.kept]
+        added = scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=-1).real
+        return np.ascontiguousarray(added[self.box])
 
 
 def middle(shape, kept):
-    """Where in a centred spectrum of a shape the lowest frequencies lie, so many along each axis: a tuple of slices."""
-    return tuple(slice(side // 2 - n // 2, side // 2 - n // 2 + n) for side, n in zip(shape, kept, strict=True))
+    """Where the lowest frequencies lie in a centred spectrum: a tuple of slices.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the spectrum.
+    kept : tuple of int
+        How many frequencies along each axis.
+
+    Examples
+    --------
+    >>> middle((8, 9), (4, 3))
+    (slice(2, 6, None), slice(3, 6, None))
+    """
+    return tuple(slice(side // 2 - n // 2, side // 2 - n // 2 + n)
+                 for side, n in zip(shape, kept, strict=True))
 
 
 def returning(degrading):
-    """The matrix M that brings residuals of one axis back to the fine grid, shape (fine side, low side)."""
+    """The matrix M that brings residuals along one axis back to the fine grid.
+
+    Parameters
+    ----------
+    degrading : ndarray of float64, shape (low side, fine side)
+        The matrix D.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (fine side, low side)
+
+    Examples
+    --------
+    What it brings back is, degraded, the residual again, less what is taken for noise:
+
+    >>> mean_of_two = np.kron(np.eye(4), [0.5, 0.5])
+    >>> np.allclose(mean_of_two @ returning(mean_of_two), np.eye(4), atol=0.15)
+    True
+    """
     apart = np.abs(np.subtract.outer(*2 * [np.arange(degrading.shape[1])]))
     covariance = np.exp(-((apart / COVARIANCE_LENGTH) ** COVARIANCE_POWER))
     across = covariance @ degrading.T
-    return np.linalg.solve(degrading @ across + RESIDUAL_NOISE * np.eye(len(degrading)), across.T).T
+    noise = RESIDUAL_NOISE * np.eye(len(degrading))
+    return np.linalg.solve(degrading @ across + noise, across.T).T
 
 
 def _voxelwise(kernel, *volumes):
-    """What a kernel makes of volumes, voxel by voxel, in threads; of the shape and type of the first."""
+    """Apply a kernel voxel by voxel, in threads; the result is like the first volume."""
     result = np.empty_like(volumes[0])
     flat = [volume.reshape(-1) for volume in (*volumes, result)]
-    in_threads(spans(result.size, PIECE), lambda span: kernel(*(volume[slice(*span)] for volume in flat)))
+    in_threads(spans(result.size, PIECE),
+               lambda span: kernel(*(volume[slice(*span)] for volume in flat)))
     return result
 
 
 @njit(cache=True, nogil=True)
-def _known(estimate, correction, mask, result):
+def _within_bounds(estimate, correction, mask, result):
     """Add the correction, and clip to [0, 1] in the mask and to zero outside."""
     for n in range(estimate.size):
         value = estimate[n] + correction[n]
@@ -147,6 +205,6 @@ def _known(estimate, correction, mask, result):
 
 @njit(cache=True, nogil=True)
 def _ahead(momentum, now, before, result):
-    """Go on beyond an estimate, the way that it came from the one before."""
+    """Nesterov's extrapolation: beyond an estimate, along its step from the one before."""
     for n in range(now.size):
         result[n] = now[n] + momentum * (now[n] - before[n])

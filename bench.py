@@ -1,70 +1,84 @@
 """Measure how fast and how large everything is, beside yardsticks taken in the same run.
 
-    python bench.py                           the volume in test/ (run sample.py first), else a made-up brain
-    python bench.py --volume brain.nii.gz     another one
-    python bench.py --json                    one JSON object instead of the table
-    python bench.py --quick                   one run of each: figures to look at, not to compare
+    python bench.py                         the volume in test/ (see sample.py), or a made-up one
+    python bench.py --volume brain.nii.gz   another one
+    python bench.py --json                  one JSON object instead of the table
+    python bench.py --quick                 one run of each: figures to look at, not to compare
 
-Machines differ and are busy with other things, so what counts are ratios of times taken close together: restoring against
-scipy.ndimage.zoom, learning against a matrix product, solving against a Cholesky factorisation. Each is taken once in every
-run, and its median over the runs is given. The volume is measured as it is, and set beside itself to make 2x and 4x of its
-voxels; train.py and test.py are measured as whole processes, on the volume and test.py on 4x of it.
+Machines differ and are busy with other things, so what counts are ratios of times taken close
+together: restoring against scipy.ndimage.zoom, learning against a matrix product, solving against a
+Cholesky factorisation. Each is taken once in every run, and its median over the runs is given. The
+volume is measured as it is, and set beside itself to make 2x and 4x of its voxels; train.py and
+test.py are measured as whole processes, on the volume and test.py on 4x of it.
 """
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from filter_constant import Settings, UserError, complain
+from filter_constant import Settings
+from machine.errors import UserError, complain
 
-SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # how often the volume is repeated along each axis
-STAGES = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products", "solve", "apply", "write",
-          "start by projections", "one stage of best")
-RESTORING = ("read", "degrade", "interpolate", "features", "apply", "write")  # what test.py does with a volume
+SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # times along each axis
+STEPS = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products",
+         "solve", "apply", "write", "start by projections", "one stage of best")
+RESTORING = ("read", "degrade", "interpolate", "features", "apply", "write")  # as test.py
 YARDSTICKS = ("cubic zoom", "sgemm", "dpotrf", "memory copy")
 ROWS = 4096  # of the matrices that sgemm multiplies
 HERE = Path(__file__).resolve().parent
 
 
 def main():
+    # Here, as in the functions below: --help need not wait for numba and scipy.
+    from machine.measure import machine, medians
+    from report.record import PACKAGES
+
     options = command_line()
-    settings = replace(Settings(), filter_len=options.filter_len, grad_len=min(options.filter_len, Settings().grad_len))
+    grad_len = min(options.filter_len, Settings.grad_len)
+    settings = replace(Settings(), filter_len=options.filter_len, grad_len=grad_len)
+
+    def say(*words):
+        if not options.json:
+            print(*words, file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
+        folder = Path(folder)
         image, what = volume_to_measure(options.volume)
-        say = (lambda *_: None) if options.json else (lambda *words: print(*words, file=sys.stderr, flush=True))
-        paths = {size: save(image, repeats, Path(folder, size, "brain.nii.gz")) for size, repeats in SIZES.items()}
+        paths = {size: save(image, repeats, folder / size / "brain.nii.gz")
+                 for size, repeats in SIZES.items()}
         say("compiling ...")
-        few = replace(settings, q_angle_p=1, q_angle_t=1)
-        measure_volume(save(made_up_brain((40, 40, 40)), (1, 1, 1), Path(folder, "small", "brain.nii.gz")), few,
-                       Path(folder, "restored.nii.gz"), 1, only_once=True)
+        small = save(made_up_brain((40, 40, 40)), (1, 1, 1), folder / "small" / "brain.nii.gz")
+        measure_volume(small, replace(settings, q_angle_p=1, q_angle_t=1),
+                       folder / "restored.nii.gz", 1, only_once=True)
         runs = []
         for number in range(options.runs):
             say(f"run {number + 1} of {options.runs} ...")
             runs.append(measure(paths, settings, folder))
         say("whole processes ...")
-        processes = measure_processes(paths, settings, Path(folder))
-    report = {"volume": what, "machine": machine(), "settings": asdict(settings), "runs": options.runs,
-              "ratios": ratios(runs, processes), "spread": spread(runs), "seconds": medians(runs), "processes": processes}
+        processes = measure_processes(paths, settings, folder)
+    report = {"volume": what, "machine": machine((*PACKAGES, "isal")),
+              "settings": asdict(settings), "runs": options.runs,
+              "ratios": ratios(runs, processes), "spread": spread(runs), "seconds": medians(runs),
+              "processes": processes}
     print(json.dumps(report, indent=1) if options.json else table(report))
     return 0
 
 
 def command_line():
     """The options."""
-    parser = argparse.ArgumentParser(prog="bench.py", description="Measure speed and memory beside yardsticks.")
-    parser.add_argument("--volume", metavar="PATH",
-                        help="a NIfTI volume of a brain (default: the first in test/, else a made-up one)")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="how often each is timed (default: 5)")
+    parser = argparse.ArgumentParser(prog="bench.py",
+                                     description="Measure speed and memory beside yardsticks.")
+    parser.add_argument("--volume", metavar="PATH", help="a NIfTI volume of a brain (default: the "
+                        "first in test/, else a made-up one)")
+    parser.add_argument("--runs", type=int, default=5, metavar="N",
+                        help="how often each is timed (default: 5)")
     parser.add_argument("--quick", action="store_true", help="time each once")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--filter_len", type=int, default=Settings().filter_len, metavar="N",
+    parser.add_argument("--json", action="store_true",
+                        help="print one JSON object instead of the table")
+    parser.add_argument("--filter_len", type=int, default=Settings.filter_len, metavar="N",
                         help="side of the patch (default: %(default)s)")
     options = parser.parse_args()
     options.runs = 1 if options.quick else max(options.runs, 1)
@@ -73,11 +87,11 @@ def command_line():
 
 def volume_to_measure(path):
     """The voxels to measure with, as read, and where they are from."""
-    from volumes import find_volumes, read_volume
+    from disk.volumes import find_volumes, read_volume  # as in main
 
     if not path:
         try:
-            path = find_volumes(Settings().test_dir)[0]
+            path = find_volumes(Settings.test_dir)[0]
         except UserError:
             return made_up_brain(), "made up, 181 x 217 x 181 voxels"
     data = read_volume(path).data
@@ -85,18 +99,21 @@ def volume_to_measure(path):
 
 
 def made_up_brain(shape=(181, 217, 181), seed=0):
-    """An ellipsoid of smooth noise in a black surround, as large as a brain of 1 mm voxels. float32."""
-    import numpy as np
+    """An ellipsoid of smooth noise in a black surround, as large as a brain at 1 mm. float32."""
+    import numpy as np  # as in main
     from scipy.ndimage import gaussian_filter
 
-    noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape, np.float32), 1.5)
-    axes = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij", sparse=True)
-    return np.where(sum((axis / 0.8)**2 for axis in axes) < 1, 100 + 500 * noise, 0).astype(np.float32).clip(0)
+    noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    noise = gaussian_filter(noise, 1.5)
+    axes = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape),
+                       indexing="ij", sparse=True)
+    inside = sum((axis / 0.8)**2 for axis in axes) < 1
+    return np.where(inside, 100 + 500 * noise, 0).astype(np.float32).clip(0)
 
 
 def save(image, repeats, path):
     """Write the volume, set beside itself so often along each axis; returns the path."""
-    import nibabel as nib
+    import nibabel as nib  # as in main
     import numpy as np
 
     path.parent.mkdir(exist_ok=True)
@@ -104,63 +121,84 @@ def save(image, repeats, path):
     return path
 
 
-# ---------------------------------------------------------------------------------------------- stages
+# -------------------------------------------------------------------------------------------- steps
 
 def measure(paths, settings, folder):
-    """Seconds of every stage and yardstick at each size, and how much they did."""
-    return {size: measure_volume(path, settings, Path(folder, "restored.nii.gz"), times, only_once=times == 1)
+    """Seconds of every step and yardstick at each size, and how much they did."""
+    target = folder / "restored.nii.gz"
+    return {size: measure_volume(path, settings, target, times, only_once=times == 1)
             for (size, path), times in zip(paths.items(), (1, 2, 4), strict=True)}
 
 
 def measure_volume(path, settings, target, times, only_once):
-    """Time each stage on one volume, the yardsticks between them; what does not hang on the size only once."""
-    import numpy as np
+    """Time each step on one volume, the yardsticks between; what hangs on no size only once."""
+    import numpy as np  # as in main
     import scipy.ndimage
 
-    import get_lar
-    from hashtable import Boundaries, buckets_of, features, interior_voxels, quantile_boundaries, sample_voxels
-    from matrix_compute import Gram, add_samples, filter_voxels, solve
-    from volumes import read_volume, uncrop, write_volume
+    from apply_filters import filter_voxels
+    from degradation import degradation_of
+    from disk.volumes import read_volume, write_volume
+    from get_lar import make_pair
+    from hashtable import (
+        Boundaries,
+        buckets_of,
+        features,
+        interior_voxels,
+        quantile_boundaries,
+        sample_voxels,
+    )
+    from machine.measure import Clock
+    from matrix_compute import Gram, solve, sorted_samples, sum_rows
+    from util import clip_bright, mod_crop
 
     clock = Clock()
     volume = clock("read", lambda: read_volume(path))
-    image = get_lar.mod_crop(get_lar.clip_bright(volume.data), settings.factor)
+    image = mod_crop(clip_bright(volume.data), settings.factor)
+    operator = degradation_of(image.shape, settings)
     clock("memory copy", image.copy)
-    low = clock("degrade", lambda: get_lar.degrade(image, settings))
+    low = clock("degrade", lambda: operator.degrade(image))
     clock("cubic zoom", lambda: scipy.ndimage.zoom(low, settings.factor, order=3))
-    clock("interpolate", lambda: get_lar.interpolate(low, image.shape, settings))
-    pair = get_lar.make_pair(volume.data, settings)
+    clock("interpolate", lambda: operator.interpolate(low))
+    pair = make_pair(volume.data, settings)
     voxels = interior_voxels(pair.lr != 0, settings.margin)
     found = clock("features", lambda: features(pair.lr, voxels, settings))
-    boundaries = Boundaries(quantile_boundaries(found.strength, 3), quantile_boundaries(found.coherence, 3))
+    boundaries = Boundaries(quantile_boundaries(found.strength, 3),
+                            quantile_boundaries(found.coherence, 3))
     bucket = buckets_of(found, boundaries, settings)
     h = np.full((settings.buckets, settings.taps), 1 / settings.taps, np.float32)
     sr = clock("apply", lambda: filter_voxels(pair.lr, voxels, bucket, h, settings.filter_len))
-    clock("write", lambda: write_volume(target, uncrop(sr, pair, volume.data.shape), volume.image))
+    clock("write", lambda: write_volume(target, pair.whole(sr), volume.image))
     # As many samples at every size: what one costs is compared, and larger sizes take no longer.
-    drawn = sample_voxels(np.arange(voxels.size), settings.sample_rate * times, settings.seed, "bench")
+    drawn = sample_voxels(np.arange(voxels.size), settings.sample_rate * times, settings.seed,
+                          "bench")
     gram = Gram(settings.buckets, settings.taps)
     gram.packed.fill(0)  # so that the system hands out no memory while the clock runs
+
+    def add_samples():
+        samples = sorted_samples(pair, voxels[drawn], bucket[drawn], settings.buckets, settings)
+        sum_rows(gram, samples.ends, samples.fill)
+
     clock("gather", lambda: gather_all(pair, voxels[drawn], settings))
     clock("sgemm", product(settings))
-    clock("gather and Gram products", lambda: add_samples(gram, pair, voxels[drawn], bucket[drawn], settings))
+    clock("gather and Gram products", add_samples)
     clock("sgemm", product(settings))
     if only_once:
         measure_factorisation(clock, settings)
         clock("solve", lambda: solve(gram, settings))
         measure_factorisation(clock, settings)
         measure_stages(clock, volume.data, settings)
-    return clock.seconds | {"voxels": image.size, "restored": voxels.size, "samples": drawn.size, "side": gram.side,
-                            "flops": 2 * ROWS * settings.taps**2, "buckets": settings.buckets}
+    return clock.seconds | {"voxels": image.size, "restored": voxels.size, "samples": drawn.size,
+                            "side": gram.side, "flops": 2 * ROWS * settings.taps**2,
+                            "buckets": settings.buckets}
 
 
 def gather_all(pair, voxels, settings):
     """Gather the patches of these voxels, and forget them."""
-    import numpy as np
+    import numpy as np  # as in main
 
+    from machine.simd import LANES
+    from machine.threads import in_threads, spans
     from matrix_compute import BLOCK, gather, patch_lines, readable
-    from simd import LANES
-    from threads import in_threads, spans
 
     lines, side = patch_lines(pair.lr.shape, settings.filter_len), settings.taps + 1
     lr, hr = readable(pair.lr), pair.hr.reshape(-1)
@@ -169,20 +207,24 @@ def gather_all(pair, voxels, settings):
         part = voxels[slice(*span)]
         gather(lr, hr, part, *lines, True, rows[:part.size * side].reshape(part.size, side))
 
-    in_threads(spans(voxels.size, BLOCK), work, lambda: (np.empty(BLOCK * side + LANES, np.float32),))
+    in_threads(spans(voxels.size, BLOCK), work,
+               lambda: (np.empty(BLOCK * side + LANES, np.float32),))
 
 
 def product(settings):
-    """The yardstick of learning: one sgemm of matrices as wide as a patch, in as many threads as BLAS takes."""
-    import numpy as np
+    """The yardstick of learning: an sgemm of matrices as wide as a patch, in BLAS's threads."""
+    import numpy as np  # as in main
 
     a, b = np.random.default_rng(0).random((2, ROWS, settings.taps), np.float32)
     return lambda: a.T @ b
 
 
 def measure_factorisation(clock, settings):
-    """The yardstick of solving: one dpotrf as wide as a patch, in one thread or in all, whichever is quicker."""
-    import numpy as np
+    """The yardstick of solving: one dpotrf as wide as a patch, in one thread or in all.
+
+    Whichever is quicker.
+    """
+    import numpy as np  # as in main
     from scipy.linalg.lapack import dpotrf
     from threadpoolctl import threadpool_limits
 
@@ -193,156 +235,99 @@ def measure_factorisation(clock, settings):
 
 
 def measure_stages(clock, image, settings):
-    """The start by projections, and one stage in the octahedral space: of those that come with the project, the last."""
-    import get_lar
-    from stages import apply_stage, scene_of
-    from util import PRETRAINED, load_filters
+    """The start by projections, and one octahedral stage: of the project's filters, the last."""
+    from disk.filters import PRETRAINED, load_filters  # as in main
+    from get_lar import make_pair
+    from octahedral.stages import apply_stage, scene_of
 
-    stages, best = load_filters(replace(settings, arrays_dir=str(PRETRAINED)), set())
-    pair = get_lar.make_pair(image, best)
-    clock("start by projections", pair.known.start)
+    stages, best = load_filters(replace(settings, arrays_dir=str(PRETRAINED)))
+    pair = make_pair(image, best)
+    clock("start by projections", pair.consistency.start)
 
     def stage():
         scene = scene_of(pair, pair.lr, best)
-        return pair.known.refine(apply_stage(scene, stages[-1], len(stages) - 1, best), best.back_projections)
+        sr = apply_stage(scene, stages[-1], len(stages) - 1, best)
+        return pair.consistency.refine(sr, best.back_projections)
 
     clock("one stage of best", stage)
 
 
-class Clock:
-    """``clock("read", work)`` runs work and notes its seconds; of a name taken twice, the shorter."""
-
-    def __init__(self):
-        self.seconds = {}
-
-    def __call__(self, name, work):
-        begun = time.perf_counter()
-        result = work()
-        seconds = time.perf_counter() - begun
-        self.seconds[name] = min(self.seconds.get(name, seconds), seconds)
-        return result
-
-
-# ---------------------------------------------------------------------------------------------- whole processes
+# ---------------------------------------------------------------------------------- whole processes
 
 def measure_processes(paths, settings, folder):
-    """Seconds and peak memory of train.py and test.py, and what the first run adds while nothing is compiled."""
+    """Seconds and peak memory of train.py and test.py, and what compiling adds to a first run."""
+    from machine.measure import process  # as in main
+
     option = ["--filter_len", settings.filter_len, "--grad_len", settings.grad_len]
     folders = ["--arrays_dir", folder / "arrays"]
     learn = ["train.py", "--train_dir", paths["1x"].parent, *folders, *option]
-    restore = {size: ["test.py", "--test_dir", paths[size].parent, *folders, "--result_dir", folder / f"result{size}"]
-               for size in ("1x", "4x")}
-    found = {"train": process(*learn), "test": process(*restore["1x"]), "test 4x": process(*restore["4x"])}
+    restore = {size: ["test.py", "--test_dir", paths[size].parent, *folders,
+                      "--result_dir", folder / f"result{size}"] for size in ("1x", "4x")}
+    found = {"train": process(*learn, cwd=HERE), "test": process(*restore["1x"], cwd=HERE),
+             "test 4x": process(*restore["4x"], cwd=HERE)}
     for name, command in (("train", [*learn, "--restart"]), ("test", restore["1x"])):
-        found[f"{name}, nothing compiled"] = process(*command, NUMBA_CACHE_DIR=folder / f"compiled by {name}")
+        found[f"{name}, nothing compiled"] = process(
+            *command, cwd=HERE, NUMBA_CACHE_DIR=folder / f"compiled by {name}")
     record = next((folder / "result1x").rglob("brain*.json"))
     return found | {"stages of test": json.loads(record.read_text())["seconds"]}
 
 
-def process(*command, **environment):
-    """Seconds, processor seconds and peak memory, in GB, of a script run as a user does.
-
-    Processor seconds are those of all threads: what the process would take on an idle machine is less.
-    """
-    import psutil
-
-    begun, peak, processor = time.perf_counter(), 0, 0
-    child = psutil.Popen([sys.executable, *map(str, command)], cwd=HERE, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         env=os.environ | {name: str(value) for name, value in environment.items()})
-    while child.poll() is None:
-        try:
-            memory, processor = child.memory_info(), sum(child.cpu_times()[:2])
-            peak = max(peak, getattr(memory, "peak_wset", memory.rss))  # Windows keeps count, others are looked at often
-        except psutil.Error:
-            break
-        time.sleep(0.005)
-    text = child.communicate()[0]
-    if child.returncode:
-        raise UserError(f"{command[0]} failed: {text}")
-    return {"seconds": round(time.perf_counter() - begun, 3), "processor_seconds": round(processor, 3),
-            "peak_gb": round(peak / 1e9, 3)}
-
-
-# ---------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------ figures
 
 def ratios_of_run(run):
     """The ratios of one run."""
     one, four = run["1x"], run["4x"]
-    per_sample = one["side"]**2
-    return {
-        "restore_vs_cubic_zoom": (one["interpolate"] + one["features"] + one["apply"]) / one["cubic zoom"],
-        "gram_vs_sgemm": per_sample * one["samples"] / one["gather and Gram products"] / (one["flops"] / one["sgemm"]),
-        "solve_vs_dpotrf": one["solve"] / one["buckets"] / one["dpotrf"],
-        "scaling_4x": sum(four[stage] for stage in RESTORING) / sum(one[stage] for stage in RESTORING)
-                      * one["voxels"] / four["voxels"],
-        "stage_vs_cubic_zoom": one["one stage of best"] / one["cubic zoom"],
-        "io_share": (one["read"] + one["write"]) / sum(one[stage] for stage in RESTORING)}
+    rate = one["side"]**2 * one["samples"] / one["gather and Gram products"]
+    restoring = one["interpolate"] + one["features"] + one["apply"]
+    whole, whole_4x = (sum(size[step] for step in RESTORING) for size in (one, four))
+    return {"restore_vs_cubic_zoom": restoring / one["cubic zoom"],
+            "gram_vs_sgemm": rate / (one["flops"] / one["sgemm"]),
+            "solve_vs_dpotrf": one["solve"] / one["buckets"] / one["dpotrf"],
+            "scaling_4x": whole_4x / whole * one["voxels"] / four["voxels"],
+            "stage_vs_cubic_zoom": one["one stage of best"] / one["cubic zoom"],
+            "io_share": (one["read"] + one["write"]) / whole}
 
 
 def ratios(runs, processes):
     """The median of each ratio over the runs, and the peaks of memory."""
     each = [ratios_of_run(run) for run in runs]
-    return ({name: round(statistics.median(found[name] for found in each), 4) for name in each[0]}
-            | {"peak_train_gb": processes["train"]["peak_gb"], "peak_test_gb": processes["test 4x"]["peak_gb"]})
+    found = {name: round(statistics.median(one[name] for one in each), 4) for name in each[0]}
+    return found | {"peak_train_gb": processes["train"]["peak_gb"],
+                    "peak_test_gb": processes["test 4x"]["peak_gb"]}
 
 
 def spread(runs):
     """The least and the most of each ratio over the runs."""
     each = [ratios_of_run(run) for run in runs]
-    return {name: [round(pick(found[name] for found in each), 4) for pick in (min, max)] for name in each[0]}
-
-
-def medians(runs):
-    """The median seconds of every stage and yardstick at each size, their least and most, and the amounts."""
-    found = {}
-    for size, first in runs[0].items():
-        found[size] = {}
-        for name, value in first.items():
-            values = [run[size][name] for run in runs]
-            found[size][name] = value if isinstance(value, int) else {
-                "median": round(statistics.median(values), 5), "least": round(min(values), 5), "most": round(max(values), 5)}
-    return found
-
-
-def machine():
-    """Processor, threads and versions."""
-    import importlib.metadata
-
-    from threadpoolctl import threadpool_info
-
-    from threads import thread_count
-    from util import PACKAGES
-
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
-    blas = {f"{pool['internal_api']} {pool['version']} ({pool['num_threads']} threads)" for pool in threadpool_info()
-            if pool["user_api"] == "blas"}
-    return {"processor": names[0] if names else platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "threads": thread_count(), "system": platform.system(), "python": platform.python_version(), "blas": sorted(blas),
-            **{name: importlib.metadata.version(name) for name in (*PACKAGES, "isal")}}
+    return {name: [round(pick(one[name] for one in each), 4) for pick in (min, max)]
+            for name in each[0]}
 
 
 def table(report):
     """The report to read."""
     seconds, lines = report["seconds"], [f"{report['volume']}; {report['runs']} runs"]
-    lines += [f"{name}: {', '.join(value) if isinstance(value, list) else value}" for name, value in report["machine"].items()]
-    lines += ["", f"{'median seconds':26}" + "".join(f"{size:>12}" for size in seconds) + "   of 1x: least and most"]
-    for name in STAGES + YARDSTICKS:
-        cells = "".join(f"{seconds[size][name]['median']:12.3f}" if name in seconds[size] else f"{'':12}" for size in seconds)
-        lines.append(f"{name:26}{cells}   {seconds['1x'][name]['least']:.3f} {seconds['1x'][name]['most']:.3f}")
+    for name, value in report["machine"].items():
+        lines.append(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+    sizes = "".join(f"{size:>12}" for size in seconds)
+    lines += ["", f"{'median seconds':26}{sizes}   of 1x: least and most"]
+    for name in STEPS + YARDSTICKS:
+        cells = [f"{seconds[size][name]['median']:12.3f}" if name in seconds[size] else " " * 12
+                 for size in seconds]
+        one = seconds["1x"][name]
+        lines.append(f"{name:26}{''.join(cells)}   {one['least']:.3f} {one['most']:.3f}")
     for name in ("voxels", "restored", "samples"):
         lines.append(f"{name:26}" + "".join(f"{seconds[size][name]:12,}" for size in seconds))
     lines += ["", f"{'ratio':26}{'median':>12}   least and most"]
     for name, value in report["ratios"].items():
-        low_high = report["spread"].get(name)
-        lines.append(f"{name:26}{value:12.3f}" + (f"   {low_high[0]:.3f} {low_high[1]:.3f}" if low_high else ""))
+        least_most = "".join(f" {part:.3f}" for part in report["spread"].get(name, ()))
+        lines.append(f"{name:26}{value:12.3f}  {least_most}".rstrip())
     lines += ["", f"{'whole process':26}{'seconds':>12}{'of cores':>12}{'peak GB':>12}"]
     for name, found in report["processes"].items():
         if "peak_gb" in found:
-            lines.append(f"{name:26}{found['seconds']:12.1f}{found['processor_seconds']:12.1f}{found['peak_gb']:12.2f}")
+            lines.append(f"{name:26}{found['seconds']:12.1f}{found['processor_seconds']:12.1f}"
+                         f"{found['peak_gb']:12.2f}")
     stages = report["processes"]["stages of test"].items()
-    lines.append("test, by stage: " + ", ".join(f"{name} {value:.2f}" for name, value in stages))
+    lines.append("test, by step: " + ", ".join(f"{name} {value:.2f}" for name, value in stages))
     return "\n".join(lines)
 
 

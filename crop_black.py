@@ -5,8 +5,9 @@ import numpy as np
 def black_crop_box(image, padding, factor):
     """The box that holds all that is not black, with some padding.
 
-    Per axis, the first slice at `padding` or later that is not all zero starts the box, less `padding` and rounded down
-    to a multiple of the factor; the last such slice before ``size - padding`` ends it, plus `padding` (exclusive).
+    Per axis, the first slice at `padding` or later that is not all zero starts the box, less
+    `padding` and rounded down to a multiple of the factor; the last such slice before
+    ``size - padding`` ends it, plus `padding` (exclusive).
 
     Parameters
     ----------
@@ -22,7 +23,14 @@ def black_crop_box(image, padding, factor):
     Raises
     ------
     ValueError
-        If nothing but black lies inside the padding.
+        If all voxels that lie `padding` or more inside the volume are black.
+
+    Examples
+    --------
+    >>> image = np.zeros((20, 20, 20))
+    >>> image[8:12, 9:12, 7:15] = 1
+    >>> black_crop_box(image, 3, (2, 2, 2))
+    (slice(4, 14, None), slice(6, 14, None), slice(4, 17, None))
     """
     used = image != 0
     box = []
@@ -30,15 +38,23 @@ def black_crop_box(image, padding, factor):
         slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
         slices = slices[(slices >= padding) & (slices < image.shape[axis] - padding)]
         if not slices.size:
-            raise ValueError(f"no voxel above zero lies {padding} voxels or more inside the volume; "
-                             "pad the volume with zeros, or give a smaller --filter_len")
+            raise ValueError(f"no voxel above zero lies {padding} voxels or more inside the "
+                             "volume; pad the volume with zeros, or give a smaller --filter_len")
         start = slices[0] - padding
         box.append(slice(int(start - start % factor[axis]), int(slices[-1] + padding)))
     return tuple(box)
 
 
 def tight_box(used):
-    """The smallest box that holds all True voxels: a tuple of slices. There must be one."""
+    """The smallest box that holds all True voxels: a tuple of slices. There must be one.
+
+    Examples
+    --------
+    >>> used = np.zeros((5, 6, 7), bool)
+    >>> used[1:3, 2, 4:] = True
+    >>> tight_box(used)
+    (slice(1, 3, None), slice(2, 3, None), slice(4, 7, None))
+    """
     box = []
     for axis in range(3):
         slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))

@@ -1,19 +1,13 @@
-"""Features of a voxel, and the bucket they fall into.
-
-The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the window of gradients around it. The weights
-are separable, so the tensor is six products of gradients, each smoothed along the three axes: some 160 multiplications
-instead of the 729 x 729 matrix of the formula. Planes of products are smoothed along two axes as they are met and kept in
-a ring that is just long enough for the third; no volume-sized temporary is made.
-"""
+"""Features of a voxel, and the bucket they fall into (section 3.2 of the paper)."""
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
-from simd import LANES, correlate, load, multiply_add, splat, store, zeros
-from threads import in_threads, thread_count
+from machine.threads import in_threads, thread_count
+from structure_tensor import features_of_slab
+from util import random_of
 
 ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle
 
@@ -34,7 +28,13 @@ class Boundaries(NamedTuple):
 
 
 def interior_voxels(mask, margin):
-    """Flat indices, in raster order, of the True voxels that lie `margin` or more inside the volume."""
+    """Flat indices, in raster order, of the True voxels `margin` or more from the volume's faces.
+
+    Examples
+    --------
+    >>> interior_voxels(np.ones((3, 3, 4), bool), 1)
+    array([17, 18])
+    """
     inside = np.zeros(mask.shape, bool)
     inner = tuple(slice(margin, side - margin) for side in mask.shape)
     inside[inner] = mask[inner]
@@ -54,8 +54,7 @@ def sample_voxels(voxels, rate, seed, name):
     """
     if rate == 1:
         return voxels
-    random = np.random.default_rng([seed, *name.encode("utf-8", "surrogateescape")])
-    return voxels[random.random(voxels.size) < 1 / rate]
+    return voxels[random_of(seed, name).random(voxels.size) < 1 / rate]
 
 
 def features(lr, voxels, settings):
@@ -72,26 +71,45 @@ def features(lr, voxels, settings):
     Returns
     -------
     Features
+
+    Examples
+    --------
+    A ramp along the first axis: all gradients point its way, and coherence is 1.
+
+    >>> from filter_constant import Settings
+    >>> ramp = np.tile(np.arange(12, dtype=np.float32)[:, None, None], (1, 12, 12))
+    >>> found = features(ramp, np.array([5 * 144 + 5 * 12 + 5]), Settings())
+    >>> found.angle.tolist(), found.strength.round(3), found.coherence.round(3)
+    ([[0, 4]], array([1.], dtype=float32), array([1.], dtype=float32))
     """
     weights = gaussian_weights(settings.grad_len, WINDOW_SIGMA).astype(np.float32)
     plane = lr.shape[1] * lr.shape[2]
-    first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # where the voxels of each plane begin
-    found = Features(np.empty((voxels.size, 2), np.uint8), np.empty(voxels.size, np.float32), np.empty(voxels.size, np.float32))
+    first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # of each plane's voxels
+    found = Features(np.empty((voxels.size, 2), np.uint8), np.empty(voxels.size, np.float32),
+                     np.empty(voxels.size, np.float32))
     strength, coherence = settings.feature_type.split("_")
     edges_p = np.arange(1, settings.q_angle_p) * np.pi / settings.q_angle_p
     edges_t = np.cos(np.arange(1, settings.q_angle_t) * np.pi / settings.q_angle_t)
     cuts = _slabs(first, thread_count())
 
     def do_slab(slab):
-        _features_of_slab(lr, voxels, first, *slab, weights, np.sin(edges_p), np.cos(edges_p), edges_t,
-                          strength == "trace", coherence == "fa", *found)
+        features_of_slab(lr, voxels, first, *slab, weights, np.sin(edges_p), np.cos(edges_p),
+                         edges_t, strength == "trace", coherence == "fa", *found)
 
     in_threads(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True), do_slab)
     return found
 
 
 def quantile_boundaries(values, classes):
-    """Boundaries between classes that share `values` evenly: element ``floor((i + 1) * count / classes)`` of the sorted."""
+    """Boundaries between classes that each hold about as many of the values.
+
+    Boundary i is element ``floor((i + 1) * count / classes)`` of the sorted values.
+
+    Examples
+    --------
+    >>> quantile_boundaries(np.array([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]), 3)
+    array([3., 5.])
+    """
     places = (np.arange(1, classes) * values.size) // classes
     return np.sort(values)[places].astype(np.float64)
 
@@ -108,18 +126,26 @@ def buckets_of(found, boundaries, settings):
     -------
     bucket : ndarray of int32, shape (n,)
         ``((angle_p * q_angle_t + angle_t) * 3 + strength) * 3 + coherence``.
+
+    Examples
+    --------
+    >>> from filter_constant import Settings
+    >>> found = Features(np.array([[1, 2]]), np.array([0.5]), np.array([0.9]))
+    >>> buckets_of(found, Boundaries(np.array([0.4, 0.6]), np.array([0.2, 0.3])), Settings())
+    array([95], dtype=int32)
     """
     strength = np.searchsorted(boundaries.strength, found.strength)
     coherence = np.searchsorted(boundaries.coherence, found.coherence)
-    return np.ravel_multi_index((found.angle[:, ANGLE_P], found.angle[:, ANGLE_T], strength, coherence),
-                                settings.classes).astype(np.int32)
+    classes = found.angle[:, ANGLE_P], found.angle[:, ANGLE_T], strength, coherence
+    return np.ravel_multi_index(classes, settings.classes).astype(np.int32)
 
 
 def nearest_buckets(served, settings):
     """For each bucket the nearest one that `served` marks: itself, where marked.
 
-    Buckets are points in feature space: a direction (the middle of its bin, opposite ends being one), and a class of
-    strength and of coherence. One bin of inclination, one class of strength and one class of coherence count alike.
+    Buckets are points in feature space: a direction (the middle of its bin, opposite ends being
+    one), and a class of strength and of coherence. One bin of inclination, one class of strength
+    and one class of coherence count alike.
 
     Parameters
     ----------
@@ -129,197 +155,27 @@ def nearest_buckets(served, settings):
     -------
     nearest : ndarray of int, shape (buckets,)
     """
-    angle_p, angle_t, strength, coherence = np.unravel_index(np.arange(settings.buckets), settings.classes)
-    phi, theta = (angle_p + 0.5) * np.pi / settings.q_angle_p, (angle_t + 0.5) * np.pi / settings.q_angle_t
-    direction = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], 1)
+    angle_p, angle_t, strength, coherence = np.unravel_index(np.arange(settings.buckets),
+                                                             settings.classes)
+    phi, theta = ((angle + 0.5) * np.pi / bins for angle, bins in (
+        (angle_p, settings.q_angle_p), (angle_t, settings.q_angle_t)))
+    direction = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)],
+                         1)
     nearest = np.arange(settings.buckets)
     marked = np.flatnonzero(served)
     for bucket in np.flatnonzero(~served):
-        turn = np.arccos(np.clip(np.abs(direction[marked] @ direction[bucket]), 0, 1)) * settings.q_angle_t / np.pi
-        apart = turn**2 + (strength[marked] - strength[bucket])**2 + (coherence[marked] - coherence[bucket])**2
+        cosine = np.clip(np.abs(direction[marked] @ direction[bucket]), 0, 1)
+        turn = np.arccos(cosine) * settings.q_angle_t / np.pi
+        apart = (turn**2 + (strength[marked] - strength[bucket])**2
+                 + (coherence[marked] - coherence[bucket])**2)
         nearest[bucket] = marked[apart.argmin()]
     return nearest
 
 
 def _slabs(first, threads):
-    """Planes at which to cut the volume so that each thread gets about as many voxels. The result does not depend on it."""
+    """Planes at which to cut the volume so that each thread gets about as many voxels.
+
+    The result does not depend on it.
+    """
     cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * threads + 1))
     return np.unique(np.concatenate([[0], cuts, [first.size - 1]]))
-
-
-# ---------------------------------------------------------------------------------------------- kernels
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_t, trace, fa, angle, strength, coherence):
-    """Features of the voxels in planes start to stop."""
-    half, length = weights.size // 2, weights.size
-    ny, nz = lr.shape[1], lr.shape[2]
-    if first[stop] == first[start]:
-        return
-    # The rectangle of rows and columns that the slab's voxels need, half a window around them.
-    y0, y1, z0, z1 = ny, 0, nz, 0
-    for n in range(first[start], first[stop]):
-        y, z = voxels[n] // nz % ny, voxels[n] % nz
-        y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
-    height, width = y1 - y0, -(-(z1 - z0) // LANES) * LANES  # rows of whole vectors; what lies beyond z1 is never looked at
-    products = np.zeros((6, height + 2 * half, width + 2 * half), np.float32)
-    rows = np.zeros((height + 2 * half, width), np.float32)
-    ring = np.zeros((length, 6, height, width), np.float32)
-    tensor = np.zeros((6, width), np.float32)
-    for plane in range(max(start - half, 0), min(stop + half, lr.shape[0])):
-        _gradient_products(lr, plane, y0 - half, z0 - half, z1 - z0 + 2 * half, products)
-        for c in range(6):
-            _smooth_plane(products, c, weights, rows, ring, plane % length)
-        centre = plane - half
-        if centre < start:
-            continue
-        n, last = first[centre], first[centre + 1]
-        while n < last:  # row by row
-            y = voxels[n] // nz % ny
-            origin = (centre * ny + y) * nz + z0
-            end = n
-            while end < last and voxels[end] < origin - z0 + nz:
-                end += 1
-            _smooth_across(ring, weights, centre - half, y - y0, voxels[n] - origin, voxels[end - 1] - origin + 1, tensor)
-            for m in range(n, end):
-                k = voxels[m] - origin
-                l1, l2, l3, vx, vy, vz = eigen_3x3(tensor[0, k], tensor[1, k], tensor[2, k],
-                                                   tensor[3, k], tensor[4, k], tensor[5, k])
-                angle[m, 0], angle[m, 1] = _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t)
-                strength[m] = l1 + l2 + l3 if trace else l1
-                coherence[m] = _fractional_anisotropy(l1, l2, l3) if fa else _coherence(l1, l2, l3)
-            n = end
-
-
-@njit(cache=True, fastmath=True)
-def _gradient_products(lr, x, y_first, z_first, width, products):
-    """Products xx, yy, zz, xy, xz, yz of np.gradient's components on a rectangle of plane x, `width` voxels wide."""
-    nx, ny, nz = lr.shape
-    height = products.shape[1]
-    x_back, x_ahead = max(x - 1, 0), min(x + 1, nx - 1)
-    x_scale = np.float32(1 / max(x_ahead - x_back, 1))
-    for i in range(height):
-        y = y_first + i
-        y_back, y_ahead = max(y - 1, 0), min(y + 1, ny - 1)
-        y_scale = np.float32(1 / max(y_ahead - y_back, 1))
-        inner = min(max(1 - z_first, 0), width), max(min(nz - 1 - z_first, width), 0)
-        for j in range(inner[0], inner[1]):  # away from the faces, without a branch: this loop is vectorised
-            z = z_first + j
-            gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
-            gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
-            gz = (lr[x, y, z + 1] - lr[x, y, z - 1]) * np.float32(0.5)
-            products[0, i, j], products[1, i, j], products[2, i, j] = gx * gx, gy * gy, gz * gz
-            products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
-        for j in range(width):
-            z = z_first + j
-            if inner[0] <= j < inner[1]:
-                continue
-            z_back, z_ahead = max(z - 1, 0), min(z + 1, nz - 1)
-            gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
-            gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
-            gz = (lr[x, y, z_ahead] - lr[x, y, z_back]) * np.float32(1 / max(z_ahead - z_back, 1))
-            products[0, i, j], products[1, i, j], products[2, i, j] = gx * gx, gy * gy, gz * gz
-            products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
-
-
-@njit(cache=True, error_model="numpy")
-def _smooth_plane(products, c, weights, rows, ring, place):
-    """Smooth plane c of the products along both axes into the ring; `rows` is scratch."""
-    height, width = ring.shape[2:]
-    for i in range(rows.shape[0]):
-        correlate(products, (c * rows.shape[0] + i) * products.shape[2], 1, weights, rows, i * width, width)
-    correlate(rows, 0, width, weights, ring, (place * 6 + c) * height * width, height * width)
-
-
-@njit(cache=True, error_model="numpy")
-def _smooth_across(ring, weights, plane, row, low, high, tensor):
-    """Smooth a row of six products across the planes from `plane` on, between `low` and `high`."""
-    length, _, height, width = ring.shape
-    for c in range(6):
-        for k in range(low // LANES * LANES, high, LANES):
-            total = zeros()
-            for t in range(length):
-                total = multiply_add(splat(weights[t]), load(ring, (((plane + t) % length * 6 + c) * height + row) * width + k),
-                                     total)
-            store(tensor, c * width + k, total)
-
-
-@njit(cache=True, error_model="numpy")
-def eigen_3x3(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues, descending, and the principal unit eigenvector of a symmetric 3x3 matrix.
-
-    The closed form of the characteristic cubic, in float64 on the matrix divided by its largest entry; the eigenvector is
-    the longest cross product of two rows of T - l1. Where the two largest eigenvalues meet, no direction is better than
-    another, and an axis of the plane is taken.
-
-    Returns
-    -------
-    l1, l2, l3, vx, vy, vz : float
-    """
-    size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
-    if not size > 0:
-        return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
-    per_size = 1 / np.float64(size)
-    a, b, c, d, e, f = xx * per_size, yy * per_size, zz * per_size, xy * per_size, xz * per_size, yz * per_size
-    mean = (a + b + c) / 3
-    a0, b0, c0 = a - mean, b - mean, c - mean
-    radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
-    if radius < 1e-12:
-        return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
-    det = a0 * (b0 * c0 - f * f) - d * (d * c0 - f * e) + e * (d * f - b0 * e)
-    cosine = np.cos(np.arccos(min(max(det / (2 * radius**3), -1.0), 1.0)) / 3)  # of an angle between 0 and pi / 3
-    l1 = mean + 2 * radius * cosine
-    l3 = mean - radius * (cosine + np.sqrt(3 * max(1 - cosine * cosine, 0.0)))
-    l2 = 3 * mean - l1 - l3
-    a, b, c = a - l1, b - l1, c - l1
-    # Cross products of the rows of T - l1: each is along the eigenvector, the longest is the most exact.
-    px, py, pz = d * f - e * b, e * d - a * f, a * b - d * d  # rows 1 and 2
-    qx, qy, qz = d * c - e * f, e * e - a * c, a * f - d * e  # rows 1 and 3
-    rx, ry, rz = b * c - f * f, f * e - d * c, d * f - b * e  # rows 2 and 3
-    p, q, r = px * px + py * py + pz * pz, qx * qx + qy * qy + qz * qz, rx * rx + ry * ry + rz * rz
-    if q > p and q >= r:
-        px, py, pz, p = qx, qy, qz, q
-    elif r > p:
-        px, py, pz, p = rx, ry, rz, r
-    if p < 1e-28:  # l1 and l2 are one: any vector across the third eigenvector does
-        if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
-            nx, ny, nz = a, d, e
-        elif abs(d) + abs(b) + abs(f) >= abs(e) + abs(f) + abs(c):
-            nx, ny, nz = d, b, f
-        else:
-            nx, ny, nz = e, f, c
-        if abs(nx) > abs(ny):
-            px, py, pz = -nz, 0.0, nx
-        else:
-            px, py, pz = 0.0, nz, -ny
-        p = px * px + py * py + pz * pz
-    length = 1 / np.sqrt(p) if p > 0 else 0.0
-    return l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size, px * length, py * length, pz * length
-
-
-@njit(cache=True, error_model="numpy")
-def _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t):
-    """Classes of a direction: how many of the edges between classes, given by sines and cosines, it has passed."""
-    if vy < 0:  # a vector and its opposite are one direction
-        vx, vy, vz = -vx, -vy, -vz
-    azimuth = inclination = 0
-    if vx != 0 or vy != 0:
-        for edge in range(sin_p.size):
-            azimuth += cos_p[edge] * vy >= sin_p[edge] * vx
-    for edge in range(cos_t.size):
-        inclination += vz <= cos_t[edge]
-    return azimuth, inclination
-
-
-@njit(cache=True, error_model="numpy")
-def _coherence(l1, l2, l3):
-    s1, s2, s3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
-    return (s1 - s2 - s3) / (s1 + s2 + s3) if s1 > 0 else 0.0
-
-
-@njit(cache=True, error_model="numpy")
-def _fractional_anisotropy(l1, l2, l3):
-    squares = l1 * l1 + l2 * l2 + l3 * l3
-    if not squares > 0:
-        return 0.0
-    return np.sqrt(((l1 - l2)**2 + (l2 - l3)**2 + (l3 - l1)**2) / (2 * squares))

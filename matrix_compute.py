@@ -1,37 +1,49 @@
-"""What is done with filters: sum the Gram matrices, solve for the filters, apply them.
+"""Sum the Gram matrices of samples, and solve them for the filters.
 
-A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Per bucket, [a, b] has one Gram matrix of side
-P + 1 that holds Q = sum a a^T, V = sum a b and sum b b together. Products are float32, a few thousand samples at a time;
-sums are float64, and only the lower triangle is kept, row after row.
+A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Per bucket, [a, b] has
+one Gram matrix of side P + 1 that holds Q = sum a a^T, V = sum a b and sum b b together. Products
+are float32, a few thousand samples at a time; sums are float64, and only the lower triangle is
+kept, row after row.
 
-Each bucket is one task, done in one thread with single-threaded BLAS: the sums do not depend on the number of threads.
+Each bucket is one task, done in one thread with single-threaded BLAS: the sums do not depend on the
+number of threads.
 """
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from scipy.sparse.linalg import LinearOperator, cg
 
-from blas import cholesky_in_place, gram_of_rows, solve_transposed, symmetric_product
-from hashtable import Boundaries, buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
-from simd import LANES, load, multiply_add, splat, store, total, zeros
-from threads import in_threads, spans
+from get_lar import LRVolume
+from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
+from machine.blas import cholesky_in_place, gram_of_rows, solve_transposed, symmetric_product
+from machine.simd import LANES, load, multiply_add, splat, store
+from machine.threads import in_threads, spans
 
-BLOCK = 1024  # samples multiplied at a time: 5 MB of patches, which stay in the cache between gathering and product
+BLOCK = 1024  # samples multiplied at a time: 5 MB of patches stay in the cache until the product
 ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
-TILE = 8192  # voxels restored at a time: about fifty rows of a brain, whose patches lie in the cache
 CG_RESIDUAL = 1e-5  # relative, as published
 
 
-class Filters(NamedTuple):
-    """Filters in the published, spherical feature space."""
+class Stage(NamedTuple):
+    """What sorts voxels into classes, and the filter of each. The published structure has one."""
 
-    h: np.ndarray  # (buckets, P) float32
-    boundaries: Boundaries
+    classes: Any  # hashtable.Boundaries or octahedral.tree.Tree
+    weights: np.ndarray  # (classes, taps) float32
+
+
+class Drawn(NamedTuple):
+    """The samples of one volume, bucket after bucket."""
+
+    volume: LRVolume
+    voxels: np.ndarray  # (n,) int64, flat indices
+    ends: np.ndarray  # (buckets + 1,) int: bucket b has the samples ends[b] to ends[b + 1]
+    fill: Callable  # of a slice of the samples and rows (m, taps + 1) float32, which it writes
 
 
 class Gram:
-    """Gram matrices of `buckets` buckets from `first` on, lower triangles in float64, and the samples in each."""
+    """Gram matrices of buckets from `first` on, lower triangles in float64, and their samples."""
 
     def __init__(self, buckets, taps, first=0):
         side = taps + 1
@@ -39,10 +51,17 @@ class Gram:
         self.packed = np.zeros((buckets, side * (side + 1) // 2))  # untouched pages cost no memory
         self.count = np.zeros(buckets, np.int64)
 
+    @property
+    def buckets(self):
+        """The buckets that are here, of all: a range."""
+        return range(self.first, self.first + len(self.count))
+
     def full(self, bucket):
         """The lower triangle of one bucket's matrix, shape (P + 1, P + 1), zeros above."""
         return unpacked(self.packed[bucket], self.side)
 
+
+# ------------------------------------------------------------------------------------------ samples
 
 def patch_lines(shape, length):
     """Where a cubic patch is read from: its lines along the last axis, in vectors of 16 voxels.
@@ -50,12 +69,14 @@ def patch_lines(shape, length):
     Returns
     -------
     offsets : ndarray of int64, shape (vectors,)
-        How far each vector's first voxel is from the patch's centre, in the flat volume, in C order.
+        How far each vector's first voxel is from the patch's centre, in the flat volume, in C
+        order.
     places : ndarray of int64, shape (vectors,)
         Which voxel of the patch, in C order, that is. A line's last vector reads on behind its end.
     """
     reach, starts = np.arange(length) - length // 2, np.arange(0, length, LANES)
-    offsets = ((reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + starts - length // 2).ravel()
+    lines = (reach[:, None, None] * shape[1] + reach[:, None]) * shape[2]
+    offsets = (lines + starts - length // 2).ravel()
     return offsets, (np.arange(length**2)[:, None] * length + starts).ravel()
 
 
@@ -64,73 +85,91 @@ def readable(volume):
     return np.concatenate([volume.ravel(), np.zeros(LANES, volume.dtype)])
 
 
-def accumulate(gram, pair, boundaries, settings, name, advance=lambda samples: None, wanted=None):
+def draw_samples(volume, boundaries, settings, name, buckets=None, wanted=None):
+    """The voxels of a volume that are learned from, and the bucket of each.
+
+    Parameters
+    ----------
+    volume : LRVolume
+        With its original.
+    boundaries : Boundaries
+    settings : Settings
+    name : str
+        Of the volume: with the seed, it decides which voxels are drawn.
+    buckets : range, optional
+        Those that are summed; by default all.
+    wanted : ndarray of bool, shape (all buckets,), optional
+        Only the samples of these buckets are drawn; they must be among `buckets`.
+
+    Returns
+    -------
+    Drawn
+    """
+    buckets = buckets or range(settings.buckets)
+    inside = interior_voxels(volume.hr != 0, settings.margin)
+    voxels = sample_voxels(inside, settings.sample_rate, settings.seed, f"{name} learn")
+    parts = np.array_split(voxels, settings.train_div)
+    bucket = np.concatenate([buckets_of(features(volume.lr, part, settings), boundaries, settings)
+                             for part in parts])
+    if wanted is not None:
+        voxels, bucket = voxels[wanted[bucket]], bucket[wanted[bucket]]
+    return sorted_samples(volume, voxels, bucket - buckets.start, len(buckets), settings)
+
+
+def sorted_samples(volume, voxels, bucket, buckets, settings):
+    """`Drawn` from voxels and the bucket of each, of so many buckets."""
+    order, ends = bucket_order(bucket, buckets)
+    voxels, lines = voxels[order], patch_lines(volume.lr.shape, settings.filter_len)
+    lr, hr, centred = readable(volume.lr), volume.hr.reshape(-1), settings.solver == "ridge"
+    return Drawn(volume, voxels, ends, lambda samples, rows: gather(
+        lr, hr, voxels[samples], *lines, centred, rows))
+
+
+def bucket_order(bucket, buckets):
+    """The order that puts samples bucket after bucket, and where each bucket begins and ends.
+
+    Returns
+    -------
+    order : ndarray of int64, shape (n,)
+    ends : ndarray of int64, shape (buckets + 1,)
+        In that order, bucket b has the samples from ``ends[b]`` up to ``ends[b + 1]``.
+    """
+    order = np.argsort(bucket, kind="stable")
+    return order, np.searchsorted(bucket[order], np.arange(buckets + 1))
+
+
+# --------------------------------------------------------------------------------------------- sums
+
+def accumulate(gram, volume, boundaries, settings, name, advance=lambda samples: None):
     """Add one volume's samples to the Gram matrices (section 3.3 of the paper).
 
     Parameters
     ----------
     gram : Gram
         Changed in place.
-    pair : Pair
-    boundaries : Boundaries
-    settings : Settings
-    name : str
-        Of the volume: with the seed, it decides which voxels are drawn.
+    volume, boundaries, settings, name
+        As for `draw_samples`.
     advance : callable, optional
         Told of the number of samples added, now and then.
-    wanted : ndarray of bool, shape (all buckets,), optional
-        Only the samples of these buckets are added; they must be among those of `gram`.
 
     Returns
     -------
     samples : int
         How many were added.
     """
-    voxels, bucket = draw_samples(pair, boundaries, settings, name, wanted)
-    add_samples(gram, pair, voxels, bucket - gram.first, settings, advance)
-    return voxels.size
-
-
-def draw_samples(pair, boundaries, settings, name, wanted=None):
-    """The voxels of a volume that are learned from, and the bucket of each; arguments as of `accumulate`.
-
-    Returns
-    -------
-    voxels : ndarray of int64, shape (n,)
-        Flat indices, ascending.
-    bucket : ndarray of int32, shape (n,)
-    """
-    voxels = sample_voxels(interior_voxels(pair.hr != 0, settings.margin), settings.sample_rate, settings.seed, f"{name} learn")
-    parts = np.array_split(voxels, settings.train_div)
-    bucket = np.concatenate([buckets_of(features(pair.lr, part, settings), boundaries, settings) for part in parts])
-    return (voxels, bucket) if wanted is None else (voxels[wanted[bucket]], bucket[wanted[bucket]])
-
-
-def by_bucket(bucket, buckets):
-    """The order that puts samples bucket after bucket: those of bucket b are then from ``ends[b]`` up to ``ends[b + 1]``."""
-    order = np.argsort(bucket, kind="stable")
-    return order, np.searchsorted(bucket[order], np.arange(buckets + 1))
-
-
-def add_samples(gram, pair, voxels, bucket, settings, advance=lambda samples: None):
-    """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
-    order, ends = by_bucket(bucket, len(gram.count))
-    voxels, lines = voxels[order], patch_lines(pair.lr.shape, settings.filter_len)
-    lr, hr, centred = readable(pair.lr), pair.hr.reshape(-1), settings.solver == "ridge"
-    sum_rows(gram, ends, lambda samples, rows: gather(lr, hr, voxels[samples], *lines, centred, rows), advance)
+    drawn = draw_samples(volume, boundaries, settings, name, gram.buckets)
+    sum_rows(gram, drawn.ends, drawn.fill, advance)
+    return drawn.voxels.size
 
 
 def sum_rows(gram, ends, fill, advance=lambda samples: None):
-    """Add the products of samples' rows [taps, target] to the Gram matrices, a bucket in each thread.
+    """Add the products of samples' rows [taps, target] to the Gram matrices, a bucket a thread.
 
     Parameters
     ----------
     gram : Gram
-    ends : ndarray of int, shape (buckets + 1,)
-        Where each bucket's samples begin and end, as `by_bucket` gives it.
-    fill : callable
-        Called with a slice of the samples and their rows, float32 of shape (n, side), to be written; behind these there
-        is room for a vector.
+    ends, fill
+        As of `Drawn`. Behind the rows that `fill` writes there is room for a vector.
     advance : callable, optional
         Told of the number of samples added, now and then.
     """
@@ -144,11 +183,16 @@ def sum_rows(gram, ends, fill, advance=lambda samples: None):
             fold(product, gram.packed[b])
             advance(count)
 
+    def buffers():
+        return (np.empty(BLOCK * gram.side + LANES, np.float32),
+                np.empty((gram.side, gram.side), np.float32))
+
     largest_first = sorted(np.flatnonzero(np.diff(ends)), key=lambda b: ends[b] - ends[b + 1])
-    in_threads(largest_first, add_bucket, lambda: (np.empty(BLOCK * gram.side + LANES, np.float32),
-                                                   np.empty((gram.side, gram.side), np.float32)), blas=True)
+    in_threads(largest_first, add_bucket, buffers, blas=True)
     gram.count += np.diff(ends)
 
+
+# ------------------------------------------------------------------------------------------ solving
 
 def solve(gram, settings, advance=lambda buckets: None):
     """The filters of all buckets (section 3.3 of the paper).
@@ -162,12 +206,13 @@ def solve(gram, settings, advance=lambda buckets: None):
 
 
 def solve_groups(grams, settings, advance=lambda buckets: None, solve_buckets=None):
-    """As `solve`, from Gram matrices of groups of buckets that together are all, in ascending order.
+    """As `solve`, from Gram matrices of groups of buckets, in ascending order, together all.
 
     Parameters
     ----------
     grams : iterable of Gram
-        Gone through twice; only the one at hand needs to be in memory. The filters do not depend on the grouping.
+        Gone through twice; only the one at hand needs to be in memory. The filters do not depend on
+        the grouping.
     solve_buckets : callable, optional
         Solves the ridge equations in place of `ridge_filters`, with its arguments: on a GPU, say.
     """
@@ -177,13 +222,14 @@ def solve_groups(grams, settings, advance=lambda buckets: None, solve_buckets=No
         served = counts > 0
     else:
         solve_buckets = solve_buckets or ridge_filters
-        h = np.concatenate([_solve_ridge(gram, settings.ridge, advance, pooled, solve_buckets) for gram in grams])
+        h = np.concatenate([_solve_ridge(gram, settings.ridge, advance, pooled, solve_buckets)
+                            for gram in grams])
         served = counts >= min(ENOUGH_SAMPLES, counts.max())
     return h[nearest_buckets(served, settings)].astype(np.float32)
 
 
 def pool(grams):
-    """The packed sum of the Gram matrices of all buckets, bucket after bucket, and the samples of each bucket."""
+    """The packed sum of the Gram matrices of all buckets, and the samples of each bucket."""
     pooled, counts = 0.0, []
     for gram in grams:
         counts.append(gram.count)
@@ -200,57 +246,27 @@ def pool(grams):
     return pooled, np.concatenate(counts)
 
 
-def apply_filters(lr, h, boundaries, settings, apply=None):
-    """Give each voxel the filter of its bucket (section 3.4 of the paper).
-
-    Parameters
-    ----------
-    lr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Cropped to the brain.
-    h : ndarray of float32, shape (buckets, P)
-    apply : callable, optional
-        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
-
-    Returns
-    -------
-    sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        `lr` itself outside the brain and near the faces of the box.
-    """
-    voxels = interior_voxels(lr != 0, settings.margin)
-    bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
-    return (apply or filter_voxels)(lr, voxels, bucket, h, settings.filter_len)
-
-
-def filter_voxels(lr, voxels, bucket, h, filter_len):
-    """``patch . h[bucket]`` at the voxels, clipped to [0, 1]; `lr` elsewhere."""
-    sr, lines = lr.copy(), h.reshape(len(h), filter_len**2, filter_len)
-    padded = -filter_len % LANES
-    h = np.pad(lines, ((0, 0), (0, 0), (0, padded)))  # whole vectors: what is read behind a line's end counts nothing
-    offsets, flat = patch_lines(lr.shape, filter_len)[0], readable(lr)
-    in_threads(spans(voxels.size, TILE), lambda span: _apply(flat, voxels[slice(*span)], bucket[slice(*span)], h, offsets,
-                                                             sr.reshape(-1)))
-    return sr
-
-
 def _solve_cg(gram, advance):
     """Q h = V by conjugate gradients, the published way."""
     h = np.zeros((len(gram.count), gram.side - 1))
 
     def solve_bucket(b, matrix):
         unpack(gram.packed[b], matrix)
-        q = LinearOperator((gram.side - 1,) * 2, lambda x: symmetric_product(matrix, x), dtype=np.float64)
+        q = LinearOperator((gram.side - 1,) * 2, lambda x: symmetric_product(matrix, x),
+                           dtype=np.float64)
         h[b] = cg(q, matrix[-1, :-1], rtol=CG_RESIDUAL)[0]
         advance(1)
 
-    in_threads(np.flatnonzero(gram.count), solve_bucket, lambda: (np.empty((gram.side, gram.side)),), blas=True)
+    in_threads(np.flatnonzero(gram.count), solve_bucket,
+               lambda: (np.empty((gram.side, gram.side)),), blas=True)
     return h
 
 
 def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
-    """Least squares on centred patches, each bucket's filter g pulled to the one pooled over all buckets.
+    """Least squares on centred patches, each filter g pulled to the one of all buckets together.
 
-    (Q + w I) g = V + w g0, with g0 the filter of all samples. What is learned is HR - LR from the patch less its centre:
-    as a plain filter, g with 1 - sum(g) added at the centre.
+    (Q + w I) g = V + w g0, with g0 the filter of all samples. What is learned is HR - LR from the
+    patch less its centre: as a plain filter, g with 1 - sum(g) added at the centre.
     """
     taps = gram.side - 1
     g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
@@ -271,9 +287,10 @@ def ridge_filters(gram, buckets, weight, g0, g, advance):
 
 
 def ridge_filter(matrix, weight, towards):
-    """The g that minimises |b - a.g|^2 + weight |g - towards|^2, from the Gram matrix of [a, b] (lower triangle; consumed).
+    """The g that minimises |b - a.g|^2 + weight |g - towards|^2.
 
-    The Cholesky factor of the whole matrix holds that of Q, and in its last row the forward substitution of V.
+    From the Gram matrix of [a, b], its lower triangle, which is consumed. The Cholesky factor of the
+    whole matrix holds that of Q, and in its last row the forward substitution of V.
     """
     matrix[-1, :-1] += weight * towards
     diagonal = np.einsum("ii->i", matrix)
@@ -284,14 +301,14 @@ def ridge_filter(matrix, weight, towards):
     return solve_transposed(matrix, matrix[-1, :-1].copy())
 
 
-# ---------------------------------------------------------------------------------------------- kernels
+# ------------------------------------------------------------------------------------------ kernels
 
 @njit(cache=True, nogil=True)
 def gather(lr, hr, voxels, offsets, places, centred, rows):
     """Rows [patch, target] of the voxels. Centred: less the LR voxel at the patch's centre, both.
 
-    Each vector overwrites what the one before wrote behind its line, so that what the last of all writes behind its row
-    needs room there.
+    Each vector overwrites what the one before wrote behind its line, so that what the last of all
+    writes behind its row needs room there.
     """
     side = rows.shape[1]
     for n in range(voxels.size):
@@ -328,47 +345,3 @@ def unpack(packed, matrix):
         for j in range(i + 1):
             matrix[i, j] = packed[place + j]
         place += i + 1
-
-
-@njit(cache=True, nogil=True)
-def _apply(lr, voxels, bucket, h, offsets, sr):
-    """``sr[voxels] = patch . h[bucket]``, clipped to [0, 1].
-
-    Voxels are visited bucket after bucket, four of one bucket at a time: a filter is 8 kB, and reading it from memory for
-    each voxel takes longer than the products.
-    """
-    ends, order = np.zeros(h.shape[0] + 1, np.int64), np.empty(voxels.size, np.int64)
-    for n in range(voxels.size):
-        ends[bucket[n] + 1] += 1
-    for b in range(h.shape[0]):
-        ends[b + 1] += ends[b]
-    for n in range(voxels.size):
-        order[ends[bucket[n]]] = n
-        ends[bucket[n]] += 1
-    m = 0
-    while m < voxels.size:
-        b, at = bucket[order[m]], voxels[order[m]]
-        first = b * offsets.size * LANES
-        if m + 3 < voxels.size and bucket[order[m + 3]] == b:
-            at1, at2, at3 = voxels[order[m + 1]], voxels[order[m + 2]], voxels[order[m + 3]]
-            sum0, sum1, sum2, sum3 = zeros(), zeros(), zeros(), zeros()
-            for line in range(offsets.size):
-                weights, offset = load(h, first + line * LANES), offsets[line]
-                sum0 = multiply_add(weights, load(lr, at + offset), sum0)
-                sum1 = multiply_add(weights, load(lr, at1 + offset), sum1)
-                sum2 = multiply_add(weights, load(lr, at2 + offset), sum2)
-                sum3 = multiply_add(weights, load(lr, at3 + offset), sum3)
-            sr[at], sr[at1], sr[at2], sr[at3] = clipped(sum0), clipped(sum1), clipped(sum2), clipped(sum3)
-            m += 4
-        else:
-            sum0 = zeros()
-            for line in range(offsets.size):
-                sum0 = multiply_add(load(h, first + line * LANES), load(lr, at + offsets[line]), sum0)
-            sr[at] = clipped(sum0)
-            m += 1
-
-
-@njit(cache=True)
-def clipped(vector):
-    """The sum of a vector, clipped to [0, 1]."""
-    return min(max(total(vector), np.float32(0)), np.float32(1))

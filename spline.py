@@ -1,8 +1,9 @@
 """Splines along the axes of a volume, as banded matrices.
 
-``scipy.ndimage.zoom`` is separable: what it does along one axis is a small matrix, which zooming unit vectors gives.
-Each row of that matrix holds few weights, so applying it is a few multiplications a voxel. The result is zoom's own, up
-to rounding (largest difference measured: 3e-5 of a range of 120), some ten times faster.
+``scipy.ndimage.zoom`` is separable: along one axis it multiplies by a small matrix, whose columns
+are zoomed unit vectors. Each row of that matrix has few weights other than zero, so applying it
+takes a few multiplications a voxel. The result is zoom's own, up to rounding (largest difference
+measured: 3e-5 of a range of 120), some ten times faster.
 """
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,14 +12,14 @@ import numpy as np
 from numba import njit
 from scipy.ndimage import spline_filter1d
 
-from threads import in_threads, spans
+from machine.threads import in_threads, spans
 
 ROWS = 64  # output rows, or planes of them, that a thread takes at a time
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A banded matrix along one axis: output i is the sum of ``weights[i, t] * input[start[i] + t]``."""
+    """A banded matrix: output i is the sum over t of ``weights[i, t] * input[start[i] + t]``."""
 
     start: np.ndarray  # (n_out,) int64
     weights: np.ndarray  # (n_out, taps) float32
@@ -26,17 +27,59 @@ class Operator:
 
 
 def upsample(low, shape, order, prefilter=True, grid="centers"):
-    """Bring a low-resolution volume to the grid of `shape` by a spline; negatives become 0."""
+    """Bring a low-resolution volume to a finer grid by a spline; negative values become 0.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+    shape : tuple of three int
+        Of the fine volume.
+    order : int
+        Of the spline: 2 is quadratic, 3 cubic.
+    prefilter : bool, optional
+        Whether the spline goes through the voxels, or only has them as coefficients, which blurs.
+    grid : {"centers", "edges", "first"}, optional
+        What the two grids share; see `spacing_and_start`.
+
+    Returns
+    -------
+    ndarray of float32, of `shape`
+
+    Examples
+    --------
+    >>> low = np.full((2, 2, 1), 3, np.float32)
+    >>> low[1] = 6
+    >>> upsample(low, (4, 2, 1), order=3)[:, 0, 0].round(3)
+    array([3.   , 3.778, 5.222, 6.   ], dtype=float32)
+    """
     operators = [zoom_operator(*sides, order=order, prefilter=prefilter, grid=grid)
                  for sides in zip(low.shape, shape, strict=True)]
     return np.clip(apply_operators(low, operators), 0, None)
 
 
 def spacing_and_start(n_in, n_out, grid):
-    """Along one axis of n_in voxels, the step between n_out voxels and the place of the first, in voxels of the input.
+    """Where the voxels of a finer grid lie along an axis.
 
-    ``centers``: the first and the last centres coincide, as scipy.ndimage.zoom has it. ``edges``: the field of view is
-    kept. ``first``: the first centres coincide and the step is n_in / n_out, as a spectrum filled with zeros has it.
+    Parameters
+    ----------
+    n_in, n_out : int
+        Voxels of the input and of the finer grid.
+    grid : {"centers", "edges", "first"}
+        ``centers``: the first and the last centres of both grids coincide, as in
+        scipy.ndimage.zoom. ``edges``: the field of view is kept. ``first``: the first centres
+        coincide and the step is n_in / n_out, as for a spectrum padded with zeros.
+
+    Returns
+    -------
+    step : float
+        From one output voxel to the next, in input voxels.
+    start : float
+        Place of the first output voxel, in input voxels.
+
+    Examples
+    --------
+    >>> spacing_and_start(4, 8, "edges"), spacing_and_start(4, 8, "first")
+    ((0.5, -0.25), (0.5, 0.0))
     """
     if n_in == n_out:
         return 1.0, 0.0
@@ -48,19 +91,27 @@ def spacing_and_start(n_in, n_out, grid):
 
 @lru_cache(maxsize=64)
 def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
-    """What `zoom_matrix` does, as a banded matrix."""
+    """`zoom_matrix` as a banded matrix."""
     return banded(zoom_matrix(n_in, n_out, order, prefilter, grid))
 
 
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
     """The spline along one axis of n_in voxels at the places of n_out voxels.
 
-    On the grid ``centers`` it is what scipy.ndimage.zoom does, on ``edges`` what it does with ``grid_mode=True``. A side
-    that keeps its length is left alone, where zoom without prefilter would blur it.
+    On the grid ``centers`` it is what scipy.ndimage.zoom does, on ``edges`` what zoom does with
+    ``grid_mode=True``. A side that keeps its length is left alone, where zoom without prefilter
+    would blur it.
 
     Returns
     -------
     matrix : ndarray of float64, shape (n_out, n_in)
+
+    Examples
+    --------
+    >>> zoom_matrix(2, 3, order=1, prefilter=False)
+    array([[1. , 0. ],
+           [0.5, 0.5],
+           [0. , 1. ]])
     """
     if n_in == n_out:
         return np.eye(n_in)
@@ -69,9 +120,10 @@ def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
 
 
 def spline_matrix(n_in, positions, order, prefilter):
-    """The values at `positions` of the spline through (or, without prefilter, controlled by) each unit vector.
+    """The values at `positions` of the splines that interpolate each unit vector.
 
-    Beyond the ends the samples are mirrored about the first and the last, as zoom does.
+    Without prefilter the unit vectors are the splines' coefficients instead. Beyond the ends the
+    samples are mirrored about the first and the last, as in zoom.
 
     Returns
     -------
@@ -89,15 +141,25 @@ def spline_matrix(n_in, positions, order, prefilter):
 
 
 def bspline(x, order):
-    """The centred cardinal B-spline of this order at `x`, by its recursion."""
+    """The centred cardinal B-spline of this order at `x`, by its recursion.
+
+    Examples
+    --------
+    >>> bspline(np.array([-1.0, 0.0, 1.0]), 2)
+    array([0.125, 0.75 , 0.125])
+    """
     if order == 0:
         return ((x >= -0.5) & (x < 0.5)).astype(float)
     half = (order + 1) / 2
-    return ((half + x) * bspline(x + 0.5, order - 1) + (half - x) * bspline(x - 0.5, order - 1)) / order
+    return ((half + x) * bspline(x + 0.5, order - 1)
+            + (half - x) * bspline(x - 0.5, order - 1)) / order
 
 
 def banded(matrix, negligible=1e-7):
-    """Keep the band of a matrix that holds all weights above `negligible` (a prefilter's tails fall off fast)."""
+    """Keep the narrowest band of a matrix that holds all weights larger than `negligible`.
+
+    A prefilter has weights everywhere, but they fall off fast.
+    """
     n_out, n_in = matrix.shape
     used = np.abs(matrix) > negligible
     start = used.argmax(1)
@@ -118,9 +180,17 @@ def apply_operators(volume, operators):
     Returns
     -------
     ndarray of float32, C-contiguous
+
+    Examples
+    --------
+    >>> mean_of_two = banded(np.kron(np.eye(2), [0.5, 0.5]))
+    >>> volume = np.broadcast_to(np.arange(4), (4, 4, 4))
+    >>> apply_operators(volume, 3 * [mean_of_two])[0, 0]
+    array([0.5, 2.5], dtype=float32)
     """
     volume = np.ascontiguousarray(volume, np.float32)
-    # The passes that leave least work for the next come first; the last axis, whose pass is slowest, is best done small.
+    # The passes that leave least work for the next come first; the last axis, whose pass is
+    # slowest, is best done small.
     growth = [len(operator.start) / operator.n_in for operator in operators]
     for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
         operator = operators[axis]
@@ -129,10 +199,12 @@ def apply_operators(volume, operators):
             continue
         result = np.empty(shape, np.float32)
         if axis == 2:
-            source, target, kernel = volume.reshape(-1, operator.n_in), result.reshape(-1, shape[2]), _along_rows
+            source, target = volume.reshape(-1, operator.n_in), result.reshape(-1, shape[2])
+            kernel = _along_rows
         else:
             before = int(np.prod(shape[:axis]))
-            source, target = volume.reshape(before, operator.n_in, -1), result.reshape(before * shape[axis], -1)
+            source = volume.reshape(before, operator.n_in, -1)
+            target = result.reshape(before * shape[axis], -1)
             kernel = _across_rows
         rows = len(target)
         in_threads(spans(rows, max(ROWS, -(-rows // 64))),

@@ -16,13 +16,15 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from files import write_whole  # noqa: E402
+from disk.files import write_whole  # noqa: E402
 from filter_constant import Settings  # noqa: E402
-from get_lar import best_spline, make_pair, mod_crop  # noqa: E402
-from pictures import canonical, plane, png  # noqa: E402
-from restore import restore  # noqa: E402
-from util import PRETRAINED, brain_mask, figures, load_filters  # noqa: E402
-from volumes import read_volume, uncrop  # noqa: E402
+from get_lar import best_spline, make_pair  # noqa: E402
+from report.pictures import canonical, plane, png  # noqa: E402
+from restoring import restore  # noqa: E402
+from disk.filters import PRETRAINED, load_filters  # noqa: E402
+from report.figures import brain_mask, figures  # noqa: E402
+from util import mod_crop  # noqa: E402
+from disk.volumes import read_volume  # noqa: E402
 
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
 SQUARE = 0.1, 0.32, 0.36  # top, left and side of what is shown, of the slice's width
@@ -36,11 +38,11 @@ def main():
     for arrays, name in ((ROOT / "demo" / "arrays", "--preset paper"), (PRETRAINED, "--preset best")):
         filters, settings = load_filters(dataclasses.replace(Settings(), arrays_dir=str(arrays)), set())
         pair = make_pair(volume.data, settings)
-        found = {"original": pair.hr, "best's start": pair.lr, "best spline": best_spline(pair, settings),
+        found = {"original": pair.hr, "best's start": pair.lr, "best spline": best_spline(pair),
                  name: restore(pair, filters, settings)}
         mask = brain_mask(pair)
         for label, image in found.items():  # of the two, best comes second and its start is shown
-            whole = uncrop(image, pair, mod_crop(volume.data, settings.factor).shape) / np.float32(pair.scale)
+            whole = mod_crop(pair.whole(image), settings.factor) / np.float32(pair.scale)
             images[label] = whole, figures(pair.hr, image, mask)["psnr"]
     order = ["original", "best spline", "--preset paper", "best's start", "--preset best"]
     turned, _ = canonical({label: images[label][0] for label in order}, volume.image.affine)

@@ -3,6 +3,7 @@
     python docs/options.py
 """
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -19,9 +20,12 @@ def rows():
                    if entry.metadata["group"] in groups and entry.name not in NOT_FOR[name]]
         names = [f"`--{entry.name}`"] + [f"`--no-{entry.name}`"] * ("switch" in entry.metadata)
         text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
+        default, named = shown(entry.default), re.search(r" \(default: (.*)\)$", text)
+        if named:  # what is found out where nothing is given
+            text, default = text[:named.start()], named[1]
         if choices := entry.metadata.get("choices"):
             text += f" ({', '.join(f'`{choice}`' for choice in choices)})"
-        lines.append(f"| {', '.join(names)} | {shown(entry.default)} | {', '.join(scripts)} | {text} |")
+        lines.append(f"| {', '.join(names)} | {default} | {', '.join(scripts)} | {text} |")
     return lines
 
 

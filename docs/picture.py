@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from files import write_whole  # noqa: E402
+from disk.files import write_whole  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
-from pictures import canonical, plane, png  # noqa: E402
-from util import brain_mask, figures, load_filters  # noqa: E402
-from volumes import read_volume  # noqa: E402
+from report.pictures import canonical, plane, png  # noqa: E402
+from disk.filters import load_filters  # noqa: E402
+from report.figures import brain_mask, figures  # noqa: E402
+from disk.volumes import read_volume  # noqa: E402
 
 AXIS, PLACE = 1, 0.42  # a coronal slice, at this part of the brain's length
 SQUARE = 0.2, 0.08, 0.3  # top, left and side of what is enlarged, of the slice's width
@@ -33,7 +34,7 @@ def main():
     result = max((ROOT / "demo" / "result").glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
     volume = read_volume(path)
     pair = make_pair(volume.data, settings)
-    images = {"original (HR)": pair.hr, "low resolution (LR)": pair.lr, "best spline": best_spline(pair, settings),
+    images = {"original (HR)": pair.hr, "low resolution (LR)": pair.lr, "best spline": best_spline(pair),
               "restored": read_volume(result).data[pair.box] / np.float32(pair.scale)}
     mask = brain_mask(pair)
     decibel = [f"{figures(pair.hr, image, mask)['psnr']:.2f} dB" for image in images.values()]

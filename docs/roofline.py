@@ -2,7 +2,7 @@
 
     python docs/roofline.py
 
-Bytes and operations are counted from gpu_compute.py; a stage takes the longest of its bytes over the memory's rate, its bytes
+Bytes and operations are counted from gpu/compute.py; a stage takes the longest of its bytes over the memory's rate, its bytes
 over the bus and its operations over the arithmetic rate. No figure here was measured.
 """
 from typing import NamedTuple

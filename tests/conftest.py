@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from filter_constant import Settings, UserError
+from filter_constant import Settings
+from machine.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"

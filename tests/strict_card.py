@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from device import Card, cupy_cards
+from gpu.cards import Card, cupy_cards
 
 NAMES = dict(line.split(" ", 1) for line in Path(__file__).with_name("cupy_14_2_0.txt").read_text().splitlines())
 SCALARS = (bool, int, float)  # of Python, and NumPy's float64, which is a float; CuPy takes all of NumPy's

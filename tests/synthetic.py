@@ -7,6 +7,10 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from degradation import degradation_of
+from matrix_compute import Stage, sum_rows
+from octahedral.stages import draw_stage_samples
+
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "3", "--q_angle_t", "3"]  # 81 buckets of 126 x 126
 
@@ -47,3 +51,25 @@ def command(script, *arguments, **options):
     process = start(script, *arguments, **options)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err.splitlines()
+
+
+def one_stage(h, boundaries):
+    """Filters of the published structure."""
+    return [Stage(boundaries, h)]
+
+
+def degrade(image, settings):
+    """The LR volume of a fine one."""
+    return degradation_of(image.shape, settings).degrade(image)
+
+
+def interpolate(low, shape, settings):
+    """An LR volume on the fine grid."""
+    return degradation_of(shape, settings, low.shape).interpolate(low)
+
+
+def accumulate_stage(stages, gram, volume, tree, settings, name, wanted=None):
+    """Add a volume's samples to the sums of the stage after `stages`; returns how many."""
+    drawn = draw_stage_samples(volume, stages, tree, settings, name, wanted)
+    sum_rows(gram, drawn.ends, drawn.fill)
+    return drawn.voxels.size

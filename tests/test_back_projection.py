@@ -7,7 +7,9 @@ from synthetic import brain
 
 from back_projection import returning
 from filter_constant import Settings
-from get_lar import best_spline, degrade, degrading_matrix, make_pair
+from degradation import degradation_of
+from get_lar import best_spline, make_pair
+from synthetic import degrade
 
 PROJECTED = Settings(start="projected", feature_space="octahedral", filter_len=7, back_projections=2)
 KINDS = [{"factor": (2, 2, 2)}, {"factor": (3, 3, 3)}, {"factor": (4, 4, 4)}, {"factor": (1, 1, 4)}, {"grid": "edges"},
@@ -24,13 +26,13 @@ def test_the_matrices_of_the_axes_degrade_as_the_volume_was_degraded(kind):
     settings = replace(PROJECTED, **kind)
     volume = np.random.default_rng(0).random((24, 36, 48), np.float32)
     low = degrade(volume, settings)
-    matrices = [degrading_matrix(side, n, f, settings) for side, n, f in zip(volume.shape, low.shape, settings.factor)]
+    matrices = [degradation_of(volume.shape, settings).matrix(axis) for axis in range(3)]
     np.testing.assert_allclose(np.einsum("xyz,ax,by,cz->abc", volume, *matrices, optimize=True), low, atol=1e-5)
 
 
 def test_what_is_brought_back_is_the_least_squares_guess_under_the_covariance():
     """M minimises the expected |x - M y|^2 for y = D x + noise: (D C D^T + s I)^-1 against a dense solve of the joint normal."""
-    degrading = degrading_matrix(20, 10, 2, PROJECTED)
+    degrading = degradation_of((20, 20, 20), PROJECTED).matrix(0)
     apart = np.abs(np.subtract.outer(np.arange(20), np.arange(20)))
     covariance = np.exp(-((apart / 5) ** 1.7))
     joint = np.block([[covariance, covariance @ degrading.T],
@@ -41,7 +43,7 @@ def test_what_is_brought_back_is_the_least_squares_guess_under_the_covariance():
 @pytest.mark.parametrize("kind", KINDS[:-2], ids=KIND_IDS[:-2])  # in k-space, what was cut off leaves no trace
 def test_a_start_from_what_is_known_is_nearer_to_hr_than_the_best_spline(kind):
     pair = make_pair(brain(shape=(36, 36, 36)), replace(PROJECTED, **kind))
-    assert error(pair.lr, pair) < error(best_spline(pair, replace(PROJECTED, **kind)), pair)
+    assert error(pair.lr, pair) < error(best_spline(pair), pair)
     assert pair.lr.min() >= 0 and pair.lr.max() <= 1 and pair.lr.dtype == np.float32
 
 
@@ -50,16 +52,16 @@ def test_back_projecting_reduces_the_residual_and_clips(kind):
     settings = replace(PROJECTED, **kind)
     pair = make_pair(brain(shape=(36, 36, 36)), settings)
     far = pair.lr + np.random.default_rng(1).normal(0, 0.05, pair.lr.shape).astype(np.float32) * (pair.lr > 0)
-    near = pair.known.refine(far, 3)
-    assert np.abs(pair.known.correction(near)).mean() < 0.5 * np.abs(pair.known.correction(far)).mean()
-    assert near.min() >= 0 and near.max() <= 1 and not near[~pair.known.mask].any()
+    near = pair.consistency.refine(far, 3)
+    assert np.abs(pair.consistency.correction(near)).mean() < 0.5 * np.abs(pair.consistency.correction(far)).mean()
+    assert near.min() >= 0 and near.max() <= 1 and not near[~pair.consistency.mask].any()
 
 
 def test_no_times_only_clips_to_what_is_known():
     pair = make_pair(brain(shape=(20, 22, 24)), PROJECTED)
     wild = pair.lr * 3 - 0.5
     expected = np.where(pair.mask, np.clip(wild, 0, 1), 0)
-    np.testing.assert_array_equal(pair.known.refine(wild, 0), expected.astype(np.float32))
+    np.testing.assert_array_equal(pair.consistency.refine(wild, 0), expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("axis", range(3))

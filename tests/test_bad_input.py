@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from synthetic import QUICK, brain, command, save
 
-from filter_constant import Settings, UserError, checked_settings
-from nifti_check import checked_image
-from volumes import find_volumes, read_volume, relative_name
+from filter_constant import Settings, checked_settings
+from machine.errors import UserError
+from disk.nifti_check import checked_image
+from disk.volumes import find_volumes, read_volume, relative_name
 
 
 def raw(path, data=None, **fields):
@@ -154,13 +155,13 @@ def all_bad(folder):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_volume_is_one_line(tmp_path, name):
-    import train
+    import learning
 
     make, word = BAD[name]
     make(tmp_path)
     path, = tmp_path.iterdir()
     with pytest.raises(UserError) as raised:
-        train.read_pair(path, Settings(filter_len=5, grad_len=5))
+        learning.read_pair(path, Settings(filter_len=5, grad_len=5))
     text = str(raised.value)
     assert text.startswith(str(path)) and word in text and "\n" not in text
     assert ";" in text or "," in text  # what is wrong, and what would be right

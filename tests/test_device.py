@@ -17,10 +17,14 @@ import synthetic
 from conftest import ROOT, assert_one_line, load_script, run_command
 from strict_card import CARDS, CURRENT, NAMES, current, strict_card
 
-import device
-from device import find_cards, try_out
-from filter_constant import Settings, UserError, command_line
-from gpu_compute import Stream
+import structure
+from engine import CPU, choose_engine
+from structure import structure_of
+from gpu import cards as device
+from gpu.cards import find_cards, try_out
+from filter_constant import Settings, command_line
+from machine.errors import UserError
+from gpu.compute import Stream
 
 QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "2", "--q_angle_t", "2", "--sample_rate", "1", "--quiet"]
 
@@ -38,7 +42,7 @@ def folders(tmp_path_factory):
 
 def learn(folders, arrays, *options, train="train"):
     arguments = [*QUICK, "--train_dir", folders / train, "--arrays_dir", arrays, *options]
-    return load_script("train").learn(*command_line("train", list(map(str, arguments))))
+    return load_script("train").main(*command_line("train", list(map(str, arguments))))
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +57,12 @@ def on_cpu(folders):
 def test_training_on_a_card_learns_the_filters_of_the_cpu(make_card, options, folders, on_cpu, tmp_path, monkeypatch):
     card = make_card()
     if "passes" in options:
-        import memory
+        from machine import memory
 
         options = ()
-        monkeypatch.setattr(memory, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
-        monkeypatch.setattr("checkpoint.buckets_per_file", lambda *_: 20)
+        monkeypatch.setattr(structure, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
+        for user in ("learning", "disk.checkpoint"):
+            monkeypatch.setattr(f"{user}.buckets_per_file", lambda *_: 20)
     monkeypatch.setattr(device, "find_cards", lambda *_: ([card], card.name))
     assert learn(folders, tmp_path / "arrays", *options) == 0
     # Sums are equal to 1e-6; Q of a smooth volume passes that on to its filters some ten times larger.
@@ -67,10 +72,11 @@ def test_training_on_a_card_learns_the_filters_of_the_cpu(make_card, options, fo
 @pytest.mark.parametrize("way", ["one pass", "two passes", "saved after each volume"])
 def test_training_on_several_cards_learns_the_filters_of_the_cpu(way, folders, on_cpu, tmp_path, monkeypatch, capsys):
     if way == "two passes":
-        import memory
+        from machine import memory
 
-        monkeypatch.setattr(memory, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
-        monkeypatch.setattr("checkpoint.buckets_per_file", lambda *_: 20)
+        monkeypatch.setattr(structure, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1))
+        for user in ("learning", "disk.checkpoint"):
+            monkeypatch.setattr(f"{user}.buckets_per_file", lambda *_: 20)
     monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins"))
     assert learn(folders, tmp_path, *["--checkpoint_minutes", "0"] * (way == "saved after each volume")) == 0
     assert "Device: 2 GPUs, stand-ins" in capsys.readouterr().out
@@ -83,17 +89,17 @@ def test_a_training_on_several_cards_that_is_stopped_goes_on_where_it_was(tmp_pa
     assert learn(tmp_path, tmp_path / "cpu", "--device", "cpu") == 0
     expected = np.load(tmp_path / "cpu" / "h_2.npy")
     monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins"))
-    accumulate_on, begun = Stream.accumulate, []
+    add_on, begun = Stream.add, []
 
     def stopped_amid(self, *arguments):
         begun.append(self)
         if len(begun) == 1:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.2)  # until the main thread has noted it
-        return accumulate_on(self, *arguments)
+        return add_on(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stream, "accumulate", stopped_amid)
+        patch.setattr(Stream, "add", stopped_amid)
         assert learn(tmp_path, tmp_path / "cards") == 130
     finished = len(begun)
     assert 1 <= finished < 6 and "Stopped; " in capsys.readouterr().out and not (tmp_path / "cards" / "h_2.npy").exists()
@@ -104,17 +110,17 @@ def test_a_training_on_several_cards_that_is_stopped_goes_on_where_it_was(tmp_pa
 
 def test_a_card_that_fails_amid_a_training_leaves_no_half_volume_behind(folders, on_cpu, tmp_path, monkeypatch):
     monkeypatch.setattr(device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins"))
-    accumulate_on, begun = Stream.accumulate, []
+    add_on, begun = Stream.add, []
 
     def failing(self, *arguments):
         begun.append(self)
-        added = accumulate_on(self, *arguments)
+        added = add_on(self, *arguments)
         if len(begun) == 3:
             raise UserError("the card failed")
         return added
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stream, "accumulate", failing)
+        patch.setattr(Stream, "add", failing)
         with pytest.raises(UserError, match="the card failed"):
             learn(folders, tmp_path, "--checkpoint_minutes", "0")
     assert learn(folders, tmp_path) == 0
@@ -150,7 +156,7 @@ def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path,
         monkeypatch.setattr(device, "find_cards", lambda *_, cards=cards, name=name: (cards, name))
         target = tmp_path / f"{name}.nii.gz"
         arguments = ["--test_dir", folders / "test", "--arrays_dir", folders / "cpu", "--output", target, "--no-report", *options]
-        assert load_script("test").restore(*command_line("test", list(map(str, arguments)))) == 0
+        assert load_script("test").main(*command_line("test", list(map(str, arguments)))) == 0
         results.append(nib.load(target).get_fdata())
         assert not cards or cards[0].xp.memory.peak > 1000
     np.testing.assert_allclose(*results, rtol=0, atol=1e-5 * results[0].max())
@@ -160,14 +166,15 @@ def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path,
 
 def test_the_device_is_said_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert device.choose_cards(Settings()) == []
-    assert device.choose_cards(Settings(device="cpu")) == []
-    assert device.choose_cards(Settings(device="gpu", feature_space="octahedral")) == []
+    assert isinstance(choose_engine(Settings()), CPU)
+    assert isinstance(choose_engine(Settings(device="cpu")), CPU)
+    settings = Settings(device="gpu", feature_space="octahedral")
+    assert isinstance(choose_engine(settings, structure_of(settings).cpu_only), CPU)
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("Device: CPU, ") and "CuPy is not installed" in first and "requirements-gpu.txt" in first
     assert second == "Device: CPU, as --device asks for" and "octahedral" in third
     with pytest.raises(UserError, match="argument --device: no GPU to work on: CuPy is not installed"):
-        device.choose_cards(Settings(device="gpu"))
+        choose_engine(Settings(device="gpu"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
@@ -227,24 +234,25 @@ def fake_cupy(monkeypatch, available=True, fault=None, broken=(), cards=1):
 def test_a_card_that_cupy_finds_is_taken(monkeypatch, capsys):
     fake_cupy(monkeypatch)
     monkeypatch.setenv("CUPY_TF32", "1")
-    card, = device.choose_cards(Settings())
+    engine = choose_engine(Settings())
+    card = engine.streams[0].card
     assert capsys.readouterr().out == "Device: GPU, NVIDIA Made Up, 7.5 of 8.6 GB free, CuPy 14.2.0\n"
     assert card.free() == 8 << 30 and device.os.environ["CUPY_TF32"] == "0"
-    assert find_cards(Settings(device="cpu"))[0] == []
+    assert isinstance(choose_engine(Settings(device="cpu")), CPU)
 
 
 def test_all_cards_are_taken_but_those_that_fail_their_trial_and_no_more_than_asked_for(monkeypatch, capsys):
     fake_cupy(monkeypatch, cards=3, broken=[1])
-    cards = device.choose_cards(Settings())
+    cards = [stream.card for stream in choose_engine(Settings()).streams]
     out = capsys.readouterr().out
     assert len(cards) == 2 and out.startswith("Device: 2 GPUs, NVIDIA Made Up") and out.count("\n") == 1
     assert "left out: NVIDIA Made Up: it computes nonsense" in out
     for card, number in zip(cards, (0, 2), strict=True):
         with card.use():
             assert CURRENT.card == number
-    assert len(find_cards(Settings(), most=1)[0]) == 1
+    assert len(find_cards("auto", most=1)[0]) == 1
     fake_cupy(monkeypatch, cards=2, broken=[0])
-    (card,), why = find_cards(Settings(), most=1)
+    (card,), why = find_cards("auto", most=1)
     assert "left out" in why
     with card.use():
         assert CURRENT.card == 1
@@ -253,15 +261,15 @@ def test_all_cards_are_taken_but_those_that_fail_their_trial_and_no_more_than_as
 @pytest.mark.parametrize("given", [{"available": False}, {"fault": RuntimeError("libnvrtc.so.12: not found\nmore")}])
 def test_a_cupy_without_a_card_or_half_installed_leaves_the_cpu(monkeypatch, given):
     fake_cupy(monkeypatch, **given)
-    cards, why = find_cards(Settings())
+    cards, why = find_cards("auto")
     assert cards == [] and "\n" not in why and ("finds no NVIDIA GPU" in why or "libnvrtc" in why)
     with pytest.raises(UserError, match="finds no NVIDIA GPU|libnvrtc"):
-        find_cards(Settings(device="gpu"))
+        find_cards("gpu")
 
 
 def test_a_card_that_computes_nonsense_is_not_taken(monkeypatch):
     fake_cupy(monkeypatch, broken=[0])
-    cards, why = find_cards(Settings())
+    cards, why = find_cards("auto")
     assert cards == [] and "nonsense" in why
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from files import whole_file
+from disk.files import whole_file
 
 
 def test_nothing_half_written_is_left(tmp_path):

@@ -7,19 +7,8 @@ import pytest
 from conftest import assert_one_line, run_command
 
 import filter_constant
-from filter_constant import (
-    FEATURE_TYPES,
-    GROUPS,
-    LR_TYPES,
-    NOT_FOR,
-    ONLY_OCTAHEDRAL,
-    ONLY_SPHERICAL,
-    SOLVERS,
-    Settings,
-    UserError,
-    command_line,
-    run,
-)
+from filter_constant import FEATURE_TYPES, GROUPS, LR_TYPES, NOT_FOR, ONLY_OCTAHEDRAL, ONLY_SPHERICAL, SOLVERS, Settings, command_line, run
+from machine.errors import UserError
 
 COMMANDS = ("train", "test")
 
@@ -132,9 +121,9 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
 def test_a_preset_sets_several_options_and_others_change_it():
     paper, best = Settings(), command_line("train", ["--preset", "best"])[0]
     assert command_line("train", ["--preset", "paper"])[0] == paper and (paper.feature_space, paper.ridge) == ("spherical", 10)
-    assert (best.feature_space, best.start, best.filter_len, best.ridge) == ("octahedral", "projected", 7, 0)
+    assert (best.feature_space, best.start, best.filter_len, best.ridge) == ("octahedral", "projected", 7, None)
     assert command_line("train", ["--preset", "best", "--filter_len", "5", "--ridge", "300"])[0].ridge == 300
-    assert command_line("train", ["--ridge", "auto", "--feature_space", "octahedral"])[0].ridge == 0
+    assert command_line("train", ["--ridge", "auto", "--feature_space", "octahedral"])[0].ridge is None
 
 
 @pytest.mark.parametrize("name", ONLY_SPHERICAL + ("solver",))

@@ -19,12 +19,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import brain, filter_paths, save
 
-import test as restoring
-from checkpoint import Checkpoint, Finished
-from filter_constant import Settings, UserError
+from restoring import restore_file
+from engine import CPU
+from learning import checkpoint_of
+from structure import structure_of
+from disk.checkpoint import Checkpoint, Finished
+from filter_constant import Settings
+from machine.errors import UserError
 from hashtable import Boundaries
-from matrix_compute import Filters, solve
-from util import load_filters, save_filters
+from matrix_compute import solve
+from synthetic import one_stage
+from disk.filters import load_filters, save_filters
 
 CASES = int(os.environ.get("FUZZ_CASES", 2100))
 SHARES = {"volume": 0.25, "gzip": 0.25, "packed": 0.2, "filters": 0.15, "checkpoint": 0.15}
@@ -92,8 +97,8 @@ def files(tmp_path_factory):
     here = Settings(**{**SMALL.__dict__, "arrays_dir": str(folder)})
     h = np.zeros((here.buckets, here.taps), np.float32)
     h[:, here.taps // 2] = 1
-    save_filters(Filters(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))), here, ["v.nii"])
-    checkpoint = Checkpoint(here)
+    save_filters(one_stage(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))), here, ["v.nii"])
+    checkpoint = checkpoint_of(structure_of(here), [], here)
     checkpoint.begin(Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), [Finished("v.nii", 1, "0")])
     gram = checkpoint.load(range(here.buckets))
     samples = np.random.default_rng(0).standard_normal((60, gram.side))
@@ -111,8 +116,7 @@ def restore(folder, name, content, files):
     """What test.py does with one volume."""
     path = Path(folder, name)
     path.write_bytes(content)
-    filters, learned = files["filters"]
-    return restoring.restore_one(path, Path(folder, "result", name), filters, learned)[0]
+    return restore_file(path, Path(folder, "result", name), *files["filters"], CPU()).row
 
 
 class Case:
@@ -172,7 +176,7 @@ def test_mutated_filters(files, changes):
         paths[-1].write_text(json.dumps(about))
     try:
         with Case("filters", folder):
-            (h, boundaries), learned = load_filters(here, set())
+            ((boundaries, h),), learned = load_filters(here, set())
             assert h.shape == (learned.buckets, learned.taps) and np.isfinite(h).all()
             assert learned.arrays_dir == here.arrays_dir
     finally:
@@ -183,7 +187,7 @@ def test_mutated_filters(files, changes):
 @fuzz("checkpoint", 4000)
 def test_mutated_checkpoint(files, changes):
     folder = files["folder"]
-    checkpoint = Checkpoint(files["settings"])
+    checkpoint = checkpoint_of(structure_of(files["settings"]), [], files["settings"])
     path = checkpoint.folder / ("about.json" if changes[0][1] % 3 == 0 else "sums_00000.npy")
     good = (folder / "kept" / "QVF_2" / path.name).read_bytes()
     path.write_bytes(mutated(good, changes))

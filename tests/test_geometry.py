@@ -7,11 +7,13 @@ import pytest
 
 import test as script
 from filter_constant import Settings
-from get_lar import fine_to_low, interpolate, placement
+from degradation import degradation_of
+from synthetic import interpolate
 from hashtable import Boundaries
-from matrix_compute import Filters, Gram, accumulate, solve
-from restore import upscale
-from util import save_filters
+from matrix_compute import Gram, accumulate, solve
+from synthetic import one_stage
+from restoring import upscale
+from disk.filters import save_filters
 
 FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
@@ -42,8 +44,8 @@ def run_upscale(tmp_path, image, settings, h, name="scan.nii"):
     settings = dataclasses.replace(settings, arrays_dir=str(tmp_path / "arrays"), test_dir=str(tmp_path / name), upscale=True,
                                    output=str(tmp_path / f"fine_{name}"), report=False)
     nib.save(image, tmp_path / name)
-    save_filters(Filters(h, BOUNDARIES), settings, [])
-    assert script.restore(settings, set()) == 0
+    save_filters(one_stage(h, BOUNDARIES), settings, [])
+    assert script.main(settings, set()) == 0
     return nib.load(tmp_path / f"fine_{name}")
 
 
@@ -82,10 +84,10 @@ def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
     settings = Settings(factor=(factor, 1, 1), lr_type="kspace", kspace_keep="auto")
     place = np.arange(side)[:, None, None] * np.ones((1, 3, 4))
     low = (2 + np.cos(2 * np.pi * (2 * place / side + 0.1))).astype(np.float32)
-    fine = interpolate(low, (side * factor, 3, 4), settings)
-    to_low = fine_to_low(low.shape, settings)
+    operator = degradation_of((side * factor, 3, 4), settings)
+    fine, to_low = operator.interpolate(low), operator.fine_to_low()
     positions = to_low[0, 0] * np.arange(side * factor) + to_low[0, 3]
-    assert placement(settings) == "first" and positions[1] == 1 / factor
+    assert operator.grid == "first" and positions[1] == 1 / factor
     assert np.allclose(fine[:, 0, 0], 2 + np.cos(2 * np.pi * (2 * positions / side + 0.1)), atol=1e-5)
 
 
@@ -118,7 +120,7 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
     """With learned filters: up to the filters' own lack of symmetry, each bin being learned from samples of its own."""
     from scipy.ndimage import gaussian_filter
     settings = Settings(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
-    learned, keeps = Filters(*learned_filters(settings)), Filters(keeping(settings), BOUNDARIES)
+    learned, keeps = one_stage(*learned_filters(settings)), one_stage(keeping(settings), BOUNDARIES)
     low = np.clip(gaussian_filter(np.random.default_rng(6).random((16, 18, 20)), 1) - 0.3, 0, None).astype(np.float32)
     straight, kept = upscale(low, learned, settings), upscale(low, keeps, settings)
     change = np.sqrt(np.mean((straight - kept)**2))
@@ -132,7 +134,7 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
         flip[axis, axis], flip[axis, 3] = -1, low.shape[axis] - 1
         fine_flip = np.eye(4)
         fine_flip[axis, axis], fine_flip[axis, 3] = -1, straight.shape[axis] - 1
-        to_low = fine_to_low(low.shape, settings)
+        to_low = degradation_of(straight.shape, settings).fine_to_low()
         assert np.allclose(flip @ to_low, to_low @ fine_flip)
 
 

@@ -8,17 +8,10 @@ import pytest
 from scipy.ndimage import zoom
 
 from filter_constant import Settings
-from get_lar import (
-    Pair,
-    best_spline,
-    bright_level,
-    clip_bright,
-    degrade,
-    interpolate,
-    kspace_kept,
-    make_pair,
-    mod_crop,
-)
+from degradation import degradation_of, kspace_kept
+from get_lar import LRVolume, best_spline, make_pair
+from synthetic import degrade, interpolate
+from util import bright_level, clip_bright, mod_crop
 from spline import apply_operators, upsample, zoom_operator
 
 
@@ -217,7 +210,7 @@ def test_best_spline_is_zoom_of_order_5_from_the_same_low_volume(brain, factor):
     # mode="mirror" for the reason below: one side of this volume is 28
     low = zoom(image.astype(np.float64), [1 / f for f in factor], order=2, prefilter=False, mode="mirror")
     spline = np.clip(zoom(low, factor, order=5, mode="mirror")[pair.box] / pair.scale, 0, 1) * (pair.hr != 0)
-    np.testing.assert_allclose(best_spline(pair, settings), spline, atol=2e-5)  # the prefilter magnifies low's rounding
+    np.testing.assert_allclose(best_spline(pair), spline, atol=2e-5)  # the prefilter magnifies low's rounding
 
 
 def test_best_spline_of_a_kspace_volume_is_on_the_same_grid():
@@ -225,6 +218,7 @@ def test_best_spline_of_a_kspace_volume_is_on_the_same_grid():
     x, y, z = np.meshgrid(*(np.arange(side) - 26.5 for side in (54, 54, 54)), indexing="ij")
     image = np.exp(-((x - 2)**2 + (y + 3)**2 + z**2) / (2 * 5**2)).astype(np.float32)
     settings = Settings(lr_type="kspace")
-    pair = Pair(hr=image, lr=image, low=degrade(image, settings), box=(slice(None),) * 3, scale=1.0, shape=image.shape)
+    operator = degradation_of(image.shape, settings)
+    pair = LRVolume(image, operator.degrade(image), operator, (slice(None),) * 3, image.shape, 1.0, image > 0, hr=image)
     # A shift by a tenth of a voxel would change it by 0.01.
-    assert np.abs(best_spline(pair, settings) - image).max() < 1e-3
+    assert np.abs(best_spline(pair) - image).max() < 1e-3

@@ -12,14 +12,17 @@ import pytest
 from strict_card import CARDS, NAMES, Module, OutOfMemoryError, numpy_card, real_card, strict_card
 from test_matrix_compute import pair_of, random_gram
 
-import gpu_compute
+from gpu import compute as gpu_compute
 import matrix_compute
-from device import cupy_cards
-from filter_constant import Settings, UserError
-from gpu_compute import CardSums, Drawn, Stream, ridge_filters, solve_batch
+from gpu.cards import cupy_cards
+from filter_constant import Settings
+from machine.errors import UserError
+from gpu.compute import Cards, Stream, ridge_filters, solve_batch
 from hashtable import Boundaries
-from matrix_compute import BLOCK, Gram, accumulate, add_samples, apply_filters, filter_voxels, ridge_filter, solve, unpacked
-from threads import in_turn
+from apply_filters import apply_filters, filter_voxels
+from engine import CPU
+from matrix_compute import BLOCK, Gram, draw_samples, ridge_filter, solve, sorted_samples, unpacked
+from machine.threads import in_turn
 
 SMALL = Settings(filter_len=5, grad_len=5, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)  # 36 buckets of 126 x 126
 BOUNDARIES = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
@@ -29,19 +32,26 @@ def stream(card, block=BLOCK):
     return Stream(card, Lock(), block)
 
 
-def drawn_case(buckets=SMALL.buckets, seed=3, shape=(17, 18, 19), length=SMALL.filter_len):
-    """Samples of a random volume, some buckets empty."""
+def random_samples(settings=SMALL, seed=3, shape=(17, 18, 19)):
+    """A random volume, voxels of it and a bucket for each; some buckets stay empty."""
     rng = np.random.default_rng(seed)
     pair = pair_of(*(rng.random(shape, np.float32) for _ in range(2)))
     inner = np.zeros(shape, bool)
-    inner[(slice(length // 2, -(length // 2)),) * 3] = True
+    half = settings.filter_len // 2
+    inner[(slice(half, -half),) * 3] = True
     voxels = np.flatnonzero(inner)
-    return Drawn(pair, voxels, (rng.integers(0, buckets - 1, voxels.size) // 2 * 2 % buckets).astype(np.int32))
+    bucket = rng.integers(0, settings.buckets - 1, voxels.size) // 2 * 2 % settings.buckets
+    return pair, voxels, bucket.astype(np.int32)
+
+
+def drawn_case(settings=SMALL, **case):
+    """The same, bucket after bucket."""
+    return sorted_samples(*random_samples(settings, **case), settings.buckets, settings)
 
 
 def cpu_sums(drawn, settings=SMALL, gram=None):
     gram = gram or Gram(settings.buckets, settings.taps)
-    add_samples(gram, drawn.pair, drawn.voxels, drawn.bucket, settings)
+    CPU().add(gram, drawn, settings)
     return gram
 
 
@@ -104,10 +114,11 @@ def test_an_installed_cupy_has_the_names_that_the_stand_in_allows():
 @CARDS
 @pytest.mark.parametrize("solver", ["ridge", "cg"])  # centred patches, raw ones
 def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
-    settings, drawn = replace(SMALL, solver=solver), drawn_case()
+    settings = replace(SMALL, solver=solver)
+    drawn = drawn_case(settings)
     gram, told = Gram(SMALL.buckets, SMALL.taps), []
     sums = stream(make_card(), block=50)
-    sums.accumulate(gram, drawn, BOUNDARIES, settings, "v", told.append)
+    sums.add(gram, drawn, settings, told.append)
     sums.settle(gram)
     assert sum(told) == drawn.voxels.size and max(told) <= 50
     assert_same_sums(gram, cpu_sums(drawn, settings))
@@ -116,9 +127,9 @@ def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
 @CARDS
 def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
     settings = Settings(q_angle_p=1, q_angle_t=1)
-    drawn = drawn_case(settings.buckets, shape=(19, 20, 21), length=11)
+    drawn = drawn_case(settings, shape=(19, 20, 21))
     gram, sums = Gram(settings.buckets, settings.taps), stream(make_card())
-    sums.accumulate(gram, drawn, BOUNDARIES, settings, "v")
+    sums.add(gram, drawn, settings)
     sums.settle(gram)
     assert_same_sums(gram, cpu_sums(drawn, settings))
 
@@ -127,7 +138,7 @@ def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
     gram, expected, sums = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps), stream(strict_card())
     for seed in range(3):
         drawn = drawn_case(seed=seed)
-        sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+        sums.add(gram, drawn, SMALL)
         cpu_sums(drawn, gram=expected)
         if seed < 2:
             assert sums.buckets == range(SMALL.buckets) and not gram.packed.any()
@@ -144,20 +155,21 @@ def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
     wanted = np.zeros(SMALL.buckets, bool)
     wanted[12:24] = True
     expected, gram, sums = Gram(12, SMALL.taps, 12), Gram(12, SMALL.taps, 12), stream(strict_card())
-    accumulate(expected, pair, BOUNDARIES, SMALL, "v", wanted=wanted)
-    sums.accumulate(gram, gpu_compute.draw(pair, BOUNDARIES, SMALL, "v", wanted), BOUNDARIES, SMALL, "v", wanted=wanted)
+    drawn = draw_samples(pair, BOUNDARIES, SMALL, "v", gram.buckets, wanted)
+    cpu_sums(drawn, gram=expected)
+    sums.add(gram, drawn, SMALL)
     sums.settle(gram)
     assert expected.count.sum() > 100
     assert_same_sums(gram, expected)
 
 
 def test_one_card_sums_pass_after_pass():
-    drawn, sums = drawn_case(), stream(strict_card())
-    whole = cpu_sums(drawn)
+    (pair, voxels, bucket), sums = random_samples(), stream(strict_card())
+    whole = cpu_sums(drawn_case())
     for first, stop in ((0, 20), (20, 36)):
-        gram, inside = Gram(stop - first, SMALL.taps, first), (drawn.bucket >= first) & (drawn.bucket < stop)
-        part = Drawn(drawn.pair, drawn.voxels[inside], drawn.bucket[inside])
-        sums.accumulate(gram, part, BOUNDARIES, SMALL, "v")
+        gram, inside = Gram(stop - first, SMALL.taps, first), (bucket >= first) & (bucket < stop)
+        part = sorted_samples(pair, voxels[inside], bucket[inside] - first, stop - first, SMALL)
+        sums.add(gram, part, SMALL)
         sums.settle(gram)
         expected = Gram(stop - first, SMALL.taps)
         expected.packed[:], expected.count[:] = whole.packed[first:stop], whole.count[first:stop]
@@ -171,7 +183,7 @@ def test_buckets_that_do_not_fit_on_the_card_are_summed_in_groups(monkeypatch):
     sums = stream(card, block=128)
     for seed in range(2):
         drawn = drawn_case(seed=seed)
-        sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+        sums.add(gram, drawn, SMALL)
         cpu_sums(drawn, gram=expected)
     sums.settle(gram)
     assert 3 <= sums.most <= 7 and not card.xp.memory.refused  # the plan held
@@ -185,7 +197,7 @@ def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
     sums = stream(card, block=128)
     for seed in range(2):
         drawn, told = drawn_case(seed=seed), []
-        sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v", told.append)
+        sums.add(gram, drawn, SMALL, told.append)
         cpu_sums(drawn, gram=expected)
         assert sum(told) == drawn.voxels.size
     sums.settle(gram)
@@ -197,7 +209,7 @@ def test_out_of_memory_halves_the_block_where_one_bucket_is_left():
     gram, drawn = Gram(SMALL.buckets, SMALL.taps), drawn_case()
     card = strict_card(bytes_of(gram, 1) + 400_000, promised=1)
     sums = stream(card, block=512)
-    sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+    sums.add(gram, drawn, SMALL)
     sums.settle(gram)
     assert sums.most == 1 and sums.block < 512 and card.xp.memory.refused
     assert_same_sums(gram, cpu_sums(drawn))
@@ -215,7 +227,7 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
 
     card = strict_card()
     gram, drawn, sums = Gram(SMALL.buckets, SMALL.taps), drawn_case(), stream(card._replace(xp=Failing(card.xp.memory)))
-    sums.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+    sums.add(gram, drawn, SMALL)
     sums.settle(gram)
     assert Failing.calls > 100 and sums.most < SMALL.buckets
     assert_same_sums(gram, cpu_sums(drawn))
@@ -223,7 +235,7 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
 
 def test_a_card_with_too_little_memory_for_anything_is_said():
     with pytest.raises(UserError, match="too little free memory"):
-        stream(strict_card(10_000)).accumulate(Gram(SMALL.buckets, SMALL.taps), drawn_case(), BOUNDARIES, SMALL, "v")
+        stream(strict_card(10_000)).add(Gram(SMALL.buckets, SMALL.taps), drawn_case(), SMALL)
 
 
 # ---- several cards
@@ -243,12 +255,13 @@ def test_the_stand_in_keeps_cards_apart():
 
 
 def sum_on(cards, gram, volumes):
-    """Sum volumes as `train.sum_samples` does: on whichever card is idle, in a thread for each and one more."""
-    sums = CardSums(cards)
+    """Sum volumes as `learning.sum_samples` does: on whichever card is idle, in a thread for each and one more."""
+    sums = Cards(cards)
 
     def add(drawn):
         with sums.place() as place:
-            return place.accumulate(gram, drawn, BOUNDARIES, SMALL, "v")
+            place.add(gram, drawn, SMALL)
+        return drawn.voxels.size
 
     for drawn, added in in_turn(add, volumes, sums.ahead):
         assert added() == drawn.voxels.size
@@ -335,11 +348,11 @@ def test_a_factor_that_came_out_as_no_numbers_is_not_taken():
 @pytest.mark.parametrize("tile", [8192, 100])
 def test_a_volume_restored_on_a_card_is_that_of_the_cpu(make_card, tile, monkeypatch):
     monkeypatch.setattr(gpu_compute, "TILE", tile)
-    drawn, rng = drawn_case(), np.random.default_rng(6)
+    (pair, voxels, bucket), rng = random_samples(), np.random.default_rng(6)
     h = (rng.standard_normal((SMALL.buckets, SMALL.taps)) / 20 + 1 / SMALL.taps).astype(np.float32)
-    arguments = drawn.pair.lr, drawn.voxels, drawn.bucket, h, SMALL.filter_len
+    arguments = pair.lr, voxels, bucket, h, SMALL.filter_len
     sr, expected = gpu_compute.filter_voxels(make_card(), *arguments), filter_voxels(*arguments)
-    assert sr.dtype == np.float32 and sr.shape == drawn.pair.lr.shape and sr.min() >= 0 and sr.max() <= 1
+    assert sr.dtype == np.float32 and sr.shape == pair.lr.shape and sr.min() >= 0 and sr.max() <= 1
     np.testing.assert_allclose(sr, expected, rtol=0, atol=1e-5)
 
 
@@ -352,9 +365,9 @@ def test_a_brain_restored_on_a_card_is_that_of_the_cpu(golden):
 
 
 def test_out_of_memory_halves_the_tile_and_the_volume_is_the_same():
-    drawn = drawn_case()
+    pair, voxels, bucket = random_samples()
     h = np.full((SMALL.buckets, SMALL.taps), 1 / SMALL.taps, np.float32)
-    arguments = drawn.pair.lr, drawn.voxels, drawn.bucket, h, SMALL.filter_len
+    arguments = pair.lr, voxels, bucket, h, SMALL.filter_len
     card = strict_card(250_000)
     np.testing.assert_allclose(gpu_compute.filter_voxels(card, *arguments), filter_voxels(*arguments), rtol=0, atol=1e-5)
     assert card.xp.memory.refused >= 1
@@ -374,11 +387,11 @@ def test_places_in_a_volume_of_two_thousand_million_voxels_take_eight_bytes():
 def test_a_card_that_others_have_filled_sums_in_groups(planned):
     card = real_card()
     settings = Settings(q_angle_p=2, q_angle_t=2)
-    drawn = drawn_case(settings.buckets, shape=(24, 24, 24), length=11)
+    drawn = drawn_case(settings, shape=(24, 24, 24))
     gram = Gram(settings.buckets, settings.taps)
     hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)  # 240 MB are left, all sums take 256 MB
     sums = stream(card if planned else card._replace(free=lambda: 1 << 40), block=256)
-    sums.accumulate(gram, drawn, BOUNDARIES, settings, "v")
+    sums.add(gram, drawn, settings)
     sums.settle(gram)
     del hog
     assert 1 <= sums.most < settings.buckets

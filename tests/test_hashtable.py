@@ -4,19 +4,10 @@ import numpy as np
 import pytest
 
 import hashtable
-import threads
+from machine import threads
 from filter_constant import FEATURE_TYPES, Settings
-from hashtable import (
-    Boundaries,
-    Features,
-    buckets_of,
-    eigen_3x3,
-    features,
-    interior_voxels,
-    nearest_buckets,
-    quantile_boundaries,
-    sample_voxels,
-)
+from hashtable import Boundaries, Features, buckets_of, features, interior_voxels, nearest_buckets, quantile_boundaries, sample_voxels
+from structure_tensor import eigen_3x3
 
 
 def grid(shape):

@@ -6,30 +6,24 @@ import numpy as np
 import pytest
 
 import matrix_compute
-import threads
+from machine import threads
 from filter_constant import Settings
-from get_lar import Pair, make_pair
+from get_lar import LRVolume, make_pair
 from hashtable import Boundaries, features, interior_voxels, nearest_buckets
-from matrix_compute import (
-    BLOCK,
-    CG_RESIDUAL,
-    ENOUGH_SAMPLES,
-    Gram,
-    accumulate,
-    add_samples,
-    apply_filters,
-    filter_voxels,
-    patch_lines,
-    ridge_filter,
-    solve,
-    unpacked,
-)
+from apply_filters import apply_filters, filter_voxels
+from matrix_compute import BLOCK, CG_RESIDUAL, ENOUGH_SAMPLES, Gram, accumulate, patch_lines, ridge_filter, solve, unpacked, sorted_samples, sum_rows
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)
 
 
 def pair_of(lr, hr):
-    return Pair(hr=hr, lr=lr, low=lr, box=(slice(None),) * 3, scale=1.0, shape=lr.shape)
+    return LRVolume(lr, lr, None, (slice(None),) * 3, lr.shape, 1.0, hr != 0, hr=hr)
+
+
+def add(gram, pair, voxels, bucket, settings, advance=lambda samples: None):
+    """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
+    drawn = sorted_samples(pair, voxels, bucket, len(gram.count), settings)
+    sum_rows(gram, drawn.ends, drawn.fill, advance)
 
 
 def symmetric(lower):
@@ -76,7 +70,7 @@ def golden_gram(golden, chosen):
     place[chosen] = np.arange(len(chosen))
     bucket = place[golden.bucket.ravel()[golden.voxels]]
     gram = Gram(len(chosen), settings.taps)
-    add_samples(gram, pair_of(golden.lr, golden.hr), golden.voxels[bucket >= 0], bucket[bucket >= 0], settings)
+    add(gram, pair_of(golden.lr, golden.hr), golden.voxels[bucket >= 0], bucket[bucket >= 0], settings)
     return gram
 
 
@@ -144,7 +138,7 @@ def test_whole_application_is_the_released_codes(golden):
 def test_gram_equals_the_literal_sums(shape, length, centred):
     pair, indices, voxels, bucket = random_case(shape, length, 6)
     gram = Gram(6, length**3)
-    add_samples(gram, pair, voxels, bucket, Settings(filter_len=length, solver="ridge" if centred else "cg"))
+    add(gram, pair, voxels, bucket, Settings(filter_len=length, solver="ridge" if centred else "cg"))
     q, v, bb, count = naive.gram(pair.lr, pair.hr, indices, bucket, 6, length, centred)
     np.testing.assert_array_equal(gram.count, count)
     for b in range(6):
@@ -158,9 +152,9 @@ def test_gram_equals_the_literal_sums(shape, length, centred):
 def test_adding_twice_is_adding_all_at_once():
     pair, _, voxels, bucket = random_case((9, 9, 9), 3, 6)
     once, twice = Gram(6, 27), Gram(6, 27)
-    add_samples(once, pair, voxels, bucket, SMALL)
-    add_samples(twice, pair, voxels[:100], bucket[:100], SMALL)
-    add_samples(twice, pair, voxels[100:], bucket[100:], SMALL)
+    add(once, pair, voxels, bucket, SMALL)
+    add(twice, pair, voxels[:100], bucket[:100], SMALL)
+    add(twice, pair, voxels[100:], bucket[100:], SMALL)
     np.testing.assert_array_equal(once.count, twice.count)
     np.testing.assert_allclose(once.packed, twice.packed, rtol=1e-5, atol=1e-5)
 
@@ -171,7 +165,7 @@ def test_blocks_of_every_filling_are_counted_whole(samples):
     pair = pair_of(*(rng.random((20, 21, 22), np.float32) for _ in range(2)))
     voxels = interior_voxels(np.ones(pair.lr.shape, bool), 1)[:samples]
     gram = Gram(2, 27)
-    add_samples(gram, pair, voxels, np.zeros(voxels.size, np.int32), replace(SMALL, solver="cg"))
+    add(gram, pair, voxels, np.zeros(voxels.size, np.int32), replace(SMALL, solver="cg"))
     assert gram.count.tolist() == [samples, 0] and not gram.packed[1].any()
     expected = np.sum(pair.hr.ravel()[voxels].astype(np.float64)**2)
     assert gram.full(0)[-1, -1] == pytest.approx(expected, rel=1e-5)
@@ -181,9 +175,9 @@ def test_blocks_of_every_filling_are_counted_whole(samples):
 def test_sums_do_not_hang_on_the_block_size(monkeypatch, block):
     pair, _, voxels, bucket = random_case((10, 9, 8), 3, 5)
     whole, small = Gram(5, 27), Gram(5, 27)
-    add_samples(whole, pair, voxels, bucket, SMALL)
+    add(whole, pair, voxels, bucket, SMALL)
     monkeypatch.setattr(matrix_compute, "BLOCK", block)
-    add_samples(small, pair, voxels, bucket, SMALL)
+    add(small, pair, voxels, bucket, SMALL)
     np.testing.assert_allclose(small.packed, whole.packed, rtol=1e-5, atol=1e-5)  # float32 products, float64 sums
 
 
@@ -224,7 +218,7 @@ def test_sums_and_filters_are_bit_identical_for_any_number_of_threads(monkeypatc
 def test_progress_is_told_of_every_sample_and_every_bucket():
     pair, _, voxels, bucket = random_case((9, 9, 9), 3, SMALL.buckets)
     gram, samples, solved = Gram(SMALL.buckets, SMALL.taps), [], []
-    add_samples(gram, pair, voxels, bucket, SMALL, samples.append)
+    add(gram, pair, voxels, bucket, SMALL, samples.append)
     solve(gram, SMALL, solved.append)
     assert sum(samples) == voxels.size and sum(solved) == np.count_nonzero(gram.count)
 
@@ -361,7 +355,7 @@ def test_filters_are_float32_and_finite_even_of_very_few_samples(solver):
     pair, _, voxels, bucket = random_case((5, 5, 5), 3, SMALL.buckets)
     settings = replace(SMALL, solver=solver)
     gram = Gram(settings.buckets, settings.taps)
-    add_samples(gram, pair, voxels[:3], bucket[:3], settings)
+    add(gram, pair, voxels[:3], bucket[:3], settings)
     h = solve(gram, settings)
     assert h.shape == (36, 27) and h.dtype == np.float32 and np.isfinite(h).all() and h.any(1).all()
 
@@ -379,7 +373,7 @@ def test_learned_filters_undo_a_known_blur(solver):
     settings = replace(SMALL, solver=solver, ridge=1e-6)
     voxels = interior_voxels(np.ones(lr.shape, bool), 1)
     gram = Gram(settings.buckets, settings.taps)
-    add_samples(gram, pair_of(lr, hr), voxels, np.zeros(voxels.size, np.int32), settings)
+    add(gram, pair_of(lr, hr), voxels, np.zeros(voxels.size, np.int32), settings)
     # cg stops at 1e-5 of V; raw patches all share their mean, so that Q's condition is some hundreds.
     np.testing.assert_allclose(solve(gram, settings)[0], true, atol=1e-3)
 

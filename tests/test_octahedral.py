@@ -1,12 +1,23 @@
-"""octahedral.py: features in the voxel's own frame, against their literal definition."""
+"""octahedral/features.py: features in the voxel's own frame, against their literal definition."""
 import itertools
 
 import naive
 import numpy as np
 import pytest
 
-from octahedral import FEATURES, PERMUTATIONS, REACH, ball, classify, describe, make_scene, places, turned_offsets
-from tree import quantile_tree
+from octahedral import features as module
+from octahedral.features import (
+    FEATURE_NAMES,
+    PERMUTATIONS,
+    REACH,
+    ball,
+    classify,
+    features_of_voxels,
+    make_scene,
+    places,
+    turned_offsets,
+)
+from octahedral.tree import quantile_tree
 
 FACTOR = (2, 2, 2)
 
@@ -45,7 +56,7 @@ def test_features_equal_their_definition(factor):
     mask = np.random.default_rng(2).random(estimate.shape) < 0.7
     scene = scene_of(estimate, start, mask, factor)
     voxels = everything(scene)
-    features, orientation = describe(scene, voxels)
+    features, orientation = features_of_voxels(scene, voxels)
     chosen = np.random.default_rng(3).choice(len(voxels), 60, replace=False)
     for n in chosen:
         expected, code = naive.describe(scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS)
@@ -55,22 +66,21 @@ def test_features_equal_their_definition(factor):
 
 def test_flat_surroundings_give_finite_features():
     scene = scene_of(np.full((9, 9, 9), 0.5, np.float32))
-    features, orientation = describe(scene, everything(scene))
+    features, orientation = features_of_voxels(scene, everything(scene))
     assert np.isfinite(features).all() and (orientation < 48).all()
 
 
 def test_slabs_do_not_show(monkeypatch):
-    import octahedral
     scene = scene_of(landscape())
-    whole = describe(scene, everything(scene))
-    monkeypatch.setattr(octahedral, "SLAB", 5)
-    for one, other in zip(whole, describe(scene, everything(scene))):
+    whole = features_of_voxels(scene, everything(scene))
+    monkeypatch.setattr(module, "SLAB", 5)
+    for one, other in zip(whole, features_of_voxels(scene, everything(scene))):
         np.testing.assert_array_equal(one, other)
 
 
 def test_axes_of_different_factors_keep_their_places():
     scene = scene_of(landscape(), factor=(1, 1, 4))
-    _, orientation = describe(scene, everything(scene))
+    _, orientation = features_of_voxels(scene, everything(scene))
     kept = PERMUTATIONS[orientation // 8]
     assert set(map(tuple, kept)) == {(0, 1, 2), (1, 0, 2)}
 
@@ -82,8 +92,8 @@ def test_a_turned_volume_has_the_turned_features(turn):
     estimate = landscape(4, (16, 16, 16))
     turned = np.ascontiguousarray(turn(estimate))
     scene, other = scene_of(estimate), scene_of(turned)
-    features, _ = describe(scene, everything(scene))
-    found, _ = describe(other, everything(other))
+    features, _ = features_of_voxels(scene, everything(scene))
+    found, _ = features_of_voxels(other, everything(other))
     grids = [np.moveaxis(values.reshape(16, 16, 16, -1), -1, 0) for values in (features, found)]
     apart = np.abs(np.stack([turn(grid) for grid in grids[0]]) - grids[1]) / (1 + np.abs(grids[1]))
     assert np.mean(apart.max(0) > 1e-2) < 0.01, np.mean(apart.max(0) > 1e-2)
@@ -99,10 +109,10 @@ def test_places_are_the_same_from_both_ends():
             np.testing.assert_array_equal(np.where(half, along, -along), along[::-1])
 
 
-def test_classify_walks_the_tree_that_describe_feeds():
+def test_classify_walks_the_tree_that_their_features_decide():
     scene = scene_of(landscape())
     voxels = everything(scene)
-    features, orientation = describe(scene, voxels)
+    features, orientation = features_of_voxels(scene, voxels)
     tree = quantile_tree(features)
     leaf, turned = classify(scene, voxels, tree)
     np.testing.assert_array_equal(turned, orientation)
@@ -111,5 +121,11 @@ def test_classify_walks_the_tree_that_describe_feeds():
 
 def test_every_feature_has_a_name():
     scene = scene_of(landscape())
-    assert describe(scene, everything(scene)[:3])[0].shape == (3, len(FEATURES)) and len(set(FEATURES)) == len(FEATURES)
+    assert features_of_voxels(scene, everything(scene)[:3])[0].shape == (3, len(FEATURE_NAMES))
+    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
     assert REACH >= 6  # the Gaussian of sigma 2 reaches 5, the window over gradients 5
+
+
+def test_the_constant_of_each_feature_is_its_place_among_the_names():
+    constants = [getattr(module, name.upper()) for name in FEATURE_NAMES]
+    assert constants == list(range(len(FEATURE_NAMES)))

@@ -8,8 +8,8 @@ from conftest import ROOT, golden_figures, run_command, write_nifti
 
 from filter_constant import Settings
 from get_lar import best_spline, make_pair
-from restore import restore
-from util import PRETRAINED, load_filters
+from restoring import restore
+from disk.filters import PRETRAINED, load_filters
 
 FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))
 
@@ -32,7 +32,7 @@ def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded)
 def test_they_restore_a_piece_of_another_brain_better_than_the_best_spline(loaded):
     stages, settings = loaded
     pair = make_pair(golden_figures(2).volume, settings)
-    errors = [np.mean((volume - pair.hr)[pair.mask] ** 2) for volume in (best_spline(pair, settings),
+    errors = [np.mean((volume - pair.hr)[pair.mask] ** 2) for volume in (best_spline(pair),
                                                                          restore(pair, stages, settings))]
     assert 10 * np.log10(errors[0] / errors[1]) > 0.3, errors
 

@@ -14,22 +14,26 @@ import numpy as np
 import pytest
 from synthetic import QUICK, ROOT, brain, command, save, start
 
-import interrupt
-import memory
-from files import whole_file
-from filter_constant import CannotWrite, Settings, UserError
+import structure
+from disk import interrupt
+from machine import memory
+from disk.files import whole_file
+from filter_constant import Settings
+from machine.errors import CannotWrite, UserError
 from hashtable import Boundaries
-from matrix_compute import Filters, Gram, solve, solve_groups
-from util import load_filters, save_filters
+from matrix_compute import Gram, solve, solve_groups
+from synthetic import one_stage
+from disk.filters import load_filters, save_filters
 
 # train.py with its sums in files of 10 buckets and, if asked, so little memory that they need several passes.
 SMALL_FILES = """
 import sys
-import checkpoint, filter_constant, memory
-checkpoint.FILE_BYTES = 650_000
-memory.work_bytes = lambda settings, voxels: 0
+import filter_constant, structure
+from disk import checkpoint as sums
+sums.FILE_BYTES = 650_000
+structure.work_bytes = lambda settings, voxels: 0
 import train
-sys.exit(filter_constant.run("train", train.learn))
+sys.exit(filter_constant.run("train", train.main))
 """
 
 
@@ -52,7 +56,7 @@ def small_files(folder, arrays, *more):
 
 def little_memory(files):
     """The same with memory for this many files at once."""
-    return SMALL_FILES.replace("import train\n", f"import train\nmemory.memory_budget = lambda most: {files} * 650_000 + 9\n")
+    return SMALL_FILES.replace("import train\n", f"import learning, train\nlearning.memory_budget = lambda most: {files} * 650_000 + 9\n")
 
 
 def learned(arrays):
@@ -240,9 +244,9 @@ def filters(tmp_path):
 
 def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
     settings, h, boundaries = filters(tmp_path)
-    save_filters(Filters(h, boundaries), settings, ["a"])
+    save_filters(one_stage(h, boundaries), settings, ["a"])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    save_filters(Filters(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence)), settings, ["b"])
+    save_filters(one_stage(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence)), settings, ["b"])
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for names in (["h_2.npy"], ["settings_2.json"], ["Qfactor_str2"], ["h_2.npy", "settings_2.json"],
                   ["h_2.npy", "Qfactor_str2"]):
@@ -346,18 +350,18 @@ def test_a_file_size_limit_leaves_the_old_files(folder, undisturbed, tmp_path):
 
 def test_the_plan_covers_all_buckets_once_and_fits():
     settings = Settings()
-    row, work = memory.row_bytes(settings.taps), memory.work_bytes(settings, 10**7)
+    row, work = memory.row_bytes(settings.taps), structure.work_bytes(settings, 10**7)
     assert row * settings.buckets == pytest.approx(4.09e9, rel=1e-3)
     for step in (1, 18, 576):
         for rows in (step, 100, 288, 576, 1000):
             budget = work + max(rows, step) * row
-            plan = memory.plan_passes(settings, 10**7, budget, step)
+            plan = structure.Published(settings).plan(10**7, budget, step)
             assert [b for buckets in plan.passes for b in buckets] == list(range(576))
             assert all(buckets.start % step == 0 for buckets in plan.passes)
             assert plan.needed <= budget
             assert len(plan.passes) == 1 or rows < 576
         with pytest.raises(UserError, match="needs at least"):
-            memory.plan_passes(settings, 10**7, work + step * row - 1, step)
+            structure.Published(settings).plan(10**7, work + step * row - 1, step)
 
 
 def test_too_little_memory_is_one_line_at_the_start(folder, tmp_path):

@@ -8,25 +8,28 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
-import pictures
-import report
 import test as script
 import train
-from files import file_digest
+from disk.files import file_digest
 from filter_constant import command_line
+from report.page import make_page
+from report.pictures import canonical, plane
+from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
 
-FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync --window-size=1200,1000").split()
+FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+         "--disable-background-networking --disable-component-update --disable-sync "
+         "--window-size=1200,1000").split()
 
 
 def brain(seed, shape=(40, 44, 36)):
     """A smooth random landscape inside an ellipsoid, LAS with voxels of unequal size."""
-    from scipy.ndimage import gaussian_filter
     random = np.random.default_rng(seed)
     place = np.moveaxis(np.indices(shape), 0, -1) / np.subtract(shape, 1) * 2 - 1
-    data = (np.square(place).sum(-1) < 0.8) * (100 + 2000 * (gaussian_filter(random.random(shape), 1.2) - 0.4))
-    return nib.Nifti1Image(np.clip(data, 0, None).astype(np.float32), np.diag([-1.0, 1.0, 1.5, 1.0]))
+    landscape = 100 + 2000 * (gaussian_filter(random.random(shape), 1.2) - 0.4)
+    data = np.clip((np.square(place).sum(-1) < 0.8) * landscape, 0, None)
+    return nib.Nifti1Image(data.astype(np.float32), np.diag([-1.0, 1.0, 1.5, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +40,16 @@ def runs(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         nib.save(brain(seed), folder / f"{name}.nii.gz")
     common = ["--arrays_dir", str(folder / "arrays")]
-    assert train.learn(*command_line("train", [*common, "--train_dir", str(folder / "train"), "--filter_len", "5"])) == 0
-    common += ["--test_dir"]
-    assert script.restore(*command_line("test", [*common, str(folder / "test"), "--result_dir", str(folder / "result")])) == 0
-    upscaled = [*common, str(folder / "test" / "b.nii.gz"), "--upscale", "--output", str(folder / "fine" / "b.nii.gz")]
-    assert script.restore(*command_line("test", upscaled)) == 0
-    return {"arrays": folder / "arrays", "result": next((folder / "result").iterdir()), "fine": folder / "fine",
-            "test": folder / "test"}
+    learned = [*common, "--train_dir", str(folder / "train"), "--filter_len", "5"]
+    assert train.main(*command_line("train", learned)) == 0
+    evaluated = [*common, "--test_dir", str(folder / "test"),
+                 "--result_dir", str(folder / "result")]
+    assert script.main(*command_line("test", evaluated)) == 0
+    upscaled = [*common, "--test_dir", str(folder / "test" / "b.nii.gz"), "--upscale",
+                "--output", str(folder / "fine" / "b.nii.gz")]
+    assert script.main(*command_line("test", upscaled)) == 0
+    return {"arrays": folder / "arrays", "result": next((folder / "result").iterdir()),
+            "fine": folder / "fine", "test": folder / "test"}
 
 
 def test_every_result_has_its_picture_and_record(runs):
@@ -53,11 +59,14 @@ def test_every_result_has_its_picture_and_record(runs):
     assert about["input_sha256"] == file_digest(runs["test"] / "b.nii.gz")
     assert about["filters"]["h_2.npy"] == file_digest(runs["arrays"] / "h_2.npy")
     assert about["settings"]["filter_len"] == 5 and "numpy" in about["versions"]
-    assert set(about["seconds"]) >= {"read", "degrade and interpolate", "restore", "write", "figures", "picture and viewer"}
-    assert sorted(path.name for path in runs["fine"].iterdir()) == ["b.json", "b.nii.gz", "b.png", "report.html"]
+    assert set(about["seconds"]) >= {"read", "degrade and interpolate", "restore", "write",
+                                     "figures", "picture and viewer"}
+    assert sorted(path.name for path in runs["fine"].iterdir()) == [
+        "b.json", "b.nii.gz", "b.png", "report.html"]
 
 
-@pytest.mark.parametrize("path", ["arrays/filters_2.png", "arrays/samples_2.png", "result/b.png", "fine/b.png"])
+@pytest.mark.parametrize("path", ["arrays/filters_2.png", "arrays/samples_2.png",
+                                  "result/b.png", "fine/b.png"])
 def test_pictures_are_pictures(runs, path):
     folder, name = path.split("/")
     pixels = np.asarray(Image.open(runs[folder] / name).convert("L"))
@@ -65,9 +74,11 @@ def test_pictures_are_pictures(runs, path):
 
 
 def test_no_report_leaves_only_results(runs, tmp_path):
-    settings = ["--arrays_dir", str(runs["arrays"]), "--test_dir", str(runs["test"] / "b.nii.gz"), "--result_dir", str(tmp_path)]
-    assert script.restore(*command_line("test", [*settings, "--no-report"])) == 0
-    assert sorted(path.name for path in next(tmp_path.iterdir()).iterdir()) == ["b.nii.gz", "metrics.csv"]
+    settings = ["--arrays_dir", str(runs["arrays"]), "--test_dir", str(runs["test"] / "b.nii.gz"),
+                "--result_dir", str(tmp_path)]
+    assert script.main(*command_line("test", [*settings, "--no-report"])) == 0
+    result = next(tmp_path.iterdir())
+    assert sorted(path.name for path in result.iterdir()) == ["b.nii.gz", "metrics.csv"]
 
 
 def test_the_page_holds_all_it_needs(runs):
@@ -79,44 +90,51 @@ def test_the_page_holds_all_it_needs(runs):
 
 
 def test_names_from_the_user_are_text_in_the_page():
-    about = {"command": "<script>", "settings": {"factor": (2, 2, 2)}, "filters": {}, "versions": {}}
-    row = {"volume": "</script><b>", "from": (1, 1, 1), "to": (2, 2, 2), "voxel_mm": (1, 1, 1), "seconds": 1.0}
-    shown = report.viewer("</script><b>", {"LR": np.ones((9, 9, 9)), "Restored": np.ones((9, 9, 9))}, np.eye(4))
-    text = report.page(about, [row], [shown])
+    about = {"command": "<script>", "settings": {"factor": (2, 2, 2)}, "filters": {},
+             "versions": {}}
+    row = {"volume": "</script><b>", "from": (1, 1, 1), "to": (2, 2, 2), "voxel_mm": (1, 1, 1),
+           "seconds": 1.0}
+    images = {"LR": np.ones((9, 9, 9)), "Restored": np.ones((9, 9, 9))}
+    text = make_page(about, [row], [make_viewer("</script><b>", images, np.eye(4))])
     assert "<b>" not in text and "<script>&" not in text and text.count("</script>") == 2
 
 
 def test_a_viewer_stays_within_its_share_whatever_the_volume():
     noise = np.random.default_rng(0).random((120, 140, 130))
-    shown = report.viewer("noise", {"HR": noise, "Restored": noise[::-1]}, np.eye(4))
-    assert 0.5 * report.VOLUME_BYTES < len(json.dumps(shown)) < 3_000_000
-    many = report.viewer("noise", {"HR": noise, "Restored": noise[::-1]}, np.eye(4), volumes=100)
-    assert len(json.dumps(many)) < 1.1 * report.PAGE_BYTES / 100
+    images = {"HR": noise, "Restored": noise[::-1]}
+    alone = make_viewer("noise", images, np.eye(4))
+    assert 0.5 * VOLUME_BYTES < len(json.dumps(alone)) < 3_000_000
+    one_of_many = make_viewer("noise", images, np.eye(4), volumes=100)
+    assert len(json.dumps(one_of_many)) < 1.1 * PAGE_BYTES / 100
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
 def test_pictures_turn_every_orientation_the_same_way(axes):
     image = nib.Nifti1Image(np.random.default_rng(1).random((6, 7, 8)), np.diag([1.0, 2, 3, 1]))
-    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine),
-                                                                 nib.orientations.axcodes2ornt(axes)))
-    images, sizes = pictures.canonical({"a": turned.get_fdata()}, turned.affine)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine),
+                                           nib.orientations.axcodes2ornt(axes))
+    turned = image.as_reoriented(turn)
+    images, sizes = canonical({"a": turned.get_fdata()}, turned.affine)
     assert np.array_equal(images["a"], image.get_fdata()) and np.allclose(sizes, (1, 2, 3))
-    sagittal, axial = pictures.plane(images["a"], 0, 2), pictures.plane(images["a"], 2, 3)
+    sagittal, axial = plane(images["a"], 0, 2), plane(images["a"], 2, 3)
     assert sagittal[0, 0] == image.get_fdata()[2, -1, -1]  # anterior superior
     assert axial[0, 0] == image.get_fdata()[0, -1, 3]  # left anterior
 
 
-# ---------------------------------------------------------------------------------------------- browser
+# -------------------------------------------------------------------------------- browser
+# selenium is imported where it is used: the tests above run without it.
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Headless Chromium, driven by selenium."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)")
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)")
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.service import Service
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
-        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip("no chromium and chromedriver here "
+                    "(Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
@@ -131,16 +149,20 @@ def browser(tmp_path_factory):
 
 
 def seen(browser, axis=2):
-    """A digest of what the stack of a plane shows: pixels as they are on the screen."""
-    return np.asarray(Image.open(io.BytesIO(browser.find_elements("css selector", ".stack")[axis].screenshot_as_png)))
+    """What the stack of a plane shows: pixels as they are on the screen."""
+    stack = browser.find_elements("css selector", ".stack")[axis]
+    return np.asarray(Image.open(io.BytesIO(stack.screenshot_as_png)))
 
 
 @pytest.fixture
 def opened(browser, runs):
     browser.get((runs["result"] / "report.html").as_uri())
     assert browser.execute_async_script("""const done = arguments[0];
-        const look = () => { const all = [...document.querySelectorAll('.stack img')];
-          all.every(img => img.src && img.complete) ? done(true) : setTimeout(look, 20); }; look();""")
+        const look = () => {
+          const all = [...document.querySelectorAll('.stack img')];
+          all.every(img => img.src && img.complete) ? done(true) : setTimeout(look, 20);
+        };
+        look();""")
     return browser
 
 
@@ -151,9 +173,11 @@ def click(browser, selector, number=0):
 
 
 def test_in_a_browser_all_images_load_without_a_complaint(opened):
-    assert opened.execute_script("return [...document.querySelectorAll('.stack img')].every(img => img.naturalWidth > 10)")
-    assert opened.execute_script("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
-                                 ) == 0
+    assert opened.execute_script(
+        "return [...document.querySelectorAll('.stack img')].every(img => img.naturalWidth > 10)")
+    assert opened.execute_script(
+        "return performance.getEntriesByType('resource')"
+        ".filter(e => !e.name.startsWith('data:')).length") == 0
     assert opened.get_log("browser") == []
 
 
@@ -170,7 +194,8 @@ def test_in_a_browser_names_keys_and_clicks_flip_the_image(opened):
     assert np.array_equal(seen(opened), restored)
     ActionChains(opened).send_keys(Keys.SPACE).perform()
     assert np.array_equal(seen(opened), original)
-    ActionChains(opened).send_keys("3").move_to_element(opened.find_element("css selector", "button[data-kind='1']")).perform()
+    button = opened.find_element("css selector", "button[data-kind='1']")
+    ActionChains(opened).send_keys("3").move_to_element(button).perform()
     assert np.array_equal(seen(opened), spline)  # while the pointer stays
     ActionChains(opened).move_to_element(opened.find_element("css selector", "h3")).perform()
     assert np.array_equal(seen(opened), restored)
@@ -184,7 +209,8 @@ def test_in_a_browser_sliders_and_arrows_move_through_slices(opened, axis):
     from selenium.webdriver import ActionChains, Keys
     before = seen(opened, axis)
     slider = opened.find_elements("css selector", "input[type=range]")[axis]
-    opened.execute_script("arguments[0].value = 3; arguments[0].dispatchEvent(new Event('input'))", slider)
+    opened.execute_script(
+        "arguments[0].value = 3; arguments[0].dispatchEvent(new Event('input'))", slider)
     opened.implicitly_wait(0.1)
     moved, label = seen(opened, axis), opened.find_elements("css selector", "output")[axis].text
     assert not np.array_equal(before, moved)
@@ -195,7 +221,11 @@ def test_in_a_browser_sliders_and_arrows_move_through_slices(opened, axis):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_the_page_follows_light_and_dark(opened, scheme):
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    colours = opened.execute_script("const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]")
-    ink, paper = (np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]) for colour in colours)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+        "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    colours = opened.execute_script(
+        "const style = getComputedStyle(document.body);"
+        "return [style.color, style.backgroundColor]")
+    ink, paper = (np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
+                  for colour in colours)
     assert (paper - ink > 150) if scheme == "light" else (ink - paper > 150)

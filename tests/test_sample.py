@@ -1,4 +1,4 @@
-"""sample.py: the mask, the checks on what is downloaded, and what is left behind when the download fails."""
+"""sample.py: the mask, the checks on what is downloaded, what a failing download leaves behind."""
 
 import gzip
 import hashlib
@@ -51,7 +51,8 @@ def test_shift_is_read_off_the_affines():
 
 @pytest.mark.parametrize(
     "affine",
-    [grid((0.5, 0, 0)), grid((0, 0, 0), 2), np.diag([-1.0, 1.0, 1.0, 1.0]), np.eye(4)[[1, 0, 2, 3]]],
+    [grid((0.5, 0, 0)), grid((0, 0, 0), 2), np.diag([-1.0, 1.0, 1.0, 1.0]),
+     np.eye(4)[[1, 0, 2, 3]]],
     ids=["half a voxel", "other voxel size", "flipped", "axes swapped"],
 )
 def test_grids_that_differ_by_more_than_whole_voxels_are_refused(affine):
@@ -59,7 +60,8 @@ def test_grids_that_differ_by_more_than_whole_voxels_are_refused(affine):
         sample.voxel_shift(affine, np.eye(4))
 
 
-@pytest.mark.parametrize("shift", [(0, 0, 0), (2, 1, 0), (-2, 1, -3), (4, -5, 2), (50, 0, 0), (0, -50, 0)])
+@pytest.mark.parametrize(
+    "shift", [(0, 0, 0), (2, 1, 0), (-2, 1, -3), (4, -5, 2), (50, 0, 0), (0, -50, 0)])
 @pytest.mark.parametrize("shape", [(5, 6, 7), (9, 3, 12)])
 def test_shifted_mask_equals_its_naive_twin(shift, shape):
     mask = np.random.default_rng(0).random((5, 6, 7)) < 0.5
@@ -73,7 +75,8 @@ def test_masking_keeps_header_type_and_values_inside_the_brain():
     brain = sample.mask_head(head, template)
     inside = np.zeros(head.shape, bool)
     inside[1:3, 1:3, 1:3] = True  # the template's brain at 2:4, its origin one voxel further out
-    np.testing.assert_array_equal(np.asanyarray(brain.dataobj), np.where(inside, np.asanyarray(head.dataobj), 0))
+    expected = np.where(inside, np.asanyarray(head.dataobj), 0)
+    np.testing.assert_array_equal(np.asanyarray(brain.dataobj), expected)
     assert brain.header == head.header
     np.testing.assert_array_equal(brain.affine, head.affine)
 
@@ -82,7 +85,7 @@ def test_masking_keeps_header_type_and_values_inside_the_brain():
 
 
 def small_images():
-    """A head of ones to 120 on a 4 x 5 x 6 grid, and a template of which 2 x 2 x 2 voxels are brain."""
+    """A 4 x 5 x 6 head of 1 to 120, and a template of which 2 x 2 x 2 voxels are brain."""
     voxels = np.arange(1, 121, dtype=np.uint8).reshape(4, 5, 6)
     head = nibabel.Nifti1Image(voxels, grid((-1, -1, -1)))
     head.set_sform(head.affine, code=4)
@@ -134,12 +137,14 @@ def fake_pip(monkeypatch):
 
 
 def run_main(tmp_path):
-    return sample.main(["--train_dir", str(tmp_path / "train"), "--test_dir", str(tmp_path / "test")])
+    folders = ["--train_dir", str(tmp_path / "train"), "--test_dir", str(tmp_path / "test")]
+    return sample.main(folders)
 
 
 def test_writes_both_volumes_and_nothing_else(tmp_path, fake_pip, capsys):
     assert run_main(tmp_path) == 0
-    train, test = tmp_path / "train" / sample.TRAIN_SAMPLE.name, tmp_path / "test" / sample.TEST_SAMPLE.name
+    train = tmp_path / "train" / sample.TRAIN_SAMPLE.name
+    test = tmp_path / "test" / sample.TEST_SAMPLE.name
     assert sorted(files_under(tmp_path)) == sorted([train, test])
     assert train.read_bytes() == fake_pip.files["nilearn"][1]
     head, _ = small_images()
@@ -159,7 +164,9 @@ def test_second_run_fetches_nothing(tmp_path, fake_pip, capsys):
     assert "Already there" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("spoil", [lambda content: content[:50], lambda content: b"not gzip", lambda content: b""])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda content: content[:50], lambda content: b"not gzip", lambda content: b""])
 def test_damaged_volume_is_replaced(tmp_path, fake_pip, spoil):
     assert run_main(tmp_path) == 0
     path = tmp_path / "test" / sample.TEST_SAMPLE.name
@@ -211,13 +218,14 @@ def test_failing_write_leaves_nothing_under_a_final_name(tmp_path, monkeypatch):
 
 def command_line(*words, **environment):
     command = [sys.executable, str(ROOT / "sample.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, env={**sample.os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True,
+                          env={**sample.os.environ, **environment})
 
 
 def test_help_loads_neither_numpy_nor_nibabel():
-    code = (
-        "import sys, sample\ntry: sample.main(['--help'])\nfinally: assert not {'numpy', 'nibabel'} & set(sys.modules)"
-    )
+    code = ("import sys, sample\n"
+            "try: sample.main(['--help'])\n"
+            "finally: assert not {'numpy', 'nibabel'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--train_dir" in done.stdout
 

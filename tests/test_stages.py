@@ -11,25 +11,19 @@ import pytest
 from conftest import assert_one_line, golden_figures, run_command, write_nifti
 from synthetic import brain, command, save, start
 
-from filter_constant import PRESETS, Settings, UserError
-from get_lar import best_spline, degrade, make_pair
+from filter_constant import PRESETS, Settings
+from machine.errors import UserError
+from get_lar import best_spline, make_pair
+from synthetic import degrade
 from matrix_compute import Gram
-from octahedral import REACH, classify, describe, turned_offsets
-from restore import restore, upscale
-from stages import (
-    Stage,
-    accumulate_stage,
-    apply_stage,
-    draw,
-    held_out,
-    plant,
-    restore_stages,
-    scene_of,
-    solve_stage,
-    stage_taps,
-)
-from tree import quantile_tree, tree_of
-from util import load_filters, save_filters
+from octahedral.features import REACH, classify, features_of_voxels, turned_offsets
+from restoring import restore, upscale
+from matrix_compute import Stage
+from octahedral.ridge import solve_stage
+from octahedral.stages import apply_stage, held_out, restore_stages, scene_of, stage_taps, stage_tree, survey
+from synthetic import accumulate_stage
+from octahedral.tree import quantile_tree, tree_of
+from disk.filters import load_filters, save_filters
 
 BEST = Settings(**PRESETS["best"] | {"leaves": 8, "stages": 2})
 SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
@@ -49,7 +43,7 @@ def stage_gram(tree, number, settings):
 def learn(pairs, settings):
     stages = []
     for number in range(settings.stages):
-        tree = plant([draw(pair, stages, settings, 20_000, str(n)) for n, pair in enumerate(pairs)], settings)
+        tree = stage_tree([survey(pair, stages, settings, 20_000, str(n)) for n, pair in enumerate(pairs)], settings)
         gram = stage_gram(tree, number, settings)
         for n, pair in enumerate(pairs):
             accumulate_stage(stages, gram, pair, tree, settings, str(n))
@@ -83,7 +77,7 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
     settings = replace(QUICK_SETTINGS, sample_rate=rate)
     scene = scene_of(pair, restore_stages(pair, stages[:number], settings), settings)
     voxels = np.flatnonzero(scene.mask)
-    tree = quantile_tree(describe(scene, voxels)[0])
+    tree = quantile_tree(features_of_voxels(scene, voxels)[0])
     gram = stage_gram(tree, number, settings)
     accumulate_stage(stages[:number], gram, pair, tree, settings, "a")
     leaf, orientation = classify(scene, voxels, tree)
@@ -98,7 +92,7 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
 
 
 def test_sums_are_the_same_for_any_number_of_threads_and_in_two_parts(pair, stages, monkeypatch):
-    tree = stages[0].tree
+    tree = stages[0].classes
     grams = [stage_gram(tree, 0, QUICK_SETTINGS) for _ in range(3)]
     accumulate_stage([], grams[0], pair, tree, QUICK_SETTINGS, "a")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -156,7 +150,7 @@ def test_a_leaf_without_samples_has_the_filter_of_its_parent():
 
 def test_auto_takes_the_ridge_that_misses_the_held_out_voxels_by_least():
     gram, rows = random_sums(TREE, taps=20)
-    _, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=0.0))
+    _, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=None))
     assert ridge == min(missed, key=missed.get) and len(missed) >= 5
     for weight, value in missed.items():
         filters = literal_filters(rows[:3], weight)
@@ -166,7 +160,7 @@ def test_auto_takes_the_ridge_that_misses_the_held_out_voxels_by_least():
 
 def test_where_nothing_is_held_out_auto_takes_the_usual_ridge():
     gram, rows = random_sums(TREE, empty=(3, 4, 5))
-    weights, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=0.0))
+    weights, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=None))
     assert ridge == 300 and not missed
     np.testing.assert_allclose(weights, literal_filters(rows[:3], 300.0), rtol=1e-4, atol=1e-5)
 
@@ -185,7 +179,7 @@ def test_a_stage_gives_each_voxel_the_filter_of_its_leaf_turned_its_way(pair, st
     scene = scene_of(pair, restore_stages(pair, stages[:number], QUICK_SETTINGS), QUICK_SETTINGS)
     result = np.pad(apply_stage(scene, stages[number], number, QUICK_SETTINGS), REACH).reshape(-1)
     voxels = np.flatnonzero(scene.mask)[::97]
-    leaf, orientation = classify(scene, voxels, stages[number].tree)
+    leaf, orientation = classify(scene, voxels, stages[number].classes)
     rows = rows_of(scene, pair.hr, voxels, orientation, number, QUICK_SETTINGS)[:, :-1]
     expected = scene.estimate.reshape(-1)[voxels] + (rows * stages[number].weights[leaf]).sum(1)
     np.testing.assert_allclose(result[voxels], expected, atol=1e-5)
@@ -193,7 +187,7 @@ def test_a_stage_gives_each_voxel_the_filter_of_its_leaf_turned_its_way(pair, st
 
 def test_stages_learned_on_a_brain_restore_another_better_than_the_best_spline(pair, stages):
     other = make_pair(np.ascontiguousarray(golden_figures(2).volume[10:40, 12:42, 10:40]), QUICK_SETTINGS)
-    spline, mask = best_spline(other, QUICK_SETTINGS), other.mask
+    spline, mask = best_spline(other), other.mask
     errors = [float(np.mean((volume - other.hr)[mask] ** 2)) for volume in (spline, other.lr, restore(other, stages,
                                                                                                       QUICK_SETTINGS))]
     assert errors[2] < errors[1] < errors[0], errors
@@ -219,7 +213,7 @@ def test_factors_may_differ_by_axis():
     settings = replace(QUICK_SETTINGS, factor=(1, 1, 4), lr_type="average", grid="edges")
     pair = make_pair(piece(), settings)
     learned = learn([pair], settings)
-    error = [float(np.mean((volume - pair.hr)[pair.mask] ** 2)) for volume in (best_spline(pair, settings),
+    error = [float(np.mean((volume - pair.hr)[pair.mask] ** 2)) for volume in (best_spline(pair),
                                                                                restore(pair, learned, settings))]
     assert error[1] < error[0]
 
@@ -243,9 +237,9 @@ def test_stages_are_read_as_they_were_written(stages, tmp_path):
     settings = replace(QUICK_SETTINGS, arrays_dir=str(tmp_path))
     save_filters(stages, settings, ["a.nii.gz"])
     found, learned = load_filters(Settings(arrays_dir=str(tmp_path)), {"arrays_dir"})
-    assert (learned.feature_space, learned.stages, learned.ridge) == ("octahedral", 2, 0)
+    assert (learned.feature_space, learned.stages, learned.ridge) == ("octahedral", 2, None)
     for one, other in zip(stages, found, strict=True):
-        for written, read in zip((one.weights, *one.tree), (other.weights, *other.tree)):
+        for written, read in zip((one.weights, *one.classes), (other.weights, *other.classes)):
             np.testing.assert_array_equal(read, written)
 
 
@@ -264,7 +258,7 @@ def test_spoiled_stages_are_refused_by_name(stages, tmp_path, name, spoil):
         array[0, -1] = np.nan if spoil == "nan" else 0
         np.save(path, array)
     if spoil == "child" and name.startswith("tree"):  # even where the digest was made to fit
-        from files import file_digest
+        from disk.files import file_digest
         about = json.loads((tmp_path / "settings_2.json").read_text())
         about["sha256"][name] = file_digest(path)
         (tmp_path / "settings_2.json").write_text(json.dumps(about))

@@ -8,12 +8,13 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import hashtable
-import threads
-from filter_constant import Settings, UserError
+from machine import threads
+from filter_constant import Settings
+from machine.errors import UserError
 from get_lar import make_pair
 from hashtable import Boundaries
-from matrix_compute import apply_filters
-from threads import in_turn
+from apply_filters import apply_filters
+from machine.threads import in_turn
 
 NUMBERS = (1, 2, 5)
 

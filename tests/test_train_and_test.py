@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, SMALL, assert_one_line, golden_figures, load_script, run_command, write_nifti
 
 from filter_constant import command_line
-from util import load_filters
+from disk.filters import load_filters
 
 OBLIQUE = np.array([[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]])  # and flipped
 
@@ -30,16 +30,17 @@ def learn(folders, arrays, *options):
     """train.py with small filters, in this process, which saves two seconds; returns filters, boundaries and settings."""
     settings, given = command_line("train", ["--train_dir", str(folders.train), "--arrays_dir", str(arrays), *SMALL,
                                              *map(str, options)])
-    assert load_script("train").learn(settings, given) == 0
+    assert load_script("train").main(settings, given) == 0
     filters, settings = load_filters(settings, set())
-    return *filters, settings
+    (boundaries, h), = filters
+    return h, boundaries, settings
 
 
 def restore(folders, arrays, result, *options):
     """test.py in this process; returns the restored volume and its row of figures."""
     settings, given = command_line("test", ["--test_dir", str(folders.test), "--arrays_dir", str(arrays),
                                             "--result_dir", str(result), *map(str, options)])
-    assert load_script("test").restore(settings, given) == 0
+    assert load_script("test").main(settings, given) == 0
     folder, = result.iterdir()
     return nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32), read_rows(folder / "metrics.csv")[0]
 
@@ -229,12 +230,12 @@ def test_train_file_max_takes_the_first_by_name(folders, tmp_path):
 
 def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path):
     from get_lar import make_pair
-    from volumes import uncrop
+
 
     plain, _ = restore(folders, learned.arrays, tmp_path / "plain")
     data = nib.load(folders.test / "c.nii.gz").get_fdata(dtype=np.float32)
     pair = make_pair(data, learned.settings)
-    lr = uncrop(pair.lr, pair, data.shape)
+    lr = pair.whole(pair.lr)
     shares = []
     for threshold in (0, 10, 26):
         blended, _ = restore(folders, learned.arrays, tmp_path / f"t{threshold}", "--blend_threshold", threshold)
@@ -312,5 +313,5 @@ def test_volumes_of_one_name_in_several_folders_all_get_a_result(folders, learne
         (tmp_path / "test" / subject / "T1w.nii.gz").write_bytes((folders.test / "c.nii.gz").read_bytes())
     settings, given = command_line("test", ["--test_dir", str(tmp_path / "test"), "--arrays_dir", str(learned.arrays),
                                             "--result_dir", str(tmp_path / "result")])
-    load_script("test").restore(settings, given)
+    load_script("test").main(settings, given)
     assert len(list((tmp_path / "result").rglob("T1w.nii.gz"))) == 2

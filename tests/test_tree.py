@@ -3,8 +3,8 @@ import naive
 import numpy as np
 import pytest
 
-from octahedral import FEATURES
-from tree import QUANTILE_SPLITS, Tree, errors_left, grow, quantile_tree, read_tree
+from octahedral.features import BEND, FEATURE_NAMES, MEAN
+from octahedral.tree import QUANTILE_SPLITS, Tree, errors_left, grow, quantile_tree, read_tree
 
 RANDOM = np.random.default_rng(0)
 
@@ -16,9 +16,9 @@ def leaves_of(tree, features):
 def two_laws(n=6000, seed=1):
     """Samples whose linear law depends on two features only: 'bend' above 0.3, and there 'mean' above -0.2."""
     random = np.random.default_rng(seed)
-    features = random.standard_normal((n, len(FEATURES))).astype(np.float32)
+    features = random.standard_normal((n, len(FEATURE_NAMES))).astype(np.float32)
     taps = random.standard_normal((n, 4))
-    bend, mean = features[:, FEATURES.index("bend")] > 0.3, features[:, FEATURES.index("mean")] > -0.2
+    bend, mean = features[:, BEND] > 0.3, features[:, MEAN] > -0.2
     laws = np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, -1, 3]])
     target = (taps * laws[np.where(bend, np.where(mean, 2, 1), 0)]).sum(1) + random.normal(0, 0.1, n)
     return features, np.column_stack([taps, target]).astype(np.float32)
@@ -28,13 +28,13 @@ def test_a_tree_finds_the_features_that_matter_and_where():
     features, samples = two_laws()
     tree = grow(features, samples, 3)
     assert tree.leaves == 3 and len(tree.leaf) == 5
-    assert {FEATURES[f] for f in tree.feature[tree.feature >= 0]} == {"bend", "mean"}
-    thresholds = {FEATURES[f]: t for f, t in zip(tree.feature, tree.threshold) if f >= 0}
+    assert {FEATURE_NAMES[f] for f in tree.feature[tree.feature >= 0]} == {"bend", "mean"}
+    thresholds = {FEATURE_NAMES[f]: t for f, t in zip(tree.feature, tree.threshold) if f >= 0}
     assert abs(thresholds["bend"] - 0.3) < 0.15 and abs(thresholds["mean"] + 0.2) < 0.25
 
 
 def test_a_tree_does_not_depend_on_the_threads_and_grows_by_adding_leaves(monkeypatch):
-    import tree as module
+    from octahedral import tree as module
     features, samples = two_laws()
     first = grow(features, samples, 12)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -64,7 +64,7 @@ def test_too_few_samples_or_none_to_gain_from_leave_one_leaf():
 
 
 def test_quantile_classes_hold_about_as_many_voxels_each():
-    features = RANDOM.standard_normal((14400, len(FEATURES))).astype(np.float32)
+    features = RANDOM.standard_normal((14400, len(FEATURE_NAMES))).astype(np.float32)
     tree = quantile_tree(features)
     assert tree.leaves == np.prod([parts for _, parts in QUANTILE_SPLITS]) == 144
     counts = np.bincount(leaves_of(tree, features), minlength=144)
@@ -72,7 +72,8 @@ def test_quantile_classes_hold_about_as_many_voxels_each():
 
 
 def test_quantile_classes_of_few_or_equal_voxels_are_a_tree_all_the_same():
-    for features in (np.zeros((50, len(FEATURES)), np.float32), RANDOM.standard_normal((3, len(FEATURES))).astype(np.float32)):
+    few = RANDOM.standard_normal((3, len(FEATURE_NAMES))).astype(np.float32)
+    for features in (np.zeros((50, len(FEATURE_NAMES)), np.float32), few):
         tree = read_tree(quantile_tree(features)._asdict())
         assert 0 <= leaves_of(tree, features).min() and leaves_of(tree, features).max() < tree.leaves
 
@@ -85,7 +86,8 @@ def test_a_tree_is_read_as_it_was_written():
 
 
 @pytest.mark.parametrize("spoil", [
-    {"feature": [len(FEATURES), -1, -1]}, {"feature": [-2, -1, -1]}, {"threshold": [float("nan"), 0, 0]},
+    {"feature": [len(FEATURE_NAMES), -1, -1]}, {"feature": [-2, -1, -1]},
+    {"threshold": [float("nan"), 0, 0]},
     {"child": [[0, 2], [0, 0], [0, 0]]}, {"child": [[1, 1], [0, 0], [0, 0]]}, {"child": [[1, 3], [0, 0], [0, 0]]},
     {"leaf": [-1, 0, 0]}, {"leaf": [0, 1, 2]}, {"leaf": [-1, 0]}, {"child": [[1, 2]]}, {"feature": []},
     {"feature": [0, 0, -1], "leaf": [-1, -1, 0]},

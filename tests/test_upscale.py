@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 import test as script
-from filter_constant import Settings, UserError, command_line
-from get_lar import best_spline, degrade, interpolate, kspace_kept, make_fine, make_pair
+from filter_constant import Settings, command_line
+from machine.errors import UserError
+from degradation import kspace_kept
+from get_lar import best_spline, make_fine, make_pair
+from synthetic import degrade, interpolate
 from hashtable import Boundaries
-from matrix_compute import Filters, apply_filters
-from restore import upscale
-from util import load_filters, save_filters
+from apply_filters import apply_filters
+from synthetic import one_stage
+from restoring import upscale
+from disk.filters import load_filters, save_filters
 
 HERE = Path(__file__).resolve().parent.parent
 SETTINGS = Settings(filter_len=5, grad_len=5)
@@ -41,13 +45,13 @@ def filters(settings, centre=1.0, seed=None):
 @pytest.fixture
 def restored(tmp_path):
     """Run test.py --upscale on images and return what it wrote, by name."""
-    save_filters(Filters(filters(SETTINGS), BOUNDARIES), dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")), [])
+    save_filters(one_stage(filters(SETTINGS), BOUNDARIES), dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")), [])
     (tmp_path / "in").mkdir()
 
     def run(images, *options):
         for name, image in images.items():
             nib.save(image, tmp_path / "in" / name)
-        status = script.restore(*command_line("test", [
+        status = script.main(*command_line("test", [
             "--upscale", "--no-report", "--arrays_dir", str(tmp_path / "arrays"), "--test_dir", str(tmp_path / "in"),
             "--result_dir", str(tmp_path / "out"), *options]))
         assert status == 0
@@ -58,7 +62,7 @@ def restored(tmp_path):
 
 def test_constant_volumes_stay_constant_up_to_their_faces():
     settings = dataclasses.replace(SETTINGS, factor=(2, 1, 3))
-    fine = upscale(np.full((9, 8, 7), 37.5, np.float32), Filters(filters(settings, seed=1), BOUNDARIES), settings)
+    fine = upscale(np.full((9, 8, 7), 37.5, np.float32), one_stage(filters(settings, seed=1), BOUNDARIES), settings)
     assert fine.shape == (18, 8, 21)
     assert np.allclose(fine, 37.5, rtol=1e-5)
 
@@ -66,15 +70,15 @@ def test_constant_volumes_stay_constant_up_to_their_faces():
 def test_voxels_near_the_faces_are_filtered_too():
     low = landscape()
     settings = dataclasses.replace(SETTINGS, grid="edges")
-    doubled = upscale(low, Filters(filters(settings, centre=1.1), BOUNDARIES), settings)
-    kept = upscale(low, Filters(filters(settings), BOUNDARIES), settings)
+    doubled = upscale(low, one_stage(filters(settings, centre=1.1), BOUNDARIES), settings)
+    kept = upscale(low, one_stage(filters(settings), BOUNDARIES), settings)
     touched = doubled != kept
     assert touched[kept > 0].mean() > 0.99  # but for what is clipped at the top
 
 
 def test_the_background_is_the_volumes_own():
     low = landscape()
-    fine = upscale(low, Filters(filters(SETTINGS, seed=2), BOUNDARIES), SETTINGS)
+    fine = upscale(low, one_stage(filters(SETTINGS, seed=2), BOUNDARIES), SETTINGS)
     assert not fine[:7, :9, :11].any()
     assert fine[9:, 11:, 13:].all()
 
@@ -87,13 +91,13 @@ def test_bright_voxels_above_the_clip_stay_bright():
     assert make_fine(low, settings).scale < 4001
     low[10, 10, 9] = 20_000
     assert make_fine(low, settings).scale < 4001
-    fine = upscale(low, Filters(filters(settings), BOUNDARIES), settings)
+    fine = upscale(low, one_stage(filters(settings), BOUNDARIES), settings)
     assert fine.max() == interpolate(low, fine.shape, settings).max() > 10_000
 
 
 def test_scaling_intensities_scales_the_result():
     low = landscape()
-    learned = Filters(filters(SETTINGS, seed=3), BOUNDARIES)
+    learned = one_stage(filters(SETTINGS, seed=3), BOUNDARIES)
     once, often = (upscale(low * np.float32(gain), learned, SETTINGS) for gain in (1, 1000))
     assert np.allclose(once * 1000, often, rtol=1e-4, atol=1e-2)
 
@@ -105,9 +109,9 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
         image = landscape(4, (40, 42, 44))
         image[image > 0] = np.clip(image[image > 0], 100, 250)
         h, pair = filters(settings, seed=5), make_pair(image, settings)
-        evaluated = np.zeros(pair.shape, np.float32)
+        evaluated = np.zeros(pair.operator.shape, np.float32)
         evaluated[pair.box] = apply_filters(pair.lr, h, BOUNDARIES, settings) * pair.scale
-        fine = upscale(pair.low, Filters(h, BOUNDARIES), settings)
+        fine = upscale(pair.low, one_stage(h, BOUNDARIES), settings)
         inner = (slice(16, 28),) * 3
         # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change bucket.
         assert np.abs(fine - evaluated)[inner].max() < 0.01 * pair.scale, options
@@ -123,7 +127,7 @@ def test_an_axis_of_factor_one_is_left_untouched(lr_type, keep):
     fine = interpolate(low, profile.shape, settings)
     assert np.allclose(fine, profile, atol=1e-3 * profile.max())
     pair = make_pair(np.pad(image, 6), settings)
-    assert best_spline(pair, settings).shape == pair.hr.shape == pair.lr.shape
+    assert best_spline(pair).shape == pair.hr.shape == pair.lr.shape
 
 
 def test_block_means_keep_the_mean():
@@ -154,7 +158,7 @@ def test_k_space_of_the_published_third_is_refused_where_the_factor_is_not_three
     settings = dataclasses.replace(SETTINGS, lr_type="kspace")
     with pytest.raises(ValueError, match="--kspace_keep auto"):
         make_fine(landscape(), settings)
-    assert make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3))).shape == (42, 45, 48)
+    assert make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3))).whole_shape == (42, 45, 48)
 
 
 def test_filters_learned_for_another_lr_type_are_refused(tmp_path, restored):
@@ -191,7 +195,7 @@ def test_a_series_is_restored_volume_by_volume(restored):
     assert fine.shape == (18, 16, 14, 3)
     assert fine.header.get_zooms()[3] == 1.5 and fine.header.get_xyzt_units() == ("mm", "sec")
     for n, volume in enumerate(volumes):
-        assert np.array_equal(fine.get_fdata()[..., n], upscale(volume, Filters(filters(SETTINGS), BOUNDARIES), SETTINGS))
+        assert np.array_equal(fine.get_fdata()[..., n], upscale(volume, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS))
 
 
 def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
@@ -203,7 +207,7 @@ def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
     assert fine["plain.nii.gz"].get_data_dtype() == np.int16 and fine["scaled.nii"].get_data_dtype() == np.uint16
     assert (fine["scaled.nii"].dataobj.slope, fine["scaled.nii"].dataobj.inter) == (0.25, 0)
     voxels = np.asarray(scaled.dataobj, np.float32) * np.float32(0.25)
-    expected = upscale(voxels, Filters(filters(SETTINGS), BOUNDARIES), SETTINGS)
+    expected = upscale(voxels, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS)
     assert np.abs(fine["scaled.nii"].get_fdata() - expected).max() <= 0.126
     assert restored({}, "--suffix", "_f")["plain_f.nii.gz"].get_data_dtype() == np.float32
 

@@ -14,12 +14,13 @@ import pytest
 from conftest import one_line
 from synthetic import filter_paths
 
-from files import write_whole
+from disk.files import write_whole
 from filter_constant import Settings
 from hashtable import Boundaries
-from matrix_compute import Filters
-from util import brain_mask, figures, load_filters, metrics_row, save_filters, write_metrics
-from volumes import write_volume
+from synthetic import one_stage
+from disk.filters import load_filters, save_filters
+from report.figures import brain_mask, figures, metrics_row, write_metrics
+from disk.volumes import write_volume
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 
@@ -33,7 +34,7 @@ def saved(tmp_path):
     rng = np.random.default_rng(47)
     h = rng.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
     boundaries = Boundaries(np.array([0.001, 0.02]), np.array([0.25, 0.5]))
-    save_filters(Filters(h, boundaries), settings, ["a.nii.gz", "sub/b.nii.gz"])
+    save_filters(one_stage(h, boundaries), settings, ["a.nii.gz", "sub/b.nii.gz"])
     return SimpleNamespace(h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings))
 
 
@@ -48,16 +49,16 @@ def test_filters_lie_under_their_published_names(saved):
 
 def test_filters_of_several_factors_lie_side_by_side(saved):
     other = replace(saved.settings, factor=(1, 1, 4))
-    save_filters(Filters(saved.h, saved.boundaries), other, [])
+    save_filters(one_stage(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
     assert load_filters(other, {"factor"})[1].factor == (1, 1, 4) and load_filters(saved.settings, set())[1].factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
     learned = replace(saved.settings, sharpen=True, seed=3, solver="cg", lr_type="kspace")
-    save_filters(Filters(saved.h, saved.boundaries), learned, [])
+    save_filters(one_stage(saved.h, saved.boundaries), learned, [])
     plain = Settings(arrays_dir=saved.settings.arrays_dir, test_dir="elsewhere", blend_threshold=7)
-    (h, boundaries), settings = load_filters(plain, set())
+    ((boundaries, h),), settings = load_filters(plain, set())
     np.testing.assert_array_equal(h, saved.h)
     for read, written in zip(boundaries, saved.boundaries):
         np.testing.assert_array_equal(read, written)
@@ -179,11 +180,11 @@ def test_ssim_in_parts_is_that_of_the_whole():
 def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_volume():
     hr = np.ones((12, 13, 14), np.float32)
     hr[6, 6, 6] = 0
-    pair = SimpleNamespace(hr=hr, box=(slice(2, 14), slice(0, 13), slice(0, 14)), shape=(16, 13, 30))
+    pair = SimpleNamespace(hr=hr, box=(slice(2, 14), slice(0, 13), slice(0, 14)), operator=SimpleNamespace(shape=(16, 13, 30)))
     mask = brain_mask(pair)
     assert mask.sum() == 6 * 3 * 9 - 1  # 3 to 8 along the first axis, 5 to 7, 5 to 13
     assert mask[3, 5, 5] and mask[8, 7, 13] and not mask[2, 5, 5] and not mask[9, 5, 5] and not mask[6, 6, 6]
-    tiny = SimpleNamespace(hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, shape=(8, 8, 8))
+    tiny = SimpleNamespace(hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, operator=SimpleNamespace(shape=(8, 8, 8)))
     assert brain_mask(tiny).sum() == 8**3 - 1
 
 
@@ -207,7 +208,7 @@ def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
         write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)))
         write_whole(tmp_path / "report.html", "text")
         write_metrics(tmp_path / "metrics.csv", [{"volume": "x.nii.gz"}])
-        save_filters(Filters(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2))),
+        save_filters(one_stage(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2))),
                      replace(SMALL, arrays_dir=str(tmp_path)), [])
     finally:
         os.umask(before)

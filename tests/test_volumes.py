@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import one_line, write_nifti
 
-from volumes import find_volumes, read_volume, uncrop, write_volume
+from disk.volumes import find_volumes, read_volume, write_volume
 
 
 def rotation(degrees, axis):
@@ -178,9 +178,9 @@ def test_result_may_have_any_name(tmp_path, name):
 
 
 def test_uncropping_puts_voxels_back_at_their_place_and_scale():
-    pair = SimpleNamespace(box=(slice(2, 5), slice(0, 4), slice(1, 3)), scale=250.0)
     cropped = np.random.default_rng(46).random((3, 4, 2), np.float32)
-    volume = uncrop(cropped, pair, (7, 6, 5))
+    pair = LRVolume(cropped, cropped, None, (slice(2, 5), slice(0, 4), slice(1, 3)), (7, 6, 5), 250.0, cropped > 0)
+    volume = pair.whole(cropped)
     assert volume.shape == (7, 6, 5) and volume.dtype == np.float32
     np.testing.assert_array_equal(volume[2:5, 0:4, 1:3], cropped * np.float32(250))
     assert np.count_nonzero(volume) == np.count_nonzero(cropped)

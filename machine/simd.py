@@ -1,8 +1,9 @@
 """Sixteen float32 numbers at a time, for kernels that numba compiles.
 
-Left to itself the compiler turns the loops over a patch into gathers of single voxels; these few operations on vectors say
-what is meant. They are LLVM's own, so every processor takes them: in one AVX-512 register, in two of AVX2, in four of SSE
-or NEON. Arrays are addressed flat, whatever their shape, and must be C-contiguous; nothing checks bounds.
+Left to itself, the compiler turns the loops over a patch into gathers of single voxels; these few
+operations on vectors say what is meant. They are LLVM's own, so every processor runs them: in one
+AVX-512 register, in two of AVX2, in four of SSE or NEON. Arrays are addressed flat, whatever their
+shape, and must be C-contiguous; nothing checks bounds.
 """
 from llvmlite import ir
 from numba import njit, types
@@ -36,15 +37,20 @@ def _address(context, builder, signature, arguments):
 @intrinsic
 def zeros(typing):
     """Sixteen zeros."""
-    return Vector()(), lambda context, builder, signature, arguments: ir.Constant(VECTOR, [0.0] * LANES)
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(VECTOR, [0.0] * LANES)
+
+    return Vector()(), generate
 
 
 @intrinsic
 def splat(typing, value):
     """One number, sixteen times."""
     def generate(context, builder, signature, arguments):
-        nothing, first = ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INDEX, LANES), [0] * LANES)
-        return builder.shuffle_vector(builder.insert_element(nothing, arguments[0], INDEX(0)), nothing, first)
+        nothing = ir.Constant(VECTOR, ir.Undefined)
+        one = builder.insert_element(nothing, arguments[0], INDEX(0))
+        first = ir.Constant(ir.VectorType(INDEX, LANES), [0] * LANES)
+        return builder.shuffle_vector(one, nothing, first)
 
     return Vector()(types.float32), generate
 
@@ -73,22 +79,25 @@ def multiply_add(typing, a, b, c):
     """``a * b + c``, rounded once where the processor can."""
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32"), arguments)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32")
+        return builder.call(function, arguments)
 
     return Vector()(a, b, c), generate
 
 
 @intrinsic
 def total(typing, vector):
-    """The sum of the sixteen, halves first."""
+    """The sum of the sixteen: its halves are added, and so on."""
     def generate(context, builder, signature, arguments):
         rest, lanes = arguments[0], LANES
+
+        def part(first):
+            chosen = ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes)))
+            return builder.shuffle_vector(rest, ir.Constant(rest.type, ir.Undefined), chosen)
+
         while lanes > 1:
             lanes //= 2
-            low, high = (builder.shuffle_vector(rest, ir.Constant(rest.type, ir.Undefined),
-                                                ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes))))
-                         for first in (0, lanes))
-            rest = builder.fadd(low, high)
+            rest = builder.fadd(part(0), part(lanes))
         return builder.extract_element(rest, INDEX(0))
 
     return types.float32(vector), generate
@@ -96,7 +105,19 @@ def total(typing, vector):
 
 @njit(cache=True, error_model="numpy")
 def correlate(x, start, step, weights, result, place, count):
-    """``result[place + k] = sum over t of weights[t] * x[start + k + t * step]``, k to `count`, rounded up to whole vectors."""
+    """Correlate a flat array with weights that lie `step` apart.
+
+    ``result[place + k] = sum over t of weights[t] * x[start + k + t * step]`` for k below `count`,
+    rounded up to whole vectors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, result = np.arange(40, dtype=np.float32), np.zeros(16, np.float32)
+    >>> correlate(x, 0, 2, np.array([0.5, 0.5], np.float32), result, 0, 3)
+    >>> result[:3]  # x[k] and x[k + 2]
+    array([1., 2., 3.], dtype=float32)
+    """
     for k in range(0, count, LANES):
         found = zeros()
         for t in range(weights.size):

@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
-from filter_constant import UserError, first_line
-from memory import GB, VOXEL_BYTES, free_memory
+from machine.errors import UserError, first_line
+from machine.memory import GB, VOXEL_BYTES, free_memory
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for

@@ -1,4 +1,4 @@
-"""Where to compute: on the CPU, or on the graphics cards that CuPy finds. CuPy is imported when it is asked for."""
+"""The graphics cards that CuPy finds. CuPy is imported when it is asked for."""
 import contextlib
 import importlib.util
 import os
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from filter_constant import UserError, first_line
-from gpu_compute import gather_rows, patch_offsets
+from machine.errors import UserError, first_line
+from gpu.compute import gather_rows, patch_offsets
 
 
 class Card(NamedTuple):
@@ -20,65 +20,59 @@ class Card(NamedTuple):
     free: Callable  # () -> bytes that arrays may still take
     release: Callable  # () -> None; gives back what deleted arrays took
     name: str
-    use: Callable = contextlib.nullcontext  # () -> a context in which this is the card that the thread works on
+    # () -> a context in which this is the card that the thread works on.
+    use: Callable = contextlib.nullcontext
 
 
-def choose_cards(settings, most=None):
-    """The cards to work on, none for the CPU; says in one line which were taken, and why.
+def find_cards(device, most=None):
+    """The cards to work on, none for the CPU, and why.
 
     Parameters
     ----------
-    settings : Settings
+    device : {"auto", "gpu"}
     most : int, optional
         So many are enough; by default all are taken.
 
     Returns
     -------
     cards : list of Card
+    why : str
 
     Raises
     ------
     UserError
-        If --device gpu finds none.
+        If `device` is "gpu" and there is none.
     """
-    cards, why = find_cards(settings, most)
-    what = "CPU" if not cards else "GPU" if len(cards) == 1 else f"{len(cards)} GPUs"
-    print(f"Device: {what}, {why}", flush=True)
-    return cards
-
-
-def find_cards(settings, most=None):
-    """The cards, if any, and why."""
-    if settings.device == "cpu":
-        return [], "as --device asks for"
-    if settings.feature_space == "octahedral":
-        return [], "where filters of the octahedral space are learned and applied, whatever --device says"
     try:
         # Looking is quick; importing CuPy takes half a second.
         if importlib.util.find_spec("cupy") is None:
             raise ImportError("CuPy is not installed, see requirements-gpu.txt")
         cards, left_out = cupy_cards(most)
     except Exception as fault:  # of a driver or a library, each with a class of its own
-        if settings.device == "gpu":
-            raise UserError(f"argument --device: no GPU to work on: {first_line(fault)}; mend that, or leave --device "
-                            "out") from fault
+        if device == "gpu":
+            raise UserError(f"argument --device: no GPU to work on: {first_line(fault)}; mend "
+                            "that, or leave --device out") from fault
         return [], f"since there is no GPU to work on: {first_line(fault)}"
-    return cards, "; ".join([card.name for card in cards] + [f"left out: {fault}" for fault in left_out])
+    names = [card.name for card in cards] + [f"left out: {fault}" for fault in left_out]
+    return cards, "; ".join(names)
 
 
 def cupy_cards(most=None):
-    """The cards that CUDA_VISIBLE_DEVICES names, in its order, and what is wrong with each that is left out.
+    """The cards that CUDA_VISIBLE_DEVICES names, in its order, and what is wrong with the others.
 
     Raises
     ------
     Exception
         Of CuPy's, a driver's or a compiler's own class, if there is none to work on.
     """
-    os.environ["CUPY_TF32"] = "0"  # or a user's 1 would round what is multiplied to eleven bits; read at the first product
+    # Or a user's 1 would round what is multiplied to eleven bits; read at the first product.
+    os.environ["CUPY_TF32"] = "0"
+    # Here: CuPy is not always there, and takes half a second.
     import cupy
 
     if not cupy.is_available():
-        raise OSError(f"CuPy {cupy.__version__} finds no NVIDIA GPU with a driver for its version of CUDA")
+        raise OSError(f"CuPy {cupy.__version__} finds no NVIDIA GPU with a driver for its version "
+                      "of CUDA")
     cards, faults = [], []
     for number in range(cupy.cuda.runtime.getDeviceCount()):
         if len(cards) == most:
@@ -94,12 +88,14 @@ def cupy_cards(most=None):
 
 def cupy_card(cupy, number):
     """One card, after a small trial."""
+    # Here, as CuPy itself.
     from cupyx.scipy.linalg import solve_triangular
 
     device, pool = cupy.cuda.Device(number), cupy.get_default_memory_pool()
     name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
     free, total = device.mem_info
-    card = Card(cupy, cupy.asnumpy, solve_triangular, lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
+    card = Card(cupy, cupy.asnumpy, solve_triangular,
+                lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
                 f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}",
                 lambda: cupy.cuda.Device(number))  # a new one each time: threads must not share it
     try:
@@ -111,13 +107,18 @@ def cupy_card(cupy, number):
 
 
 def try_out(card):
-    """Call each library once: a missing one is found here, not after an hour, and has its memory before any is planned."""
+    """Call each library once.
+
+    A missing one is found here, not after an hour, and has its memory before any is planned.
+    """
     xp = card.xp
     cube, at = xp.asarray(np.ones((3, 3, 3), np.float32)), xp.asarray(np.array([13], np.int32))
-    rows = gather_rows(xp, cube.ravel(), cube.ravel(), at, xp.asarray(patch_offsets(cube.shape, 3)), False)
+    offsets = xp.asarray(patch_offsets(cube.shape, 3))
+    rows = gather_rows(xp, cube.ravel(), cube.ravel(), at, offsets, False)
     sums = xp.zeros(rows.shape[1]**2)
     sums += (rows.T @ rows).ravel()
     factor = xp.linalg.cholesky(xp.asarray(4 * np.eye(2)[None]))
-    half = card.to_host(card.solve_triangular(factor[0], factor[0, 0], trans="T", lower=True, check_finite=False))
+    half = card.to_host(card.solve_triangular(factor[0], factor[0, 0], trans="T", lower=True,
+                                              check_finite=False))
     if not np.allclose(half, [1, 0]) or not np.allclose(card.to_host(sums), 1):
         raise OSError("it computes nonsense; see to its driver")

@@ -6,8 +6,8 @@ import socket
 import time
 from pathlib import Path
 
-from files import TEMPORARY, make_folder
-from filter_constant import CannotWrite, UserError
+from disk.files import TEMPORARY, make_folder
+from machine.errors import CannotWrite, UserError
 
 
 @contextlib.contextmanager

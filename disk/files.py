@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from filter_constant import CannotWrite, first_line
+from machine.errors import CannotWrite, first_line
 
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"  # what a file is called while it is written, see `whole_file`
 JSON_BYTES = 64 << 20  # a larger one is not ours
@@ -111,3 +111,7 @@ def file_digest(path):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_json(path, content):
+    write_whole(path, json.dumps(content, indent=1) + "\n")

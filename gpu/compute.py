@@ -1,50 +1,40 @@
-"""What is done with filters on graphics cards: sum the Gram matrices, solve for the filters, apply them.
+"""The engine of graphics cards: sum the Gram matrices, solve for the filters, apply them.
 
-Each function takes the card as a value. Its array module `xp` is CuPy or, in tests, NumPy: there is one code for both, and
-arrays pass between card and main memory by ``xp.asarray`` and ``card.to_host`` alone. Which card CuPy works on is a matter
-of the thread: what works on one begins with ``with card.use()``.
+Each function takes the card as a value. Its array module `xp` is CuPy or, in tests, NumPy: there is
+one code for both, and arrays pass between card and main memory by ``xp.asarray`` and
+``card.to_host`` alone. Which card CuPy works on is a matter of the thread: what works on one begins
+with ``with card.use()``.
 
-Features and buckets stay on the CPU (hashtable.py). As in matrix_compute.py, products are float32, of at most `BLOCK`
-samples at a time, and sums float64; filters differ from the CPU's by rounding.
+Features and buckets stay on the CPU (hashtable.py). As in matrix_compute.py, products are float32,
+of at most `BLOCK` samples at a time, and sums float64; filters differ from the CPU's by rounding.
 """
 import contextlib
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 
-from filter_constant import UserError
-from get_lar import Pair
-from matrix_compute import BLOCK, TILE, by_bucket, draw_samples
+from apply_filters import TILE
+from machine.errors import UserError
+from matrix_compute import BLOCK, bucket_order
 
-BATCH = 32  # filters solved for at a time, where they fit: their sums, 7 MB each, are copied in main memory
+BATCH = 32  # filters solved at a time, where they fit: their sums, 7 MB each, are copied
 LEAST_BLOCK = 16  # samples or voxels at a time; where not even these fit, the card is of no use
-FREE_SHARE = 0.85  # of the free memory is planned with: the rest is for the libraries, and lost between arrays
-WORK_BYTES = 64 << 20  # for a block of samples: places, patches, product, 24 MB at 1024 patches of 11^3
-TOO_FULL = "the GPU has too little free memory; close other programs that use it, or take --device cpu"
+FREE_SHARE = 0.85  # of the free memory: the rest is for the libraries, and lost between arrays
+WORK_BYTES = 64 << 20  # for a block of samples: places, patches, product; 24 MB at 1024 of 11^3
+TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or take "
+            "--device cpu")
 
 
-# ---------------------------------------------------------------------------------------------- learning
+# ----------------------------------------------------------------------------------------- learning
 
-class Drawn(NamedTuple):
-    """What of a volume goes to the card."""
+class Cards:
+    """Graphics cards as an engine, like `engine.CPU`.
 
-    pair: Pair
-    voxels: np.ndarray  # (n,) int64, flat indices
-    bucket: np.ndarray  # (n,) int32
-
-
-def draw(pair, boundaries, settings, name, wanted=None):
-    """The samples of a volume and their buckets, found on the CPU; arguments as of `matrix_compute.accumulate`."""
-    return Drawn(pair, *draw_samples(pair, boundaries, settings, name, wanted))
-
-
-class CardSums:
-    """Gram matrices that grow on cards, a volume on each, until they are added to those in main memory.
-
-    How `train.sum_samples` gets samples into the sums, from a thread for each card and one more: that one prepares a volume
-    while the cards sum the others.
+    Gram matrices grow on the cards, a volume on each, until they are added to those in main memory.
+    A training works in a thread for each card and one more: that one prepares a volume while the
+    cards sum the others. Solving and applying use the first card.
 
     Parameters
     ----------
@@ -53,14 +43,14 @@ class CardSums:
         Samples multiplied at a time.
     """
 
-    prepare = staticmethod(draw)
-
     def __init__(self, cards, block=BLOCK):
         lock = Lock()
         self.streams, self.idle = [Stream(card, lock, block) for card in cards], SimpleQueue()
         self.ahead, self.fault = len(cards), None
         for stream in self.streams:
             self.idle.put(stream)
+        self.ridge_filters = partial(ridge_filters, cards[0])
+        self.filter_voxels = partial(filter_voxels, cards[0])
 
     @contextlib.contextmanager
     def place(self):
@@ -78,7 +68,8 @@ class CardSums:
     def settled(self, gram):
         """Inside, no card is amid a volume, and `gram` has what all of them have summed.
 
-        Raises what ended the summing of a volume: part of it may be in the sums, so that they are not to be saved.
+        Raises what ended the summing of a volume: part of it may be in the sums, so that they are
+        not to be saved.
         """
         taken = [self.idle.get() for _ in self.streams]
         try:
@@ -95,8 +86,9 @@ class CardSums:
 class Stream:
     """One card's part of the sums.
 
-    On the card lie the packed lower triangles of some buckets: of all where they fit, else of one group after another. Its
-    memory may be scarcer than was planned: then the group is halved, and what is left to do goes on.
+    On the card lie the packed lower triangles of some buckets: of all where they fit, else of one
+    group after another. Its memory may be scarcer than was planned: then the group is halved, and
+    what is left to do goes on.
 
     Attributes
     ----------
@@ -109,17 +101,17 @@ class Stream:
         self.card, self.lock, self.block, self.most = card, lock, block, None
         self.buckets, self.packed, self.touched = range(0), None, set()
 
-    def accumulate(self, gram, drawn, boundaries, settings, name, advance=lambda samples: None, wanted=None):
-        """Add a volume's samples; the sums of `gram` itself have them after `settle` only. As `matrix_compute.accumulate`."""
-        order, ends = by_bucket(drawn.bucket - gram.first, len(gram.count))
-        voxels = drawn.voxels[order]
-        reached = ends[:-1].copy()  # per bucket, the first sample that is not added yet
+    def add(self, gram, drawn, settings, advance=lambda samples: None):
+        """Add a volume's samples, as `engine.CPU.add`.
+
+        The sums of `gram` itself have them after `settle` only.
+        """
+        reached = drawn.ends[:-1].copy()  # per bucket, the first sample that is not added yet
         with self.card.use():
-            while if_it_fits(self._add, gram, drawn.pair, voxels, reached, ends[1:], settings, advance) is None:
+            while if_it_fits(self._add, gram, drawn, reached, settings, advance) is None:
                 self._shrink(gram)
         with self.lock:
-            gram.count += np.diff(ends)
-        return voxels.size
+            gram.count += np.diff(drawn.ends)
 
     def settle(self, gram):
         """Add what lies on the card to the sums in main memory."""
@@ -130,19 +122,21 @@ class Stream:
                 self.packed[:] = 0
         self.touched, self.buckets = set(), range(0)
 
-    def _add(self, gram, pair, voxels, reached, ends, settings, advance):
-        """Add samples bucket after bucket, and note in `reached` how far that went; returns that."""
-        xp = self.card.xp
-        lr, hr = xp.asarray(pair.lr.reshape(-1)), xp.asarray(pair.hr.reshape(-1))
-        voxels = xp.asarray(voxels.astype(index_type(pair.lr)))
-        offsets = xp.asarray(patch_offsets(pair.lr.shape, settings.filter_len))
+    def _add(self, gram, drawn, reached, settings, advance):
+        """Add samples bucket after bucket; note in `reached` how far that went, and return it."""
+        xp, ends, volume = self.card.xp, drawn.ends[1:], drawn.volume
+        lr, hr = xp.asarray(volume.lr.reshape(-1)), xp.asarray(volume.hr.reshape(-1))
+        voxels = xp.asarray(drawn.voxels.astype(index_type(volume.lr)))
+        offsets = xp.asarray(patch_offsets(volume.lr.shape, settings.filter_len))
         lower = xp.asarray(lower_triangle(gram.side))
         for b in np.flatnonzero(reached < ends).tolist():
-            sums = self._sums_of(b, gram, 2 * pair.lr.nbytes)
+            sums = self._sums_of(b, gram, 2 * volume.lr.nbytes)
             while reached[b] < ends[b]:
                 stop = min(reached[b] + self.block, ends[b])
-                rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets, settings.solver == "ridge")
-                sums += xp.take(rows.T @ rows, lower)  # float32 to float64; all of the block or, out of memory, nothing
+                rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets,
+                                   settings.solver == "ridge")
+                # float32 to float64; all of the block or, out of memory, nothing.
+                sums += xp.take(rows.T @ rows, lower)
                 advance(stop - reached[b])
                 reached[b] = stop
         return reached
@@ -187,23 +181,34 @@ def if_it_fits(work, *arguments):
 
 
 def patch_offsets(shape, length):
-    """How far each voxel of a cubic patch is from its centre in the flat volume: (P,) int32, in C order."""
+    """How far each voxel of a cubic patch is from its centre in the flat volume.
+
+    Returns
+    -------
+    ndarray of int32, shape (P,), in C order
+    """
     reach = np.arange(length) - length // 2
-    return ((reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + reach).ravel().astype(np.int32)
+    offsets = (reach[:, None, None] * shape[1] + reach[:, None]) * shape[2] + reach
+    return offsets.ravel().astype(np.int32)
 
 
 def index_type(volume):
-    """What holds a flat index: half the bytes where that does, since places are most of what a gather writes."""
+    """What holds a flat index: half the bytes where that does.
+
+    Places are most of what a gather writes.
+    """
     return np.int32 if volume.size < 1 << 31 else np.int64
 
 
 def lower_triangle(side):
-    """Flat places of a square matrix's lower triangle, row after row, int32: how `Gram` packs it."""
+    """Flat places of a square matrix's lower triangle, row after row: as `Gram` packs it; int32."""
     return np.flatnonzero(np.tri(side, dtype=bool)).astype(np.int32)
 
 
 def gather_rows(xp, lr, hr, voxels, offsets, centred):
-    """Rows [patch, target] of voxels of flat volumes; centred: less the LR voxel at the patch's centre, both.
+    """Rows [patch, target] of voxels of flat volumes.
+
+    Centred: less the LR voxel at the patch's centre, both.
 
     Returns
     -------
@@ -217,12 +222,16 @@ def gather_rows(xp, lr, hr, voxels, offsets, centred):
     return rows
 
 
-# ---------------------------------------------------------------------------------------------- solving
+# ------------------------------------------------------------------------------------------ solving
 
 def ridge_filters(card, gram, buckets, weight, g0, g, advance):
-    """As `matrix_compute.ridge_filters`, a batch of buckets at a time; half as many where memory does not suffice."""
+    """As `matrix_compute.ridge_filters`, a batch of buckets at a time.
+
+    Half as many where memory does not suffice.
+    """
     with card.use():
-        most = min(max(int(FREE_SHARE * card.free() / (6 * 8 * gram.side**2)), 1), BATCH)  # matrices, factors, their making
+        each = 6 * 8 * gram.side**2  # bytes: matrices, factors, their making
+        most = min(max(int(FREE_SHARE * card.free() / each), 1), BATCH)
         while buckets.size:
             batch = buckets[:most]
             found = if_it_fits(solve_batch, card, gram.packed[batch], gram.side, weight, g0)
@@ -253,25 +262,31 @@ def solve_batch(card, packed, side, weight, g0):
     matrices[:, xp.asarray(lower_triangle(side))] = xp.asarray(packed)
     matrices[:, :-1:side + 1] += weight  # the diagonal of Q
     matrices[:, -side:-1] += weight * xp.asarray(g0)  # V stands in the last row
-    matrices[:, -1] = 2 * matrices[:, -1] + float(weight * (g0 @ g0) + 1)  # keeps the whole positive definite, see there
+    # Keeps the whole positive definite, see there.
+    matrices[:, -1] = 2 * matrices[:, -1] + float(weight * (g0 @ g0) + 1)
     factors = xp.linalg.cholesky(matrices.reshape(-1, side, side))
     g = xp.empty((len(packed), side - 1))
     for n in range(len(packed)):
-        g[n] = card.solve_triangular(factors[n, :-1, :-1], factors[n, -1, :-1], trans="T", lower=True, check_finite=False)
+        g[n] = card.solve_triangular(factors[n, :-1, :-1], factors[n, -1, :-1], trans="T",
+                                     lower=True, check_finite=False)
     g = card.to_host(g)
     if not np.isfinite(g).all():  # CuPy's cholesky says nothing
         raise np.linalg.LinAlgError("matrix is not positive definite")
     return g
 
 
-# ---------------------------------------------------------------------------------------------- applying
+# ----------------------------------------------------------------------------------------- applying
 
 def filter_voxels(card, lr, voxels, bucket, h, filter_len):
-    """As `matrix_compute.filter_voxels`, bucket after bucket; fewer voxels at a time where memory does not suffice."""
-    order, ends = by_bucket(bucket, len(h))
+    """As `apply_filters.filter_voxels`, bucket after bucket.
+
+    Fewer voxels at a time where memory does not suffice.
+    """
+    order, ends = bucket_order(bucket, len(h))
     voxels, tile = voxels[order], TILE
     with card.use():
-        while (sr := if_it_fits(_filter_voxels, card, lr, voxels, ends, h, filter_len, tile)) is None:
+        while (sr := if_it_fits(_filter_voxels, card, lr, voxels, ends, h, filter_len,
+                                tile)) is None:
             tile //= 2
             if tile < LEAST_BLOCK:
                 raise UserError(TOO_FULL)

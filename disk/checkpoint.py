@@ -22,12 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from files import array_header, make_folder, read_json, whole_file
-from filter_constant import CannotWrite, UserError, checked_settings, first_line
+from disk.files import array_header, make_folder, read_json, whole_file
+from filter_constant import checked_settings
+from machine.errors import CannotWrite, UserError, first_line
 from hashtable import Boundaries
 from matrix_compute import Gram
-from memory import GB, row_bytes
-from volumes import relative_name
+from machine.memory import GB, row_bytes
+from disk.volumes import relative_name
 
 FORMAT = 2
 FILE_BYTES = 128 << 20  # of sums in one file: large enough to write at full speed, small enough to write a second time
@@ -87,8 +88,8 @@ class Checkpoint:
         Known with the classes.
     """
 
-    def __init__(self, settings, sums=None):
-        self.settings, self.sums = settings, sums or sums_of_boundaries(settings)
+    def __init__(self, settings, sums):
+        self.settings, self.sums = settings, sums
         self.folder = Path(settings.arrays_dir, self.sums.folder)
         self.key, self.classes, self.sources = None, None, []
         self.buckets = self.taps = self.step = 0

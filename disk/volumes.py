@@ -11,9 +11,9 @@ import numpy as np
 from isal import igzip
 from tqdm import tqdm
 
-from files import whole_file
-from filter_constant import UserError, one_line
-from nifti_check import checked_image, clean_voxels, read_voxels
+from disk.files import whole_file
+from machine.errors import UserError, one_line
+from disk.nifti_check import checked_image, clean_voxels, read_voxels
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
@@ -187,7 +187,7 @@ def target_paths(volumes, folder, settings):
     return targets
 
 
-def companions(targets):
+def sidecar_names(targets):
     """The name that the picture and the record of each result carry, without their endings.
 
     The result's own name without .nii or .nii.gz; with it, where two results in one folder differ in nothing else.

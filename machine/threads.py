@@ -1,4 +1,7 @@
-"""Work in as many threads as there are cores. The kernels release the interpreter's lock, so threads are all it takes."""
+"""Work in as many threads as there are cores.
+
+The kernels release the interpreter's lock, so threads suffice.
+"""
 import contextlib
 import os
 from collections import deque
@@ -10,7 +13,10 @@ from threadpoolctl import threadpool_limits
 
 
 def thread_count():
-    """How many threads to work in: OMP_NUM_THREADS where it is set, else a thread to each core this process may use."""
+    """How many threads to work in.
+
+    OMP_NUM_THREADS where that is set, else one for each core that this process may use.
+    """
     with contextlib.suppress(ValueError):
         if (wanted := int(os.environ.get("OMP_NUM_THREADS", 0))) > 0:
             return wanted
@@ -25,15 +31,18 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     Parameters
     ----------
     tasks : iterable
-        None is no task.
+        None of them may be None.
     work : callable
         What it does must not depend on the order of the tasks.
     buffers : callable, optional
+        Returns a tuple or list of what a thread works in.
     blas : bool, optional
-        Whether the work calls BLAS or LAPACK. These then work in the calling thread alone, so that results do not depend on
-        the number of threads. Finding their libraries takes a millisecond, which other work need not wait for.
+        Whether the work calls BLAS or LAPACK. These then work in the calling thread alone, so that
+        results do not depend on the number of threads. Finding their libraries takes a millisecond,
+        which other work need not wait for.
     """
-    tasks, alone = list(tasks), threadpool_limits(1, "blas") if blas else contextlib.nullcontext()
+    tasks = list(tasks)
+    alone = threadpool_limits(1, "blas") if blas else contextlib.nullcontext()
     threads = min(thread_count(), len(tasks))
     if threads <= 1:
         with alone:
@@ -53,7 +62,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     with alone, ThreadPoolExecutor(threads) as workers:
         try:
             list(workers.map(worker, range(threads)))
-        except BaseException:  # Ctrl-C: leave nothing to do, so that the threads end after the task at hand
+        except BaseException:  # Ctrl-C: empty the queue, so that threads end after the task at hand
             with contextlib.suppress(Empty):
                 while True:
                     queue.get_nowait()
@@ -70,7 +79,13 @@ def in_turn(work, items, ahead=0):
     work : callable
     items : iterable
     ahead : int
-        How many of the next items are worked on meanwhile, each in a thread of its own. With none, the call does the work.
+        How many of the next items are worked on meanwhile, each in a thread of its own. With 0, it
+        is the call that does the work.
+
+    Examples
+    --------
+    >>> [(item, result()) for item, result in in_turn(len, ["a", "bcd"], ahead=1)]
+    [('a', 1), ('bcd', 3)]
     """
     if not ahead:
         for item in items:
@@ -88,6 +103,12 @@ def in_turn(work, items, ahead=0):
 
 
 def spans(count, at_most):
-    """Cut ``range(count)`` into (start, stop) of about equal length, none longer than `at_most`."""
+    """Cut ``range(count)`` into (start, stop) of about equal length, none longer than `at_most`.
+
+    Examples
+    --------
+    >>> spans(10, 4)
+    [(0, 3), (3, 6), (6, 10)]
+    """
     pieces = -(-count // at_most)
     return [(count * n // pieces, count * (n + 1) // pieces) for n in range(pieces)]

@@ -1,0 +1,290 @@
+"""How a low-resolution volume comes from a high-resolution one, as an operator.
+
+A degradation is linear and separable: along each axis it is a small matrix D. What belongs to it
+stands together here: degrading, bringing the low-resolution (LR) volume back to the fine grid,
+where fine voxels lie, the matrix of an axis, its adjoint, and what the LR volume says back of the
+fine one. A further type of LR volume is one more class, and one more row of
+tests/test_degradation.py.
+"""
+import numpy as np
+import scipy.fft
+
+from back_projection import Projection, SpectrumProjection, middle
+from spline import apply_operators, banded, spacing_and_start, upsample, zoom_matrix, zoom_operator
+
+KSPACE_BACKGROUND = 0.02  # of the range: darker voxels of a k-space volume are background
+
+
+def degradation_of(shape, settings, low_shape=None):
+    """The operator of these settings for a fine grid.
+
+    Parameters
+    ----------
+    shape : tuple of three int
+        Of the fine volume; multiples of the factor.
+    settings : Settings
+    low_shape : tuple of three int, optional
+        Of an LR volume that is there already; by default what degrading gives.
+
+    Returns
+    -------
+    Degradation
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from filter_constant import Settings
+    >>> operator = degradation_of((4, 4, 8), Settings(factor=(1, 1, 4), lr_type="average"))
+    >>> operator.degrade(np.arange(128, dtype=np.float32).reshape(4, 4, 8))[0, 0]
+    array([1.5, 5.5], dtype=float32)
+    """
+    operator = OPERATORS[settings.lr_type](shape, settings)
+    operator.low_shape = low_shape or operator.low_shape
+    return operator
+
+
+class Degradation:
+    """What turns a fine volume into a low-resolution one, and what goes with that.
+
+    Parameters
+    ----------
+    shape : tuple of three int
+        Of the fine volume; multiples of the factor.
+    settings : Settings
+
+    Attributes
+    ----------
+    shape, low_shape : tuple of three int
+        Of the fine and of the LR volume.
+    grid : {"centers", "edges", "first"}
+        How the two lie to each other, see `spline.spacing_and_start`.
+    """
+
+    least_side = 1  # voxels along an axis of the fine volume
+    masked = True  # whether, in learning and evaluating, the brain's outline is that of HR
+
+    def __init__(self, shape, settings):
+        self.shape, self.factor, self.settings = tuple(shape), settings.factor, settings
+        self.low_shape = tuple(side // f for side, f in zip(shape, settings.factor, strict=True))
+        self.grid = settings.grid
+
+    # ---- from fine to low
+
+    def matrix(self, axis):
+        """The matrix D along an axis, shape (side of low, side of fine), float64 or complex128.
+
+        An axis whose factor is 1 is left alone: the identity.
+        """
+        raise NotImplementedError
+
+    def forward(self, image):
+        """D applied to a fine volume along all axes; float32 or complex64."""
+        return apply_operators(image, [banded(self.matrix(axis)) for axis in range(3)])
+
+    def adjoint(self, low):
+        """The transpose of D applied to an LR volume: <D x, y> = <x, D' y>."""
+        return apply_operators(low, [banded(self.matrix(axis).T) for axis in range(3)])
+
+    def degrade(self, image):
+        """The LR volume of a fine one: `forward`, and what a scanner does beyond."""
+        return self.forward(image)
+
+    # ---- from low to fine
+
+    def interpolate(self, low):
+        """Bring an LR volume to the fine grid: the LR volume of the method. Not below zero."""
+        if self.settings.start == "quadratic":  # published: without prefilter, so blurred
+            return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
+        return upsample(low, self.shape, order=3, grid=self.grid)
+
+    def spline(self, low, order=5):
+        """What a user would pick without filters: the spline through the LR volume."""
+        return upsample(low, self.shape, order, grid=self.grid)
+
+    def step_and_start(self, axis):
+        """Step between fine voxels along an axis and place of the first, in LR voxels."""
+        return spacing_and_start(self.low_shape[axis], self.shape[axis], self.grid)
+
+    def fine_to_low(self):
+        """The matrix from fine voxels to those of the LR volume, shape (4, 4)."""
+        matrix = np.eye(4)
+        for axis in range(3):
+            matrix[axis, axis], matrix[axis, 3] = self.step_and_start(axis)
+        return matrix
+
+    def nearest(self, low):
+        """The LR voxels as they are, on the fine grid."""
+        places = []
+        for axis, (side, fine) in enumerate(zip(low.shape, self.shape, strict=True)):
+            step, start = self.step_and_start(axis)
+            at = np.floor(start + step * np.arange(fine) + 0.5).astype(int)
+            places.append(np.clip(at, 0, side - 1))
+        return low[np.ix_(*places)]
+
+    def outline(self, hr, lr):
+        """The brain, as far as it is known to learning and evaluating: ndarray of bool.
+
+        Parameters
+        ----------
+        hr, lr : ndarray of float32
+            The original and its interpolated LR volume, both in [0, 1].
+        """
+        return hr != 0
+
+    def check_upscaling(self):
+        """Refuse what a truly low-resolution volume cannot be: raises ValueError."""
+        for axis, (side, factor) in enumerate(zip(self.low_shape, self.factor, strict=True)):
+            if factor > 1 and side < 2:
+                raise ValueError(f"axis {axis} has one slice, nothing to interpolate between; "
+                                 "learn with factor 1 there")
+
+    # ---- what the LR volume says back
+
+    def consistency(self, low, box, mask):
+        """What an LR volume says of the fine one.
+
+        Parameters
+        ----------
+        low : ndarray
+            As `degrade` gives it, in [0, 1].
+        box : tuple of three slice
+            Where in the fine volume estimates lie.
+        mask : ndarray of bool, shape of the box
+            Where the fine volume may be other than zero.
+
+        Returns
+        -------
+        back_projection.DataConsistency
+        """
+        return Projection(low, [self.matrix(axis) for axis in range(3)], box, mask)
+
+
+class SplineZoom(Degradation):
+    """The published one: ``scipy.ndimage.zoom`` of order 2 without prefilter, axis by axis."""
+
+    how = {"order": 2, "prefilter": False}
+
+    def matrix(self, axis):
+        return zoom_matrix(self.shape[axis], self.low_shape[axis], **self.how, grid=self.grid)
+
+    def forward(self, image):
+        sides = zip(self.shape, self.low_shape, strict=True)
+        return apply_operators(image, [zoom_operator(*pair, **self.how, grid=self.grid)
+                                       for pair in sides])
+
+
+class BlockMean(Degradation):
+    """The mean of each block of voxels: what a thick slice with a box profile measures."""
+
+    def __init__(self, shape, settings):
+        super().__init__(shape, settings)
+        self.grid = "edges"
+
+    def matrix(self, axis):
+        factor = self.factor[axis]
+        return np.kron(np.eye(self.low_shape[axis]), np.full(factor, 1 / factor))
+
+    def forward(self, image):
+        (x, y, z), (a, b, c) = self.low_shape, self.factor
+        return image.reshape(x, a, y, b, z, c).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+class TruncatedSpectrum(Degradation):
+    """The middle of the centred spectrum. `forward` gives the spectrum itself, complex64.
+
+    With ``--kspace_keep third`` that is the LR volume, as published, whatever the factor. With
+    ``auto`` the LR volume is the magnitude image of it: all that a scanner hands out, and so all
+    that upscaling has.
+    """
+
+    least_side = 6
+    masked = False  # the published k-space volume is not
+
+    def __init__(self, shape, settings):
+        super().__init__(shape, settings)
+        self.kept = [kspace_kept(side, factor, settings.kspace_keep)
+                     for side, factor in zip(shape, self.factor, strict=True)]
+        self.low_shape = tuple(stop - start for start, stop in self.kept)
+        self.grid = "first"
+
+    def matrix(self, axis):
+        side, (start, stop) = self.shape[axis], self.kept[axis]
+        frequency = np.arange(start, stop)[:, None] - side // 2
+        return np.exp(-2j * np.pi * frequency * np.arange(side) / side) / side
+
+    def forward(self, image):
+        return spectrum_of(image)[tuple(slice(*kept) for kept in self.kept)]
+
+    def adjoint(self, low):
+        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(low)), workers=-1)
+        return filled  # 1 / N of the inverse transform is that of `forward`
+
+    def degrade(self, image):
+        spectrum = self.forward(image)
+        return spectrum if self.settings.kspace_keep == "third" else magnitude_of(spectrum)
+
+    def interpolate(self, low):
+        """Fill the spectrum with zeros: fine voxel i lies at ``i * n_low / n_fine``.
+
+        Of a spectrum (complex `low`) the magnitude is taken, as published. Of an image the real
+        part, which counts the highest frequency of an even side half to either end; negatives
+        become 0.
+        """
+        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(spectrum_of(low))), workers=-1)
+        filled *= np.float32(np.prod(self.shape))
+        return np.abs(filled) if np.iscomplexobj(low) else np.clip(filled.real, 0, None)
+
+    def spline(self, low, order=5):
+        return super().spline(magnitude_of(low) if np.iscomplexobj(low) else low, order)
+
+    def outline(self, hr, lr):
+        # There, no more than the LR volume shows is known of the brain's outline.
+        return lr > KSPACE_BACKGROUND
+
+    def check_upscaling(self):
+        super().check_upscaling()
+        for factor in self.factor:
+            if factor not in (1, 3) and self.settings.kspace_keep == "third":
+                raise ValueError("the filters were learned for the middle third of the spectrum; "
+                                 f"upscaling by {factor} keeps 1/{factor} of it: learn with "
+                                 "--kspace_keep auto")
+
+    def consistency(self, low, box, mask):
+        spectrum = spectrum_of(low) * np.float32(np.prod(self.shape))
+        return SpectrumProjection(spectrum, self.shape, box, np.ones_like(mask))
+
+    def _filled(self, spectrum):
+        """A spectrum with zeros around it, up to the fine shape."""
+        filled = np.zeros(self.shape, np.complex64)
+        filled[middle(self.shape, spectrum.shape)] = spectrum
+        return filled
+
+
+OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": TruncatedSpectrum}
+
+
+def kspace_kept(side, factor, keep):
+    """First and last-plus-one index of an axis's centred spectrum that are kept.
+
+    ``third`` is the published one, whatever the factor; ``auto`` keeps side / factor. A factor of 1
+    keeps all.
+    """
+    if factor == 1:
+        return 0, side
+    if keep == "third":
+        return side // 2 - side // 6, side // 2 + side // 6
+    start = side // 2 - side // factor // 2
+    return start, start + side // factor
+
+
+def spectrum_of(volume):
+    """The centred spectrum of a volume, divided by its voxels; a complex volume is that already."""
+    if np.iscomplexobj(volume):
+        return volume
+    return scipy.fft.fftshift(scipy.fft.fftn(volume, workers=-1)) / np.float32(volume.size)
+
+
+def magnitude_of(spectrum):
+    """The magnitude image of what `spectrum_of` gives."""
+    image = scipy.fft.ifftn(scipy.fft.ifftshift(spectrum), workers=-1)
+    return np.abs(image) * np.float32(spectrum.size)

@@ -1,0 +1,164 @@
+"""Filters and the settings they were learned with: the only file that knows the layout of arrays/."""
+import contextlib
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from disk.files import array_header, file_digest, make_folder, read_json, whole_file, write_json
+from filter_constant import Settings, checked_settings
+from machine.errors import UserError, first_line, one_line
+from structure import structure_of
+
+FORMAT = 3  # of the saved settings
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters of the project
+
+
+def settings_path(settings):
+    """Where the settings lie that filters were learned with."""
+    return Path(settings.arrays_dir, f"settings_{settings.tag}.json")
+
+
+def save_filters(stages, settings, volumes):
+    """Write filters and the settings they were learned with; all plain npy content and JSON.
+
+    Parameters
+    ----------
+    stages : list of Stage
+    settings : Settings
+    volumes : iterable of str
+        Names of those that were learned from.
+    """
+    structure = structure_of(settings)
+    leaves = structure.leaves(stages)
+    make_folder(settings.arrays_dir)
+    about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"),
+             "leaves": leaves, "volumes": [str(name) for name in volumes], "sha256": {}}
+    # All are written before any is renamed. Should a kill fall between two renames, the digests
+    # tell.
+    with contextlib.ExitStack() as written:
+        files = zip(structure.layout(leaves), structure.arrays(stages), strict=True)
+        for (name, *_), array in files:
+            temporary = written.enter_context(whole_file(Path(settings.arrays_dir, name)))
+            with open(temporary, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+            about["sha256"][name] = file_digest(temporary)
+        write_json(settings_path(settings), about)
+
+
+def load_filters(settings, given=frozenset()):
+    """Read filters and what they were learned with.
+
+    Where the usual --arrays_dir holds none for the factor, those that come with the project are
+    taken.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where to look, and for which factor.
+    given : set of str, optional
+        Options that the user gave: they must be those of the filters.
+
+    Returns
+    -------
+    stages : list of Stage
+    settings : Settings
+        With the method and learning of the filters, and where they lie.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, is not what it should be, or was learned with other settings than
+        given.
+
+    Examples
+    --------
+    >>> stages, settings = load_filters(Settings(factor=(1, 1, 4), arrays_dir=str(PRETRAINED)))
+    >>> len(stages), settings.preset
+    (3, 'best')
+    """
+    path = settings_path(settings)
+    if not path.exists() and settings.arrays_dir == Settings.arrays_dir:
+        pretrained = dataclasses.replace(settings, arrays_dir=str(PRETRAINED))
+        if settings_path(pretrained).is_file():
+            return load_filters(pretrained, given)
+    if not path.is_file():
+        others = sorted(p.stem.partition("_")[2] for p in path.parent.glob("settings_*.json"))
+        hint = f"; there are filters for --factor {', '.join(others)}" if others else ""
+        raise UserError(f"{path}: not there{hint or '; run python train.py first'}")
+    learned, digests, leaves = _read_settings(path, settings)
+    for name in sorted(given & set(learned.of_groups("method", "learning"))):
+        theirs, ours = getattr(learned, name), getattr(settings, name)
+        if theirs != ours:
+            raise UserError(f"{path}: learned with --{name} {theirs}, not {ours}; "
+                            "leave the option out, or learn again with it")
+    structure, arrays = structure_of(learned), []
+    for name, shape, dtype in structure.layout(leaves):
+        file = Path(learned.arrays_dir, name)
+        if not file.is_file():
+            raise UserError(f"{file}: not there; run python train.py first")
+        arrays.append(_load_array(file, shape, dtype))
+        if digests.get(name) != file_digest(file):
+            raise UserError(f"{file}: is not the one that {path.name} describes; "
+                            "run python train.py once more")
+    try:
+        return structure.from_arrays(arrays), learned
+    except (ValueError, OverflowError) as fault:
+        raise UserError(f"{path.parent}: {first_line(fault)}; "
+                        "learn again with python train.py") from fault
+
+
+def about_filters(settings):
+    """Where filters lie and what they were learned from, in one line."""
+    path = settings_path(settings)
+    volumes = list(map(str, read_json(path).get("volumes", [])))
+    names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
+    where, more = str(path.parent), ""
+    if path.parent == PRETRAINED:
+        where, more = "those that come with the project", "; see pretrained/README.md"
+    plural = "" if len(volumes) == 1 else "s"
+    return one_line(f"Filters: {where} (preset {settings.preset}), learned from {len(volumes)} "
+                    f"volume{plural} ({names}){more}")
+
+
+def _read_settings(path, settings):
+    """The settings in a file, the digests of the arrays and the sizes of stages, all checked."""
+    try:
+        about = read_json(path)
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}")
+        learned = dataclasses.replace(settings, **checked_settings(about["settings"]))
+        digests, leaves = dict(about["sha256"]), list(about["leaves"])
+        if learned.factor != settings.factor:
+            raise ValueError(f"they are for factor {learned.tag}")
+        structure_of(learned).check_leaves(leaves)
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path}: not settings of this version ({first_line(fault)}); "
+                        "learn again with python train.py") from fault
+    return learned, digests, leaves
+
+
+def _load_array(path, shape, dtype):
+    """Read an array of known shape and type.
+
+    Its header is compared with these and with the file's size first.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = array_header(file)
+            if found != (shape, dtype):
+                raise UserError(f"{path}: holds {found[1]} of shape {found[0]}, not "
+                                f"{np.dtype(dtype)} of {shape}; learn again with python train.py")
+            length = math.prod(shape) * np.dtype(dtype).itemsize
+            if os.fstat(file.fileno()).st_size != file.tell() + length:
+                raise ValueError("its length is wrong")
+            array = np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
+    except (ValueError, OSError, EOFError) as fault:
+        raise UserError(f"{path}: not a whole npy file ({first_line(fault)}); "
+                        "learn again with python train.py") from fault
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: holds values that are not numbers; "
+                        "learn again with python train.py")
+    return array

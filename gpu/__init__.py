@@ -1,0 +1,1 @@
+"""Computing on graphics cards, through CuPy; imported only where one is asked for or may be."""

@@ -1,0 +1,264 @@
+"""The steps of a training: find classes, sum samples, solve, stage after stage.
+
+Both structures are learned by the loop in `learn_stages`. What is summed is kept on disk, so that a
+training that was stopped or killed goes on from there.
+"""
+import hashlib
+import time
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from disk.checkpoint import Checkpoint, Sums, buckets_per_file, fingerprint
+from disk.files import write_whole
+from disk.interrupt import Stop
+from disk.volumes import largest_volume, read_volume, relative_name
+from engine import choose_engine
+from filter_func import sharpen
+from get_lar import make_pair, with_sharp_original
+from machine.errors import CannotWrite, UserError, complain
+from machine.memory import memory_budget
+from machine.progress import progress
+from machine.threads import in_turn
+from matrix_compute import Stage
+from structure import structure_of
+
+
+class Learned(NamedTuple):
+    """What a training ends with."""
+
+    stages: list  # of Stage; those that were finished, where it was stopped
+    counts: list  # of ndarray: samples of each class, per stage
+    failed: set  # of Path: volumes that could not be used
+    checkpoint: Checkpoint  # of the last stage
+    signal: int | None  # what stopped it before the end
+
+
+def learn_stages(volumes, settings):
+    """Learn all stages of the structure that the settings ask for.
+
+    Parameters
+    ----------
+    volumes : list of Path
+    settings : Settings
+
+    Returns
+    -------
+    Learned
+    """
+    structure = structure_of(settings)
+    engine = choose_engine(settings, structure.cpu_only)
+    stages, counts, failed = [], [], set()
+    for number in range(structure.stages):
+        checkpoint = checkpoint_of(structure, stages, settings)
+        if settings.restart:
+            checkpoint.clear()
+        resumed = checkpoint.find()
+        plan = plan_memory(structure, volumes, checkpoint, engine, settings)
+        if number == 0:
+            print(plan, flush=True)
+        if resumed:
+            go_on(checkpoint, volumes, settings)
+        else:
+            begin(checkpoint, structure, volumes, stages, settings)
+        passes = plan.passes or [range(checkpoint.buckets)]
+        gram, faulty, signal = sum_samples(checkpoint, structure, engine, stages, volumes, passes)
+        failed |= faulty
+        if signal:
+            return Learned(stages, counts, failed, checkpoint, signal)
+        solved = solve(checkpoint, structure, engine, checkpoint.groups(passes, gram), settings)
+        del gram  # before the next stage's sums are made
+        stages.append(Stage(checkpoint.classes, solved.weights))
+        counts.append(solved.counts)
+        if solved.remark:
+            print(f"Stage {number + 1}: {solved.remark}", flush=True)
+    return Learned(stages, counts, failed, checkpoint, None)
+
+
+def checkpoint_of(structure, stages, settings):
+    """Where the sums of the stage after `stages` are kept."""
+    number = len(stages)
+    return Checkpoint(settings, Sums(
+        structure.sums_folder(number), structure.read_classes,
+        lambda classes: structure.sums_shape(number, classes), digest_of(stages)))
+
+
+def digest_of(stages):
+    """What stages are recognised by: SHA-256 in hexadecimal, empty for none."""
+    found = hashlib.sha256()
+    for stage in stages:
+        for array in (stage.weights, *stage.classes):
+            found.update(np.ascontiguousarray(array))
+    return found.hexdigest() if stages else ""
+
+
+def plan_memory(structure, volumes, checkpoint, engine, settings):
+    """Lay out the sums; each volume that is worked on ahead takes as much as the one at hand."""
+    step = checkpoint.step or buckets_per_file(settings.buckets, settings.taps)
+    voxels = largest_volume(volumes) * (1 + engine.ahead)
+    return structure.plan(voxels, memory_budget(settings.max_memory), step)
+
+
+def go_on(checkpoint, volumes, settings):
+    """Take up what an earlier run summed, if the volumes in it are the same; say what was found."""
+    checkpoint.compare(volumes, settings.train_dir)
+    done, partly = checkpoint.names()
+    print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
+          + (f", {len(partly)} in part" if partly else ""), flush=True)
+
+
+# ------------------------------------------------------------------------------------------ classes
+
+def begin(checkpoint, structure, volumes, stages, settings):
+    """Find what sorts voxels into classes, and begin the sums with it."""
+    chosen, title = structure.survey_volumes(volumes), structure.survey_title
+    title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
+    surveys, seen, sources, faults = [], 0, [], []
+    with progress(len(chosen), title, "volume", settings.quiet) as bar:
+        for path in chosen:
+            try:
+                pair = read_pair(path, settings)
+            except UserError as fault:
+                faults.append(fault)  # said when this volume was to be summed
+                continue
+            name = relative_name(path, settings.train_dir)
+            found, voxels = structure.survey(pair, stages, name, len(chosen))
+            surveys.append(found)
+            sources.append(path)
+            seen += voxels
+            bar.update()
+            if structure.enough(seen):
+                break
+    if not seen:
+        for fault in faults:
+            complain("train", fault)
+        raise nothing_to_learn_from(settings)
+    title = f"stage {len(stages) + 1}, {structure.classes_title}"
+    quiet = settings.quiet or not structure.classes_title
+    with progress(settings.leaves, title, structure.classes_unit, quiet) as bar:
+        classes = structure.find_classes(surveys, bar.update)
+    checkpoint.begin(classes, [fingerprint(path, settings.train_dir) for path in sources])
+
+
+def nothing_to_learn_from(settings):
+    """The error of a folder in which no volume is of use."""
+    return UserError(f"{settings.train_dir}: no volume in it can be learned from; "
+                     "put volumes of brains in")
+
+
+def read_pair(path, settings):
+    """Read a volume and make its LR counterpart; with --sharpen, sharpen the HR side."""
+    try:
+        pair = make_pair(read_volume(path).data, settings)
+    except ValueError as fault:
+        raise UserError(f"{path}: {fault}") from fault
+    return with_sharp_original(pair, sharpen) if settings.sharpen else pair
+
+
+# ------------------------------------------------------------------------------------ sums, filters
+
+def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
+    """Add the samples of all volumes to the Gram matrices, saving now and then.
+
+    Returns
+    -------
+    gram : Gram
+        Of the last pass: all there is, where there is one pass.
+    failed : set of Path
+        Volumes that could not be used.
+    signal : int or None
+        What stopped it before the end.
+    """
+    settings = checkpoint.settings
+
+    def sum_volume(path):
+        """Add a volume's samples and note that.
+
+        Returns how many these were, None if they are in already; and what was wrong with it.
+        """
+        name = relative_name(path, settings.train_dir)
+        try:
+            record = fingerprint(path, settings.train_dir)
+            wanted = checkpoint.lacking(buckets, record)
+            if wanted is None:
+                return None, None
+            pair = read_pair(path, settings)
+            drawn = structure.draw(pair, stages, checkpoint.classes, name, buckets, wanted)
+        except UserError as fault:
+            return None, fault
+        quiet = settings.quiet or engine.ahead > 1
+        with engine.place() as place, progress(None, path.name, "sample", quiet) as bar:
+            place.add(gram, drawn, settings, bar.update)
+            checkpoint.add(wanted, record)  # here, so that none is saved without the other
+        return drawn.voxels.size, None
+
+    failed, gram = set(), None
+    with Stop() as stop:
+        for turn, buckets in enumerate(passes, 1):
+            del gram  # before the next is made: the two would not fit
+            gram = checkpoint.load(buckets)
+            left = [path for path in volumes if path not in failed]
+            begun = time.perf_counter()
+            # Once a stop is asked for no volume is begun, but those that are begun are finished.
+            wanted = takewhile(lambda _: not stop.asked, left)
+            for path, summed in in_turn(sum_volume, wanted, engine.ahead):
+                samples, fault = summed()
+                if fault:
+                    complain("train", fault)
+                    failed.add(path)
+                elif samples is not None:
+                    which = f"pass {turn}, " if len(passes) > 1 else ""
+                    print(f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
+                          f"{relative_name(path, settings.train_dir)}: {samples:,} samples, "
+                          f"{time.perf_counter() - begun:.1f} s", flush=True)
+                    if checkpoint.due():
+                        with engine.settled(gram):
+                            save(checkpoint, gram, passes)
+                begun = time.perf_counter()
+            with engine.settled(gram):
+                save(checkpoint, gram, passes)
+            if stop.asked:
+                break
+    return gram, failed, stop.asked
+
+
+def save(checkpoint, gram, passes):
+    """Save the sums.
+
+    A disk too full for them stops a training only where the next pass needs their memory.
+    """
+    used, quiet = int((gram.count > 0).sum()), checkpoint.settings.quiet
+    try:
+        with progress(used, "saving the sums", "bucket", quiet) as bar:
+            checkpoint.save(gram, bar.update)
+    except CannotWrite as fault:
+        if len(passes) > 1:
+            raise
+        complain("train", f"not saved, going on without: {fault}")
+        checkpoint.postpone()
+
+
+def solve(checkpoint, structure, engine, groups, settings):
+    """Solve the sums of a stage, if every volume is in them: `structure.Solved`."""
+    if partly := checkpoint.names()[1]:
+        raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
+                        "run the same command again")
+    counts = np.concatenate([part.count for part in groups])
+    if not counts.any():
+        raise nothing_to_learn_from(settings)
+    with progress(int((counts > 0).sum()), "solving", "bucket", settings.quiet) as bar:
+        return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
+
+
+def write_pictures(learned, settings):
+    """Leave pictures of the filters and of the samples per class beside the filters."""
+    # Here: drawing takes half a second to load, and is the last thing a training does.
+    from report.filter_pictures import picture_counts, picture_filters
+
+    found = structure_of(settings).for_pictures(learned.stages, learned.counts)
+    filters, counts, *layout = found
+    folder, tag = Path(settings.arrays_dir), settings.tag
+    write_whole(folder / f"filters_{tag}.png", picture_filters(filters, *layout))
+    write_whole(folder / f"samples_{tag}.png", picture_counts(counts, *layout))

@@ -1,0 +1,87 @@
+"""The few BLAS and LAPACK routines that learning spends its time in, free to run in two threads.
+
+SciPy's own wrappers hold the interpreter's lock, and NumPy's copy their input and mirror or clear
+triangles that nobody reads. Here the routines that SciPy offers to Cython are called in place
+through ctypes, which releases the lock.
+
+Matrices are C-contiguous, and only their lower triangles count. Fortran sees them transposed, so it
+is told of upper triangles.
+"""
+import ctypes
+from functools import cache
+
+import numpy as np
+from numba.extending import get_cython_function_address
+
+UPPER, NO_TRANSPOSE, NOT_UNIT = (ctypes.byref(ctypes.c_char(letter))
+                                 for letter in (b"U", b"N", b"N"))
+
+
+@cache
+def routine(module, name, arguments):
+    """A Fortran routine that takes so many arguments, all of them pointers."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(
+        get_cython_function_address(f"scipy.linalg.cython_{module}", name))
+
+
+def whole(number):
+    """A whole number to a Fortran routine, whether that reads integers of 32 or of 64 bits.
+
+    The low half stands first, so both read the same number.
+    """
+    return ctypes.byref(ctypes.c_int64(number))
+
+
+def gram_of_rows(rows, product):
+    """``product = rows.T @ rows``, the lower triangle only; float32, shapes (k, n) and (n, n).
+
+    Examples
+    --------
+    >>> product = np.zeros((2, 2), np.float32)
+    >>> gram_of_rows(np.array([[1, 2], [3, 4]], np.float32), product)
+    >>> product
+    array([[10.,  0.],
+           [14., 20.]], dtype=float32)
+    """
+    k, n = rows.shape
+    one, zero = ctypes.byref(ctypes.c_float(1)), ctypes.byref(ctypes.c_float(0))
+    routine("blas", "ssyrk", 10)(UPPER, NO_TRANSPOSE, whole(n), whole(k), one, rows.ctypes.data,
+                                 whole(n), zero, product.ctypes.data, whole(n))
+
+
+def cholesky_in_place(matrix):
+    """Replace the lower triangle of a float64 matrix by its Cholesky factor.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If it is not positive definite.
+    """
+    fault, n = ctypes.c_int64(0), whole(len(matrix))
+    routine("lapack", "dpotrf", 5)(UPPER, n, matrix.ctypes.data, n, ctypes.byref(fault))
+    if fault.value:
+        raise np.linalg.LinAlgError("matrix is not positive definite")
+
+
+def solve_transposed(factor, vector):
+    """Solve ``L.T x = vector`` in place, and return the vector.
+
+    L is the leading part, as long as the vector, of the lower triangle `factor`.
+    """
+    routine("blas", "dtrsv", 8)(UPPER, NO_TRANSPOSE, NOT_UNIT, whole(vector.size),
+                                factor.ctypes.data, whole(len(factor)),
+                                vector.ctypes.data, whole(1))
+    return vector
+
+
+def symmetric_product(matrix, vector):
+    """``Q @ vector``, Q the leading part, as long as the vector, of a symmetric matrix.
+
+    Of the matrix the lower triangle is read.
+    """
+    vector, result = np.ascontiguousarray(vector, np.float64).reshape(-1), np.empty(vector.size)
+    one, zero = ctypes.byref(ctypes.c_double(1)), ctypes.byref(ctypes.c_double(0))
+    routine("blas", "dsymv", 10)(UPPER, whole(vector.size), one, matrix.ctypes.data,
+                                 whole(len(matrix)), vector.ctypes.data, whole(1), zero,
+                                 result.ctypes.data, whole(1))
+    return result

@@ -1,0 +1,74 @@
+"""How a command ends: a user's mistake is one line on standard error and exit status 2."""
+import contextlib
+import os
+import signal
+import sys
+
+
+class UserError(Exception):
+    """A fault that the user can mend: printed as one line, exit status 2."""
+
+
+class CannotWrite(UserError):
+    """A folder that takes no files, or a full disk: no use in going on to the next volume."""
+
+
+def run(command, story, quiet=False):
+    """Run ``story()``, which gives an exit status; a user's mistake becomes one line and status 2.
+
+    Parameters
+    ----------
+    command : str
+        Name of the script without ``.py``, which the line begins with.
+    story : callable
+    quiet : bool, optional
+        Whether what is printed to standard output is thrown away.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream of the caller's own
+            # A file name may hold what the terminal cannot show.
+            stream.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(ValueError):  # not in the main thread
+        # So that temporary files are removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    silence = (
+        open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
+    )
+    try:
+        with silence as stdout, contextlib.redirect_stdout(stdout):
+            return story()
+    except UserError as fault:
+        complain(command, f"error: {fault}")
+        return 2
+    except OSError as fault:
+        what = f"{fault.filename or 'files'}: {fault.strerror or fault}"
+        complain(command, f"error: {what}; see to that disk or folder")
+        return 2
+    except MemoryError:
+        complain(
+            command,
+            "error: too little memory; close other programs, or take smaller volumes "
+            "or a smaller --filter_len",
+        )
+        return 2
+    except KeyboardInterrupt:
+        complain(command, "stopped")
+        return 130
+
+
+def complain(command, text):
+    """One line on standard error."""
+    print(f"{command}.py: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(text):
+    """A text in one line that any terminal can show, whatever a file name in it holds."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in str(text)
+    )
+
+
+def first_line(fault):
+    """The first line of what an exception says, or its class where it says nothing."""
+    return (str(fault).splitlines() or [type(fault).__name__])[0]

@@ -1,0 +1,102 @@
+"""How much memory there is, and how sums are laid out to fit: all at once, or in several passes."""
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from machine.errors import UserError
+
+GB = 1e9
+CODE_BYTES = 0.15 * GB  # of compiled code
+VOXEL_BYTES = 64  # of work per voxel of the largest volume: 43 to 52 were measured in learning
+SPARE = 0.1  # of the free memory is left alone
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+class Plan(NamedTuple):
+    """Which buckets each pass over the volumes sums, and the bytes of memory that this takes."""
+
+    passes: list  # of range, ascending, together all buckets
+    needed: float
+    budget: float
+
+    def __str__(self):
+        how = "one pass over the volumes"
+        if len(self.passes) > 1:
+            most = max(map(len, self.passes))
+            how = f"{len(self.passes)} passes over the volumes, {most} buckets at a time"
+        return f"Memory: up to {self.needed / GB:.1f} GB of {self.budget / GB:.1f} GB: {how}"
+
+
+def free_memory():
+    """Bytes that this process may still take: what the system has, or a container's limit leaves."""
+    free = psutil.virtual_memory().available
+    for limit, used in CGROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such group, or "max": no limit
+    return max(free, 0)
+
+
+def memory_budget(max_memory):
+    """Bytes that a training may add to what the process holds.
+
+    Parameters
+    ----------
+    max_memory : float or None
+        GB that the process may take in all; None: what is free less a spare.
+    """
+    if max_memory is not None:
+        return max_memory * GB - psutil.Process().memory_info().rss
+    return free_memory() * (1 - SPARE)
+
+
+def row_bytes(taps):
+    """Size of one bucket's sums: half of the symmetric matrix of [patch, target], in float64."""
+    return (taps + 1) * (taps + 2) // 2 * 8
+
+
+def plan_passes(buckets, row, work, budget, step):
+    """Lay out the sums of all buckets in memory.
+
+    Parameters
+    ----------
+    buckets : int
+    row : float
+        Bytes of one bucket's sums.
+    work : float
+        Bytes beside the sums.
+    budget : float
+        Bytes that may be taken.
+    step : int
+        Buckets that are kept together, in one file of the checkpoint.
+
+    Returns
+    -------
+    Plan
+        As few passes as fit, of about equal size. The filters do not depend on it.
+
+    Raises
+    ------
+    UserError
+        If not even one `step` of buckets fits.
+    """
+    groups, least = -(-buckets // step), min(step, buckets) * row
+    at_once = int((budget - work) // least)
+    if at_once < 1:
+        raise too_little(work + least, budget,
+                         "take smaller volumes, a smaller --filter_len or a larger --max_memory")
+    passes = -(-groups // at_once)
+    cuts = [min(groups * n // passes * step, buckets) for n in range(passes)] + [buckets]
+    ranges = [range(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+    return Plan(ranges, work + max(map(len, ranges)) * row, budget)
+
+
+def too_little(needed, budget, remedy):
+    """The error of a training that does not fit."""
+    return UserError(f"training needs at least {needed / GB:.1f} GB of memory, "
+                     f"{max(budget, 0) / GB:.1f} GB may be used; close other programs, or {remedy}")

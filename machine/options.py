@@ -1,0 +1,119 @@
+"""A command line made from a dataclass: each field is one option, its help and limits beside it.
+
+Only the standard library is imported, so that ``--help`` and a typing error answer at once.
+"""
+import argparse
+import math
+from dataclasses import field
+
+
+def option(default, group, text, kind=None, **limits):
+    """A field that is an option.
+
+    Parameters
+    ----------
+    default : object
+        None where the option means "off" or "found out".
+    group : str
+        The heading it stands under in ``--help``.
+    text : str
+        Its help.
+    kind : type, optional
+        Of its values; that of the default where left out.
+    limits
+        ``choices``, ``low``, ``high``, ``odd``: what it may be. ``none``: a number that means None,
+        ``auto``: whether the word "auto" does. ``bare``: its value where it is given without one.
+        ``switch``: whether it has a ``--no-`` form. ``several``: whether it takes more than one
+        value. ``metavar``: what its value is called in the help.
+    """
+    kind = kind or type(default)
+    return field(default=default, metadata={"group": group, "help": text, "kind": kind, **limits})
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Answers a wrong option with one line instead of the whole usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def parser_of(entries, groups, **about):
+    """A parser with these fields as options, under the headings `groups`."""
+    parser = OneLineParser(
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        **about,
+    )
+    headings = {group: parser.add_argument_group(group) for group in groups}
+    for entry in entries:
+        headings[entry.metadata["group"]].add_argument(f"--{entry.name}", **argument_of(entry))
+    return parser
+
+
+def argument_of(entry):
+    """What argparse needs to know of a field."""
+    limits, default, kind = entry.metadata, entry.default, entry.metadata["kind"]
+    about = {"help": limits["help"].replace("%", "%%")}
+    if default not in (None, ""):
+        about["help"] += f" (default: {shown_default(entry)})"
+    if "switch" in limits:
+        return about | {"action": argparse.BooleanOptionalAction}
+    if kind is bool:
+        # The released code wants "--sharpen True"; a bare --sharpen says the same.
+        return about | {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL"}
+    if "choices" in limits and "several" not in limits:
+        return about | {"choices": limits["choices"]}
+    letters = {int: "N", float: "X", str: "PATH"}
+    about |= {"type": _reader(entry), "metavar": limits.get("metavar", letters[kind])}
+    if "bare" in limits:
+        about |= {"nargs": "?", "const": limits["bare"]}
+    return about | ({"nargs": "+"} if "several" in limits else {})
+
+
+def shown_default(entry):
+    """A default as the help says it."""
+    if "switch" in entry.metadata:
+        return "yes" if entry.default else "no"
+    if isinstance(entry.default, tuple):
+        same = len(set(entry.default)) == 1
+        return " ".join(map(str, entry.default[:1] if same else entry.default))
+    return str(entry.default)
+
+
+def fault_of(entry, value):
+    """What is wrong with a value of a field; empty where it is good."""
+    limits = entry.metadata
+    if value is None:
+        return ""
+    if "choices" in limits and value not in limits["choices"]:
+        return f"{value} is none of {', '.join(map(str, limits['choices']))}"
+    low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
+    if isinstance(value, (int, float)) and not low <= value <= high:
+        return f"{value} is not in {low} to {high}"
+    if limits.get("odd") and value % 2 == 0:
+        return f"{value} is even; it needs a centre voxel, so an odd number"
+    return ""
+
+
+def _reader(entry):
+    """What turns the text of an option into its value."""
+    kind, limits = entry.metadata["kind"], entry.metadata
+    names = {int: "a whole number", float: "a number"}
+
+    def read(text):
+        if limits.get("auto") and text == "auto":
+            return None
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {names[kind]}") from None
+        return None if "none" in limits and value == limits["none"] else value
+
+    return read
+
+
+def _yes_or_no(text):
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+    return text.lower() == "true"

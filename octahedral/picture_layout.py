@@ -1,0 +1,49 @@
+"""How filters of leaves are laid out for pictures that were made for buckets."""
+import numpy as np
+
+
+def leaves_in_rows(values, counts, columns=32):
+    """Lay out values of each stage's leaves, those with most samples first, as if they were buckets.
+
+    Parameters
+    ----------
+    values : list of ndarray, shape (leaves, ...)
+        One per stage.
+    counts : list of ndarray, shape (leaves,)
+        Samples of each leaf.
+    columns : int, optional
+
+    Returns
+    -------
+    values : ndarray of float32, shape (stages * columns * rows, ...)
+        Not a number where a stage has fewer leaves.
+    classes, names : tuple
+        As `report.filter_pictures` takes them.
+    """
+    rows, shape = -(-max(map(len, values)) // columns), values[0].shape[1:]
+    grid = np.full((len(values), rows * columns, *shape), np.nan, np.float32)
+    for stage, (part, count) in enumerate(zip(values, counts, strict=True)):
+        grid[stage, :len(part)] = part[np.argsort(-count, kind="stable")]
+    grid = grid.reshape(len(values), rows, columns, *shape).swapaxes(1, 2)
+    names = ("stage", "column", "row, by samples")
+    return grid.reshape(-1, *shape), (len(values), columns, rows), names
+
+
+def as_cubes(weights, displacements):
+    """Weights of taps as cubes around the centre.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (n, taps or more)
+        What is left over is dropped.
+    displacements : ndarray of int, shape (taps, 3)
+
+    Returns
+    -------
+    ndarray of float32, shape (n, side**3)
+    """
+    reach = np.abs(displacements).max()
+    cubes = np.zeros((len(weights), *3 * [2 * reach + 1]), np.float32)
+    x, y, z = (displacements + reach).T
+    cubes[:, x, y, z] = weights[:, :len(displacements)]
+    return cubes.reshape(len(weights), -1)

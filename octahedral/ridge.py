@@ -1,0 +1,93 @@
+"""The filters of a stage's leaves: ridge regressions, each pulled to that of the node above it."""
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from machine.threads import in_threads
+from matrix_compute import unpacked
+
+USUAL_RIDGE = 300.0  # samples: what the first stage chooses on a dozen brains
+RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
+
+
+def solve_stage(gram, tree, settings):
+    """The filters of a stage's leaves, from the filter of all voxels down the tree.
+
+    A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``, with r the energy of an
+    average tap in so many samples as the ridge says. With ``--ridge auto`` that number is the one of
+    RIDGES that misses the voxels held out by least; learned is then from all voxels.
+
+    Parameters
+    ----------
+    gram : Gram
+        A bucket for each leaf, then as many for the voxels that are held out.
+    tree : Tree
+    settings : Settings
+
+    Returns
+    -------
+    weights : ndarray of float32, shape (leaves, taps)
+    ridge : float
+    missed : dict of float to float
+        Of each ridge tried, the mean squared error on the voxels held out.
+    """
+    leaves = tree.leaves
+    learned, held = gram.packed[:leaves], gram.packed[leaves:]
+    counts, held_counts = gram.count[:leaves], gram.count[leaves:]
+    ridge, missed = settings.ridge, {}
+    if ridge is None and not held_counts.sum():  # volumes too small for a cube to be held out
+        ridge = USUAL_RIDGE
+    if ridge is None:
+        sums = _sums_of_nodes(learned, counts, tree)
+        held_full = [unpacked(held[leaf], gram.side) for leaf in range(leaves)]
+        for ridge in RIDGES:
+            weights = _filters_of_leaves(*sums, tree, ridge, gram.side)
+            errors = [squared_error(full, g) for full, g in zip(held_full, weights, strict=True)]
+            missed[ridge] = sum(errors) / held_counts.sum()
+        ridge = min(missed, key=missed.get)
+    sums = _sums_of_nodes(learned + held, counts + held_counts, tree)
+    weights = _filters_of_leaves(*sums, tree, ridge, gram.side)
+    return weights.astype(np.float32), ridge, missed
+
+
+def _sums_of_nodes(packed, counts, tree):
+    """Sums and samples of all nodes from those of the leaves."""
+    nodes, total = np.empty((len(tree.leaf), packed.shape[1])), np.empty(len(tree.leaf), np.int64)
+    for node in range(len(tree.leaf) - 1, -1, -1):
+        if tree.feature[node] < 0:
+            nodes[node], total[node] = packed[tree.leaf[node]], counts[tree.leaf[node]]
+        else:
+            nodes[node] = nodes[tree.child[node]].sum(0)
+            total[node] = total[tree.child[node]].sum()
+    return nodes, total
+
+
+def _filters_of_leaves(nodes, total, tree, ridge, side):
+    """Filters of the leaves, from the root down; float64."""
+    g, parent = np.zeros((len(tree.leaf), side - 1)), np.full(len(tree.leaf), -1)
+    inner = np.flatnonzero(tree.feature >= 0)
+    parent[tree.child[inner]] = inner[:, None]
+
+    def solve_node(node):
+        towards = g[parent[node]] if node else np.zeros(side - 1)
+        g[node] = towards
+        if total[node]:
+            matrix = unpacked(nodes[node], side)
+            q, v = matrix[:-1, :-1], matrix[-1, :-1]
+            pull = ridge * np.trace(q) / (total[node] * (side - 1)) or 1.0
+            q[np.diag_indices(side - 1)] += pull
+            factor = cho_factor(q, lower=True, overwrite_a=True, check_finite=False)
+            g[node] = cho_solve(factor, v + pull * towards)
+
+    level = np.array([0])
+    while level.size:  # a level of nodes at a time: their parents are solved
+        in_threads(level, solve_node, blas=True)
+        level = tree.child[level[tree.feature[level] >= 0]].ravel()
+    leaves = np.flatnonzero(tree.feature < 0)
+    return g[leaves[np.argsort(tree.leaf[leaves])]]
+
+
+def squared_error(matrix, g):
+    """What a filter misses, from the lower triangle of the Gram matrix of [taps, target]."""
+    q = matrix[:-1, :-1]
+    linear = matrix[-1, -1] - 2 * matrix[-1, :-1] @ g
+    return linear + 2 * g @ (q @ g) - g @ (q.diagonal() * g)

@@ -1,0 +1,236 @@
+"""Restoring in stages: each learns what the one before left wrong, in the voxel's own frame.
+
+A stage has a tree that sorts voxels into classes, and one linear filter for each. Its filters see a
+ball of the estimate so far and, from the second stage on, a smaller ball of the start. After each
+stage the estimate is clipped and back-projected.
+"""
+import numpy as np
+from numba import njit
+
+from apply_filters import TILE
+from hashtable import sample_voxels
+from machine.threads import in_threads, spans
+from matrix_compute import BLOCK, Drawn, bucket_order
+from octahedral.features import (
+    REACH,
+    ball,
+    classify,
+    features_of_voxels,
+    make_scene,
+    places,
+    turned_offsets,
+)
+from octahedral.tree import grow, quantile_tree
+from util import random_of
+
+START_RADIUS_SQUARED = 6  # of the ball of the start that later stages see
+SMALL_BALL = ball(3, centre=False), np.array(  # what a tree is grown by
+    [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
+TREE_SAMPLES = 400_000  # voxels that a tree is grown from
+HELD_OUT_BLOCK = 16  # voxels; cubes of this side are kept out of learning, to choose the ridge by
+HELD_OUT_SHARE = 1 / 16
+
+
+def stage_taps(number, settings):
+    """What a stage's filters see, as displacements from the voxel.
+
+    Returns
+    -------
+    in_estimate : ndarray of int, shape (taps, 3)
+    in_start : ndarray of int, shape (taps, 3)
+        None in the first stage, whose estimate is the start.
+    """
+    in_estimate = ball((settings.filter_len // 2) ** 2, centre=False)
+    return in_estimate, ball(START_RADIUS_SQUARED if number else -1)
+
+
+def tap_count(number, settings):
+    """How many voxels a stage's filters see."""
+    return sum(map(len, stage_taps(number, settings)))
+
+
+# ----------------------------------------------------------------------------------------- applying
+
+def restore_stages(volume, stages, settings):
+    """Restore a volume by all stages.
+
+    Parameters
+    ----------
+    volume : LRVolume
+    stages : list of Stage
+    settings : Settings
+
+    Returns
+    -------
+    sr : ndarray of float32, shape of the box, in [0, 1]
+    """
+    estimate = volume.lr
+    for number, stage in enumerate(stages):
+        scene = scene_of(volume, estimate, settings)
+        estimate = volume.consistency.refine(apply_stage(scene, stage, number, settings),
+                                             settings.back_projections)
+    return estimate
+
+
+def scene_of(volume, estimate, settings):
+    """What a stage sees of a volume, given the estimate so far."""
+    operator = volume.operator
+    along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
+             for axis, side in enumerate(operator.shape)]
+    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor)
+
+
+def apply_stage(scene, stage, number, settings):
+    """The output of one stage, unclipped; the estimate itself outside the mask."""
+    voxels = np.flatnonzero(scene.mask)
+    leaf, orientation = classify(scene, voxels, stage.classes)
+    in_estimate, in_start = _offsets(stage_taps(number, settings), scene)
+    result = scene.estimate.copy()
+
+    def restore_tile(span):
+        tile = slice(*span)
+        _apply(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels[tile], leaf[tile],
+               orientation[tile], in_estimate, in_start, stage.weights, result.reshape(-1))
+
+    in_threads(spans(voxels.size, TILE), restore_tile)
+    return np.ascontiguousarray(result[REACH:-REACH, REACH:-REACH, REACH:-REACH])
+
+
+# ----------------------------------------------------------------------------------------- learning
+
+def survey(volume, stages, settings, count, name):
+    """What the next stage's tree is grown from, of one volume.
+
+    Parameters
+    ----------
+    volume : LRVolume
+        With its original.
+    stages : list of Stage
+        Those before.
+    settings : Settings
+    count : int
+        Voxels, at most.
+    name : str
+        Of the volume: with the seed, it decides which voxels these are.
+
+    Returns
+    -------
+    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
+    rows : ndarray of float32, shape (n, taps + 1)
+        A few taps and the target, less the voxel's own estimate.
+    """
+    scene = scene_of(volume, restore_stages(volume, stages, settings), settings)
+    voxels = np.flatnonzero(scene.mask)
+    if voxels.size > count:
+        random = random_of(settings.seed, f"{name} tree {len(stages)}")
+        voxels = np.sort(random.choice(voxels, count, replace=False))
+    features, orientation = features_of_voxels(scene, voxels)
+    taps = np.concatenate(SMALL_BALL), ball(1 if stages else -1)
+    rows = np.empty((voxels.size, sum(map(len, taps)) + 1), np.float32)
+    fill = row_filler(scene, volume.hr, voxels, orientation, taps)
+    in_threads(spans(voxels.size, BLOCK), lambda span: fill(slice(*span), rows[slice(*span)]))
+    return features, rows
+
+
+def stage_tree(surveys, settings, advance=lambda leaves: None):
+    """The tree of a stage, from what `survey` gave of several volumes."""
+    features, samples = (np.concatenate(parts) for parts in zip(*surveys, strict=True))
+    if settings.splits == "quantiles":
+        return quantile_tree(features)
+    return grow(features, samples, settings.leaves, advance)
+
+
+def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
+    """The samples of one volume for the stage after `stages`.
+
+    Parameters
+    ----------
+    volume : LRVolume
+        With its original.
+    stages : list of Stage
+        Those before.
+    tree : Tree
+    settings : Settings
+    name : str
+        Of the volume: with the seed, it decides which voxels are drawn and which are held out.
+    wanted : ndarray of bool, shape (buckets,), optional
+        Only the samples of these buckets are drawn.
+
+    Returns
+    -------
+    Drawn
+        A bucket for each leaf, then as many for the voxels that are held out.
+    """
+    scene, number = scene_of(volume, restore_stages(volume, stages, settings), settings), len(stages)
+    voxels = sample_voxels(np.flatnonzero(scene.mask), settings.sample_rate, settings.seed,
+                           f"{name} learn")
+    leaf, orientation = classify(scene, voxels, tree)
+    bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, name)
+    if wanted is not None:
+        kept = wanted[bucket]
+        voxels, bucket, orientation = voxels[kept], bucket[kept], orientation[kept]
+    order, ends = bucket_order(bucket, 2 * tree.leaves)
+    voxels, orientation = voxels[order], orientation[order]
+    fill = row_filler(scene, volume.hr, voxels, orientation, stage_taps(number, settings))
+    return Drawn(volume, voxels, ends, fill)
+
+
+def row_filler(scene, hr, voxels, orientation, taps):
+    """What writes the rows of a slice of the voxels.
+
+    A row is [taps of the estimate, taps of the start, target], less the voxel's own estimate.
+    """
+    in_estimate, in_start = _offsets(taps, scene)
+    estimate, start = scene.estimate.reshape(-1), scene.start.reshape(-1)
+    hr = np.pad(hr, REACH).reshape(-1)
+
+    def fill(samples, rows):
+        _gather(estimate, start, hr, voxels[samples], orientation[samples], in_estimate, in_start,
+                rows)
+
+    return fill
+
+
+def held_out(voxels, shape, seed, name):
+    """Which voxels lie in the cubes that are held out of learning: ndarray of bool, shape (n,)."""
+    blocks = [-(-side // HELD_OUT_BLOCK) for side in shape]
+    chosen = random_of(seed, f"{name} held out").random(blocks) < HELD_OUT_SHARE
+    x, y, z = (axis // HELD_OUT_BLOCK for axis in np.unravel_index(voxels, shape))
+    return chosen[x, y, z]
+
+def _offsets(taps, scene):
+    """The taps' offsets in the flat volume, for each orientation."""
+    return [turned_offsets(displacements, scene.mask.shape).astype(np.int32)
+            for displacements in taps]
+
+
+# ------------------------------------------------------------------------------------------ kernels
+
+@njit(cache=True, nogil=True)
+def _gather(x, start, hr, voxels, orientation, in_estimate, in_start, rows):
+    """Rows [taps of x, taps of start, hr] of the voxels, all less x at the voxel."""
+    taps, more = in_estimate.shape[1], in_start.shape[1]
+    for n in range(voxels.size):
+        at, row = voxels[n], rows[n]
+        near, far = in_estimate[orientation[n]], in_start[orientation[n]]
+        centre = x[at]
+        for j in range(taps):
+            row[j] = x[at + near[j]] - centre
+        for j in range(more):
+            row[taps + j] = start[at + far[j]] - centre
+        row[taps + more] = hr[at] - centre
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, weights, result):
+    """``result[voxels]``: x there, and the leaf's weights times the taps less x there."""
+    taps, more = in_estimate.shape[1], in_start.shape[1]
+    for n in range(voxels.size):
+        at, w = voxels[n], weights[leaf[n]]
+        near, far = in_estimate[orientation[n]], in_start[orientation[n]]
+        centre, total = x[at], np.float32(0)
+        for j in range(taps):
+            total += w[j] * (x[at + near[j]] - centre)
+        for j in range(more):
+            total += w[taps + j] * (start[at + far[j]] - centre)
+        result[at] = centre + total

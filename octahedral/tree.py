@@ -1,0 +1,259 @@
+"""A tree that sorts voxels into classes, by quantiles or by splits that are learned.
+
+A split is learned by trying each feature with a few thresholds: if the voxels on either side had a
+small linear filter of their own, by how much would the squared error to the HR voxels fall? The
+node where it falls most is split first. This is the regression tree of Breiman et al. (1984) with
+linear models in its leaves, grown best-first.
+"""
+import heapq
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from threadpoolctl import threadpool_limits
+
+from machine.threads import thread_count
+from octahedral.features import FEATURE_NAMES
+
+BINS = 64  # parts of equal size that a feature is cut into; thresholds lie between them
+CUTS = 11  # thresholds that a node tries for each feature, at most
+MOST_SAMPLES = 20_000  # from which a node chooses its split, at most
+MOST_LEAVES = 4096
+LEAST = 200  # samples on either side of a split, at least
+SMALL_RIDGE = 0.05  # of the mean energy of a regressor
+QUANTILE_SPLITS = (("strength", 6), ("coherence", 4), ("slope_1", 3), ("slope_2", 2))  # 144 classes
+
+
+class Tree(NamedTuple):
+    """Nodes in the order in which they were added: parents before children, node 0 is the root."""
+
+    feature: np.ndarray  # (nodes,) int64: which feature decides; -1 in a leaf
+    threshold: np.ndarray  # (nodes,) float32: features of at least this go to child 1, else child 0
+    child: np.ndarray  # (nodes, 2) int64; 0 in a leaf
+    leaf: np.ndarray  # (nodes,) int64: number of a leaf; -1 elsewhere
+
+    @property
+    def leaves(self):
+        return int(self.leaf.max()) + 1
+
+
+def tree_of(splits):
+    """A tree from its nodes in order: (feature, threshold, child 0, child 1), or None for a leaf.
+
+    Examples
+    --------
+    >>> tree = tree_of([(3, 0.5, 1, 2), None, None])
+    >>> tree.leaves, tree.leaf
+    (2, array([-1,  0,  1]))
+    """
+    feature, threshold = np.full(len(splits), -1), np.zeros(len(splits), np.float32)
+    child, leaf = np.zeros((len(splits), 2), np.int64), np.full(len(splits), -1)
+    for node, split in enumerate(splits):
+        if split is not None:
+            feature[node], threshold[node], child[node] = split[0], split[1], split[2:]
+    leaf[feature < 0] = np.arange((feature < 0).sum())
+    return Tree(feature, threshold, child, leaf)
+
+
+def read_tree(held):
+    """A tree from a dict of lists or arrays, checked: every way through it ends in a leaf.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong.
+
+    Examples
+    --------
+    >>> tree = tree_of([(3, 0.5, 1, 2), None, None])
+    >>> read_tree(tree._asdict()).leaves
+    2
+    """
+    kinds = np.int64, np.float32, np.int64, np.int64
+    tree = Tree(*(np.asarray(held[name], kind)
+                  for name, kind in zip(Tree._fields, kinds, strict=True)))
+    nodes, inner = len(tree.leaf), tree.feature >= 0
+    shapes = [(nodes,), (nodes,), (nodes, 2), (nodes,)]
+    if [array.shape for array in tree] != shapes or not 0 < nodes < 2 * MOST_LEAVES:
+        raise ValueError("the arrays of a tree do not fit together")
+    if (tree.feature.min() < -1 or tree.feature.max() >= len(FEATURE_NAMES)
+            or not np.isfinite(tree.threshold).all()):
+        raise ValueError("a tree splits on a feature that does not exist, or at no number")
+    children, parents = tree.child[inner], np.flatnonzero(inner)[:, None]
+    if ((children <= parents).any()
+            or not np.array_equal(np.sort(children.ravel()), np.arange(1, nodes))):
+        raise ValueError("the nodes of a tree are not linked as a tree")
+    if not np.array_equal(tree.leaf, np.where(inner, -1, np.cumsum(~inner) - 1)):
+        raise ValueError("the leaves of a tree are not numbered in order")
+    return tree
+
+
+def quantile_tree(features):
+    """Fixed classes: the features of QUANTILE_SPLITS in turn, each cut into parts of equal size.
+
+    Each part by one feature is cut further by the next.
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
+
+    Returns
+    -------
+    Tree
+
+    Examples
+    --------
+    >>> features = np.random.default_rng(0).random((1000, len(FEATURE_NAMES)), np.float32)
+    >>> quantile_tree(features).leaves  # 6 x 4 x 3 x 2
+    144
+    """
+    splits = [None]
+
+    def divide(node, rows, plan):
+        plan = [(name, parts) for name, parts in plan if parts > 1]
+        if not plan or not rows.size:
+            return
+        name, parts = plan[0]
+        feature, low, first = FEATURE_NAMES.index(name), parts // 2, len(splits)
+        values = features[rows, feature]
+        threshold = np.sort(values)[values.size * low // parts]
+        splits[node] = (feature, threshold, first, first + 1)
+        splits.extend([None, None])
+        divide(first, rows[values < threshold], [(name, low), *plan[1:]])
+        divide(first + 1, rows[values >= threshold], [(name, parts - low), *plan[1:]])
+
+    divide(0, np.arange(len(features)), QUANTILE_SPLITS)
+    return tree_of(splits)
+
+
+def grow(features, samples, leaves, advance=lambda leaves: None):
+    """Grow a tree for whose leaves linear filters of their own have the least squared error.
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
+    samples : ndarray of float32, shape (n, regressors + 1)
+        A few voxels of each patch, less its centre, and HR less the centre.
+    leaves : int
+        How many at most.
+    advance : callable, optional
+        Called with 1 for each leaf that is added.
+
+    Returns
+    -------
+    Tree
+        Does not depend on the number of threads.
+
+    Examples
+    --------
+    Where the voxel's value is below 0.5 one law holds, and above it the opposite:
+
+    >>> random = np.random.default_rng(0)
+    >>> features = random.random((2000, len(FEATURE_NAMES)), np.float32)
+    >>> tap = random.standard_normal(2000, np.float32)
+    >>> target = np.where(features[:, FEATURE_NAMES.index("value")] < 0.5, tap, -tap)
+    >>> tree = grow(features, np.column_stack([tap, target]), leaves=2)
+    >>> FEATURE_NAMES[tree.feature[0]], bool(abs(tree.threshold[0] - 0.5) < 0.1)
+    ('value', True)
+    """
+    some = features[::max(len(features) // 100_000, 1)]
+    quantiles = np.quantile(some, np.arange(1, BINS) / BINS, axis=0).astype(np.float32)
+    bins = np.stack([np.searchsorted(quantiles[:, f], features[:, f], side="right")
+                     for f in range(features.shape[1])], 1).astype(np.uint8)  # below BINS
+    splits, heap, everything = [None], [], np.arange(len(features))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(thread_count()) as workers:
+        _queue(heap, 0, everything, _best_split(bins, samples, everything))
+        count = 1
+        while heap and count < leaves:
+            _, node, rows, (feature, cut) = heapq.heappop(heap)
+            above = bins[rows, feature] >= cut
+            first = len(splits)
+            splits[node] = (feature, quantiles[cut - 1, feature], first, first + 1)
+            splits.extend([None, None])
+            halves = [rows[~above], rows[above]]
+            found = workers.map(lambda half: _best_split(bins, samples, half), halves)
+            for number, split in enumerate(found):
+                _queue(heap, first + number, halves[number], split)
+            count += 1
+            advance(1)
+    return tree_of(splits)
+
+
+def _queue(heap, node, rows, split):
+    """Add a node to those that may be split, if its best split gains anything."""
+    gain, feature, cut = split
+    if gain > 0:
+        heapq.heappush(heap, (-gain, node, rows, (feature, cut)))
+
+
+def _best_split(bins, samples, rows):
+    """A node's split that removes most squared error: (error removed, feature, first bin above)."""
+    best, chosen = (0.0, 0, 0), rows[::-(-len(rows) // MOST_SAMPLES) or 1]
+    if len(rows) < 2 * LEAST:
+        return best
+    bins, samples, weight = bins[chosen], samples[chosen], len(rows) / len(chosen)
+    least = LEAST / weight
+    whole = (samples.T @ samples).astype(np.float64)
+    ridge = SMALL_RIDGE * np.trace(whole[:-1, :-1]) / (len(whole) - 1) / len(samples)
+    error = errors_left(whole[None], np.array([len(samples)]), ridge)[0]
+    for feature in range(bins.shape[1]):
+        order = np.argsort(bins[:, feature], kind="stable")
+        sorted_bins = bins[order, feature]
+        # The first bins above each cut.
+        cuts = np.unique(sorted_bins[np.arange(1, CUTS + 1) * len(order) // (CUTS + 1)])
+        below = np.searchsorted(sorted_bins, cuts)
+        good = (below >= least) & (len(order) - below >= least)
+        if not good.any():
+            continue
+        cuts, below = cuts[good], below[good]
+        sorted_samples, left, sums = samples[order], np.zeros_like(whole), []
+        for start, stop in zip(np.r_[0, below[:-1]], below, strict=True):
+            part = sorted_samples[start:stop]
+            left = left + part.T @ part
+            sums.append(left)
+        sums = np.array(sums)
+        missed = (errors_left(sums, below, ridge)
+                  + errors_left(whole - sums, len(order) - below, ridge))
+        at = int(missed.argmin())
+        if (error - missed[at]) * weight > best[0]:
+            best = ((error - missed[at]) * weight, feature, int(cuts[at]))
+    return best
+
+
+@njit(cache=True, nogil=True)
+def errors_left(grams, counts, ridge):
+    """Squared errors of ridge regressions, from Gram matrices of [regressors, target].
+
+    That is the last entry of each Cholesky factor's diagonal, squared. Regressors that are linear
+    combinations of those before them are left out.
+
+    Parameters
+    ----------
+    grams : ndarray of float64, shape (m, regressors + 1, regressors + 1)
+    counts : ndarray of int, shape (m,)
+        Samples.
+    ridge : float
+        Added to the diagonal for each sample.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+    """
+    side = grams.shape[1]
+    missed, factor = np.empty(len(grams)), np.empty((side, side))
+    for m in range(len(grams)):
+        for i in range(side):
+            for j in range(i + 1):
+                total = grams[m, i, j]
+                if i == j < side - 1:
+                    total += ridge * counts[m]
+                for k in range(j):
+                    total -= factor[i, k] * factor[j, k]
+                if i == j == side - 1:
+                    missed[m] = total
+                elif i == j:
+                    factor[i, i] = np.sqrt(max(total, 0.0))
+                else:
+                    factor[i, j] = total / factor[j, j] if factor[j, j] > 0 else 0.0
+    return missed

@@ -1,0 +1,117 @@
+"""How near a restored volume comes: PSNR and SSIM, and the rows of metrics.csv."""
+import csv
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from disk.files import whole_file
+from machine.threads import in_threads
+from util import decibel
+
+SSIM_WINDOW, SSIM_PLANES = 7, 48  # voxels
+FIGURE_MARGIN = 5  # voxels: half a patch of the published size
+
+
+def brain_mask(volume):
+    """What figures are taken over: ndarray of bool, shape of the box.
+
+    HR voxels that are not zero, FIGURE_MARGIN or more from the faces of the volume; nearer to them
+    the published filters have no whole patch. In a volume so small that nothing is left: all of
+    them.
+    """
+    mask = volume.hr != 0
+    for axis, (part, side) in enumerate(zip(volume.box, volume.operator.shape, strict=True)):
+        place = np.arange(part.start, part.stop)
+        inside = (place >= FIGURE_MARGIN) & (place < side - FIGURE_MARGIN)
+        mask = mask & inside.reshape([-1 if a == axis else 1 for a in range(3)])
+    return mask if mask.any() else volume.hr != 0
+
+
+def figures(hr, estimate, mask):
+    """PSNR (dB) and SSIM of an estimate, data range 1.
+
+    Over the brain, and over the whole cropped box as published. The box's black surround is
+    restored without error whatever the method, so box figures are higher and say less; the
+    difference between two methods in PSNR is the same in both.
+
+    Parameters
+    ----------
+    hr, estimate : ndarray of float32, shape (X, Y, Z), in [0, 1]
+    mask : ndarray of bool, shape (X, Y, Z)
+        The brain.
+
+    Returns
+    -------
+    dict of str to float
+        psnr, ssim, psnr_box, ssim_box.
+
+    Examples
+    --------
+    >>> hr = np.zeros((9, 9, 9), np.float32)
+    >>> round(figures(hr, hr + np.float32(0.1), hr == 0)["psnr"], 3)
+    20.0
+    """
+    squares = np.square(hr - estimate)
+    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # of what the window needs
+    padded = [hr, estimate]
+    if any(short):
+        padded = [np.pad(part, [(0, n) for n in short], mode="symmetric") for part in padded]
+    similarity = _similarity(*padded)
+    inner = (slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2)),) * 3
+    over_brain = similarity[tuple(map(slice, hr.shape))][mask]
+    return {"psnr": decibel(np.mean(squares[mask], dtype=np.float64)),
+            "ssim": float(over_brain.mean(dtype=np.float64)),
+            "psnr_box": decibel(np.mean(squares, dtype=np.float64)),
+            "ssim_box": float(similarity[inner].mean(dtype=np.float64))}
+
+
+def _similarity(hr, estimate):
+    """scikit-image's SSIM of each voxel, some planes at a time.
+
+    At once it takes a dozen volumes of memory.
+    """
+    half, found = SSIM_WINDOW // 2, np.empty(hr.shape, np.float32)
+    for start in range(0, len(hr), SSIM_PLANES):
+        stop = min(start + SSIM_PLANES, len(hr))
+        last = min(stop + half, len(hr))
+        first = max(min(start - half, last - SSIM_WINDOW), 0)
+        part = structural_similarity(hr[first:last], estimate[first:last], win_size=SSIM_WINDOW,
+                                     data_range=1.0, full=True)[1]
+        found[start:stop] = part[start - first:stop - first]
+    return found
+
+
+def figures_of(hr, estimates, mask):
+    """The figures of several estimates, a dict of arrays; several at a time, where cores are."""
+    found = {}
+
+    def measure(name):
+        found[name] = figures(hr, estimates[name], mask)
+
+    in_threads(list(estimates), measure)
+    return {name: found[name] for name in estimates}
+
+
+def metrics_row(name, voxels, by_image):
+    """One row of metrics.csv from the figures of each image, a dict of dicts."""
+    row = {"volume": name, "brain_voxels": int(voxels)}
+    for image, found in by_image.items():
+        row |= {f"{image}_{figure}": round(value, 5) for figure, value in found.items()}
+    gain = by_image["sr"]["psnr"] - by_image["spline5"]["psnr"]
+    return row | {"gain_over_spline": round(gain, 5)}
+
+
+def mean_row(rows):
+    """The mean of each figure."""
+    names = [name for name in rows[0] if name != "volume"]
+    return {"volume": "mean"} | {name: float(np.mean([row[name] for row in rows]))
+                                 for name in names}
+
+
+def write_metrics(path, rows):
+    """Write the figures of all volumes as CSV."""
+    with (whole_file(path) as temporary,
+          open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

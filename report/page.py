@@ -1,0 +1,159 @@
+"""The page that a person opens: figures, settings, and a viewer of each volume.
+
+Nothing here writes to disk: the page comes back as text. It holds all it needs, slices included,
+and reads without a network. What is the same on every page, its style and script, is page.html.
+"""
+import html
+from pathlib import Path
+
+import numpy as np
+
+from filter_constant import start_name
+from report.viewer import SLICE_FORMAT, viewer_html
+
+TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
+
+
+def make_page(about, rows, viewers):
+    """The self-contained page.
+
+    Parameters
+    ----------
+    about : dict
+        command, settings, filters (name to SHA-256) and versions.
+    rows : list of dict
+        Figures of each volume, or what was upscaled.
+    viewers : list of dict
+        As `viewer.make_viewer` makes them.
+
+    Returns
+    -------
+    str
+    """
+    if "to" in rows[0]:
+        done, figures = "upscaled", table_upscaled(rows)
+    else:
+        done = "degraded and restored"
+        figures = table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
+    plural = "s" if len(rows) > 1 else ""
+    title = f"{len(rows)} volume{plural} {done} by {by_axis(about['settings']['factor'])}"
+    parts = {"TITLE": title, "FIGURES": figures,
+             "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
+             "ABOUT": about_html(about), "FORMAT": SLICE_FORMAT}
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"@{name}@", part)
+    return text
+
+
+def by_axis(values):
+    """Values along the three axes as a person writes them: 2 × 2 × 1."""
+    return " × ".join(map(str, values))
+
+
+def table_figures(rows, start):
+    """Figures as an HTML table, with a last row of means.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As `figures.metrics_row` makes them.
+    start : str
+        The setting: what the filters begin with.
+
+    Returns
+    -------
+    str
+    """
+    start = start_name(start)
+    names = (("lr", start), ("spline5", "best spline"), ("sr", "restored"))
+    head = "".join(f'<th colspan="2" scope="colgroup">{label}</th>' for _, label in names)
+    if len(rows) > 1:
+        figures = [key for key in rows[0] if key != "volume"]
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in figures}
+        rows = [*rows, {"volume": "mean"} | mean]
+    lines = []
+    for row in rows:
+        cells = "".join(f"<td>{row[f'{key}_psnr']:.2f}</td><td>{row[f'{key}_ssim']:.4f}</td>"
+                        for key, _ in names)
+        lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>{cells}'
+                     f'<td>{row["gain_over_spline"]:+.2f}</td></tr>')
+    return ('<div class="scroll"><table><thead><tr><th rowspan="2" scope="col">volume</th>'
+            f'{head}<th rowspan="2" scope="col">gain over<br>spline, dB</th></tr><tr>'
+            + "<th>PSNR</th><th>SSIM</th>" * len(names)
+            + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+            '<p class="note">PSNR in dB and SSIM over the brain. '
+            f'{start}: what the filters begin with.</p>')
+
+
+def table_upscaled(rows):
+    """What was upscaled as an HTML table.
+
+    Parameters
+    ----------
+    rows : list of dict
+        volume; from and to, voxels along each axis; voxel_mm; seconds.
+
+    Returns
+    -------
+    str
+    """
+    lines = []
+    for row in rows:
+        size = by_axis(f"{mm:g}" for mm in row["voxel_mm"])
+        lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>'
+                     f'<td>{by_axis(row["from"])}</td><td>{by_axis(row["to"])}</td>'
+                     f'<td>{size}</td><td>{row["seconds"]:.1f}</td></tr>')
+    return ('<div class="scroll"><table><thead><tr><th>volume</th><th>voxels</th>'
+            '<th>upscaled to</th><th>voxel, mm</th><th>seconds</th></tr></thead>'
+            f'<tbody>{"".join(lines)}</tbody></table></div>')
+
+
+def plot_gains(rows):
+    """Gain over the best spline of each volume, as an inline SVG that takes the page's colours.
+
+    Parameters
+    ----------
+    rows : list of dict
+        volume and gain_over_spline, dB.
+
+    Returns
+    -------
+    str
+    """
+    gains = [row["gain_over_spline"] for row in rows]
+    low, high = min(0, *gains), max(0, *gains) or 1
+    scale, left, step = 360 / (high - low or 1), 230, 22  # pixels: of a dB, of names, of a row
+    zero = left - low * scale
+    bars = []
+    for n, (row, gain) in enumerate(zip(rows, gains, strict=True)):
+        top, end = n * step, zero + gain * scale
+        bars.append(
+            f'<text x="{left - 12}" y="{top + 16}" text-anchor="end">'
+            f'{html.escape(row["volume"][:30])}</text>'
+            f'<rect class="{"worse" if gain < 0 else "better"}" x="{min(zero, end):.1f}" '
+            f'y="{top + 4}" width="{abs(gain) * scale:.1f}" height="{step - 7}" rx="2"/>'
+            f'<text x="{max(zero, end) + 6:.1f}" y="{top + 16}">{gain:+.2f} dB</text>')
+    height = len(rows) * step + 4
+    return (f'<svg viewBox="0 0 670 {height}" width="670" role="img" '
+            f'aria-label="gain over the best spline, dB">{"".join(bars)}'
+            f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="0" y2="{height}"/></svg>'
+            '<p class="note">Gain of the restored volume over the best spline.</p>')
+
+
+def about_html(about):
+    """What was run, `about` as `make_page` takes it, as lists that unfold: a str."""
+    return (f'<p><code>{html.escape(about["command"])}</code></p>'
+            + unfolding("Settings", about["settings"])
+            + unfolding("Filters, SHA-256", about["filters"])
+            + unfolding("Versions", about["versions"]))
+
+
+def unfolding(title, values):
+    """A dict as an HTML table that unfolds under its title."""
+    lines = "".join(f'<tr><th scope="row">{html.escape(str(key))}</th>'
+                    f'<td>{html.escape(str(value))}</td></tr>' for key, value in values.items())
+    return f'<details><summary>{title}</summary><table>{lines}</table></details>'
+
+
+page = make_page  # until test.py has the new name: cut by the lead

@@ -1,0 +1,232 @@
+"""A picture of a restored volume beside the others, as PNG bytes. Nothing here touches disk."""
+import io
+
+import nibabel as nib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from crop_black import tight_box
+
+SURROUND = 3  # voxels of black left around the brain
+PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS) volume
+# What lies at the left, right, top and bottom of each plane.
+EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
+COLUMN_INCHES = 2.6  # width of a slice
+GOLD = "#ffb000"  # frames of what is enlarged
+
+
+def canonical(images, affine):
+    """Cut off the black surround and turn volumes to axes nearest to right, anterior, superior.
+
+    Parameters
+    ----------
+    images : dict of str to ndarray, shape (X, Y, Z)
+        The first says where the surround ends.
+    affine : ndarray, shape (4, 4)
+        From voxel indices to mm.
+
+    Returns
+    -------
+    images : dict of str to ndarray
+    sizes : ndarray, shape (3,)
+        Of a voxel, mm, along the turned axes.
+    """
+    turn = nib.io_orientation(affine)
+    order = np.argsort(turn[:, 0])
+    first = next(iter(images.values()))
+    box = ...
+    if first.any():
+        box = tuple(slice(max(side.start - SURROUND, 0), side.stop + SURROUND)
+                    for side in tight_box(first))
+    turned = {name: nib.apply_orientation(image[box], turn) for name, image in images.items()}
+    return turned, nib.affines.voxel_sizes(affine)[order]
+
+
+def plane(image, axis, place):
+    """A slice as it is shown: superior (or anterior) at the top; sagittal, anterior at the left.
+
+    Parameters
+    ----------
+    image : ndarray, shape (X, Y, Z)
+        Its axes point right, anterior, superior.
+    axis : int
+        The one across the slice.
+    place : int
+        Index along that axis.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+
+    Examples
+    --------
+    >>> plane(np.arange(8).reshape(2, 2, 2), 2, 0)
+    array([[2, 6],
+           [0, 4]])
+    """
+    shown = np.take(image, place, axis).T[::-1]
+    return shown[:, ::-1] if axis == 0 else shown
+
+
+def middle(image):
+    """Where to cut: per axis the slice that holds most signal.
+
+    Parameters
+    ----------
+    image : ndarray, shape (X, Y, Z)
+
+    Returns
+    -------
+    tuple of three int
+    """
+    others = ((1, 2), (0, 2), (0, 1))
+    return tuple(int(np.argmax(image.sum(axis=across))) for across in others)
+
+
+def picture_volume(images, affine, compare=True):
+    """A PNG of three planes of each image; with `compare` also error maps against the first.
+
+    Parameters
+    ----------
+    images : dict of str to ndarray, shape (X, Y, Z), in [0, 1]
+        The first is what the others are compared with, or the LR volume.
+    affine : ndarray, shape (4, 4)
+        Only its directions and voxel sizes are used.
+    compare : bool, optional
+        Show error maps, all on one scale.
+
+    Returns
+    -------
+    bytes
+    """
+    images, sizes = canonical(images, affine)
+    names, volumes = list(images), list(images.values())
+    errors, titles = [], names
+    if compare:
+        errors = [np.abs(volume - volumes[0]) for volume in volumes[1:]]
+        titles = names + [f"|{name} - {names[0]}|" for name in names[1:]]
+    limit = error_limit(errors)
+    gray = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    inferno = {"cmap": "inferno", "vmin": 0, "vmax": limit, "interpolation": "nearest"}
+    figure, grid = _black_grid(volumes[0], sizes, len(titles), compare, bool(errors))
+    for axis, cut in enumerate(middle(volumes[0])):
+        aspect = np.divide(*np.delete(sizes, axis)[::-1])
+        square = inset_place(volumes, axis, cut)
+        for column, volume in enumerate(volumes + errors):
+            axes = figure.add_subplot(grid[axis, column])
+            axes.set_axis_off()
+            of_volume = column < len(volumes)
+            style = gray if of_volume else inferno
+            pixels = plane(volume, axis, cut)
+            mapped = axes.imshow(pixels, aspect=aspect, **style)
+            if axis == 0:
+                axes.set_title(titles[column], color="white", fontsize=10, pad=4)
+            if square and of_volume:
+                add_inset(axes, pixels, square, aspect, style)
+    if errors:
+        _add_error_scale(figure, mapped, limit, len(titles))
+    return png(figure)
+
+
+def error_limit(errors):
+    """Where the scale of all error maps ends: the 99th percentile of the worst, 1 without error."""
+    tops = [np.quantile(error[error > 0], 0.99) for error in errors if (error > 0).any()]
+    return max(tops, default=1)
+
+
+def _black_grid(volume, sizes, columns, compare, scale):
+    """A black figure, and in it a grid of three rows as high as the planes of the volume ask.
+
+    `sizes` are those of a voxel, mm; `compare` leaves room below, which a `scale` of errors takes.
+    """
+    shapes = [plane(volume, axis, 0).shape * np.delete(sizes, axis)[::-1] for axis in range(3)]
+    heights = [shape[0] / shape[1] for shape in shapes]
+    size = (columns * COLUMN_INCHES, sum(heights) * COLUMN_INCHES + (0.6 if compare else 0.29))
+    figure = Figure(figsize=size, dpi=110, facecolor="black")
+    FigureCanvasAgg(figure)
+    inch = 1 / figure.get_figheight()
+    grid = figure.add_gridspec(3, columns, height_ratios=heights, left=0, right=1,
+                               bottom=(0.36 if scale else 0.02) * inch, top=1 - 0.27 * inch,
+                               wspace=0.02, hspace=0.02)
+    return figure, grid
+
+
+def _add_error_scale(figure, mapped, limit, columns):
+    """Say below the error maps, at the right, what their colours mean."""
+    inch = 1 / figure.get_figheight()
+    where = figure.add_axes([1 - 1.95 / columns, 0.19 * inch, 1.9 / columns, 0.07 * inch])
+    bar = figure.colorbar(mapped, cax=where, orientation="horizontal", ticks=[0, limit])
+    bar.ax.set_xticklabels(["0", f"{limit:.2f}"], color="white", fontsize=8)
+    figure.text(1 - 1 / columns, 0.06 * inch, "error, of the range of intensities",
+                color="white", fontsize=8, ha="center")
+    bar.ax.tick_params(length=0, pad=2)
+    bar.outline.set_visible(False)
+
+
+def inset_place(volumes, axis, cut):
+    """Where the first two images differ most in a slice: where the eye should go.
+
+    Parameters
+    ----------
+    volumes : list of ndarray, shape (X, Y, Z)
+        Two or more.
+    axis, cut : int
+        As `plane` takes them.
+
+    Returns
+    -------
+    row, column, side : int
+        Of a square, pixels; None where the slice is too small for one.
+    """
+    first, second = (plane(volume, axis, cut) for volume in volumes[:2])
+    side = max(min(first.shape) // 6, 8)
+    if min(first.shape) < 2 * side:
+        return None
+    # Differences of running sums are the sums over all squares at once.
+    sums = np.pad(np.abs(first - second), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    squares = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return (*np.unravel_index(squares.argmax(), squares.shape), side)
+
+
+def add_inset(axes, pixels, square, aspect, style):
+    """Enlarge a square of a slice in the corner that is darkest, and frame where it comes from.
+
+    Parameters
+    ----------
+    axes : matplotlib Axes
+        Where the slice is drawn.
+    pixels : ndarray, shape (rows, columns)
+    square : tuple of three int
+        As `inset_place` gives it.
+    aspect : float
+        Height of a pixel over its width.
+    style : dict
+        Of ``imshow``.
+    """
+    row, column, side = square
+    axes.plot(np.array([0, 1, 1, 0, 0]) * side + column - 0.5,
+              np.array([0, 0, 1, 1, 0]) * side + row - 0.5, GOLD, lw=0.8)
+    x, y = _darkest_corner(pixels)
+    inset = axes.inset_axes([0.63 * x, 0.63 * y, 0.37, 0.37])
+    inset.imshow(pixels[row:row + side, column:column + side], aspect=aspect, **style)
+    inset.set_anchor(("N" if y else "S") + ("E" if x else "W"))
+    inset.set(xticks=[], yticks=[])
+    for spine in inset.spines.values():
+        spine.set_color(GOLD)
+
+
+def _darkest_corner(pixels):
+    """The corner of a slice with least signal: (x, y), 1 where it is at the right, at the top."""
+    height, width = (side * 3 // 8 for side in pixels.shape)  # what an inset takes
+    bottom, top = pixels[-height:], pixels[:height]
+    corners = {(0, 0): bottom[:, :width], (0, 1): top[:, :width],
+               (1, 0): bottom[:, -width:], (1, 1): top[:, -width:]}
+    return min(corners, key=lambda corner: corners[corner].sum())
+
+
+def png(figure, **options):
+    """A matplotlib figure as PNG bytes; `options` are those of ``savefig``."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor(), **options)
+    return file.getvalue()

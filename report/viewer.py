@@ -1,0 +1,160 @@
+"""A viewer of a volume for the page: slices in three planes, packed small, and their HTML."""
+import base64
+import html
+import io
+import json
+
+import numpy as np
+from PIL import Image, features
+
+from crop_black import tight_box
+from machine.threads import in_threads
+from report.pictures import EDGES, PLANES, canonical, middle, plane
+
+VOLUME_BYTES = 2_800_000  # of a volume's slices, in the page
+PAGE_BYTES = 60_000_000  # of all slices: what a browser still opens at once
+SLICE_FORMAT, SLICE_QUALITY = ("webp", 88) if features.check("webp") else ("jpeg", 88)
+
+
+def make_viewer(name, images, affine, volumes=1):
+    """What the page needs to show a volume: slices in three planes, as data URIs.
+
+    As many slices, evenly spread, as fit in VOLUME_BYTES, or in this volume's share of PAGE_BYTES
+    where it is one of many.
+
+    Parameters
+    ----------
+    name : str
+    images : dict of str to ndarray, shape (X, Y, Z), in [0, 1]
+    affine : ndarray, shape (4, 4)
+        Only its directions and voxel sizes are used.
+    volumes : int, optional
+        How many the page will show.
+
+    Returns
+    -------
+    dict of plain values
+    """
+    images, sizes = canonical(images, affine)
+    images = {label: np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+              for label, image in images.items()}
+    first = next(iter(images.values()))
+    cuts, budget = middle(first), min(VOLUME_BYTES, PAGE_BYTES / volumes) / 3
+    planes = []
+    for axis, used in enumerate(tight_box(first)):
+        each = sum(len(encode(plane(image, axis, cuts[axis]))) for image in images.values())
+        places = spread(used, int(np.clip(budget / each, 1, used.stop - used.start)))
+        rows, columns = plane(first, axis, 0).shape
+        across, up = np.delete(sizes, axis)
+        planes.append({"name": PLANES[axis], "edges": EDGES[axis], "places": places.tolist(),
+                       "of": first.shape[axis],
+                       "start": int(np.abs(places - cuts[axis]).argmin()),
+                       "pixels": (columns, rows),
+                       "mm": [round(columns * across, 2), round(rows * up, 2)],
+                       "slices": {label: [None] * len(places) for label in images}})
+
+    def encode_slice(task):
+        axis, label, n = task
+        cut = planes[axis]
+        cut["slices"][label][n] = encode(plane(images[label], axis, cut["places"][n]))
+
+    in_threads([(axis, label, n) for axis, cut in enumerate(planes) for label in images
+                for n in range(len(cut["places"]))], encode_slice)
+    return {"name": name, "kinds": list(images), "planes": planes}
+
+
+def spread(used, number):
+    """Indices of slices, evenly spread.
+
+    Parameters
+    ----------
+    used : slice
+        Where there is anything to see.
+    number : int
+        Three or more reach both ends; one or two keep away from them, where little is seen.
+
+    Returns
+    -------
+    ndarray of int
+
+    Examples
+    --------
+    >>> spread(slice(10, 21), 3), spread(slice(10, 21), 1)
+    (array([10, 15, 20]), array([15]))
+    """
+    if number < 3:
+        places = np.linspace(used.start, used.stop - 1, number + 2)[1:-1]
+    else:
+        places = np.linspace(used.start, used.stop - 1, number)
+    return np.unique(places.round().astype(int))
+
+
+def encode(pixels):
+    """A slice, ndarray of uint8 of shape (rows, columns), as base64 of a WebP (or JPEG) file."""
+    file = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.save(file, SLICE_FORMAT, quality=SLICE_QUALITY, method=2)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def viewer_html(number, viewer):
+    """One volume's viewer; its slices lie beside it as JSON.
+
+    Parameters
+    ----------
+    number : int
+        Which of the page it is, from 0.
+    viewer : dict
+        As `make_viewer` makes it.
+
+    Returns
+    -------
+    str
+    """
+    name = html.escape(viewer["name"])
+    buttons = "".join(
+        f'<button type="button" data-kind="{n}" aria-pressed="false"><kbd>{n + 1}</kbd> '
+        f'{html.escape(kind)}</button>' for n, kind in enumerate(viewer["kinds"]))
+    planes = "".join(plane_html(axis, cut, viewer["kinds"])
+                     for axis, cut in enumerate(viewer["planes"]))
+    # No name in it may end the script.
+    data = json.dumps(viewer["planes"]).replace("<", "\\u003c")
+    return (f'<section class="viewer" tabindex="0" id="volume{number}" '
+            f'aria-label="viewer of {name}">'
+            f'<h3>{name}</h3><div class="bar" role="toolbar">{buttons}'
+            '<button type="button" class="difference" aria-pressed="false"><kbd>D</kbd> '
+            'difference</button><span class="now" role="status"></span></div>'
+            f'<div class="planes">{planes}</div>'
+            f'<script type="application/json">{data}</script></section>')
+
+
+def plane_html(axis, cut, kinds):
+    """One plane of a viewer: its images on top of each other, and a slider.
+
+    Parameters
+    ----------
+    axis : int
+    cut : dict
+        As `make_viewer` describes a plane.
+    kinds : list of str
+        What the images show.
+
+    Returns
+    -------
+    str
+    """
+    name, (width, height) = cut["name"], cut["pixels"]
+    left, right, top, bottom = cut["edges"]
+    layers = "".join(
+        f'<img data-kind="{n}" alt="{name} slice, {html.escape(kind)}" width="{width}" '
+        f'height="{height}">' for n, kind in enumerate(kinds))
+    return (f'<figure style="--w:{cut["mm"][0]};--h:{cut["mm"][1]}">'
+            f'<div class="stack" data-axis="{axis}">{layers}'
+            f'<i class="l">{left}</i><i class="r">{right}</i>'
+            f'<i class="t">{top}</i><i class="b">{bottom}</i></div>'
+            f'<figcaption><label>{name} <input type="range" min="0" '
+            f'max="{len(cut["places"]) - 1}" value="{cut["start"]}" data-axis="{axis}" '
+            f'aria-label="{name} slice"></label><output></output></figcaption></figure>')
+
+
+viewer = make_viewer  # until report/record.py has the new name: cut by the lead

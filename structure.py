@@ -1,0 +1,307 @@
+"""The two structures behind one face: what sorts voxels into classes, and the filters of these.
+
+Both learn and restore by stages: a `Stage` is what sorts voxels into classes, and one filter for
+each class. The published structure is a single stage, its classes cut by boundaries; the octahedral
+one has several, their classes the leaves of trees. Everything that asks which of the two it is
+stands in this file.
+"""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from apply_filters import apply_filters
+from filter_constant import QUANTIZATION_PATCHES
+from hashtable import Boundaries, features, interior_voxels, quantile_boundaries, sample_voxels
+from machine.memory import CODE_BYTES, GB, VOXEL_BYTES, Plan, plan_passes, row_bytes, too_little
+from machine.threads import thread_count
+from matrix_compute import BLOCK, Stage, draw_samples, solve_groups
+from octahedral.picture_layout import as_cubes, leaves_in_rows
+from octahedral.ridge import solve_stage
+from octahedral.stages import (
+    TREE_SAMPLES,
+    draw_stage_samples,
+    restore_stages,
+    stage_taps,
+    stage_tree,
+    survey,
+    tap_count,
+)
+from octahedral.tree import MOST_LEAVES, read_tree
+
+CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Settings.classes
+TREE_VOLUMES = 12  # that a tree is grown from, at most
+STAGE_VOXEL_BYTES = 40  # of work per voxel where learning goes in stages
+TREE_BYTES = 0.5 * GB  # what a tree is grown from
+
+
+class Solved(NamedTuple):
+    """What solving the sums of a stage gives."""
+
+    weights: np.ndarray  # (classes, taps) float32
+    counts: np.ndarray  # (classes,) int: samples of each
+    remark: str = ""  # a line to print
+
+
+class Layout(NamedTuple):
+    """A file of a stage's filters."""
+
+    name: str
+    shape: tuple
+    dtype: type
+
+
+def structure_of(settings):
+    """The structure of these settings: `Published` or `Octahedral`."""
+    return Octahedral(settings) if settings.octahedral else Published(settings)
+
+
+class Published:
+    """One stage; its classes are angles and, cut by boundaries, strength and coherence."""
+
+    stages = 1
+    cpu_only = ""
+    survey_title, classes_title, classes_unit = "class boundaries", "", ""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    # ---- what sorts voxels into classes
+
+    def survey_volumes(self, volumes):
+        """Those of the training volumes that classes are found from, in order."""
+        return volumes
+
+    def survey(self, volume, stages, name, volumes):
+        """What one of so many volumes tells of the classes, and how many voxels that took."""
+        settings = self.settings
+        voxels = sample_voxels(interior_voxels(volume.lr != 0, settings.margin),
+                               settings.quantization_rate, settings.seed, f"{name} boundaries")
+        return features(volume.lr, voxels, settings), voxels.size
+
+    def enough(self, voxels):
+        """Whether so many voxels are enough to find classes from."""
+        return voxels > QUANTIZATION_PATCHES
+
+    def find_classes(self, surveys, advance=lambda classes: None):
+        """`hashtable.Boundaries` from what `survey` gave of several volumes."""
+        _, _, *classes = self.settings.classes
+        values = (np.concatenate([getattr(found, name) for found in surveys])
+                  for name in Boundaries._fields)
+        return Boundaries(*map(quantile_boundaries, values, classes))
+
+    def read_classes(self, held):
+        """Boundaries from a dict of lists; raises ValueError if they are none."""
+        classes = zip(Boundaries._fields, self.settings.classes[2:], strict=True)
+        return Boundaries(*(_ascending(held[name], number) for name, number in classes))
+
+    # ---- sums
+
+    def sums_folder(self, number):
+        """Where a stage's sums lie, in the folder of the filters."""
+        return f"QVF_{self.settings.tag}"
+
+    def sums_shape(self, number, classes):
+        """Buckets and taps of a stage's sums."""
+        return self.settings.buckets, self.settings.taps
+
+    def plan(self, voxels, budget, step=None):
+        """Lay out a training on volumes of at most so many voxels; `step` as in `plan_passes`."""
+        settings, row = self.settings, row_bytes(self.settings.taps)
+        return plan_passes(settings.buckets, row, work_bytes(settings, voxels), budget,
+                           step or settings.buckets)
+
+    def draw(self, volume, stages, classes, name, buckets, wanted=None):
+        """The samples of a volume for the stage after `stages`: `matrix_compute.Drawn`."""
+        return draw_samples(volume, classes, self.settings, name, buckets, wanted)
+
+    def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
+        """Solve the sums of a stage.
+
+        Parameters
+        ----------
+        grams : iterable of Gram
+            Together all buckets; gone through several times.
+        counts : ndarray of int, shape (buckets,)
+            Samples of each.
+        classes : Boundaries or Tree
+        engine : engine.CPU or its like
+        advance : callable, optional
+            Told of each bucket that is solved.
+
+        Returns
+        -------
+        Solved
+        """
+        weights = solve_groups(grams, self.settings, advance, engine.ridge_filters)
+        return Solved(weights, counts)
+
+    def summary(self, stages, counts):
+        """What was learned, in words."""
+        settings, (counts,) = self.settings, counts
+        return (f"{settings.buckets} filters of {settings.filter_len}^3 voxels from "
+                f"{counts.sum():,} samples ({(counts == 0).sum()} buckets saw none and are served "
+                "by their nearest)")
+
+    # ---- filters
+
+    def restore(self, volume, stages, engine):
+        """Restore an LR volume: ndarray of float32, shape of ``volume.lr``, in [0, 1]."""
+        (boundaries, h), = stages
+        return apply_filters(volume.lr, h, boundaries, self.settings, engine.filter_voxels)
+
+    def leaves(self, stages):
+        """What the saved settings say of the stages' sizes."""
+        return []
+
+    def check_leaves(self, leaves):
+        """Refuse, by ValueError, sizes that cannot be."""
+        if leaves:
+            raise ValueError("its stages are incomplete")
+
+    def layout(self, leaves):
+        """The files of filters, as `arrays` gives their content."""
+        settings, (*_, strength, coherence) = self.settings, self.settings.classes
+        return [Layout(f"h_{settings.tag}.npy", (settings.buckets, settings.taps), np.float32),
+                Layout(f"Qfactor_str{settings.tag}", (strength - 1,), np.float64),
+                Layout(f"Qfactor_coh{settings.tag}", (coherence - 1,), np.float64)]
+
+    def arrays(self, stages):
+        """The arrays of filters, as they are written."""
+        (boundaries, h), = stages
+        return [h, *boundaries]
+
+    def from_arrays(self, arrays):
+        """Stages from the arrays of their files; raises ValueError if they are none."""
+        return [Stage(Boundaries(*arrays[1:]), arrays[0])]
+
+    def for_pictures(self, stages, counts):
+        """Filters as cubes, counts, classes and their names, as report.filter_pictures has it."""
+        return stages[0].weights, counts[0], self.settings.classes, CLASS_NAMES
+
+
+class Octahedral:
+    """Stages in the voxel's own frame; the classes of each are the leaves of a tree."""
+
+    cpu_only = "where filters of the octahedral space are learned and applied, whatever --device says"
+    classes_title, classes_unit = "growing a tree", "leaf"
+    survey_title = "drawing"
+
+    def __init__(self, settings):
+        self.settings, self.stages = settings, settings.stages
+
+    # ---- what sorts voxels into classes
+
+    def survey_volumes(self, volumes):
+        return volumes[::-(-len(volumes) // TREE_VOLUMES)]
+
+    def survey(self, volume, stages, name, volumes):
+        found = survey(volume, stages, self.settings, TREE_SAMPLES // volumes, name)
+        return found, len(found[0])
+
+    def enough(self, voxels):
+        return False
+
+    def find_classes(self, surveys, advance=lambda classes: None):
+        return stage_tree(surveys, self.settings, advance)
+
+    def read_classes(self, held):
+        return read_tree(held)
+
+    # ---- sums
+
+    def sums_folder(self, number):
+        return f"QVF_{self.settings.tag}_stage{number + 1}"
+
+    def sums_shape(self, number, classes):
+        return 2 * classes.leaves, tap_count(number, self.settings)  # half of them held out
+
+    def plan(self, voxels, budget, step=None):
+        """All classes at once, since their filters are small."""
+        # Sums of leaves, learned and held out, and of all nodes.
+        sums = 4 * self.settings.leaves * row_bytes(tap_count(1, self.settings))
+        needed = sums + voxels * STAGE_VOXEL_BYTES + TREE_BYTES + CODE_BYTES
+        if needed > budget:
+            raise too_little(needed, budget,
+                             "take smaller volumes, fewer --leaves or a larger --max_memory")
+        return Plan([], needed, budget)
+
+    def draw(self, volume, stages, classes, name, buckets, wanted=None):
+        return draw_stage_samples(volume, stages, classes, self.settings, name, wanted)
+
+    def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
+        gram, = grams
+        weights, ridge, missed = solve_stage(gram, classes, self.settings)
+        counts = counts.reshape(2, -1).sum(0)  # learned from and held out
+        chosen = ""
+        if missed:
+            decibel = -10 * math.log10(missed[ridge])
+            chosen = f", chosen for {decibel:.2f} dB on voxels held out"
+        remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
+                  f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
+        return Solved(weights, counts, remark)
+
+    def summary(self, stages, counts):
+        return f"{sum(map(len, counts))} filters in {len(stages)} stages"
+
+    # ---- filters
+
+    def restore(self, volume, stages, engine):
+        return restore_stages(volume, stages, self.settings)
+
+    def leaves(self, stages):
+        return [stage.classes.leaves for stage in stages]
+
+    def check_leaves(self, leaves):
+        if len(leaves) != self.settings.stages:
+            raise ValueError("its stages are incomplete")
+        if not all(type(count) is int and 0 < count <= MOST_LEAVES for count in leaves):
+            raise ValueError("its number of leaves makes no sense")
+
+    def layout(self, leaves):
+        files, tag = [], self.settings.tag
+        for number, count in enumerate(leaves):
+            taps = tap_count(number, self.settings)
+            files.append(Layout(f"stage{number + 1}_{tag}.npy", (count, taps), np.float32))
+            files.append(Layout(f"tree{number + 1}_{tag}.npy", (2 * count - 1, 4), np.float64))
+        return files
+
+    def arrays(self, stages):
+        return [array for tree, weights in stages for array in (
+            weights, np.column_stack([tree.feature, tree.threshold, tree.child]))]
+
+    def from_arrays(self, arrays):
+        pairs = zip(arrays[::2], arrays[1::2], strict=True)
+        return [Stage(_tree_of_nodes(nodes), weights) for weights, nodes in pairs]
+
+    def for_pictures(self, stages, counts):
+        cubes = [as_cubes(stage.weights, stage_taps(number, self.settings)[0])
+                 for number, stage in enumerate(stages)]
+        cubes, *layout = leaves_in_rows(cubes, counts)
+        return cubes, leaves_in_rows(counts, counts)[0], *layout
+
+
+def work_bytes(settings, voxels):
+    """Memory beside the sums: work on a volume of so many voxels, or solving, whichever is more."""
+    threads, side = thread_count(), settings.taps + 1
+    copies = 1.5 if settings.sharpen else 1
+    summing = voxels * VOXEL_BYTES * copies + threads * (BLOCK + side) * side * 4
+    solving = (3 * threads + 3) * side**2 * 8 + 3 * settings.buckets * settings.taps * 8
+    return max(summing, solving) + CODE_BYTES
+
+
+def _ascending(values, classes):
+    array = np.array([float(value) for value in values])
+    if (array.shape != (classes - 1,) or not np.isfinite(array).all()
+            or (np.diff(array) < 0).any()):
+        raise ValueError("its class boundaries make no sense")
+    return array
+
+
+def _tree_of_nodes(nodes):
+    """A tree from its array: feature, threshold and children; leaves are numbered in order."""
+    if (np.abs(nodes) > 1e9).any():
+        raise ValueError("the nodes of a tree are not linked as a tree")
+    leaf = nodes[:, 0] < 0
+    return read_tree({"feature": nodes[:, 0], "threshold": nodes[:, 1], "child": nodes[:, 2:],
+                      "leaf": np.where(leaf, np.cumsum(leaf) - 1, -1)})

@@ -1,0 +1,229 @@
+"""The structure tensor of each voxel, and the eigenvalues and direction that it holds.
+
+The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the window of gradients
+around it (section 3.2 of the paper). The weights are separable, so the tensor is six products of
+gradients, each smoothed along the three axes: some 160 multiplications instead of the 729 x 729
+matrix of the formula. Planes of products are smoothed along two axes as they are met and kept in a
+ring that is just long enough for the third; no volume-sized temporary is made.
+"""
+import numpy as np
+from numba import njit
+
+from machine.simd import LANES, correlate, load, multiply_add, splat, store, zeros
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_t, trace, fa,
+                     angle, strength, coherence):
+    """Features of the voxels in planes start to stop.
+
+    Parameters
+    ----------
+    lr : ndarray of float32, shape (X, Y, Z), C-contiguous
+    voxels : ndarray of int64, ascending
+        Flat indices, at least half a gradient window from the faces.
+    first : ndarray of int64, shape (X + 1,)
+        Where each plane's voxels begin among `voxels`.
+    start, stop : int
+        Planes.
+    weights : ndarray of float32, shape (window side,)
+        Of the window, along each axis.
+    sin_p, cos_p : ndarray of float64, shape (classes - 1,)
+        Of the edges between classes of the azimuth.
+    cos_t : ndarray of float64, shape (classes - 1,)
+        Of the edges between classes of the inclination.
+    trace : bool
+        Whether the strength is the sum of the eigenvalues instead of the largest.
+    fa : bool
+        Whether the coherence is the fractional anisotropy.
+    angle, strength, coherence : ndarray, shape (n, 2), (n,) and (n,)
+        Written for these voxels; see `hashtable.Features`.
+    """
+    half, length = weights.size // 2, weights.size
+    ny, nz = lr.shape[1], lr.shape[2]
+    if first[stop] == first[start]:
+        return
+    # The rectangle of rows and columns that the slab's voxels need, half a window around them.
+    y0, y1, z0, z1 = ny, 0, nz, 0
+    for n in range(first[start], first[stop]):
+        y, z = voxels[n] // nz % ny, voxels[n] % nz
+        y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
+    # Rows are whole vectors; what lies beyond z1 is never read.
+    height, width = y1 - y0, -(-(z1 - z0) // LANES) * LANES
+    products = np.zeros((6, height + 2 * half, width + 2 * half), np.float32)
+    rows = np.zeros((height + 2 * half, width), np.float32)
+    ring = np.zeros((length, 6, height, width), np.float32)
+    tensor = np.zeros((6, width), np.float32)
+    for plane in range(max(start - half, 0), min(stop + half, lr.shape[0])):
+        _gradient_products(lr, plane, y0 - half, z0 - half, z1 - z0 + 2 * half, products)
+        for c in range(6):
+            _smooth_plane(products, c, weights, rows, ring, plane % length)
+        centre = plane - half
+        if centre < start:
+            continue
+        n, last = first[centre], first[centre + 1]
+        while n < last:  # row by row
+            y = voxels[n] // nz % ny
+            origin = (centre * ny + y) * nz + z0
+            end = n
+            while end < last and voxels[end] < origin - z0 + nz:
+                end += 1
+            _smooth_across(ring, weights, centre - half, y - y0, voxels[n] - origin,
+                           voxels[end - 1] - origin + 1, tensor)
+            for m in range(n, end):
+                k = voxels[m] - origin
+                l1, l2, l3, vx, vy, vz = eigen_3x3(tensor[0, k], tensor[1, k], tensor[2, k],
+                                                   tensor[3, k], tensor[4, k], tensor[5, k])
+                angle[m, 0], angle[m, 1] = _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t)
+                strength[m] = l1 + l2 + l3 if trace else l1
+                coherence[m] = _fractional_anisotropy(l1, l2, l3) if fa else _coherence(l1, l2, l3)
+            n = end
+
+
+@njit(cache=True, fastmath=True)
+def _gradient_products(lr, x, y_first, z_first, width, products):
+    """Products xx, yy, zz, xy, xz, yz of gradients on a rectangle of plane x, `width` voxels wide.
+
+    The gradients are those of np.gradient.
+    """
+    nx, ny, nz = lr.shape
+    height = products.shape[1]
+    x_back, x_ahead = max(x - 1, 0), min(x + 1, nx - 1)
+    x_scale = np.float32(1 / max(x_ahead - x_back, 1))
+    for i in range(height):
+        y = y_first + i
+        y_back, y_ahead = max(y - 1, 0), min(y + 1, ny - 1)
+        y_scale = np.float32(1 / max(y_ahead - y_back, 1))
+        inner = min(max(1 - z_first, 0), width), max(min(nz - 1 - z_first, width), 0)
+        for j in range(inner[0], inner[1]):  # inside, without a branch: this loop is vectorised
+            z = z_first + j
+            gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
+            gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
+            gz = (lr[x, y, z + 1] - lr[x, y, z - 1]) * np.float32(0.5)
+            products[0, i, j], products[1, i, j], products[2, i, j] = gx * gx, gy * gy, gz * gz
+            products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
+        for j in range(width):
+            z = z_first + j
+            if inner[0] <= j < inner[1]:
+                continue
+            z_back, z_ahead = max(z - 1, 0), min(z + 1, nz - 1)
+            gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
+            gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
+            gz = (lr[x, y, z_ahead] - lr[x, y, z_back]) * np.float32(1 / max(z_ahead - z_back, 1))
+            products[0, i, j], products[1, i, j], products[2, i, j] = gx * gx, gy * gy, gz * gz
+            products[3, i, j], products[4, i, j], products[5, i, j] = gx * gy, gx * gz, gy * gz
+
+
+@njit(cache=True, error_model="numpy")
+def _smooth_plane(products, c, weights, rows, ring, place):
+    """Smooth plane c of the products along both axes into the ring; `rows` is scratch."""
+    height, width = ring.shape[2:]
+    for i in range(rows.shape[0]):
+        row = (c * rows.shape[0] + i) * products.shape[2]
+        correlate(products, row, 1, weights, rows, i * width, width)
+    correlate(rows, 0, width, weights, ring, (place * 6 + c) * height * width, height * width)
+
+
+@njit(cache=True, error_model="numpy")
+def _smooth_across(ring, weights, plane, row, low, high, tensor):
+    """Smooth a row of six products across the planes from `plane` on, between `low` and `high`."""
+    length, _, height, width = ring.shape
+    for c in range(6):
+        for k in range(low // LANES * LANES, high, LANES):
+            total = zeros()
+            for t in range(length):
+                at = (((plane + t) % length * 6 + c) * height + row) * width + k
+                total = multiply_add(splat(weights[t]), load(ring, at), total)
+            store(tensor, c * width + k, total)
+
+
+@njit(cache=True, error_model="numpy")
+def eigen_3x3(xx, yy, zz, xy, xz, yz):
+    """Eigenvalues, descending, and the principal unit eigenvector of a symmetric 3x3 matrix.
+
+    The closed form of the characteristic cubic, in float64 on the matrix divided by its largest
+    entry; the eigenvector is the longest cross product of two rows of T - l1. Where the two largest
+    eigenvalues are equal, no direction in their plane is better than another, and one is taken.
+
+    Returns
+    -------
+    l1, l2, l3, vx, vy, vz : float
+
+    Examples
+    --------
+    >>> [round(float(number), 9) + 0.0 for number in eigen_3x3(1.0, 2.0, 4.0, 0.0, 0.0, 0.0)]
+    [4.0, 2.0, 1.0, 0.0, 0.0, 1.0]
+    """
+    size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
+    if not size > 0:
+        return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
+    per_size = 1 / np.float64(size)
+    a, b, c = xx * per_size, yy * per_size, zz * per_size
+    d, e, f = xy * per_size, xz * per_size, yz * per_size
+    mean = (a + b + c) / 3
+    a0, b0, c0 = a - mean, b - mean, c - mean
+    radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
+    if radius < 1e-12:
+        return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
+    det = a0 * (b0 * c0 - f * f) - d * (d * c0 - f * e) + e * (d * f - b0 * e)
+    # The cosine of an angle between 0 and pi / 3.
+    cosine = np.cos(np.arccos(min(max(det / (2 * radius**3), -1.0), 1.0)) / 3)
+    l1 = mean + 2 * radius * cosine
+    l3 = mean - radius * (cosine + np.sqrt(3 * max(1 - cosine * cosine, 0.0)))
+    l2 = 3 * mean - l1 - l3
+    a, b, c = a - l1, b - l1, c - l1
+    # Cross products of rows of T - l1: each is along the eigenvector, the longest the most exact.
+    px, py, pz = d * f - e * b, e * d - a * f, a * b - d * d  # rows 1 and 2
+    qx, qy, qz = d * c - e * f, e * e - a * c, a * f - d * e  # rows 1 and 3
+    rx, ry, rz = b * c - f * f, f * e - d * c, d * f - b * e  # rows 2 and 3
+    p, q, r = px * px + py * py + pz * pz, qx * qx + qy * qy + qz * qz, rx * rx + ry * ry + rz * rz
+    if q > p and q >= r:
+        px, py, pz, p = qx, qy, qz, q
+    elif r > p:
+        px, py, pz, p = rx, ry, rz, r
+    if p < 1e-28:  # l1 equals l2: any vector at right angles to the third eigenvector will do
+        if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
+            nx, ny, nz = a, d, e
+        elif abs(d) + abs(b) + abs(f) >= abs(e) + abs(f) + abs(c):
+            nx, ny, nz = d, b, f
+        else:
+            nx, ny, nz = e, f, c
+        if abs(nx) > abs(ny):
+            px, py, pz = -nz, 0.0, nx
+        else:
+            px, py, pz = 0.0, nz, -ny
+        p = px * px + py * py + pz * pz
+    length = 1 / np.sqrt(p) if p > 0 else 0.0
+    return (l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size,
+            px * length, py * length, pz * length)
+
+
+@njit(cache=True, error_model="numpy")
+def _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t):
+    """Classes of a direction: how many edges between classes lie before it.
+
+    The edges are given by their sines and cosines, which spares an arc tangent per voxel.
+    """
+    if vy < 0:  # a vector and its opposite are one direction
+        vx, vy, vz = -vx, -vy, -vz
+    azimuth = inclination = 0
+    if vx != 0 or vy != 0:
+        for edge in range(sin_p.size):
+            azimuth += cos_p[edge] * vy >= sin_p[edge] * vx
+    for edge in range(cos_t.size):
+        inclination += vz <= cos_t[edge]
+    return azimuth, inclination
+
+
+@njit(cache=True, error_model="numpy")
+def _coherence(l1, l2, l3):
+    s1, s2, s3 = np.sqrt(l1), np.sqrt(l2), np.sqrt(l3)
+    return (s1 - s2 - s3) / (s1 + s2 + s3) if s1 > 0 else 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _fractional_anisotropy(l1, l2, l3):
+    squares = l1 * l1 + l2 * l2 + l3 * l3
+    if not squares > 0:
+        return 0.0
+    return np.sqrt(((l1 - l2)**2 + (l2 - l3)**2 + (l3 - l1)**2) / (2 * squares))

@@ -1,0 +1,103 @@
+"""degradation.py: every operator passes the same table of tests."""
+import numpy as np
+import pytest
+
+from degradation import OPERATORS, degradation_of
+from filter_constant import LR_TYPES, Settings
+
+KINDS = [
+    {"lr_type": "interpolation"},
+    {"lr_type": "interpolation", "grid": "edges"},
+    {"lr_type": "average"},
+    {"lr_type": "kspace"},
+    {"lr_type": "kspace", "kspace_keep": "auto"},
+]
+FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join(kind.values()))
+every_factor = pytest.mark.parametrize("factor", FACTORS, ids=str)
+
+
+def operator_of(kind, factor, shape=(12, 18, 24)):
+    return degradation_of(shape, Settings(factor=factor, **kind))
+
+
+def random_volume(shape, seed=0):
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def test_every_type_of_lr_is_in_the_table():
+    assert {kind["lr_type"] for kind in KINDS} == set(OPERATORS) == set(LR_TYPES)
+
+
+@every_kind
+@every_factor
+def test_degrading_equals_the_matrices_of_the_axes(kind, factor):
+    operator = operator_of(kind, factor)
+    image = random_volume(operator.shape)
+    matrices = [operator.matrix(axis) for axis in range(3)]
+    by_matrices = np.einsum("xyz,ax,by,cz->abc", image, *matrices, optimize=True)
+    assert by_matrices.shape == operator.low_shape
+    np.testing.assert_allclose(operator.forward(image), by_matrices, atol=1e-5)
+
+
+@every_kind
+@every_factor
+def test_the_adjoint_agrees_with_the_forward_operator(kind, factor):
+    operator = operator_of(kind, factor)
+    x = random_volume(operator.shape, 1)
+    forward = operator.forward(x)
+    y = random_volume(operator.low_shape, 2).astype(forward.dtype)
+    if np.iscomplexobj(y):
+        y += 1j * random_volume(operator.low_shape, 3)
+    left, right = np.vdot(y, forward), np.vdot(operator.adjoint(y), x)
+    # float32 sums of some thousand products
+    assert abs(left - right) < 1e-5 * np.linalg.norm(forward) * np.linalg.norm(y)
+
+
+@every_kind
+@every_factor
+def test_an_axis_of_factor_one_is_left_alone(kind, factor):
+    operator = operator_of(kind, factor)
+    for axis in (axis for axis in range(3) if factor[axis] == 1):
+        matrix = operator.matrix(axis)
+        if np.iscomplexobj(matrix):  # the whole spectrum: brought back by its inverse
+            matrix = len(matrix) * matrix.conj().T @ matrix
+        np.testing.assert_allclose(matrix, np.eye(operator.shape[axis]), atol=1e-9)
+        assert operator.step_and_start(axis) == (1, 0)
+
+
+@every_kind
+def test_there_and_back_keeps_the_grid(kind):
+    """Degrading what was interpolated gives about what there was: no shift of a part of a voxel."""
+    operator = operator_of(kind, (2, 2, 2), (48, 48, 48))
+    grid = np.meshgrid(*(np.linspace(-1, 1, side) for side in operator.shape), indexing="ij")
+    bump = np.exp(-8 * sum((axis - 0.1) ** 2 for axis in grid)).astype(np.float32)
+    low = operator.degrade(bump)
+    fine = operator.spline(low)
+    again, shifted = operator.degrade(fine), operator.degrade(np.roll(fine, 1, 0))
+    error = np.abs(again - low).max()
+    assert error < 0.2 * np.abs(shifted - low).max()
+
+
+@every_kind
+@every_factor
+def test_what_the_lr_volume_says_leaves_the_original_alone(kind, factor):
+    """The original agrees with its LR volume: data consistency has next to nothing to correct."""
+    operator = operator_of(kind, factor, (24, 24, 24))
+    image = np.clip(random_volume(operator.shape, 4), 0.01, 1)
+    low = operator.degrade(image)
+    if operator.masked or np.iscomplexobj(low):  # a magnitude image has lost signs
+        whole = (slice(None),) * 3
+        mask = np.ones(operator.shape, bool)
+        correction = operator.consistency(low, whole, mask).correction(image)
+        assert np.abs(correction).max() < 2e-3
+
+
+@every_factor
+def test_the_nearest_lr_voxel_of_means_of_blocks_is_its_own_block(factor):
+    operator = operator_of({"lr_type": "average"}, factor)
+    low = random_volume(operator.low_shape, 5)
+    blocks = low
+    for axis in range(3):
+        blocks = np.repeat(blocks, factor[axis], axis=axis)
+    np.testing.assert_array_equal(operator.nearest(low), blocks)
