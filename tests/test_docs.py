@@ -1,6 +1,8 @@
 """README.md and docs/: what they show runs, what they name exists."""
 import ast
 import dataclasses
+import doctest
+import importlib
 import os
 import re
 import sys
@@ -70,3 +72,20 @@ def test_every_test_that_the_page_on_reliability_names_exists():
 
 def test_the_readmes_picture_is_small():
     assert 10_000 < os.path.getsize(ROOT / "docs" / "restored.png") < 300_000
+
+
+MODULES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+           for folder in (".", "machine", "disk", "octahedral", "report", "gpu")
+           for path in sorted((ROOT / folder).glob("*.py"))
+           if ">>> " in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_docstrings_run(name):
+    tests, runner = 0, doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    module = importlib.import_module(name)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        result = runner.run(test)
+        assert result.failed == 0, test.name
+        tests += result.attempted
+    assert tests > 0

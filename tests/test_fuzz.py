@@ -23,7 +23,7 @@ from restoring import restore_file
 from engine import CPU
 from learning import checkpoint_of
 from structure import structure_of
-from disk.checkpoint import Checkpoint, Finished
+from disk.ledger import Finished
 from filter_constant import Settings
 from machine.errors import UserError
 from hashtable import Boundaries

@@ -29,7 +29,7 @@ from disk.filters import load_filters, save_filters
 SMALL_FILES = """
 import sys
 import filter_constant, structure
-from disk import checkpoint as sums
+from disk import sums
 sums.FILE_BYTES = 650_000
 structure.work_bytes = lambda settings, voxels: 0
 import train

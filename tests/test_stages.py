@@ -16,7 +16,8 @@ from machine.errors import UserError
 from get_lar import best_spline, make_pair
 from synthetic import degrade
 from matrix_compute import Gram
-from octahedral.features import REACH, classify, features_of_voxels, turned_offsets
+from octahedral.features import classify, features_of_voxels
+from octahedral.scene import REACH, turned_offsets
 from restoring import restore, upscale
 from matrix_compute import Stage
 from octahedral.ridge import solve_stage
