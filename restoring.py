@@ -91,12 +91,14 @@ def upscale(low, stages, settings, engine=None):
 def axes_between(asked, learned):
     """The order of axes that turns the factor that is asked for into the one that was learned.
 
+    Where axes can go round they do, so that the others keep their order.
+
     Examples
     --------
     >>> axes_between((4, 1, 1), (1, 1, 4))
     (1, 2, 0)
     """
-    orders = itertools.permutations(range(3))
+    orders = [(0, 1, 2), (1, 2, 0), (2, 0, 1), *itertools.permutations(range(3))]
     return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
