@@ -1,4 +1,4 @@
-"""The constants of the method in one frozen dataclass, and the command line made from it.
+"""The constants of the method, and all settings in one frozen dataclass.
 
 Every option of ``train.py`` and ``test.py`` is one field below: its default, its help and the
 values it takes stand on one spot. Nothing here imports more than the standard library, so that
@@ -8,8 +8,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from machine import errors
-from machine.options import fault_of, option, parser_of
+from machine.options import fault_of, option
 
 LR_TYPES = ("interpolation", "kspace", "average", "scan")
 KSPACE_KEEPS = ("third", "auto")
@@ -67,8 +66,8 @@ class Settings:
     """
 
     preset: str = option("paper", "learning", "paper: the published structure; best: what restores "
-                         "most in its protocol; scan: for upscaling real scans (see PRESETS). Other "
-                         "options change a preset", choices=tuple(PRESETS))
+                         "most in its protocol; scan: for upscaling real scans (see PRESETS). "
+                         "Other options change a preset", choices=tuple(PRESETS))
 
     # Method: what a filter means. Applying with others than learned with is refused.
     factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one "
@@ -109,7 +108,8 @@ class Settings:
 
     # Learning: how the filters are learned.
     profile: tuple = option(PROFILES, "learning", "of scan: slice profiles to draw from (mean over "
-                            "the slice, slices with gaps, Gaussian, hardly blurred, k-space)", kind=str, several=True, since=True,
+                            "the slice, slices with gaps, Gaussian, hardly blurred, k-space)",
+                            kind=str, several=True, since=True,
                             choices=PROFILES)
     noise: float = option(7.0, "learning", "of scan: the most noise that is drawn, in per cent of "
                           "the 99.9 % intensity (Rician standard deviation)",
@@ -142,6 +142,11 @@ class Settings:
                                          kind=int, low=0, high=26, bare=10)
     upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring "
                            "them to the finer grid")
+    test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
+                                 "slice profiles that volumes are degraded by", kind=str,
+                                 several=True, choices=PROFILES)
+    test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise that "
+                               "is added, in per cent", kind=float, several=True, low=0, high=50)
     dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type "
                         "and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, where one volume is "
@@ -209,72 +214,9 @@ class Settings:
                 if entry.metadata["group"] in groups}
 
 
-GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
-          "test": ("method", "applying", "running", "folders", "output")}
-NOT_FOR = {"train": {"test_dir", "result_dir"},
-           "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
-STORY = {
-    "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
-    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to "
-            "result/.\nWith --upscale: bring volumes that are low-resolution to the finer grid.",
-}
-EXAMPLES = {
-    "train": """examples:
-  python train.py --preset best                     what restores most
-  python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
-  python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
-    "test": """examples:
-  python test.py
-  python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
-  python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz""",
-}
-
-
 def start_name(start):
     """What the volume that filters begin with is called: LR where it is the published one."""
     return "LR" if start == "quadratic" else "start"
-
-
-def command_line(command, arguments=None):
-    """Read the options of a command.
-
-    Parameters
-    ----------
-    command : {"train", "test"}
-    arguments : list of str, optional
-        Default: those of the process.
-
-    Returns
-    -------
-    settings : Settings
-        Defaults where nothing was given.
-    given : set of str
-        Names of the options that stood on the command line.
-    """
-    entries = [entry for entry in dataclasses.fields(Settings)
-               if entry.metadata["group"] in GROUPS[command] and entry.name not in NOT_FOR[command]]
-    parser = parser_of(entries, GROUPS[command], prog=f"{command}.py", description=STORY[command],
-                       epilog=EXAMPLES[command])
-    given = vars(parser.parse_args(arguments))
-    try:
-        if "factor" in given:
-            given["factor"] = _three_factors(given["factor"])
-        if "profile" in given:
-            given["profile"] = tuple(dict.fromkeys(given["profile"]))
-        preset = PRESETS[given.get("preset", Settings.preset)]
-        settings = dataclasses.replace(Settings(), **preset | given)
-        _check(settings, given, command)
-        if settings.lr_type in ("average", "scan"):
-            settings = dataclasses.replace(settings, grid="edges")
-    except ValueError as fault:
-        parser.error(str(fault))
-    return settings, set(given)
-
-
-def run(command, story):
-    """Run ``story(settings, given)`` for the command line of the process; its exit status."""
-    settings, given = command_line(command)
-    return errors.run(command, lambda: story(settings, given), settings.quiet)
 
 
 def checked_settings(saved):
@@ -324,14 +266,8 @@ def checked_settings(saved):
     return values
 
 
-def _three_factors(numbers):
-    if len(numbers) not in (1, 3):
-        raise ValueError(f"argument --factor: one number or three, not {len(numbers)}")
-    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
-
-
-def _check(settings, given, command):
-    """Refuse values out of range, and options that would have no effect."""
+def checked(settings, given, command):
+    """The settings with what they imply; ValueError for values out of range, and for no effect."""
     for entry in dataclasses.fields(Settings):
         values = getattr(settings, entry.name) if entry.name in given else ()
         for value in values if isinstance(values, tuple) else (values,):
@@ -361,6 +297,9 @@ def _check(settings, given, command):
         _check_scan(settings, given)
     if "ridge" in given and settings.solver == "cg":
         raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")
+    if lr_type in ("average", "scan"):
+        return dataclasses.replace(settings, grid="edges")
+    return settings
 
 
 def _check_spaces(settings, given):

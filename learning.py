@@ -153,7 +153,7 @@ def nothing_to_learn_from(settings):
 def pairs_of(path, settings):
     """Read a volume; yield what is learned from it, each with the name that its samples hang on.
 
-    That is its LR counterpart or, with --lr_type scan, as many as are drawn.
+    That is its LR counterpart or, with --preset scan, as many as are drawn.
     """
     image, name = read_volume(path).data, relative_name(path, settings.train_dir)
     try:

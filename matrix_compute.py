@@ -289,8 +289,8 @@ def ridge_filters(gram, buckets, weight, g0, g, advance):
 def ridge_filter(matrix, weight, towards):
     """The g that minimises |b - a.g|^2 + weight |g - towards|^2.
 
-    From the Gram matrix of [a, b], its lower triangle, which is consumed. The Cholesky factor of the
-    whole matrix holds that of Q, and in its last row the forward substitution of V.
+    From the Gram matrix of [a, b], its lower triangle, which is consumed. The Cholesky factor of
+    the whole matrix holds that of Q, and in its last row the forward substitution of V.
     """
     matrix[-1, :-1] += weight * towards
     diagonal = np.einsum("ii->i", matrix)

@@ -2,8 +2,8 @@
 
 A volume is cut into slabs along its first axis. Each slab is learned from as a part of an LR volume
 of its own: the whole volume, degraded by a slice profile that is drawn, with noise of a level that
-is drawn. So a few volumes give hundreds of scanners. Everything that is drawn hangs on the seed, the
-volume's name and the slab's number alone: it is the same in every pass, and after a stop.
+is drawn. So a few volumes give hundreds of scanners. Everything that is drawn hangs on the seed,
+the volume's name and the slab's number alone: it is the same in every pass, and after a stop.
 """
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ PADDING = 8  # voxels of background that are kept around the brain
 HALO = 10  # planes around a slab, which filters and features see
 CLEAN = 0.2  # share of draws without noise
 LOW_NOISE = 1.5  # power of a uniform number: noise is low more often than high
-INVERTED, BENT = 0.0, 0.0  # shares of draws with other intensities
-KSPACE = 0.3  # share of k-space among the draws, where other profiles are drawn too
+INVERTED = 0.12  # share of draws with bright and dark exchanged
+KSPACE = 0.35  # share of k-space among the draws, where other profiles are drawn too
 
 
 class Draw(NamedTuple):
@@ -30,11 +30,10 @@ class Draw(NamedTuple):
     profile: str
     sigma: float  # of the noise, of the brightest intensity
     inverted: bool  # bright and dark exchanged, a stand-in for other weightings
-    power: float  # that intensities are raised to
 
 
 def draw_of(settings, random):
-    """Draw a profile, a noise level and intensities."""
+    """Draw a profile, a noise level, and whether intensities are exchanged."""
     profiles = settings.profile
     shares = np.full(len(profiles), 1.0)
     if "kspace" in profiles and len(profiles) > 1:
@@ -43,8 +42,7 @@ def draw_of(settings, random):
     profile = str(random.choice(profiles, p=shares / shares.sum()))
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else settings.noise / 100 * level**LOW_NOISE
-    turned, bent, power = random.random(3)
-    return Draw(profile, sigma, turned < INVERTED, 2 ** (2 * power - 1) if bent < BENT else 1.0)
+    return Draw(profile, sigma, random.random() < INVERTED)
 
 
 def make_low(hr, operator, sigma, random):
@@ -80,7 +78,7 @@ def drawn_volumes(image, settings, name):
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     settings : Settings
-        With ``lr_type`` scan.
+        As --preset scan has them.
     name : str
         Of the volume: with the seed, it decides what is drawn.
 
@@ -118,7 +116,8 @@ def drawn_volumes(image, settings, name):
 def _drawn_volume(hr, settings, random, first, last):
     """One LR volume of `hr`, of planes first to last; None where they hold no brain."""
     draw = draw_of(settings, random)
-    hr = with_intensities(hr, draw)
+    if draw.inverted:
+        hr = inverted(hr)
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (draw.profile,)
     low = make_low(hr, operator, draw.sigma, random)
@@ -140,16 +139,14 @@ def _drawn_volume(hr, settings, random, first, last):
                     cues=operator.cues(unit), core=cut[2])
 
 
-def with_intensities(hr, draw):
-    """The volume with intensities inverted and bent as drawn, in [0, 1]."""
-    if draw.inverted:
-        hr = np.where(hr > 0, np.clip(1.05 - hr, 0.02, None), 0).astype(np.float32)
-        hr /= hr.max()
-    return hr if draw.power == 1 else hr ** np.float32(draw.power)
+def inverted(hr):
+    """A volume in [0, 1] with bright and dark exchanged inside the brain."""
+    turned = np.where(hr > 0, np.clip(1.05 - hr, 0.02, None), 0).astype(np.float32)
+    return turned / turned.max()
 
 
 def _planes_of_start(unit, operator, planes):
-    """The start on some planes of the fine grid, and its mask; as `get_lar.make_fine` makes them."""
+    """The start on some planes of the fine grid, and its mask, as `get_lar.make_fine` has it."""
     order = {"cubic": 3, "quintic": 5}[operator.settings.start]
 
     def upsampled(volume, order):

@@ -184,7 +184,8 @@ class Published:
 class Octahedral:
     """Stages in the voxel's own frame; the classes of each are the leaves of a tree."""
 
-    cpu_only = "where filters of the octahedral space are learned and applied, whatever --device says"
+    cpu_only = ("where filters of the octahedral space are learned and applied, whatever --device "
+                "says")
     classes_title, classes_unit = "growing a tree", "leaf"
     survey_title = "drawing"
 

@@ -4,27 +4,30 @@
     python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
     python test.py --help
 
-Figures are over the brain. They are given for the LR volume, for the best plain spline from the same
-low-resolution volume, and for the restored volume: the one to beat is the spline. What is upscaled
-has no original, so no figures.
+Figures are over the brain. They are given for the LR volume, for the best plain spline from the
+same low-resolution volume, and for the restored volume: the one to beat is the spline. What is
+upscaled has no original, so no figures.
 """
 import sys
 import time
 from pathlib import Path
 
-from filter_constant import run, start_name
+from command_line import run
+from filter_constant import start_name
 from machine.errors import CannotWrite, UserError, complain
 
 
 def main(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
+    from degradation import is_drawn
     from disk.filters import about_filters, load_filters
     from disk.volumes import find_volumes, relative_name, sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
     from restoring import axes_between, restore_file
+    from scan_evaluation import evaluate_files
     from structure import structure_of
 
     asked = settings.factor
@@ -35,6 +38,8 @@ def main(settings, given):
     targets = target_paths(volumes, folder, settings)
     print(about_filters(settings))
     engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
+    if is_drawn(settings) and not settings.upscale:
+        return evaluate_files(volumes, folder, stages, settings, engine)
     print_head(len(volumes), settings)
     rows, viewers, failed = [], [], 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:

@@ -6,8 +6,8 @@
     python train.py --help
 
 Each volume is degraded and interpolated back; every sampled voxel's patch of that LR volume,
-together with the HR voxel at its centre, goes into the Gram matrix of the voxel's bucket; at the end
-each bucket is solved for its filter.
+together with the HR voxel at its centre, goes into the Gram matrix of the voxel's bucket; at the
+end each bucket is solved for its filter.
 
 What was summed is kept in arrays/QVF_2/: a training that was stopped or killed goes on from there,
 and so does one whose folder has got more volumes.
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from filter_constant import run
+from command_line import run
 from machine.errors import complain
 
 

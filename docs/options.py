@@ -9,15 +9,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from filter_constant import GROUPS, NOT_FOR, Settings  # noqa: E402
+from command_line import GROUPS, options_of  # noqa: E402
+from filter_constant import Settings  # noqa: E402
 
 
 def rows():
     """The lines of the table, heading included."""
     lines = ["| option | default | for | what it does |", "|---|---|---|---|"]
     for entry in dataclasses.fields(Settings):
-        scripts = [f"{name}.py" for name, groups in GROUPS.items()
-                   if entry.metadata["group"] in groups and entry.name not in NOT_FOR[name]]
+        scripts = [f"{name}.py" for name in GROUPS if entry in options_of(name)]
         names = [f"`--{entry.name}`"] + [f"`--no-{entry.name}`"] * ("switch" in entry.metadata)
         text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
         default, named = shown(entry.default), re.search(r" \(default: (.*)\)$", text)
@@ -34,7 +34,8 @@ def shown(default):
     if isinstance(default, bool) or default is None:
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return " ".join(map(str, default[:1] if len(set(default)) == 1 else default))
+        values = default[:1] if len(set(default)) == 1 else default
+        return " ".join(map(shown, values))
     return f"{default:g}" if isinstance(default, float) else str(default) or "none"
 
 

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
 
 def free_memory():
-    """Bytes that this process may still take: what the system has, or a container's limit leaves."""
+    """Bytes that this process may still take: of the system's, or of a container's limit."""
     free = psutil.virtual_memory().available
     for limit, used in CGROUPS:
         try:

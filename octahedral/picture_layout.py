@@ -3,7 +3,7 @@ import numpy as np
 
 
 def leaves_in_rows(values, counts, columns=32):
-    """Lay out values of each stage's leaves, those with most samples first, as if they were buckets.
+    """Lay out values of each stage's leaves as if they were buckets, most samples first.
 
     Parameters
     ----------

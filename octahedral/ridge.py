@@ -13,8 +13,8 @@ def solve_stage(gram, tree, settings):
     """The filters of a stage's leaves, from the filter of all voxels down the tree.
 
     A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``, with r the energy of an
-    average tap in so many samples as the ridge says. With ``--ridge auto`` that number is the one of
-    RIDGES that misses the voxels held out by least; learned is then from all voxels.
+    average tap in so many samples as the ridge says. With ``--ridge auto`` that number is the one
+    of RIDGES that misses the voxels held out by least; learned is then from all voxels.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ from engine import CPU, choose_engine
 from structure import structure_of
 from gpu import cards as device
 from gpu.cards import find_cards, try_out
-from filter_constant import Settings, command_line
+from command_line import command_line
+from filter_constant import Settings
 from machine.errors import UserError
 from gpu.compute import Stream
 

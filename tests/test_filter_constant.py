@@ -7,15 +7,15 @@ import pytest
 from conftest import assert_one_line, run_command
 
 import filter_constant
-from filter_constant import FEATURE_TYPES, GROUPS, LR_TYPES, NOT_FOR, ONLY_OCTAHEDRAL, ONLY_SCAN, ONLY_SPHERICAL, SOLVERS, Settings, command_line, run
+from command_line import options_of as options_of_command, GROUPS, NOT_FOR, command_line, run
+from filter_constant import FEATURE_TYPES, LR_TYPES, ONLY_OCTAHEDRAL, ONLY_SCAN, ONLY_SPHERICAL, SOLVERS, Settings
 from machine.errors import UserError
 
 COMMANDS = ("train", "test")
 
 
 def options_of(command):
-    return [field for field in dataclasses.fields(Settings)
-            if field.metadata["group"] in GROUPS[command] and field.name not in NOT_FOR[command]]
+    return options_of_command(command)
 
 
 def refused(capsys, command, *arguments):

@@ -28,12 +28,12 @@ from disk.filters import load_filters, save_filters
 # train.py with its sums in files of 10 buckets and, if asked, so little memory that they need several passes.
 SMALL_FILES = """
 import sys
-import filter_constant, structure
+import command_line, structure
 from disk import sums
 sums.FILE_BYTES = 650_000
 structure.work_bytes = lambda settings, voxels: 0
 import train
-sys.exit(filter_constant.run("train", train.main))
+sys.exit(command_line.run("train", train.main))
 """
 
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 import test as script
 import train
 from disk.files import file_digest
-from filter_constant import command_line
+from command_line import command_line
 from report.page import make_page
 from report.pictures import canonical, plane
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer

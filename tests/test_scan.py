@@ -11,7 +11,8 @@ from synthetic import save
 
 from degradation import degradation_of
 from disk.filters import load_filters
-from filter_constant import PROFILES, command_line
+from command_line import command_line
+from filter_constant import PROFILES
 from get_lar import make_fine
 from restoring import axes_between, upscale
 from scan_cues import CUE_NAMES, NOISE, cues_of, noise_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL, assert_one_line, golden_figures, load_script, run_command, write_nifti
 
-from filter_constant import command_line
+from command_line import command_line
 from disk.filters import load_filters
 
 OBLIQUE = np.array([[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]])  # and flipped

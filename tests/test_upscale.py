@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import test as script
-from filter_constant import Settings, command_line
+from command_line import command_line
+from filter_constant import Settings
 from machine.errors import UserError
 from degradation import kspace_kept
 from get_lar import best_spline, make_fine, make_pair

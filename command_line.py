@@ -1,0 +1,84 @@
+"""The command lines of train.py and test.py, made from the fields of `filter_constant.Settings`.
+
+Only the standard library is imported, so that ``--help`` and a typing error answer at once.
+"""
+import dataclasses
+
+from filter_constant import PRESETS, Settings, checked
+from machine import errors
+from machine.options import parser_of
+
+GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
+          "test": ("method", "applying", "running", "folders", "output")}
+ALSO_FOR = {"train": set(), "test": {"preset"}}  # options of other groups
+NOT_FOR = {"train": {"test_dir", "result_dir"},
+           "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
+STORY = {
+    "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to "
+            "result/.\nWith --upscale: bring volumes that are low-resolution to the finer grid.",
+}
+EXAMPLES = {
+    "train": """examples:
+  python train.py --preset best                     what restores most
+  python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
+  python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
+    "test": """examples:
+  python test.py
+  python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
+  python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
+  python test.py --preset scan                      what upscaling would do to such volumes""",
+}
+
+
+def options_of(command):
+    """The fields of `Settings` that are options of a command."""
+    return [entry for entry in dataclasses.fields(Settings)
+            if entry.metadata["group"] in GROUPS[command] and entry.name not in NOT_FOR[command]
+            or entry.name in ALSO_FOR[command]]
+
+
+def command_line(command, arguments=None):
+    """Read the options of a command.
+
+    Parameters
+    ----------
+    command : {"train", "test"}
+    arguments : list of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    settings : Settings
+        Defaults where nothing was given.
+    given : set of str
+        Names of the options that stood on the command line.
+    """
+    entries = options_of(command)
+    groups = dict.fromkeys([*GROUPS[command], *(entry.metadata["group"] for entry in entries)])
+    parser = parser_of(entries, groups, prog=f"{command}.py", description=STORY[command],
+                       epilog=EXAMPLES[command])
+    given = vars(parser.parse_args(arguments))
+    try:
+        if "factor" in given:
+            given["factor"] = _three_factors(given["factor"])
+        for name in {"profile", "test_profile", "test_noise"} & set(given):
+            given[name] = tuple(dict.fromkeys(given[name]))
+        preset = PRESETS[given.get("preset", Settings.preset)]
+        settings = dataclasses.replace(Settings(), **preset | given)
+        settings = checked(settings, given, command)
+    except ValueError as fault:
+        parser.error(str(fault))
+    return settings, set(given)
+
+
+def run(command, story):
+    """Run ``story(settings, given)`` for the command line of the process; its exit status."""
+    settings, given = command_line(command)
+    return errors.run(command, lambda: story(settings, given), settings.quiet)
+
+
+def _three_factors(numbers):
+    if len(numbers) not in (1, 3):
+        raise ValueError(f"argument --factor: one number or three, not {len(numbers)}")
+    return tuple(numbers * 3 if len(numbers) == 1 else numbers)

@@ -1,0 +1,131 @@
+"""What upscaling does to volumes as scanners make them: figures beside the best that SciPy has.
+
+A high-resolution volume is degraded by a slice profile, noise is added, and the outline is cut from
+the LR volume itself. Nothing of the original is handed on: what comes back is compared with it, and
+so are the splines that a user would take instead, the best of them behind a denoiser.
+"""
+import numpy as np
+from scipy.ndimage import binary_dilation, binary_erosion
+from skimage.restoration import denoise_nl_means
+
+from crop_black import tight_box
+from degradation import degradation_of
+from disk.files import make_folder
+from disk.volumes import read_volume, relative_name
+from get_lar import make_fine
+from machine.errors import UserError, complain
+from machine.progress import progress
+from report.figures import write_metrics
+from restoring import restore
+from scan_cues import NOISE
+from scan_draws import PADDING, make_low
+from util import clip_bright, decibel, mod_crop, random_of
+
+SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
+DEEP, AROUND = 5, 2  # voxels: `inside` lies so deep in the brain, `whole` goes so far around it
+
+
+def evaluate_scan(image, stages, settings, profile, noise, name, engine=None):
+    """Degrade a volume as a scanner does, restore it, and compare.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (X, Y, Z)
+        Background 0.
+    stages : list of Stage
+    settings : Settings
+        As the filters were learned.
+    profile : str
+        A key of `slice_profile.PROFILES`.
+    noise : float
+        Per cent of the 99.9 % intensity, Rician standard deviation.
+    name : str
+        Of the volume: the noise hangs on it.
+    engine : engine.CPU or its like, optional
+
+    Returns
+    -------
+    row : dict
+        PSNR in dB of each way, inside the brain and over the whole, and the gains over the best.
+
+    Examples
+    --------
+    >>> from disk.filters import load_filters
+    >>> from filter_constant import Settings
+    >>> stages, settings = load_filters(Settings(preset="scan"))
+    >>> brain = np.pad(np.random.default_rng(0).random((24, 24, 24), np.float32), 8)
+    >>> row = evaluate_scan(brain, stages, settings, "box", 3, "brain")
+    >>> row["profile"], row["noise"], sorted(row)[:3]
+    ('box', 3, ['cubic_inside', 'cubic_whole', 'denoised_inside'])
+    """
+    image = clip_bright(image)
+    box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
+           for side in tight_box(image > 0)]
+    hr = np.ascontiguousarray(mod_crop(image[tuple(box)], settings.factor)) / image.max()
+    operator = degradation_of(hr.shape, settings)
+    operator.profiles = 3 * (profile,)
+    low = make_low(hr, operator, noise / 100, random_of(0, f"{name} {profile} {noise}"))
+    fine = make_fine(low, settings)
+    found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
+    if noise:
+        clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,
+                                 sigma=noise / 100)
+        found["denoised"] = operator.spline(clean, SPLINES["quintic"])
+    found["restored"] = fine.whole(restore(fine, stages, settings, engine))
+    brain = hr > 0
+    places = {"inside": binary_erosion(brain, iterations=DEEP),
+              "whole": binary_dilation(brain, iterations=AROUND)}
+    row = {"profile": profile, "noise": noise,
+           "noise_found": round(100 * float(fine.cues[NOISE]) * fine.scale, 2)}
+    for place, voxels in places.items():
+        voxels = voxels if voxels.any() else brain
+        for way, volume in found.items():
+            error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
+            row[f"{way}_{place}"] = round(decibel(error), 3)
+        rivals = [row[f"{way}_{place}"] for way in found if way != "restored"]
+        row[f"gain_{place}"] = round(row[f"restored_{place}"] - max(rivals), 3)
+    return row
+
+
+def evaluate_files(volumes, folder, stages, settings, engine):
+    """Evaluate each volume at each of --test_profile and --test_noise; returns the exit status.
+
+    The figures go to metrics.csv in the folder; a table is printed.
+    """
+    make_folder(folder)
+    cells = [(profile, noise) for profile in settings.test_profile for noise in settings.test_noise]
+    print(f"Degrading {len(volumes)} volume(s) of {settings.test_dir} as scanners do, "
+          f"x{settings.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
+          f"{'best other':>10} {'restored':>9}  gain inside, whole", flush=True)
+    rows, failed = [], 0
+    with progress(len(volumes) * len(cells), "evaluating", "cell", settings.quiet) as bar:
+        for path in volumes:
+            name = relative_name(path, settings.test_dir)
+            try:
+                image = read_volume(path).data
+                for cell in cells:
+                    row = evaluate_scan(image, stages, settings, *cell, name, engine)
+                    rows.append({"volume": name} | row)
+                    bar.write(line(rows[-1]))
+                    bar.update()
+            except (UserError, ValueError) as fault:
+                text = fault if isinstance(fault, UserError) else f"{path}: {fault}"
+                complain("test", text)
+                failed += 1
+    if not rows:
+        return 2
+    columns = max(rows, key=len)  # without noise there is no denoising
+    write_metrics(folder / "metrics.csv", [dict.fromkeys(columns, "") | row for row in rows])
+    for place in ("inside", "whole"):
+        gains = [row[f"gain_{place}"] for row in rows]
+        print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
+              f"{min(gains):+.2f} at worst")
+    print(f"The figures are in {folder / 'metrics.csv'}", flush=True)
+    return 1 if failed else 0
+
+
+def line(row):
+    """One line of the table."""
+    best = row["restored_inside"] - row["gain_inside"]
+    return (f"{row['volume'][:32]:32} {row['profile']:>8} {row['noise']:5g}% {best:10.2f} "
+            f"{row['restored_inside']:9.2f}  {row['gain_inside']:+.2f}, {row['gain_whole']:+.2f}")
