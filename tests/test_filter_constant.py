@@ -196,7 +196,7 @@ def test_help_shows_every_option_with_its_default(capsys, command):
         if field.name == "factor":
             assert "(default: 2)" in entry
         elif isinstance(field.default, tuple):
-            assert f"(default: {' '.join(field.default)})" in entry
+            assert f"(default: {' '.join(map(str, field.default))})" in entry
         elif "switch" in field.metadata:
             assert f"(default: {'yes' if field.default else 'no'})" in entry
         elif field.default not in (None, ""):  # those are off unless given
