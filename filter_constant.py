@@ -55,7 +55,7 @@ ONLY_SPHERICAL = (
     "train_div",
 )
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
-ONLY_SCAN = ("profile", "noise", "draws")
+ONLY_SCAN = ("profile", "noise", "inverted", "bent", "draws")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,10 @@ class Settings:
     noise: float = option(7.0, "learning", "of scan: the most noise that is drawn, in per cent of "
                           "the 99.9 % intensity (Rician standard deviation)",
                           low=0, high=50, since=True)
+    inverted: float = option(0.0, "learning", "of scan: share of the draws with bright and dark "
+                             "exchanged, for other weightings", low=0, high=1, since=True)
+    bent: float = option(0.0, "learning", "of scan: share of the draws whose intensities are "
+                         "raised to a power between 1/2 and 2", low=0, high=1, since=True)
     draws: int = option(16, "learning", "of scan: parts of a volume, each with a profile and a "
                         "noise level of its own", low=1, high=1000, since=True)
     solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the "
@@ -145,8 +149,8 @@ class Settings:
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
                                  "slice profiles that volumes are degraded by", kind=str,
                                  several=True, choices=PROFILES)
-    test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise that "
-                               "is added, in per cent", kind=float, several=True, low=0, high=50)
+    test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise "
+                               "that is added, in per cent", kind=float, several=True, low=0, high=50)
     dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type "
                         "and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, where one volume is "

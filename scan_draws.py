@@ -20,8 +20,7 @@ PADDING = 8  # voxels of background that are kept around the brain
 HALO = 10  # planes around a slab, which filters and features see
 CLEAN = 0.2  # share of draws without noise
 LOW_NOISE = 1.5  # power of a uniform number: noise is low more often than high
-INVERTED = 0.12  # share of draws with bright and dark exchanged
-KSPACE = 0.35  # share of k-space among the draws, where other profiles are drawn too
+KSPACE = 0.3  # share of k-space among the draws, where other profiles are drawn too
 
 
 class Draw(NamedTuple):
@@ -30,10 +29,11 @@ class Draw(NamedTuple):
     profile: str
     sigma: float  # of the noise, of the brightest intensity
     inverted: bool  # bright and dark exchanged, a stand-in for other weightings
+    power: float  # that intensities are raised to
 
 
 def draw_of(settings, random):
-    """Draw a profile, a noise level, and whether intensities are exchanged."""
+    """Draw a profile, a noise level and intensities."""
     profiles = settings.profile
     shares = np.full(len(profiles), 1.0)
     if "kspace" in profiles and len(profiles) > 1:
@@ -42,7 +42,9 @@ def draw_of(settings, random):
     profile = str(random.choice(profiles, p=shares / shares.sum()))
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else settings.noise / 100 * level**LOW_NOISE
-    return Draw(profile, sigma, random.random() < INVERTED)
+    turned, bent, power = random.random(3)
+    return Draw(profile, sigma, turned < settings.inverted,
+                2 ** (2 * power - 1) if bent < settings.bent else 1.0)
 
 
 def make_low(hr, operator, sigma, random):
@@ -116,8 +118,7 @@ def drawn_volumes(image, settings, name):
 def _drawn_volume(hr, settings, random, first, last):
     """One LR volume of `hr`, of planes first to last; None where they hold no brain."""
     draw = draw_of(settings, random)
-    if draw.inverted:
-        hr = inverted(hr)
+    hr = with_intensities(hr, draw)
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (draw.profile,)
     low = make_low(hr, operator, draw.sigma, random)
@@ -139,10 +140,12 @@ def _drawn_volume(hr, settings, random, first, last):
                     cues=operator.cues(unit), core=cut[2])
 
 
-def inverted(hr):
-    """A volume in [0, 1] with bright and dark exchanged inside the brain."""
-    turned = np.where(hr > 0, np.clip(1.05 - hr, 0.02, None), 0).astype(np.float32)
-    return turned / turned.max()
+def with_intensities(hr, draw):
+    """The volume with intensities inverted and bent as drawn, in [0, 1]."""
+    if draw.inverted:
+        hr = np.where(hr > 0, np.clip(1.05 - hr, 0.02, None), 0).astype(np.float32)
+        hr /= hr.max()
+    return hr if draw.power == 1 else hr ** np.float32(draw.power)
 
 
 def _planes_of_start(unit, operator, planes):
