@@ -1,4 +1,5 @@
 """What several tests need: the golden figures, a small volume, and a way to run the commands."""
+
 import importlib.util
 import subprocess
 import sys
@@ -27,9 +28,13 @@ def golden_figures(factor):
         figures = dict(arrays)
     for array in figures.values():
         array.setflags(write=False)  # shared between tests
-    return SimpleNamespace(**figures, factor=factor, settings=Settings(factor=(factor,) * 3),
-                           box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
-                           voxels=np.flatnonzero(figures["bucket"] >= 0))
+    return SimpleNamespace(
+        **figures,
+        factor=factor,
+        settings=Settings(factor=(factor,) * 3),
+        box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
+        voxels=np.flatnonzero(figures["bucket"] >= 0),
+    )
 
 
 @pytest.fixture(params=FACTORS, ids=[f"x{factor}" for factor in FACTORS])
@@ -56,7 +61,14 @@ def write_nifti(path, data, affine=None, **header):
 
 def run_command(*arguments, cwd=ROOT, **options):
     """Run a script as a user does: ``run_command("train.py", "--factor", 3)``."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, text=True, capture_output=True, timeout=900, **options)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=900,
+        **options,
+    )
 
 
 def load_script(name):

@@ -1,4 +1,5 @@
 """degradation.py: every operator passes the same table of tests."""
+
 import numpy as np
 import pytest
 

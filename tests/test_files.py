@@ -1,4 +1,5 @@
 """files.py: files that are whole or not there at all."""
+
 from pathlib import Path
 
 import pytest

@@ -2,6 +2,7 @@
 
 Tests marked `gpu` run on a card, where there is one.
 """
+
 import importlib.util
 from dataclasses import replace
 from functools import partial
@@ -12,19 +13,20 @@ import pytest
 from strict_card import CARDS, NAMES, Module, OutOfMemoryError, numpy_card, real_card, strict_card
 from test_matrix_compute import pair_of, random_gram
 
-from gpu import compute as gpu_compute
 import matrix_compute
-from gpu.cards import cupy_cards
-from filter_constant import Settings
-from machine.errors import UserError
-from gpu.compute import Cards, Stream, ridge_filters, solve_batch
-from hashtable import Boundaries
 from apply_filters import apply_filters, filter_voxels
 from engine import CPU
-from matrix_compute import BLOCK, Gram, draw_samples, ridge_filter, solve, sorted_samples, unpacked
+from filter_constant import Settings
+from gpu import compute as gpu_compute
+from gpu.cards import cupy_cards
+from gpu.compute import Cards, Stream, ridge_filters, solve_batch
+from hashtable import Boundaries
+from machine.errors import UserError
 from machine.threads import in_turn
+from matrix_compute import BLOCK, Gram, draw_samples, ridge_filter, solve, sorted_samples, unpacked
 
-SMALL = Settings(filter_len=5, grad_len=5, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)  # 36 buckets of 126 x 126
+# 36 buckets of 126 x 126
+SMALL = Settings(filter_len=5, grad_len=5, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)
 BOUNDARIES = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
 
 
@@ -58,7 +60,8 @@ def cpu_sums(drawn, settings=SMALL, gram=None):
 def assert_same_sums(gram, expected):
     np.testing.assert_array_equal(gram.count, expected.count)
     largest = np.abs(expected.packed).max(1, keepdims=True, initial=0) + 1e-30
-    assert (np.abs(gram.packed - expected.packed) / largest).max() < 1e-5  # float32 products, summed in another order
+    # float32 products, summed in another order
+    assert (np.abs(gram.packed - expected.packed) / largest).max() < 1e-5
 
 
 def bytes_of(gram, buckets):
@@ -67,17 +70,35 @@ def bytes_of(gram, buckets):
 
 # ---- the stand-in
 
+
 def test_the_stand_in_refuses_what_a_card_would():
     xp, host = strict_card().xp, np.arange(4.0)
     array = xp.asarray(host)
-    for wrong in (lambda: array + host, lambda: host + array, lambda: host[array], lambda: array[host.astype(int)],
-                  lambda: np.asarray(array), lambda: np.add(array, 1), lambda: float(array[0]), lambda: bool(array[0]),
-                  lambda: xp.take(array, np.array([1])), lambda: xp.linalg.cholesky(np.eye(2)), lambda: list(array),
-                  lambda: array.__setitem__(0, host[:1]), lambda: host.__setitem__(slice(None), array),
-                  lambda: xp.asnumpy(host), lambda: array.__iadd__(host)):
+    for wrong in (
+        lambda: array + host,
+        lambda: host + array,
+        lambda: host[array],
+        lambda: array[host.astype(int)],
+        lambda: np.asarray(array),
+        lambda: np.add(array, 1),
+        lambda: float(array[0]),
+        lambda: bool(array[0]),
+        lambda: xp.take(array, np.array([1])),
+        lambda: xp.linalg.cholesky(np.eye(2)),
+        lambda: list(array),
+        lambda: array.__setitem__(0, host[:1]),
+        lambda: host.__setitem__(slice(None), array),
+        lambda: xp.asnumpy(host),
+        lambda: array.__iadd__(host),
+    ):
         with pytest.raises((TypeError, ValueError, IndexError)):
             wrong()
-    for absent in (lambda: xp.einsum_of_mine, lambda: xp.linalg.schur, lambda: array.no_such, lambda: array.tolist):
+    for absent in (
+        lambda: xp.einsum_of_mine,
+        lambda: xp.linalg.schur,
+        lambda: array.no_such,
+        lambda: array.tolist,
+    ):
         with pytest.raises(AttributeError):
             absent()
     with pytest.raises(AssertionError):
@@ -101,15 +122,20 @@ def test_the_stand_in_counts_its_memory():
 def test_an_installed_cupy_has_the_names_that_the_stand_in_allows():
     import cupy
 
-    if not importlib.metadata.version(next(iter(importlib.metadata.packages_distributions()["cupy"]))).startswith("14."):
+    if not importlib.metadata.version(
+        next(iter(importlib.metadata.packages_distributions()["cupy"]))
+    ).startswith("14."):
         pytest.skip("another major version")
     for name in NAMES:
         holder, _, last = name.removeprefix("cupy.").rpartition(".")
         if not name.startswith("cupyx"):
-            assert hasattr({"": cupy, "linalg": cupy.linalg, "ndarray": cupy.ndarray}[holder], last), name
+            assert hasattr(
+                {"": cupy, "linalg": cupy.linalg, "ndarray": cupy.ndarray}[holder], last
+            ), name
 
 
 # ---- sums
+
 
 @CARDS
 @pytest.mark.parametrize("solver", ["ridge", "cg"])  # centred patches, raw ones
@@ -135,7 +161,11 @@ def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
 
 
 def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
-    gram, expected, sums = Gram(SMALL.buckets, SMALL.taps), Gram(SMALL.buckets, SMALL.taps), stream(strict_card())
+    gram, expected, sums = (
+        Gram(SMALL.buckets, SMALL.taps),
+        Gram(SMALL.buckets, SMALL.taps),
+        stream(strict_card()),
+    )
     for seed in range(3):
         drawn = drawn_case(seed=seed)
         sums.add(gram, drawn, SMALL)
@@ -201,7 +231,8 @@ def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
         cpu_sums(drawn, gram=expected)
         assert sum(told) == drawn.voxels.size
     sums.settle(gram)
-    assert card.xp.memory.refused >= 1 and sums.most < min(SMALL.buckets, buckets + 8)  # 500 kB are 8 buckets too
+    # 500 kB are 8 buckets too
+    assert card.xp.memory.refused >= 1 and sums.most < min(SMALL.buckets, buckets + 8)
     assert_same_sums(gram, expected)
 
 
@@ -226,7 +257,11 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
             return self.__getattr__("take")(*arguments)
 
     card = strict_card()
-    gram, drawn, sums = Gram(SMALL.buckets, SMALL.taps), drawn_case(), stream(card._replace(xp=Failing(card.xp.memory)))
+    gram, drawn, sums = (
+        Gram(SMALL.buckets, SMALL.taps),
+        drawn_case(),
+        stream(card._replace(xp=Failing(card.xp.memory))),
+    )
     sums.add(gram, drawn, SMALL)
     sums.settle(gram)
     assert Failing.calls > 100 and sums.most < SMALL.buckets
@@ -240,13 +275,20 @@ def test_a_card_with_too_little_memory_for_anything_is_said():
 
 # ---- several cards
 
+
 def test_the_stand_in_keeps_cards_apart():
     first, second = strict_card(number=0), strict_card(number=1)
     array = first.xp.asarray(np.arange(3.0))
     with second.use():
         other = second.xp.asarray(np.arange(3.0))
-        for wrong in (lambda: array + 1, lambda: other + array, lambda: first.xp.zeros(3), lambda: first.to_host(array),
-                      lambda: second.xp.take(array, other), lambda: other.__setitem__(slice(None), array)):
+        for wrong in (
+            lambda: array + 1,
+            lambda: other + array,
+            lambda: first.xp.zeros(3),
+            lambda: first.to_host(array),
+            lambda: second.xp.take(array, other),
+            lambda: other.__setitem__(slice(None), array),
+        ):
             with pytest.raises(RuntimeError, match="card 0"):
                 wrong()
     for wrong in (lambda: other + 1, lambda: second.to_host(other), lambda: second.xp.zeros(3)):
@@ -303,6 +345,7 @@ def test_sums_of_all_cards_there_are_are_those_of_the_cpu():
 
 # ---- solving
 
+
 @CARDS
 def test_a_batch_of_filters_is_what_the_cpu_solves_for(make_card):
     gram, g0 = random_gram(SMALL, 200), np.random.default_rng(5).standard_normal(SMALL.taps) / 10
@@ -326,7 +369,9 @@ def test_out_of_memory_halves_the_batch_and_the_filters_are_the_same():
     assert card.xp.memory.refused >= 2
     np.testing.assert_allclose(h, solve(gram, SMALL), rtol=1e-5, atol=1e-7)
     with pytest.raises(UserError, match="too little free memory"):
-        matrix_compute.solve_groups([gram], SMALL, solve_buckets=partial(ridge_filters, strict_card(gram.side**2 * 8)))
+        matrix_compute.solve_groups(
+            [gram], SMALL, solve_buckets=partial(ridge_filters, strict_card(gram.side**2 * 8))
+        )
 
 
 def test_the_plan_for_solving_holds():
@@ -337,12 +382,16 @@ def test_the_plan_for_solving_holds():
 
 
 def test_a_factor_that_came_out_as_no_numbers_is_not_taken():
-    card = numpy_card()._replace(solve_triangular=lambda factor, vector, **_: vector * np.nan)  # as CuPy's cholesky fails
+    # as CuPy's cholesky fails
+    card = numpy_card()._replace(solve_triangular=lambda factor, vector, **_: vector * np.nan)
     with pytest.raises(np.linalg.LinAlgError):
-        solve_batch(card, random_gram(SMALL, 200).packed[:2], SMALL.taps + 1, 10.0, np.zeros(SMALL.taps))
+        solve_batch(
+            card, random_gram(SMALL, 200).packed[:2], SMALL.taps + 1, 10.0, np.zeros(SMALL.taps)
+        )
 
 
 # ---- applying
+
 
 @CARDS
 @pytest.mark.parametrize("tile", [8192, 100])
@@ -358,10 +407,19 @@ def test_a_volume_restored_on_a_card_is_that_of_the_cpu(make_card, tile, monkeyp
 
 def test_a_brain_restored_on_a_card_is_that_of_the_cpu(golden):
     card = partial(gpu_compute.filter_voxels, strict_card())
-    h = np.random.default_rng(7).random((golden.settings.buckets, golden.settings.taps)).astype(np.float32) / 800
+    h = (
+        np.random.default_rng(7)
+        .random((golden.settings.buckets, golden.settings.taps))
+        .astype(np.float32)
+        / 800
+    )
     boundaries = Boundaries(golden.strength_boundary, golden.coherence_boundary)
-    np.testing.assert_allclose(apply_filters(golden.lr, h, boundaries, golden.settings, card),
-                               apply_filters(golden.lr, h, boundaries, golden.settings), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        apply_filters(golden.lr, h, boundaries, golden.settings, card),
+        apply_filters(golden.lr, h, boundaries, golden.settings),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_out_of_memory_halves_the_tile_and_the_volume_is_the_same():
@@ -369,7 +427,9 @@ def test_out_of_memory_halves_the_tile_and_the_volume_is_the_same():
     h = np.full((SMALL.buckets, SMALL.taps), 1 / SMALL.taps, np.float32)
     arguments = pair.lr, voxels, bucket, h, SMALL.filter_len
     card = strict_card(250_000)
-    np.testing.assert_allclose(gpu_compute.filter_voxels(card, *arguments), filter_voxels(*arguments), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        gpu_compute.filter_voxels(card, *arguments), filter_voxels(*arguments), rtol=0, atol=1e-5
+    )
     assert card.xp.memory.refused >= 1
     with pytest.raises(UserError, match="too little free memory"):
         gpu_compute.filter_voxels(strict_card(10_000), *arguments)
@@ -382,6 +442,7 @@ def test_places_in_a_volume_of_two_thousand_million_voxels_take_eight_bytes():
 
 # ---- on a card only
 
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_card_that_others_have_filled_sums_in_groups(planned):
@@ -389,7 +450,8 @@ def test_a_card_that_others_have_filled_sums_in_groups(planned):
     settings = Settings(q_angle_p=2, q_angle_t=2)
     drawn = drawn_case(settings, shape=(24, 24, 24))
     gram = Gram(settings.buckets, settings.taps)
-    hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)  # 240 MB are left, all sums take 256 MB
+    # 240 MB are left, all sums take 256 MB
+    hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)
     sums = stream(card if planned else card._replace(free=lambda: 1 << 40), block=256)
     sums.add(gram, drawn, settings)
     sums.settle(gram)

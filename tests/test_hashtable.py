@@ -1,12 +1,22 @@
 """hashtable.py: gradient features, class boundaries, buckets, and which voxels are sampled."""
+
 import naive
 import numpy as np
 import pytest
 
 import hashtable
-from machine import threads
 from filter_constant import FEATURE_TYPES, Settings
-from hashtable import Boundaries, Features, buckets_of, features, interior_voxels, nearest_buckets, quantile_boundaries, sample_voxels
+from hashtable import (
+    Boundaries,
+    Features,
+    buckets_of,
+    features,
+    interior_voxels,
+    nearest_buckets,
+    quantile_boundaries,
+    sample_voxels,
+)
+from machine import threads
 from structure_tensor import eigen_3x3
 
 
@@ -15,11 +25,18 @@ def grid(shape):
 
 
 def ramp(shape, direction):
-    return sum(np.float32(step) * axis for step, axis in zip(direction, grid(shape))) / np.float32(sum(shape))
+    return sum(np.float32(step) * axis for step, axis in zip(direction, grid(shape))) / np.float32(
+        sum(shape)
+    )
 
 
 def ball(shape):
-    return np.sqrt(sum((axis - side // 2)**2 for axis, side in zip(grid(shape), shape))).astype(np.float32) / 20
+    return (
+        np.sqrt(sum((axis - side // 2) ** 2 for axis, side in zip(grid(shape), shape))).astype(
+            np.float32
+        )
+        / 20
+    )
 
 
 def one_voxel(shape):
@@ -40,10 +57,14 @@ VOLUMES = {
     "ramp along x": lambda shape: ramp(shape, (1, 0, 0)),  # a plane: two eigenvalues are zero
     "ramp along z": lambda shape: ramp(shape, (0, 0, 1)),
     "oblique ramp": lambda shape: ramp(shape, (1, -2, 0.5)),
-    "cylinder": lambda shape: np.hypot(grid(shape)[0] - shape[0] // 2, grid(shape)[1] - shape[1] // 2) / 20,  # a line: one is
+    # a line: one is
+    "cylinder": lambda shape: (
+        np.hypot(grid(shape)[0] - shape[0] // 2, grid(shape)[1] - shape[1] // 2) / 20
+    ),
     "ball": ball,  # at its centre all three eigenvalues are equal
     "one bright voxel": one_voxel,
-    "checkerboard": lambda shape: (sum(grid(shape)) % 2).astype(np.float32),  # central differences see nothing of it
+    # central differences see nothing of it
+    "checkerboard": lambda shape: (sum(grid(shape)) % 2).astype(np.float32),
     "step": lambda shape: (grid(shape)[1] > shape[1] // 2).astype(np.float32),
 }
 
@@ -61,7 +82,9 @@ def compare_with_twin(lr, settings):
     for coherence, (values, _, _, twin) in zip(found.coherence, twins):
         # Coherence takes roots of eigenvalues: where the second one is near zero, 1e-6 becomes 1e-3.
         second = max(values[1], 0) / values[0] if values[0] > 1e-12 else 0
-        assert abs(coherence - twin) < (2e-3 if second < 1e-2 or values[2] < 1e-2 * values[0] else 5e-5)
+        assert abs(coherence - twin) < (
+            2e-3 if second < 1e-2 or values[2] < 1e-2 * values[0] else 5e-5
+        )
 
     compared = 0
     for classes, (values, vector, _, _) in zip(found.angle, twins):
@@ -71,12 +94,15 @@ def compare_with_twin(lr, settings):
         # pole the azimuth hangs on rounding as well.
         pole = np.hypot(vector[0], vector[1]) < 1e-3
         if well_known and (np.abs(bins - np.rint(bins)) > 5e-3).all() and not pole:
-            assert tuple(classes) == naive.angle_classes(vector, settings.q_angle_p, settings.q_angle_t)
+            assert tuple(classes) == naive.angle_classes(
+                vector, settings.q_angle_p, settings.q_angle_t
+            )
             compared += 1
     return compared / len(twins)
 
 
 # ---- against the released code
+
 
 def test_features_are_the_released_codes(golden):
     found = features(golden.lr, golden.voxels, golden.settings)
@@ -87,22 +113,31 @@ def test_features_are_the_released_codes(golden):
 
 def test_boundaries_are_the_released_codes(golden):
     found = features(golden.lr, golden.voxels, golden.settings)
-    np.testing.assert_allclose(quantile_boundaries(found.strength, 3), golden.strength_boundary, rtol=1e-4)
-    np.testing.assert_allclose(quantile_boundaries(found.coherence, 3), golden.coherence_boundary, rtol=1e-4)
+    np.testing.assert_allclose(
+        quantile_boundaries(found.strength, 3), golden.strength_boundary, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        quantile_boundaries(found.coherence, 3), golden.coherence_boundary, rtol=1e-4
+    )
 
 
 def test_buckets_are_the_released_codes(golden):
     found = features(golden.lr, golden.voxels, golden.settings)
-    bucket = buckets_of(found, Boundaries(golden.strength_boundary, golden.coherence_boundary), golden.settings)
+    bucket = buckets_of(
+        found, Boundaries(golden.strength_boundary, golden.coherence_boundary), golden.settings
+    )
     # Only a feature that lies on a boundary to rounding may fall on its other side.
     assert np.mean(bucket == golden.bucket.ravel()[golden.voxels]) >= 0.999
 
 
 def test_voxels_with_a_bucket_are_the_released_codes(golden):
-    np.testing.assert_array_equal(interior_voxels(golden.lr != 0, golden.settings.margin), golden.voxels)
+    np.testing.assert_array_equal(
+        interior_voxels(golden.lr != 0, golden.settings.margin), golden.voxels
+    )
 
 
 # ---- features against the twin
+
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
 @pytest.mark.parametrize("kind", VOLUMES)
@@ -110,8 +145,17 @@ def test_features_equal_the_literal_ones(kind, feature_type):
     compare_with_twin(VOLUMES[kind]((9, 8, 10)), Settings(grad_len=5, feature_type=feature_type))
 
 
-@pytest.mark.parametrize("settings", [dict(grad_len=3), dict(grad_len=5, q_angle_p=5, q_angle_t=7), dict(grad_len=7, q_angle_p=1),
-                                      dict(grad_len=9, q_angle_p=24, q_angle_t=1), dict(grad_len=9)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(grad_len=3),
+        dict(grad_len=5, q_angle_p=5, q_angle_t=7),
+        dict(grad_len=7, q_angle_p=1),
+        dict(grad_len=9, q_angle_p=24, q_angle_t=1),
+        dict(grad_len=9),
+    ],
+    ids=str,
+)
 def test_window_and_angle_bins_do_what_they_say(settings):
     assert compare_with_twin(random((12, 11, 13)), Settings(**settings)) > 0.5
 
@@ -126,7 +170,12 @@ def test_features_of_some_voxels_are_those_of_all_at_these_voxels(brain):
     lr = brain / brain.max()
     voxels = interior_voxels(lr != 0, 2)
     whole = features(lr, voxels, settings)
-    for chosen in (np.arange(0, voxels.size, 7), np.arange(1), np.arange(voxels.size - 1, voxels.size), np.arange(0)):
+    for chosen in (
+        np.arange(0, voxels.size, 7),
+        np.arange(1),
+        np.arange(voxels.size - 1, voxels.size),
+        np.arange(0),
+    ):
         for some, every in zip(features(lr, voxels[chosen], settings), whole):
             np.testing.assert_array_equal(some, every[chosen])
 
@@ -155,22 +204,29 @@ def test_features_scale_as_their_formulas_say(feature_type):
 
 def test_no_gradient_is_no_strength_and_no_coherence():
     for feature_type in FEATURE_TYPES:
-        found = features(np.full((9, 9, 9), 0.7, np.float32), np.array([364]), Settings(feature_type=feature_type))
+        found = features(
+            np.full((9, 9, 9), 0.7, np.float32),
+            np.array([364]),
+            Settings(feature_type=feature_type),
+        )
         assert found.strength == found.coherence == 0 and not found.angle.any()
 
 
 def test_azimuth_and_inclination_are_those_of_the_gradient():
-    lr = ramp((9, 9, 9), (1, 1, 0))  # azimuth 45 degrees: class 2 of 8 begins there; a little off it, to be on no edge
+    # azimuth 45 degrees: class 2 of 8 begins there; a little off it, to be on no edge
+    lr = ramp((9, 9, 9), (1, 1, 0))
     lr += ramp((9, 9, 9), (0, 0.1, 0.05))
     found = features(lr, np.array([364]), Settings())
     assert tuple(found.angle[0]) == (2, 3)
     found = features(np.ascontiguousarray(lr[::-1]), np.array([364]), Settings())
     assert tuple(found.angle[0]) == (5, 3)  # mirrored at x: azimuth 180 degrees less what it was
     found = features(np.ascontiguousarray(lr[::-1, ::-1]), np.array([364]), Settings())
-    assert tuple(found.angle[0]) == (2, 4)  # turned by 180 degrees about z: its other end has the same azimuth
+    # turned by 180 degrees about z: its other end has the same azimuth
+    assert tuple(found.angle[0]) == (2, 4)
 
 
 # ---- eigenvalues
+
 
 def assert_eigen(tensor):
     """The closed form against LAPACK, on a matrix of any kind."""
@@ -197,8 +253,22 @@ def test_eigenvalues_of_random_tensors_are_lapacks(rank):
         assert_eigen(a @ a.T)
 
 
-@pytest.mark.parametrize("values", [(1, 1, 1), (1, 1, 0), (1, 0, 0), (2, 2, 1), (2, 1, 1), (0, 0, 0), (1, 1 - 1e-6, 0),
-                                    (1, 1 - 1e-9, 1 - 1e-9), (1, 1e-9, 1e-9), (1, 1 - 1e-13, 0.5)], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1, 1, 1),
+        (1, 1, 0),
+        (1, 0, 0),
+        (2, 2, 1),
+        (2, 1, 1),
+        (0, 0, 0),
+        (1, 1 - 1e-6, 0),
+        (1, 1 - 1e-9, 1 - 1e-9),
+        (1, 1e-9, 1e-9),
+        (1, 1 - 1e-13, 0.5),
+    ],
+    ids=str,
+)
 def test_eigenvalues_of_degenerate_tensors_are_lapacks(values):
     assert_eigen(np.diag(values))
     for axes in ((0, 2, 1), (1, 0, 2), (2, 1, 0)):
@@ -228,6 +298,7 @@ def test_line_along_each_axis_is_its_own_eigenvector():
 
 # ---- boundaries and buckets
 
+
 @pytest.mark.parametrize("classes", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 101])
 def test_quantile_boundaries_equal_the_literal_ones(classes, count):
@@ -247,22 +318,32 @@ def test_three_classes_share_the_values_evenly():
 def test_bucket_numbers_equal_the_literal_ones(bins):
     rng = np.random.default_rng(25)
     settings = Settings(q_angle_p=bins[0], q_angle_t=bins[1])
-    found = Features(np.stack([rng.integers(0, n, 500) for n in bins], 1).astype(np.uint8),
-                     rng.random(500, np.float32), rng.random(500, np.float32))
+    found = Features(
+        np.stack([rng.integers(0, n, 500) for n in bins], 1).astype(np.uint8),
+        rng.random(500, np.float32),
+        rng.random(500, np.float32),
+    )
     bucket = buckets_of(found, Boundaries(np.array([0.2, 0.6]), np.array([0.1, 0.9])), settings)
-    literal = [naive.bucket_number(int(p), int(t), int(s > 0.2) + int(s > 0.6), int(c > 0.1) + int(c > 0.9), bins[1])
-               for (p, t), s, c in zip(*found)]
+    literal = [
+        naive.bucket_number(
+            int(p), int(t), int(s > 0.2) + int(s > 0.6), int(c > 0.1) + int(c > 0.9), bins[1]
+        )
+        for (p, t), s, c in zip(*found)
+    ]
     np.testing.assert_array_equal(bucket, literal)
     assert bucket.max() < settings.buckets
 
 
 def test_value_on_a_boundary_is_in_the_class_below():
-    found = Features(np.zeros((3, 2), np.uint8), np.array([0.25, 0.5, 0.75], np.float32), np.zeros(3, np.float32))
+    found = Features(
+        np.zeros((3, 2), np.uint8), np.array([0.25, 0.5, 0.75], np.float32), np.zeros(3, np.float32)
+    )
     bucket = buckets_of(found, Boundaries(np.array([0.25, 0.5]), np.array([0.0, 1.0])), Settings())
     np.testing.assert_array_equal(bucket, [0, 3, 6])
 
 
 # ---- the nearest bucket
+
 
 @pytest.mark.parametrize("bins", [(8, 8), (3, 4), (1, 1)])
 def test_nearest_buckets_equal_the_literal_ones(bins):
@@ -298,6 +379,7 @@ def test_opposite_directions_are_one():
 
 # ---- which voxels
 
+
 @pytest.mark.parametrize("margin", [0, 1, 4, 5])
 @pytest.mark.parametrize("shape", [(11, 12, 13), (9, 20, 7), (1, 1, 1), (8, 30, 30)])
 def test_interior_voxels_equal_the_literal_ones(shape, margin):
@@ -310,8 +392,11 @@ def test_sampling_is_reproducible_and_differs_by_seed_and_by_name():
     voxels = np.arange(0, 30_000, 3)
     first = sample_voxels(voxels, 3, 0, "a.nii.gz learn")
     np.testing.assert_array_equal(first, sample_voxels(voxels, 3, 0, "a.nii.gz learn"))
-    for other in (sample_voxels(voxels, 3, 1, "a.nii.gz learn"), sample_voxels(voxels, 3, 0, "b.nii.gz learn"),
-                  sample_voxels(voxels, 3, 0, "a.nii.gz boundaries")):
+    for other in (
+        sample_voxels(voxels, 3, 1, "a.nii.gz learn"),
+        sample_voxels(voxels, 3, 0, "b.nii.gz learn"),
+        sample_voxels(voxels, 3, 0, "a.nii.gz boundaries"),
+    ):
         # Independent draws of a third share a third of their voxels.
         assert np.intersect1d(first, other).size / first.size == pytest.approx(1 / 3, abs=0.05)
 

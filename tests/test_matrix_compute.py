@@ -1,4 +1,5 @@
 """matrix_compute.py: Gram matrices, both solvers, and the application of filters."""
+
 from dataclasses import replace
 
 import naive
@@ -6,12 +7,24 @@ import numpy as np
 import pytest
 
 import matrix_compute
-from machine import threads
+from apply_filters import apply_filters, filter_voxels
 from filter_constant import Settings
 from get_lar import LRVolume, make_pair
 from hashtable import Boundaries, features, interior_voxels, nearest_buckets
-from apply_filters import apply_filters, filter_voxels
-from matrix_compute import BLOCK, CG_RESIDUAL, ENOUGH_SAMPLES, Gram, accumulate, patch_lines, ridge_filter, solve, unpacked, sorted_samples, sum_rows
+from machine import threads
+from matrix_compute import (
+    BLOCK,
+    CG_RESIDUAL,
+    ENOUGH_SAMPLES,
+    Gram,
+    accumulate,
+    patch_lines,
+    ridge_filter,
+    solve,
+    sorted_samples,
+    sum_rows,
+    unpacked,
+)
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)
 
@@ -44,7 +57,12 @@ def random_case(shape, length, buckets, seed=30):
     pair = pair_of(*(rng.random(shape, np.float32) for _ in range(2)))
     indices = naive.interior(np.ones(shape, bool), length // 2)
     voxels = np.array([np.ravel_multi_index(index, shape) for index in indices], np.int64)
-    return pair, indices, voxels, rng.integers(0, max(buckets - 1, 1), len(indices)).astype(np.int32)
+    return (
+        pair,
+        indices,
+        voxels,
+        rng.integers(0, max(buckets - 1, 1), len(indices)).astype(np.int32),
+    )
 
 
 def random_gram(settings, samples, seed=31, empty=()):
@@ -63,6 +81,7 @@ def random_gram(settings, samples, seed=31, empty=()):
 
 # ---- against the released code
 
+
 def golden_gram(golden, chosen):
     """Our Gram matrices of some golden buckets, from every voxel that the released code gave to them."""
     settings = replace(golden.settings, solver="cg")
@@ -70,12 +89,19 @@ def golden_gram(golden, chosen):
     place[chosen] = np.arange(len(chosen))
     bucket = place[golden.bucket.ravel()[golden.voxels]]
     gram = Gram(len(chosen), settings.taps)
-    add(gram, pair_of(golden.lr, golden.hr), golden.voxels[bucket >= 0], bucket[bucket >= 0], settings)
+    add(
+        gram,
+        pair_of(golden.lr, golden.hr),
+        golden.voxels[bucket >= 0],
+        bucket[bucket >= 0],
+        settings,
+    )
     return gram
 
 
 def test_sums_of_every_bucket_are_the_released_codes(golden):
-    diagonal = np.arange(1, 1332) * np.arange(2, 1333) // 2 - 1  # of a packed lower triangle, without the target's
+    # of a packed lower triangle, without the target's
+    diagonal = np.arange(1, 1332) * np.arange(2, 1333) // 2 - 1
     for start in range(0, 576, 96):  # all 576 at once would take 4 GB
         chosen = np.arange(start, start + 96)
         gram = golden_gram(golden, chosen)
@@ -83,13 +109,17 @@ def test_sums_of_every_bucket_are_the_released_codes(golden):
         np.testing.assert_array_equal(gram.count, golden.count[chosen])
         # Products are float32 on both sides, of patches in another order.
         np.testing.assert_allclose(trace, golden.Q_trace[chosen], rtol=1e-4)
-        np.testing.assert_allclose(2 * gram.packed[:, :diagonal[-1] + 1].sum(1) - trace, golden.Q_sum[chosen], rtol=1e-4)
+        np.testing.assert_allclose(
+            2 * gram.packed[:, : diagonal[-1] + 1].sum(1) - trace, golden.Q_sum[chosen], rtol=1e-4
+        )
 
 
 def test_gram_matrices_are_the_released_codes(golden):
     gram = golden_gram(golden, golden.Q_bucket)
     for b, strided in enumerate(golden.Q_strided):
-        np.testing.assert_allclose(symmetric(gram.full(b)[:-1, :-1])[::19, ::19], strided, rtol=1e-4)
+        np.testing.assert_allclose(
+            symmetric(gram.full(b)[:-1, :-1])[::19, ::19], strided, rtol=1e-4
+        )
 
 
 def test_correlations_with_the_target_are_the_released_codes(golden):
@@ -124,7 +154,12 @@ def test_restored_volume_is_the_released_codes(golden):
 def test_whole_application_is_the_released_codes(golden):
     h = np.zeros((golden.settings.buckets, golden.settings.taps), np.float32)
     h[golden.h_bucket] = golden.h
-    sr = apply_filters(golden.lr, h, Boundaries(golden.strength_boundary, golden.coherence_boundary), golden.settings)
+    sr = apply_filters(
+        golden.lr,
+        h,
+        Boundaries(golden.strength_boundary, golden.coherence_boundary),
+        golden.settings,
+    )
     kept = np.isin(golden.bucket, golden.h_bucket)
     # One voxel in a thousand may fall into a neighbouring bucket.
     assert np.mean(np.abs(sr - golden.sr)[kept] > 1e-5) < 1e-3
@@ -132,13 +167,16 @@ def test_whole_application_is_the_released_codes(golden):
 
 # ---- Gram matrices
 
+
 @pytest.mark.parametrize("centred", [False, True], ids=["cg", "ridge"])
 @pytest.mark.parametrize("length", [3, 5])
 @pytest.mark.parametrize("shape", [(7, 8, 9), (5, 5, 5), (12, 5, 6)])
 def test_gram_equals_the_literal_sums(shape, length, centred):
     pair, indices, voxels, bucket = random_case(shape, length, 6)
     gram = Gram(6, length**3)
-    add(gram, pair, voxels, bucket, Settings(filter_len=length, solver="ridge" if centred else "cg"))
+    add(
+        gram, pair, voxels, bucket, Settings(filter_len=length, solver="ridge" if centred else "cg")
+    )
     q, v, bb, count = naive.gram(pair.lr, pair.hr, indices, bucket, 6, length, centred)
     np.testing.assert_array_equal(gram.count, count)
     for b in range(6):
@@ -167,7 +205,7 @@ def test_blocks_of_every_filling_are_counted_whole(samples):
     gram = Gram(2, 27)
     add(gram, pair, voxels, np.zeros(voxels.size, np.int32), replace(SMALL, solver="cg"))
     assert gram.count.tolist() == [samples, 0] and not gram.packed[1].any()
-    expected = np.sum(pair.hr.ravel()[voxels].astype(np.float64)**2)
+    expected = np.sum(pair.hr.ravel()[voxels].astype(np.float64) ** 2)
     assert gram.full(0)[-1, -1] == pytest.approx(expected, rel=1e-5)
 
 
@@ -178,7 +216,8 @@ def test_sums_do_not_hang_on_the_block_size(monkeypatch, block):
     add(whole, pair, voxels, bucket, SMALL)
     monkeypatch.setattr(matrix_compute, "BLOCK", block)
     add(small, pair, voxels, bucket, SMALL)
-    np.testing.assert_allclose(small.packed, whole.packed, rtol=1e-5, atol=1e-5)  # float32 products, float64 sums
+    # float32 products, float64 sums
+    np.testing.assert_allclose(small.packed, whole.packed, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])
@@ -197,7 +236,9 @@ def test_more_parts_than_samples_are_no_fault(brain):
     pair = make_pair(brain, SMALL)
     settings = replace(SMALL, sample_rate=2000, train_div=100)
     gram = Gram(SMALL.buckets, SMALL.taps)
-    accumulate(gram, pair, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings, "brain")
+    accumulate(
+        gram, pair, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings, "brain"
+    )
     assert 0 < gram.count.sum() < 30
 
 
@@ -208,7 +249,9 @@ def test_sums_and_filters_are_bit_identical_for_any_number_of_threads(monkeypatc
     for number in (1, 2, 5):
         monkeypatch.setattr(threads, "thread_count", lambda number=number: number)
         gram = Gram(settings.buckets, settings.taps)
-        accumulate(gram, pair, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings, "brain")
+        accumulate(
+            gram, pair, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings, "brain"
+        )
         results.append((gram.packed, gram.count, solve(gram, settings)))
     for other in results[1:]:
         for mine, theirs in zip(results[0], other):
@@ -250,12 +293,15 @@ def test_patch_lines_walk_the_patch_in_c_order(length):
 
 # ---- solvers
 
+
 @pytest.mark.parametrize("weight", [1e-6, 0.1, 10, 1e4])
 def test_ridge_filters_equal_a_dense_solution(weight):
     settings = replace(SMALL, ridge=weight)
     gram = random_gram(settings, samples=60)
     matrices = [symmetric(gram.full(b)) for b in range(settings.buckets)]
-    h = naive.ridge_filters(np.array([m[:-1, :-1] for m in matrices]), np.array([m[-1, :-1] for m in matrices]), weight)
+    h = naive.ridge_filters(
+        np.array([m[:-1, :-1] for m in matrices]), np.array([m[-1, :-1] for m in matrices]), weight
+    )
     np.testing.assert_allclose(solve(gram, settings), h, atol=1e-6)  # stored as float32
 
 
@@ -271,7 +317,9 @@ def test_ridge_filter_reads_the_lower_triangle_only():
     rows = np.random.default_rng(35).standard_normal((50, 28))
     matrix = rows.T @ rows
     spoilt = np.tril(matrix) + np.triu(np.full_like(matrix, 1e9), 1)
-    np.testing.assert_array_equal(ridge_filter(np.tril(matrix), 1.0, np.zeros(27)), ridge_filter(spoilt, 1.0, np.zeros(27)))
+    np.testing.assert_array_equal(
+        ridge_filter(np.tril(matrix), 1.0, np.zeros(27)), ridge_filter(spoilt, 1.0, np.zeros(27))
+    )
 
 
 @pytest.mark.parametrize("weight", [1e-3, 10])
@@ -347,7 +395,8 @@ def test_cg_bucket_with_one_sample_keeps_its_own_filter():
     rows = np.random.default_rng(36).random((1, 28))
     gram.packed[5], gram.count[5] = (rows.T @ rows)[np.tril_indices(28)], 1
     a, b = rows[0, :-1], rows[0, -1]
-    np.testing.assert_allclose(solve(gram, settings)[5], a * b / (a @ a), rtol=1e-4)  # the shortest that fits it
+    # the shortest that fits it
+    np.testing.assert_allclose(solve(gram, settings)[5], a * b / (a @ a), rtol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["ridge", "cg"])
@@ -380,17 +429,20 @@ def test_learned_filters_undo_a_known_blur(solver):
 
 # ---- application
 
+
 @pytest.mark.parametrize("length", [3, 5, 7])
 @pytest.mark.parametrize("shape", [(7, 7, 7), (8, 9, 7), (15, 7, 8)])
 def test_application_equals_the_literal_one(shape, length):
     rng = np.random.default_rng(38)
     pair, indices, voxels, bucket = random_case(shape, length, 6)
-    h = (3 * rng.standard_normal((6, length**3)) / length**1.5).astype(np.float32)  # sums below 0 and above 1 occur
+    # sums below 0 and above 1 occur
+    h = (3 * rng.standard_normal((6, length**3)) / length**1.5).astype(np.float32)
     sr = filter_voxels(pair.lr, voxels, bucket, h, length)
     literal = naive.restore(pair.lr, indices, bucket, h, length)
     np.testing.assert_allclose(sr, literal, atol=3e-5)  # float32 sums of up to 343 terms
     assert sr.dtype == np.float32
-    assert len(indices) < 10 or ((literal == 0).any() and (literal == 1).any())  # both ends are clipped somewhere
+    # both ends are clipped somewhere
+    assert len(indices) < 10 or ((literal == 0).any() and (literal == 1).any())
 
 
 def test_filter_of_one_centre_tap_gives_lr_back(brain):
@@ -398,7 +450,9 @@ def test_filter_of_one_centre_tap_gives_lr_back(brain):
     pair = make_pair(brain, settings)
     h = np.zeros((settings.buckets, settings.taps), np.float32)
     h[:, settings.taps // 2] = 1
-    sr = apply_filters(pair.lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings)
+    sr = apply_filters(
+        pair.lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings
+    )
     np.testing.assert_array_equal(sr, pair.lr)
 
 
@@ -406,7 +460,8 @@ def test_filter_of_one_centre_tap_gives_lr_back(brain):
 def test_black_and_outer_voxels_keep_lr_whichever_window_is_larger(brain, lengths):
     settings = replace(SMALL, filter_len=lengths[0], grad_len=lengths[1])
     lr = make_pair(brain, settings).lr
-    h = np.full((settings.buckets, settings.taps), 2.0, np.float32)  # whatever it touches becomes white
+    # whatever it touches becomes white
+    h = np.full((settings.buckets, settings.taps), 2.0, np.float32)
     sr = apply_filters(lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings)
     inside = np.zeros(lr.shape, bool)
     inside[3:-3, 3:-3, 3:-3] = True
@@ -419,8 +474,11 @@ def test_black_and_outer_voxels_keep_lr_whichever_window_is_larger(brain, length
 
 @pytest.mark.parametrize("kind", ["zero", "constant", "smaller than a patch"])
 def test_application_to_degenerate_volumes(kind):
-    lr = {"zero": np.zeros((9, 9, 9)), "constant": np.full((9, 9, 9), 0.5),
-          "smaller than a patch": np.ones((2, 9, 9))}[kind].astype(np.float32)
+    lr = {
+        "zero": np.zeros((9, 9, 9)),
+        "constant": np.full((9, 9, 9), 0.5),
+        "smaller than a patch": np.ones((2, 9, 9)),
+    }[kind].astype(np.float32)
     h = np.zeros((SMALL.buckets, SMALL.taps), np.float32)
     h[:, 13] = 1
     sr = apply_filters(lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), SMALL)

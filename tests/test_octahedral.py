@@ -1,4 +1,5 @@
 """octahedral/features.py: features in the voxel's own frame, against their literal definition."""
+
 import itertools
 
 import naive
@@ -24,7 +25,10 @@ FACTOR = (2, 2, 2)
 
 def landscape(seed=0, shape=(17, 19, 18)):
     from scipy.ndimage import gaussian_filter
-    return np.clip(gaussian_filter(np.random.default_rng(seed).random(shape), 1.3) * 3 - 1, 0, 1).astype(np.float32)
+
+    return np.clip(
+        gaussian_filter(np.random.default_rng(seed).random(shape), 1.3) * 3 - 1, 0, 1
+    ).astype(np.float32)
 
 
 def scene_of(estimate, start=None, mask=None, factor=FACTOR):
@@ -40,8 +44,11 @@ def everything(scene):
 def test_the_48_rows_are_all_orientations_of_a_cube():
     shape, displacements = (31, 37, 41), np.array([[1, 2, 3]])
     flat = {int(offset) for offset in turned_offsets(displacements, shape).ravel()}
-    expected = {(s[0] * p[0] * 37 + s[1] * p[1]) * 41 + s[2] * p[2]
-                for p in itertools.permutations((1, 2, 3)) for s in itertools.product((1, -1), repeat=3)}
+    expected = {
+        (s[0] * p[0] * 37 + s[1] * p[1]) * 41 + s[2] * p[2]
+        for p in itertools.permutations((1, 2, 3))
+        for s in itertools.product((1, -1), repeat=3)
+    }
     assert flat == expected and len(flat) == 48
 
 
@@ -59,7 +66,9 @@ def test_features_equal_their_definition(factor):
     features, orientation = features_of_voxels(scene, voxels)
     chosen = np.random.default_rng(3).choice(len(voxels), 60, replace=False)
     for n in chosen:
-        expected, code = naive.describe(scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS)
+        expected, code = naive.describe(
+            scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS
+        )
         assert orientation[n] == code
         np.testing.assert_allclose(features[n], expected, rtol=2e-3, atol=2e-4)
 
@@ -85,8 +94,16 @@ def test_axes_of_different_factors_keep_their_places():
     assert set(map(tuple, kept)) == {(0, 1, 2), (1, 0, 2)}
 
 
-@pytest.mark.parametrize("turn", [lambda v: v[::-1], lambda v: v[:, ::-1, ::-1], lambda v: v.transpose(1, 0, 2),
-                                  lambda v: v.transpose(2, 0, 1)[:, ::-1]], ids=["flip", "two flips", "swap", "rotate"])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda v: v[::-1],
+        lambda v: v[:, ::-1, ::-1],
+        lambda v: v.transpose(1, 0, 2),
+        lambda v: v.transpose(2, 0, 1)[:, ::-1],
+    ],
+    ids=["flip", "two flips", "swap", "rotate"],
+)
 def test_a_turned_volume_has_the_turned_features(turn):
     """To rounding; where two components of the direction are alike to rounding, the frame may be another one."""
     estimate = landscape(4, (16, 16, 16))

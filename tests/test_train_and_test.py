@@ -1,4 +1,5 @@
 """train.py and test.py: the command lines, from volumes on disk to filters, results and figures."""
+
 import csv
 import json
 import re
@@ -8,12 +9,23 @@ import naive
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, assert_one_line, golden_figures, load_script, run_command, write_nifti
+from conftest import (
+    ROOT,
+    SMALL,
+    assert_one_line,
+    golden_figures,
+    load_script,
+    run_command,
+    write_nifti,
+)
 
-from filter_constant import command_line
 from disk.filters import load_filters
+from filter_constant import command_line
 
-OBLIQUE = np.array([[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]])  # and flipped
+# and flipped
+OBLIQUE = np.array(
+    [[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]]
+)
 
 
 @pytest.fixture(scope="session")
@@ -28,21 +40,42 @@ def folders(tmp_path_factory):
 
 def learn(folders, arrays, *options):
     """train.py with small filters, in this process, which saves two seconds; returns filters, boundaries and settings."""
-    settings, given = command_line("train", ["--train_dir", str(folders.train), "--arrays_dir", str(arrays), *SMALL,
-                                             *map(str, options)])
+    settings, given = command_line(
+        "train",
+        [
+            "--train_dir",
+            str(folders.train),
+            "--arrays_dir",
+            str(arrays),
+            *SMALL,
+            *map(str, options),
+        ],
+    )
     assert load_script("train").main(settings, given) == 0
     filters, settings = load_filters(settings, set())
-    (boundaries, h), = filters
+    ((boundaries, h),) = filters
     return h, boundaries, settings
 
 
 def restore(folders, arrays, result, *options):
     """test.py in this process; returns the restored volume and its row of figures."""
-    settings, given = command_line("test", ["--test_dir", str(folders.test), "--arrays_dir", str(arrays),
-                                            "--result_dir", str(result), *map(str, options)])
+    settings, given = command_line(
+        "test",
+        [
+            "--test_dir",
+            str(folders.test),
+            "--arrays_dir",
+            str(arrays),
+            "--result_dir",
+            str(result),
+            *map(str, options),
+        ],
+    )
     assert load_script("test").main(settings, given) == 0
-    folder, = result.iterdir()
-    return nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32), read_rows(folder / "metrics.csv")[0]
+    (folder,) = result.iterdir()
+    return nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32), read_rows(
+        folder / "metrics.csv"
+    )[0]
 
 
 def read_rows(path):
@@ -64,34 +97,62 @@ def same(first, second):
 
 # ---- the published run
 
+
 @pytest.mark.slow
 def test_published_settings_give_the_released_codes_boundaries_and_psnr(tmp_path):
     """Every voxel sampled, conjugate gradients, default filters: a minute or so on two cores."""
     golden = golden_figures(2)
     write_nifti(tmp_path / "volumes" / "golden.nii.gz", golden.volume)
-    finished = run_command("train.py", "--sample_rate", 1, "--quantization_rate", 1, "--solver", "cg", "--factor", 2,
-                           "--train_dir", tmp_path / "volumes", "--arrays_dir", tmp_path / "arrays")
+    finished = run_command(
+        "train.py",
+        "--sample_rate",
+        1,
+        "--quantization_rate",
+        1,
+        "--solver",
+        "cg",
+        "--factor",
+        2,
+        "--train_dir",
+        tmp_path / "volumes",
+        "--arrays_dir",
+        tmp_path / "arrays",
+    )
     assert finished.returncode == 0, finished.stderr
-    for name, expected in (("Qfactor_str2", golden.strength_boundary), ("Qfactor_coh2", golden.coherence_boundary)):
-        np.testing.assert_allclose(np.load(tmp_path / "arrays" / name, allow_pickle=False), expected, rtol=1e-4)
+    for name, expected in (
+        ("Qfactor_str2", golden.strength_boundary),
+        ("Qfactor_coh2", golden.coherence_boundary),
+    ):
+        np.testing.assert_allclose(
+            np.load(tmp_path / "arrays" / name, allow_pickle=False), expected, rtol=1e-4
+        )
     h = np.load(tmp_path / "arrays" / "h_2.npy", allow_pickle=False)
     assert h.shape == (576, 1331) and h.dtype == np.float32 and h.any(1).all()
 
-    finished = run_command("test.py", "--test_dir", tmp_path / "volumes", "--arrays_dir", tmp_path / "arrays",
-                           "--result_dir", tmp_path / "result")
+    finished = run_command(
+        "test.py",
+        "--test_dir",
+        tmp_path / "volumes",
+        "--arrays_dir",
+        tmp_path / "arrays",
+        "--result_dir",
+        tmp_path / "result",
+    )
     assert finished.returncode == 0, finished.stderr
-    folder, = (tmp_path / "result").iterdir()
-    row, = read_rows(folder / "metrics.csv")
+    (folder,) = (tmp_path / "result").iterdir()
+    (row,) = read_rows(folder / "metrics.csv")
     assert float(row["lr_psnr_box"]) == pytest.approx(golden.psnr[0], abs=1e-3)
     assert float(row["lr_ssim_box"]) == pytest.approx(golden.ssim[0], abs=1e-4)
     # What single filters are hangs on rounding, so few are the samples; what they restore does not.
     assert float(row["sr_psnr_box"]) == pytest.approx(golden.psnr[1], abs=0.02)
     assert float(row["sr_ssim_box"]) == pytest.approx(golden.ssim[1], abs=1e-3)
     restored = nib.load(folder / "golden.nii.gz").get_fdata() / golden.clip_max
-    assert naive.psnr(golden.sr, restored[golden.box]) > 45  # against the released code's own result
+    # against the released code's own result
+    assert naive.psnr(golden.sr, restored[golden.box]) > 45
 
 
 # ---- from end to end
+
 
 def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
     """The default folders lie where the command is run, not where the scripts are."""
@@ -100,16 +161,27 @@ def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
     write_nifti(tmp_path / "test" / "sub" / "b.nii", volume[8:36, 8:36, 4:34])
     trained = run_command(ROOT / "train.py", *SMALL, cwd=tmp_path)
     assert trained.returncode == 0 and not trained.stderr, trained.stderr
-    assert {path.name for path in (tmp_path / "arrays").iterdir()} == {"h_2.npy", "Qfactor_str2", "Qfactor_coh2",
-                                                                      "settings_2.json", "filters_2.png", "samples_2.png",
-                                                                      "QVF_2"}
+    assert {path.name for path in (tmp_path / "arrays").iterdir()} == {
+        "h_2.npy",
+        "Qfactor_str2",
+        "Qfactor_coh2",
+        "settings_2.json",
+        "filters_2.png",
+        "samples_2.png",
+        "QVF_2",
+    }
     tested = run_command(ROOT / "test.py", cwd=tmp_path)
     assert tested.returncode == 0 and not tested.stderr, tested.stderr
-    folder, = (tmp_path / "result").iterdir()
+    (folder,) = (tmp_path / "result").iterdir()
     assert re.fullmatch(r"\d{6}", folder.name)  # month, day, hour
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
-        "metrics.csv", "report.html", "sub/b.json", "sub/b.nii", "sub/b.png"]
-    row, = read_rows(folder / "metrics.csv")
+        "metrics.csv",
+        "report.html",
+        "sub/b.json",
+        "sub/b.nii",
+        "sub/b.png",
+    ]
+    (row,) = read_rows(folder / "metrics.csv")
     assert row["volume"] == "sub/b.nii" and all(row.values())
     for image in ("lr", "spline5", "sr"):
         assert row[f"{image}_psnr"] and 0 < float(row[f"{image}_ssim"]) < 1
@@ -121,9 +193,13 @@ def test_learned_filters_restore_better_than_lr(folders, learned, tmp_path):
     assert float(row["sr_psnr"]) > float(row["lr_psnr"]) + 0.3  # 0.4 dB were measured
 
 
-@pytest.mark.parametrize("dtype, slope, unit", [(np.float32, 1, 1), (np.float32, 1, 1e-6), (np.int16, 1, 1), (np.int16, 0.01, 1)])
+@pytest.mark.parametrize(
+    "dtype, slope, unit",
+    [(np.float32, 1, 1), (np.float32, 1, 1e-6), (np.int16, 1, 1), (np.int16, 0.01, 1)],
+)
 def test_result_keeps_place_header_and_intensity_unit(learned, tmp_path, dtype, slope, unit):
-    data = golden_figures(2).volume[8:36, 8:36, 4:35]  # an odd side: the last slice is cut off before degrading
+    # an odd side: the last slice is cut off before degrading
+    data = golden_figures(2).volume[8:36, 8:36, 4:35]
     image = nib.Nifti1Image((data * unit).astype(dtype), OBLIQUE)
     image.set_qform(OBLIQUE, 1, strip_shears=True)
     image.set_sform(OBLIQUE, 4)
@@ -143,8 +219,19 @@ def test_result_keeps_place_header_and_intensity_unit(learned, tmp_path, dtype, 
     after = nib.load(next((tmp_path / "result").rglob("c.nii.gz")))
     assert after.shape == before.shape
     np.testing.assert_array_equal(after.affine, before.affine)
-    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "srow_x", "srow_y", "srow_z", "pixdim",
-                  "descrip", "xyzt_units"):
+    for field in (
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "pixdim",
+        "descrip",
+        "xyzt_units",
+    ):
         np.testing.assert_array_equal(after.header[field], before.header[field], field)
     original = before.get_fdata()
     inside = np.s_[4:-4, 4:-4, 4:-4]
@@ -163,25 +250,32 @@ def test_same_command_gives_the_same_filters_and_results(folders, learned, tmp_p
 
 # ---- what options change, and what they leave alone
 
-@pytest.mark.parametrize("options, filters, boundaries", [
-    (["--seed", 1], True, True),
-    (["--sharpen"], True, False),  # the HR side only: features are of LR
-    (["--sharpen", "False"], False, False),
-    (["--feature_type", "lambda1_fa"], True, True),
-    (["--feature_type", "trace_coh2"], True, True),
-    (["--feature_type", "trace_fa"], True, True),
-    (["--lr_type", "kspace"], True, True),
-    (["--factor", 2, 2, 2], False, False),
-    (["--grad_len", 3], True, True),
-    (["--sample_rate", 2], True, False),
-    (["--quantization_rate", 2], True, True),
-    (["--solver", "cg"], True, False),
-    (["--solver", "ridge", "--ridge", 10], False, False),
-    (["--ridge", 0.1], True, False),
-    (["--train_file_max", 1], True, True),
-    (["--train_file_max", 2], False, False),
-], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")
-def test_option_changes_what_it_should_and_nothing_else(folders, learned, tmp_path, options, filters, boundaries):
+
+@pytest.mark.parametrize(
+    "options, filters, boundaries",
+    [
+        (["--seed", 1], True, True),
+        (["--sharpen"], True, False),  # the HR side only: features are of LR
+        (["--sharpen", "False"], False, False),
+        (["--feature_type", "lambda1_fa"], True, True),
+        (["--feature_type", "trace_coh2"], True, True),
+        (["--feature_type", "trace_fa"], True, True),
+        (["--lr_type", "kspace"], True, True),
+        (["--factor", 2, 2, 2], False, False),
+        (["--grad_len", 3], True, True),
+        (["--sample_rate", 2], True, False),
+        (["--quantization_rate", 2], True, True),
+        (["--solver", "cg"], True, False),
+        (["--solver", "ridge", "--ridge", 10], False, False),
+        (["--ridge", 0.1], True, False),
+        (["--train_file_max", 1], True, True),
+        (["--train_file_max", 2], False, False),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_option_changes_what_it_should_and_nothing_else(
+    folders, learned, tmp_path, options, filters, boundaries
+):
     h, found, _ = learn(folders, tmp_path, *options)
     assert (not same([h], [learned.h])) == filters
     assert (not same(found, learned.boundaries)) == boundaries
@@ -191,12 +285,23 @@ def test_option_changes_what_it_should_and_nothing_else(folders, learned, tmp_pa
 def test_train_div_changes_nothing_but_rounding(folders, learned, tmp_path, parts):
     h, boundaries, _ = learn(folders, tmp_path, "--train_div", parts)
     assert same(boundaries, learned.boundaries)
-    np.testing.assert_allclose(h, learned.h, atol=1e-4)  # sums of float32 products, in other portions
+    # sums of float32 products, in other portions
+    np.testing.assert_allclose(h, learned.h, atol=1e-4)
 
 
-@pytest.mark.parametrize("options, buckets, taps", [(["--q_angle_p", 4], 72, 125), (["--q_angle_t", 3], 54, 125),
-                                                    (["--filter_len", 7], 36, 343), (["--filter_len", 3], 36, 27)], ids=str)
-def test_option_sets_the_shape_of_the_filters_and_restoring_follows(folders, tmp_path, options, buckets, taps):
+@pytest.mark.parametrize(
+    "options, buckets, taps",
+    [
+        (["--q_angle_p", 4], 72, 125),
+        (["--q_angle_t", 3], 54, 125),
+        (["--filter_len", 7], 36, 343),
+        (["--filter_len", 3], 36, 27),
+    ],
+    ids=str,
+)
+def test_option_sets_the_shape_of_the_filters_and_restoring_follows(
+    folders, tmp_path, options, buckets, taps
+):
     h, _, settings = learn(folders, tmp_path / "arrays", *options)
     assert h.shape == (buckets, taps) == (settings.buckets, settings.taps)
     _, row = restore(folders, tmp_path / "arrays", tmp_path / "result")
@@ -224,13 +329,14 @@ def test_train_file_max_takes_the_first_by_name(folders, tmp_path):
     alone.mkdir()
     (alone / "a.nii.gz").write_bytes((folders.train / "a.nii.gz").read_bytes())
     learn(SimpleNamespace(train=alone), tmp_path / "one")
-    assert (tmp_path / "two" / "h_2.npy").read_bytes() == (tmp_path / "one" / "h_2.npy").read_bytes()
+    assert (tmp_path / "two" / "h_2.npy").read_bytes() == (
+        tmp_path / "one" / "h_2.npy"
+    ).read_bytes()
     assert json.loads((tmp_path / "two" / "settings_2.json").read_text())["volumes"] == ["a.nii.gz"]
 
 
 def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path):
     from get_lar import make_pair
-
 
     plain, _ = restore(folders, learned.arrays, tmp_path / "plain")
     data = nib.load(folders.test / "c.nii.gz").get_fdata(dtype=np.float32)
@@ -238,10 +344,14 @@ def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path)
     lr = pair.whole(pair.lr)
     shares = []
     for threshold in (0, 10, 26):
-        blended, _ = restore(folders, learned.arrays, tmp_path / f"t{threshold}", "--blend_threshold", threshold)
+        blended, _ = restore(
+            folders, learned.arrays, tmp_path / f"t{threshold}", "--blend_threshold", threshold
+        )
         inner = tuple(slice(sides.start + 1, sides.stop - 1) for sides in pair.box)
         if threshold == 10:
-            literal = naive.census_blend(pair.lr, plain[pair.box] / np.float32(pair.scale), threshold)
+            literal = naive.census_blend(
+                pair.lr, plain[pair.box] / np.float32(pair.scale), threshold
+            )
             # Only a neighbour as bright as the centre to rounding may be counted otherwise.
             assert np.mean(np.abs(blended[pair.box] / pair.scale - literal) > 1e-5) < 1e-3
         assert ((blended == lr) | (blended == plain))[inner].all()
@@ -254,22 +364,44 @@ def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path)
 
 # ---- mistakes
 
-@pytest.mark.parametrize("options", [["--filter_len", 7], ["--q_angle_p", 8], ["--lr_type", "kspace"]], ids=str)
+
+@pytest.mark.parametrize(
+    "options", [["--filter_len", 7], ["--q_angle_p", 8], ["--lr_type", "kspace"]], ids=str
+)
 def test_restoring_with_other_settings_than_learned_is_refused(folders, learned, tmp_path, options):
-    finished = run_command("test.py", *options, "--arrays_dir", learned.arrays, "--test_dir", folders.test,
-                           "--result_dir", tmp_path / "result")
+    finished = run_command(
+        "test.py",
+        *options,
+        "--arrays_dir",
+        learned.arrays,
+        "--test_dir",
+        folders.test,
+        "--result_dir",
+        tmp_path / "result",
+    )
     assert_one_line(finished, "test.py: error:", options[0], "settings_2.json")
     assert not (tmp_path / "result").exists()
 
 
-def test_restoring_without_filters_or_with_those_of_another_factor_is_refused(folders, learned, tmp_path):
+def test_restoring_without_filters_or_with_those_of_another_factor_is_refused(
+    folders, learned, tmp_path
+):
     common = ("--test_dir", folders.test, "--result_dir", tmp_path / "result")
-    assert_one_line(run_command("test.py", "--arrays_dir", tmp_path, *common), "settings_2.json", "python train.py")
-    assert_one_line(run_command("test.py", "--arrays_dir", learned.arrays, "--factor", 3, *common), "settings_3.json",
-                    "--factor 2")
+    assert_one_line(
+        run_command("test.py", "--arrays_dir", tmp_path, *common),
+        "settings_2.json",
+        "python train.py",
+    )
+    assert_one_line(
+        run_command("test.py", "--arrays_dir", learned.arrays, "--factor", 3, *common),
+        "settings_3.json",
+        "--factor 2",
+    )
 
 
-@pytest.mark.parametrize("content", ["no folder", "empty folder", "all black", "too small", "not a volume"])
+@pytest.mark.parametrize(
+    "content", ["no folder", "empty folder", "all black", "too small", "not a volume"]
+)
 def test_folder_without_a_usable_volume_is_refused(tmp_path, content):
     folder = tmp_path / "train"
     if content != "no folder":
@@ -280,7 +412,9 @@ def test_folder_without_a_usable_volume_is_refused(tmp_path, content):
         write_nifti(folder / "x.nii.gz", np.ones((4, 4, 4), np.float32))
     if content == "not a volume":
         (folder / "x.nii.gz").write_text("hello")
-    finished = run_command("train.py", "--train_dir", folder, "--arrays_dir", tmp_path / "arrays", *SMALL)
+    finished = run_command(
+        "train.py", "--train_dir", folder, "--arrays_dir", tmp_path / "arrays", *SMALL
+    )
     assert finished.returncode == 2 and "Traceback" not in finished.stderr
     *named, last = finished.stderr.splitlines()  # one line for each volume, and one for the folder
     assert last.startswith(f"train.py: error: {folder}: ")
@@ -296,13 +430,33 @@ def test_one_broken_volume_does_not_stop_the_others(folders, learned, tmp_path):
         (folder / "broken.nii.gz").write_text("hello")
         good = "a.nii.gz" if kind == "train" else "c.nii.gz"
         (folder / good).write_bytes((getattr(folders, kind) / good).read_bytes())
-    trained = run_command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *SMALL)
-    assert trained.returncode == 1 and "broken.nii.gz" in trained.stderr and "Traceback" not in trained.stderr
-    assert json.loads((tmp_path / "arrays" / "settings_2.json").read_text())["volumes"] == ["a.nii.gz"]
-    tested = run_command("test.py", "--test_dir", tmp_path / "test", "--arrays_dir", learned.arrays, "--result_dir",
-                         tmp_path / "result", "--no-report")
-    assert tested.returncode == 1 and "broken.nii.gz" in tested.stderr and "Traceback" not in tested.stderr
-    folder, = (tmp_path / "result").iterdir()
+    trained = run_command(
+        "train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *SMALL
+    )
+    assert (
+        trained.returncode == 1
+        and "broken.nii.gz" in trained.stderr
+        and "Traceback" not in trained.stderr
+    )
+    assert json.loads((tmp_path / "arrays" / "settings_2.json").read_text())["volumes"] == [
+        "a.nii.gz"
+    ]
+    tested = run_command(
+        "test.py",
+        "--test_dir",
+        tmp_path / "test",
+        "--arrays_dir",
+        learned.arrays,
+        "--result_dir",
+        tmp_path / "result",
+        "--no-report",
+    )
+    assert (
+        tested.returncode == 1
+        and "broken.nii.gz" in tested.stderr
+        and "Traceback" not in tested.stderr
+    )
+    (folder,) = (tmp_path / "result").iterdir()
     assert [row["volume"] for row in read_rows(folder / "metrics.csv")] == ["c.nii.gz"]
     assert sorted(path.name for path in folder.iterdir()) == ["c.nii.gz", "metrics.csv"]
 
@@ -310,8 +464,19 @@ def test_one_broken_volume_does_not_stop_the_others(folders, learned, tmp_path):
 def test_volumes_of_one_name_in_several_folders_all_get_a_result(folders, learned, tmp_path):
     for subject in ("sub-01", "sub-02"):
         (tmp_path / "test" / subject).mkdir(parents=True)
-        (tmp_path / "test" / subject / "T1w.nii.gz").write_bytes((folders.test / "c.nii.gz").read_bytes())
-    settings, given = command_line("test", ["--test_dir", str(tmp_path / "test"), "--arrays_dir", str(learned.arrays),
-                                            "--result_dir", str(tmp_path / "result")])
+        (tmp_path / "test" / subject / "T1w.nii.gz").write_bytes(
+            (folders.test / "c.nii.gz").read_bytes()
+        )
+    settings, given = command_line(
+        "test",
+        [
+            "--test_dir",
+            str(tmp_path / "test"),
+            "--arrays_dir",
+            str(learned.arrays),
+            "--result_dir",
+            str(tmp_path / "result"),
+        ],
+    )
     load_script("test").main(settings, given)
     assert len(list((tmp_path / "result").rglob("T1w.nii.gz"))) == 2
