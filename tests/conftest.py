@@ -39,13 +39,16 @@ def golden_figures(factor):
 
 @pytest.fixture(params=FACTORS, ids=[f"x{factor}" for factor in FACTORS])
 def golden(request):
-    """The golden figures of each factor; `voxels` are the flat indices of those that have a bucket."""
+    """The golden figures of each factor; `voxels`: the flat indices of those that have a bucket."""
     return golden_figures(request.param)
 
 
 @pytest.fixture(scope="session")
 def brain():
-    """A 26x27x28 piece of the golden volume: folds of the cortex, with black on some sides. float32, units of the scanner."""
+    """A 26x27x28 piece of the golden volume: folds of the cortex, with black on some sides.
+
+    float32, units of the scanner.
+    """
     return np.ascontiguousarray(golden_figures(2).volume[4:30, 6:33, 8:36])
 
 
@@ -72,7 +75,10 @@ def run_command(*arguments, cwd=ROOT, **options):
 
 
 def load_script(name):
-    """Import train.py or test.py by its path: `import test` could find the standard library's package of that name."""
+    """Import train.py or test.py by its path.
+
+    `import test` could find the standard library's package of that name.
+    """
     spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -80,7 +86,10 @@ def load_script(name):
 
 
 def assert_one_line(finished, *words):
-    """The command failed as it should for a user's mistake: status 2, one line on stderr that holds these words."""
+    """The command failed as it should for a user's mistake.
+
+    That is status 2 and one line on stderr that holds these words.
+    """
     assert finished.returncode == 2, finished.stderr
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     for word in words:

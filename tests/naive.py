@@ -1,7 +1,8 @@
-"""The method written down literally and slowly, one voxel after another, for the tests to compare the fast code with.
+"""The method written down literally and slowly, one voxel after another.
 
-Only the tests import this. It shares no code with the scripts: where a script is separable, blocked or in closed form,
-this has the window, the loop and the library's eigenvectors.
+The tests compare the fast code with it, and only they import it. It shares no code with the
+scripts: where a script is separable, blocked or in closed form, this has the window, the loop and
+the library's eigenvectors.
 """
 
 import itertools
@@ -9,7 +10,7 @@ import itertools
 import numpy as np
 from scipy.ndimage import zoom
 
-# ---------------------------------------------------------------------------------------------- LR volumes
+# ---- LR volumes
 
 
 def clip_bright(image):
@@ -36,7 +37,10 @@ def lr_interpolation(image, factor):
 
 
 def lr_kspace(image):
-    """Every frequency outside the middle third set to zero, one axis after another; the magnitude of what is left."""
+    """Every frequency outside the middle third set to zero, one axis after another.
+
+    Returns the magnitude of what is left.
+    """
     spectrum = np.fft.fftshift(np.fft.fftn(image.astype(np.float64)))
     for axis, side in enumerate(image.shape):
         for index in range(side):
@@ -61,7 +65,7 @@ def crop_box(image, padding, factor):
     return box
 
 
-# ---------------------------------------------------------------------------------------------- features
+# ---- features
 
 
 def gaussian_window(length, sigma):
@@ -148,7 +152,10 @@ def boundaries(values, classes):
 
 
 def nearest_bucket(bucket, served, q_angle_p, q_angle_t):
-    """The least distance from `bucket` to one of `served`, in bins of inclination and in classes; all that are so near."""
+    """The least distance from `bucket` to one of `served`, and all of them that are so near.
+
+    Distances are in bins of inclination and in classes.
+    """
 
     def place(number):
         rest, coherence_class = divmod(number, 3)
@@ -173,7 +180,7 @@ def nearest_bucket(bucket, served, q_angle_p, q_angle_t):
     return least, {other for other, distance in distances.items() if distance < least + 1e-6}
 
 
-# ---------------------------------------------------------------------------------------------- filters
+# ---- filters
 
 
 def patch(volume, index, length):
@@ -201,7 +208,10 @@ def gram(lr, hr, indices, bucket, buckets, length, centred=False):
 
 
 def ridge_filters(q, v, weight):
-    """Plain filters of all buckets by dense solution: (Q + w I) g = V + w g0, then HR - LR becomes HR."""
+    """Plain filters of all buckets by dense solution.
+
+    (Q + w I) g = V + w g0, then HR - LR becomes HR.
+    """
     identity = np.eye(q.shape[1])
     g0 = np.linalg.solve(q.sum(0) + weight * identity, v.sum(0))
     h = np.array(
@@ -218,7 +228,7 @@ def restore(lr, indices, bucket, h, length):
     return sr
 
 
-# ---------------------------------------------------------------------------------------------- image filters
+# ---- image filters
 
 NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
 
@@ -269,7 +279,10 @@ def psnr(hr, estimate):
 
 
 def describe(estimate, start, mask, place, factor, voxel, permutations):
-    """Features and orientation of one voxel (a flat index into padded volumes), in the order of octahedral.FEATURES."""
+    """Features and orientation of one voxel, in the order of octahedral.FEATURES.
+
+    `voxel` is a flat index into padded volumes.
+    """
     at = np.array(np.unravel_index(voxel, estimate.shape))
     unit = np.eye(3, dtype=int)
 

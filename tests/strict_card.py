@@ -1,9 +1,10 @@
-"""A stand-in for CuPy that is stricter than CuPy: what would fail on a graphics card fails here, without one.
+"""A stand-in for CuPy that is stricter than CuPy: what would fail on a card fails without one.
 
-Arrays of it do not mix with NumPy's, turn into nothing by themselves, and have no other functions, methods and arguments
-than CuPy 14.2.0 has (cupy_14_2_0.txt: names and parameters, "*" where a function does not tell its own). Its memory is
-counted, and can be as small as a test wants it. Unlike CuPy it refuses indices out of bounds, which CuPy wraps. Of several
-cards, a thread may use the current one alone, with arrays of that card: the first, unless it said otherwise.
+Arrays of it do not mix with NumPy's, turn into nothing by themselves, and have no other functions,
+methods and arguments than CuPy 14.2.0 has (cupy_14_2_0.txt: names and parameters, "*" where a
+function does not tell its own). Its memory is counted, and can be as small as a test wants it.
+Unlike CuPy it refuses indices out of bounds, which CuPy wraps. Of several cards, a thread may use
+the current one alone, with arrays of that card: the first, unless it said otherwise.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ NAMES = dict(
     line.split(" ", 1)
     for line in Path(__file__).with_name("cupy_14_2_0.txt").read_text().splitlines()
 )
-# of Python, and NumPy's float64, which is a float; CuPy takes all of NumPy's
+# Of Python, and NumPy's float64, which is a float; CuPy takes all of NumPy's.
 SCALARS = (bool, int, float)
 
 
@@ -241,7 +242,7 @@ class Module:
 
 
 def strict_card(size=1 << 40, promised=None, number=0):
-    """A card with so many bytes of memory, and a larger number of free ones than there are where that is promised."""
+    """A card with so many bytes of memory; it claims that `promised` are free, if that is given."""
     memory = Memory(size, number)
     solve = checked(
         scipy.linalg.solve_triangular,

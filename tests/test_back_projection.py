@@ -45,7 +45,10 @@ def test_the_matrices_of_the_axes_degrade_as_the_volume_was_degraded(kind):
 
 
 def test_what_is_brought_back_is_the_least_squares_guess_under_the_covariance():
-    """M minimises the expected |x - M y|^2 for y = D x + noise: (D C D^T + s I)^-1 against a dense solve of the joint normal."""
+    """M minimises the expected |x - M y|^2 for y = D x + noise.
+
+    (D C D^T + s I)^-1 against a dense solve of the joint normal.
+    """
     degrading = degradation_of((20, 20, 20), PROJECTED).matrix(0)
     apart = np.abs(np.subtract.outer(np.arange(20), np.arange(20)))
     covariance = np.exp(-((apart / 5) ** 1.7))
@@ -60,7 +63,7 @@ def test_what_is_brought_back_is_the_least_squares_guess_under_the_covariance():
     )
 
 
-# in k-space, what was cut off leaves no trace
+# In k-space, what was cut off leaves no trace.
 @pytest.mark.parametrize("kind", KINDS[:-2], ids=KIND_IDS[:-2])
 def test_a_start_from_what_is_known_is_nearer_to_hr_than_the_best_spline(kind):
     pair = make_pair(brain(shape=(36, 36, 36)), replace(PROJECTED, **kind))

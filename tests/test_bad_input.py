@@ -1,4 +1,4 @@
-"""Volumes from everywhere: each bad one ends in one line that names it, and the others are still processed."""
+"""Bad volumes: each ends in one line that names it, and the others are still processed."""
 
 import csv
 import gzip
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from synthetic import QUICK, brain, command, save
 
+import learning
 from disk.nifti_check import checked_image
 from disk.volumes import find_volumes, read_volume, relative_name
 from filter_constant import Settings, checked_settings
@@ -187,7 +188,7 @@ def trained(tmp_path_factory):
 
 
 def all_bad(folder):
-    """Every bad file in one folder; returns the word that each one's line must hold, by file name."""
+    """Every bad file in one folder; returns the word that each one's line must hold, by name."""
     words = {}
     for name, (make, word) in BAD.items():
         here = folder / name.replace(" ", "_")
@@ -199,8 +200,6 @@ def all_bad(folder):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_volume_is_one_line(tmp_path, name):
-    import learning
-
     make, word = BAD[name]
     make(tmp_path)
     (path,) = tmp_path.iterdir()
@@ -271,11 +270,11 @@ def test_a_folder_without_volumes_is_one_line(tmp_path, trained, script, option)
         assert status == 2 and len(errors) == 1 and word in errors[0]
 
 
-# ---------------------------------------------------------------------------------------------- good, if odd
+# ---- good, if odd
 
 
 def integers():
-    # whole numbers from 0 to 250: every type holds them
+    # Whole numbers from 0 to 250: every type holds them.
     return np.rint(brain() / 4).astype(np.float32)
 
 
@@ -402,7 +401,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_a_result_never_overwrites_its_input(tmp_path, trained):
     save(tmp_path / "v.nii.gz", brain())
-    # seconds: the hour names the folder, and may end while the command runs
+    # Seconds: the hour names the folder, and may end while the command runs.
     for later in (0, 3600):
         save(
             tmp_path / time.strftime("%m%d%H", time.localtime(time.time() + later)) / "v.nii.gz",
@@ -419,7 +418,7 @@ def test_a_result_never_overwrites_its_input(tmp_path, trained):
         assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ---- settings
 
 
 @pytest.mark.parametrize(

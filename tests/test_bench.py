@@ -1,4 +1,7 @@
-"""bench.py: it runs, and its figures are there and positive. How large they are is not tested: machines are busy."""
+"""bench.py: it runs, and its figures are there and positive.
+
+How large they are is not tested: machines are busy.
+"""
 
 import json
 import math

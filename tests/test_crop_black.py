@@ -41,7 +41,8 @@ def test_box_equals_the_literal_one(factor, padding):
 def test_single_bright_voxel_has_its_padding_around_it():
     image = np.zeros((20, 21, 22), np.float32)
     image[10, 11, 12] = 1
-    # The stop is exclusive and counts from the voxel itself, as published: one voxel less after it than before it.
+    # The stop is exclusive and counts from the voxel itself, as published: one voxel less after it
+    # than before it.
     assert as_pairs(black_crop_box(image, 5, (1, 1, 1))) == [(5, 15), (6, 16), (7, 17)]
 
 

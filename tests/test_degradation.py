@@ -1,5 +1,4 @@
 """degradation.py: every operator passes the same table of tests."""
-
 import numpy as np
 import pytest
 

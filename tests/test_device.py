@@ -1,4 +1,4 @@
-"""device.py, and the commands on cards: run without one, with NumPy in CuPy's place and with a strict stand-in.
+"""gpu/cards.py and engine.py: which card is chosen, and what is said of it.
 
 Tests marked `gpu` run on a card, where there is one.
 """
@@ -12,6 +12,7 @@ import time
 import types
 from importlib.machinery import ModuleSpec
 
+import nibabel as nib
 import numpy as np
 import pytest
 import synthetic
@@ -24,6 +25,7 @@ from filter_constant import Settings, command_line
 from gpu import cards as device
 from gpu.cards import find_cards, try_out
 from gpu.compute import Stream
+from machine import memory
 from machine.errors import UserError
 from structure import structure_of
 
@@ -76,8 +78,6 @@ def test_training_on_a_card_learns_the_filters_of_the_cpu(
 ):
     card = make_card()
     if "passes" in options:
-        from machine import memory
-
         options = ()
         monkeypatch.setattr(
             structure, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1)
@@ -86,7 +86,8 @@ def test_training_on_a_card_learns_the_filters_of_the_cpu(
             monkeypatch.setattr(f"{user}.buckets_per_file", lambda *_: 20)
     monkeypatch.setattr(device, "find_cards", lambda *_: ([card], card.name))
     assert learn(folders, tmp_path / "arrays", *options) == 0
-    # Sums are equal to 1e-6; Q of a smooth volume passes that on to its filters some ten times larger.
+    # Sums are equal to 1e-6; Q of a smooth volume passes that on to its filters some ten times
+    # larger.
     np.testing.assert_allclose(
         np.load(tmp_path / "arrays" / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max()
     )
@@ -97,8 +98,6 @@ def test_training_on_several_cards_learns_the_filters_of_the_cpu(
     way, folders, on_cpu, tmp_path, monkeypatch, capsys
 ):
     if way == "two passes":
-        from machine import memory
-
         monkeypatch.setattr(
             structure, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1)
         )
@@ -210,8 +209,6 @@ def test_a_training_begun_on_the_cpu_goes_on_on_a_card_and_back(folders, tmp_pat
 
 @pytest.mark.parametrize("options", [("--dtype", "float32"), ("--upscale",)])
 def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path, monkeypatch):
-    import nibabel as nib
-
     results = []
     for name, cards in (("cpu", []), ("card", [strict_card()])):
         monkeypatch.setattr(device, "find_cards", lambda *_, cards=cards, name=name: (cards, name))
@@ -287,7 +284,10 @@ def test_a_gpu_asked_for_where_there_is_none_is_one_line_and_status_2(folders, o
 
 
 def fake_cupy(monkeypatch, available=True, fault=None, broken=(), cards=1):
-    """CuPy and cupyx over stand-ins, for what `cupy_cards` asks of them; the cards of these numbers compute nonsense."""
+    """CuPy and cupyx over stand-ins, for what `cupy_cards` asks of them.
+
+    The cards of the numbers in `broken` compute nonsense.
+    """
     there = [strict_card(8 << 30, number=number) for number in range(cards)]
 
     class Device:

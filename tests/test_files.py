@@ -1,5 +1,4 @@
 """files.py: files that are whole or not there at all."""
-
 from pathlib import Path
 
 import pytest

@@ -11,7 +11,7 @@ INPUTS = {
     "random": lambda rng, shape: rng.random(shape),
     "constant": lambda rng, shape: np.full(shape, 0.3),
     "zero": lambda rng, shape: np.zeros(shape),
-    # many ties between neighbours
+    # Many ties between neighbours.
     "few grey levels": lambda rng, shape: rng.integers(0, 3, shape) / 2,
     "one bright voxel": lambda rng, shape: (
         (np.arange(np.prod(shape)) == np.prod(shape) // 2).reshape(shape).astype(float)
@@ -30,7 +30,8 @@ def test_window_is_the_released_codes(golden):
 
 def test_sharpened_volume_is_the_released_codes(golden):
     difference = np.abs(sharpen(golden.hr) - golden.sharpened)
-    # 16 G - 15 Ga magnifies the rounding of float32; a voxel may also change sides of a census threshold by rounding.
+    # 16 G - 15 Ga magnifies the rounding of float32; a voxel may also change sides of a census
+    # threshold by rounding.
     assert np.mean(difference > 1e-5) < 1e-4
 
 
@@ -93,7 +94,7 @@ def test_sharpening_leaves_its_input_alone():
 def test_census_of_a_volume_and_itself_has_no_change():
     image = np.random.default_rng(6).random((5, 5, 5))
     assert not census_changes(image, image).any()
-    # nor of one that is brighter throughout: only ranks count
+    # Nor of one that is brighter throughout: only ranks count.
     assert not census_changes(image, 2 * image + 1).any()
 
 

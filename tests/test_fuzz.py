@@ -1,6 +1,7 @@
-"""Mutated files: each ends in a result or in one line that names the file; no hang, no other exception, bounded memory.
+"""Mutated files: each ends in a result or in one line that names the file.
 
-2,000 cases and more by default. By hand, many more: ``FUZZ_CASES=50000 python -m pytest tests/test_fuzz.py -s``.
+No hang, no other exception, bounded memory. 2,000 cases and more by default. By hand, many more:
+``FUZZ_CASES=50000 python -m pytest tests/test_fuzz.py -s``.
 """
 
 import gzip
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import brain, filter_paths, one_stage, save
 
-from disk.checkpoint import Checkpoint, Finished
+from disk.checkpoint import Finished
 from disk.filters import load_filters, save_filters
 from engine import CPU
 from filter_constant import Settings
@@ -40,7 +41,10 @@ ended = Counter()
 
 
 def mutations(longest):
-    """Changes to a file: bytes overwritten, flipped, cut out, repeated or put in; most near its beginning."""
+    """Changes to a file: bytes overwritten, flipped, cut out, repeated or put in.
+
+    Most are near its beginning.
+    """
     place = st.one_of(st.integers(0, min(400, longest)), st.integers(0, longest))
     interesting = st.sampled_from(
         [
@@ -93,7 +97,10 @@ def mutated(content, changes):
 
 
 def fuzz(kind, longest):
-    """Run a test on so many mutations; they must end in both ways where they can, or the mutations test nothing."""
+    """Run a test on so many mutations.
+
+    They must end in both ways where they can, or the mutations test nothing.
+    """
 
     def decorate(test):
         cases = max(1, round(CASES * SHARES[kind]))
@@ -167,7 +174,7 @@ def restore(folder, name, content, files):
 
 
 class Case:
-    """Within: a result, or a UserError of one line that names the file; and neither long nor large."""
+    """Within: a result, or a UserError of one line that names the file; not long, and not large."""
 
     def __init__(self, kind, folder):
         self.kind, self.folder = kind, str(folder)
@@ -214,7 +221,10 @@ def test_mutated_volumes_in_good_gzip(files, changes):
 
 @fuzz("filters", 4000)
 def test_mutated_filters(files, changes):
-    """One of the four files; half of the cases with digests that fit, so that what stands behind them is met, too."""
+    """One of the four files.
+
+    Half of the cases have digests that fit, so that what stands behind them is met, too.
+    """
     here, folder = files["settings"], files["folder"]
     paths = filter_paths(here)
     first = changes[0][1]

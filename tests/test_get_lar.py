@@ -45,7 +45,7 @@ def test_interpolated_lr_volume_is_the_released_codes(golden):
 def test_kspace_lr_volume_is_the_released_codes(golden):
     pair = make_pair(golden.volume, replace(golden.settings, lr_type="kspace"))
     assert pair.box == golden.box
-    # a float32 FFT (measured: 7e-7)
+    # A float32 FFT (measured: 7e-7).
     np.testing.assert_allclose(pair.lr[::2, ::2, ::2], golden.lr_kspace, atol=5e-6)
 
 
@@ -77,8 +77,8 @@ def test_operators_equal_scipy_zoom(order, prefilter):
 
 @pytest.mark.parametrize("sides", [(28, 14), (48, 24), (29, 87), (88, 22)])
 def test_last_slice_is_not_lost_where_zoom_loses_it(sides):
-    # At these lengths zoom rounds its last position to just outside the volume and writes a slice of zeros there. Its mode
-    # "mirror" has the same values everywhere else, and the right ones there.
+    # At these lengths zoom rounds its last position to just outside the volume and writes a slice
+    # of zeros there. Its mode "mirror" has the same values elsewhere, and the right ones there.
     row = 1 + np.random.default_rng(7).random((sides[0], 1, 1), np.float32)
     right = zoom(
         row[:, 0, 0].astype(np.float64),
@@ -221,7 +221,8 @@ def test_pair_lies_in_the_unit_range_on_one_grid(brain, factor, lr_type):
     assert pair.hr.shape == pair.lr.shape == tuple(sides.stop - sides.start for sides in pair.box)
     assert pair.hr.dtype == pair.lr.dtype == np.float32
     assert pair.hr.min() >= 0 and pair.hr.max() <= 1
-    # The magnitude of a cut spectrum rings above the brightest voxel; the published method does not clip it.
+    # The magnitude of a cut spectrum rings above the brightest voxel; the published method does not
+    # clip it.
     assert pair.lr.min() >= 0 and pair.lr.max() <= (1 if lr_type == "interpolation" else 1.5)
     np.testing.assert_allclose(
         pair.hr * np.float32(pair.scale), clip_bright(brain)[pair.box], rtol=2e-7
@@ -265,12 +266,13 @@ def test_best_spline_is_zoom_of_order_5_from_the_same_low_volume(brain, factor):
     spline = np.clip(zoom(low, factor, order=5, mode="mirror")[pair.box] / pair.scale, 0, 1) * (
         pair.hr != 0
     )
-    # the prefilter magnifies low's rounding
+    # The prefilter magnifies low's rounding.
     np.testing.assert_allclose(best_spline(pair), spline, atol=2e-5)
 
 
 def test_best_spline_of_a_kspace_volume_is_on_the_same_grid():
-    # A smooth bump loses nothing in k-space: its small volume, splined, must lie where the bump lay.
+    # A smooth bump loses nothing in k-space: its small volume, splined, must lie where the bump
+    # lay.
     x, y, z = np.meshgrid(*(np.arange(side) - 26.5 for side in (54, 54, 54)), indexing="ij")
     image = np.exp(-((x - 2) ** 2 + (y + 3) ** 2 + z**2) / (2 * 5**2)).astype(np.float32)
     settings = Settings(lr_type="kspace")

@@ -3,6 +3,7 @@
 Tests marked `gpu` run on a card, where there is one.
 """
 
+import importlib.metadata
 import importlib.util
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ import matrix_compute
 from apply_filters import apply_filters, filter_voxels
 from engine import CPU
 from filter_constant import Settings
+from get_lar import make_pair
 from gpu import compute as gpu_compute
 from gpu.cards import cupy_cards
 from gpu.compute import Cards, Stream, ridge_filters, solve_batch
@@ -60,7 +62,7 @@ def cpu_sums(drawn, settings=SMALL, gram=None):
 def assert_same_sums(gram, expected):
     np.testing.assert_array_equal(gram.count, expected.count)
     largest = np.abs(expected.packed).max(1, keepdims=True, initial=0) + 1e-30
-    # float32 products, summed in another order
+    # float32 products, summed in another order.
     assert (np.abs(gram.packed - expected.packed) / largest).max() < 1e-5
 
 
@@ -179,8 +181,6 @@ def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
 
 
 def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
-    from get_lar import make_pair
-
     pair = make_pair(brain, SMALL)
     wanted = np.zeros(SMALL.buckets, bool)
     wanted[12:24] = True
@@ -231,7 +231,7 @@ def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
         cpu_sums(drawn, gram=expected)
         assert sum(told) == drawn.voxels.size
     sums.settle(gram)
-    # 500 kB are 8 buckets too
+    # 500 kB are 8 buckets too.
     assert card.xp.memory.refused >= 1 and sums.most < min(SMALL.buckets, buckets + 8)
     assert_same_sums(gram, expected)
 
@@ -297,7 +297,10 @@ def test_the_stand_in_keeps_cards_apart():
 
 
 def sum_on(cards, gram, volumes):
-    """Sum volumes as `learning.sum_samples` does: on whichever card is idle, in a thread for each and one more."""
+    """Sum volumes as `learning.sum_samples` does.
+
+    That is on whichever card is idle, in a thread for each and one more.
+    """
     sums = Cards(cards)
 
     def add(drawn):
@@ -382,7 +385,7 @@ def test_the_plan_for_solving_holds():
 
 
 def test_a_factor_that_came_out_as_no_numbers_is_not_taken():
-    # as CuPy's cholesky fails
+    # As CuPy's cholesky fails.
     card = numpy_card()._replace(solve_triangular=lambda factor, vector, **_: vector * np.nan)
     with pytest.raises(np.linalg.LinAlgError):
         solve_batch(
@@ -450,7 +453,7 @@ def test_a_card_that_others_have_filled_sums_in_groups(planned):
     settings = Settings(q_angle_p=2, q_angle_t=2)
     drawn = drawn_case(settings, shape=(24, 24, 24))
     gram = Gram(settings.buckets, settings.taps)
-    # 240 MB are left, all sums take 256 MB
+    # 240 MB are left, all sums take 256 MB.
     hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)
     sums = stream(card if planned else card._replace(free=lambda: 1 << 40), block=256)
     sums.add(gram, drawn, settings)

@@ -57,30 +57,34 @@ VOLUMES = {
     "ramp along x": lambda shape: ramp(shape, (1, 0, 0)),  # a plane: two eigenvalues are zero
     "ramp along z": lambda shape: ramp(shape, (0, 0, 1)),
     "oblique ramp": lambda shape: ramp(shape, (1, -2, 0.5)),
-    # a line: one is
+    # A line: one eigenvalue is zero.
     "cylinder": lambda shape: (
         np.hypot(grid(shape)[0] - shape[0] // 2, grid(shape)[1] - shape[1] // 2) / 20
     ),
     "ball": ball,  # at its centre all three eigenvalues are equal
     "one bright voxel": one_voxel,
-    # central differences see nothing of it
+    # Central differences see nothing of this one.
     "checkerboard": lambda shape: (sum(grid(shape)) % 2).astype(np.float32),
     "step": lambda shape: (grid(shape)[1] > shape[1] // 2).astype(np.float32),
 }
 
 
 def compare_with_twin(lr, settings):
-    """Features of all interior voxels against the twin's; returns the fraction of voxels whose direction was compared."""
+    """Features of all interior voxels against the twin's.
+
+    Returns the fraction of voxels whose direction was compared.
+    """
     voxels = interior_voxels(np.ones(lr.shape, bool), settings.grad_len // 2)
     found = features(lr, voxels, settings)
     indices = naive.interior(np.ones(lr.shape, bool), settings.grad_len // 2)
     twins = naive.features(lr, indices, settings.grad_len, settings.feature_type)
     assert found.strength.shape == (len(twins),)
 
-    # The tensor is float32: its entries, and so the eigenvalues, are right to about 1e-6 of the largest.
+    # The tensor is float32: its entries, and so the eigenvalues, are right to about 1e-6 of the
+    # largest.
     np.testing.assert_allclose(found.strength, [twin[2] for twin in twins], rtol=3e-6, atol=1e-12)
     for coherence, (values, _, _, twin) in zip(found.coherence, twins):
-        # Coherence takes roots of eigenvalues: where the second one is near zero, 1e-6 becomes 1e-3.
+        # Coherence takes roots of eigenvalues: where the second is near zero, 1e-6 becomes 1e-3.
         second = max(values[1], 0) / values[0] if values[0] > 1e-12 else 0
         assert abs(coherence - twin) < (
             2e-3 if second < 1e-2 or values[2] < 1e-2 * values[0] else 5e-5
@@ -90,8 +94,8 @@ def compare_with_twin(lr, settings):
     for classes, (values, vector, _, _) in zip(found.angle, twins):
         bins = np.array(naive.angles(vector)) / np.pi * (settings.q_angle_p, settings.q_angle_t)
         well_known = values[0] > 1e-12 and values[1] < 0.999 * values[0]
-        # A direction is known to about 1e-3 of a bin then; a class can only be demanded away from the bins' edges. Near the
-        # pole the azimuth hangs on rounding as well.
+        # A direction is known to about 1e-3 of a bin then; a class can only be demanded away from
+        # the bins' edges. Near the pole the azimuth hangs on rounding as well.
         pole = np.hypot(vector[0], vector[1]) < 1e-3
         if well_known and (np.abs(bins - np.rint(bins)) > 5e-3).all() and not pole:
             assert tuple(classes) == naive.angle_classes(
@@ -106,7 +110,8 @@ def compare_with_twin(lr, settings):
 
 def test_features_are_the_released_codes(golden):
     found = features(golden.lr, golden.voxels, golden.settings)
-    # float32 sums of 729 terms; in the coherence the roots magnify the rounding of small eigenvalues (measured: 7e-6)
+    # float32 sums of 729 terms; in the coherence the roots magnify the rounding of small
+    # eigenvalues (measured: 7e-6)
     np.testing.assert_allclose(found.strength[::3], golden.features[:, 0], rtol=1e-5)
     np.testing.assert_allclose(found.coherence[::3], golden.features[:, 1], atol=5e-5)
 
@@ -213,7 +218,7 @@ def test_no_gradient_is_no_strength_and_no_coherence():
 
 
 def test_azimuth_and_inclination_are_those_of_the_gradient():
-    # azimuth 45 degrees: class 2 of 8 begins there; a little off it, to be on no edge
+    # Azimuth 45 degrees: class 2 of 8 begins there; a little off it, to be on no edge.
     lr = ramp((9, 9, 9), (1, 1, 0))
     lr += ramp((9, 9, 9), (0, 0.1, 0.05))
     found = features(lr, np.array([364]), Settings())
@@ -221,7 +226,7 @@ def test_azimuth_and_inclination_are_those_of_the_gradient():
     found = features(np.ascontiguousarray(lr[::-1]), np.array([364]), Settings())
     assert tuple(found.angle[0]) == (5, 3)  # mirrored at x: azimuth 180 degrees less what it was
     found = features(np.ascontiguousarray(lr[::-1, ::-1]), np.array([364]), Settings())
-    # turned by 180 degrees about z: its other end has the same azimuth
+    # Turned by 180 degrees about z: its other end has the same azimuth.
     assert tuple(found.angle[0]) == (2, 4)
 
 
@@ -233,7 +238,8 @@ def assert_eigen(tensor):
     a = np.asarray(tensor, np.float64)
     l1, l2, l3, *v = eigen_3x3(a[0, 0], a[1, 1], a[2, 2], a[0, 1], a[0, 2], a[1, 2])
     values, vector = naive.eigen(a)
-    # Where two eigenvalues meet, the arc cosine of the closed form is flat: right to the root of float64's rounding, 1e-8.
+    # Where two eigenvalues meet, the arc cosine of the closed form is flat: right to the root of
+    # float64's rounding, 1e-8.
     np.testing.assert_allclose((l1, l2, l3), values, atol=1e-7 * max(values[0], 1e-300))
     if not a.any():
         return
@@ -373,7 +379,8 @@ def test_opposite_directions_are_one():
 
     served = np.zeros(settings.buckets, bool)
     served[[number(7, 5), number(2, 2)]] = True
-    # Azimuth bin 7 at inclination bin 5 is one azimuth bin below bin 0 at inclination bin 2, seen from its other end.
+    # Azimuth bin 7 at inclination bin 5 is one azimuth bin below bin 0 at inclination bin 2, seen
+    # from its other end.
     assert nearest_buckets(served, settings)[number(0, 2)] == number(7, 5)
 
 

@@ -52,7 +52,7 @@ def packed(matrices):
 
 
 def random_case(shape, length, buckets, seed=30):
-    """A random pair, its interior voxels and a random bucket for each; the last bucket stays empty."""
+    """A random pair, its interior voxels and a random bucket for each; the last one stays empty."""
     rng = np.random.default_rng(seed)
     pair = pair_of(*(rng.random(shape, np.float32) for _ in range(2)))
     indices = naive.interior(np.ones(shape, bool), length // 2)
@@ -83,7 +83,7 @@ def random_gram(settings, samples, seed=31, empty=()):
 
 
 def golden_gram(golden, chosen):
-    """Our Gram matrices of some golden buckets, from every voxel that the released code gave to them."""
+    """Our Gram matrices of some golden buckets, of all voxels that the released code gave them."""
     settings = replace(golden.settings, solver="cg")
     place = np.full(settings.buckets, -1, np.int32)
     place[chosen] = np.arange(len(chosen))
@@ -100,7 +100,7 @@ def golden_gram(golden, chosen):
 
 
 def test_sums_of_every_bucket_are_the_released_codes(golden):
-    # of a packed lower triangle, without the target's
+    # Of a packed lower triangle, without the target's.
     diagonal = np.arange(1, 1332) * np.arange(2, 1333) // 2 - 1
     for start in range(0, 576, 96):  # all 576 at once would take 4 GB
         chosen = np.arange(start, start + 96)
@@ -216,7 +216,7 @@ def test_sums_do_not_hang_on_the_block_size(monkeypatch, block):
     add(whole, pair, voxels, bucket, SMALL)
     monkeypatch.setattr(matrix_compute, "BLOCK", block)
     add(small, pair, voxels, bucket, SMALL)
-    # float32 products, float64 sums
+    # float32 products, float64 sums.
     np.testing.assert_allclose(small.packed, whole.packed, rtol=1e-5, atol=1e-5)
 
 
@@ -395,7 +395,7 @@ def test_cg_bucket_with_one_sample_keeps_its_own_filter():
     rows = np.random.default_rng(36).random((1, 28))
     gram.packed[5], gram.count[5] = (rows.T @ rows)[np.tril_indices(28)], 1
     a, b = rows[0, :-1], rows[0, -1]
-    # the shortest that fits it
+    # The shortest that fits it.
     np.testing.assert_allclose(solve(gram, settings)[5], a * b / (a @ a), rtol=1e-4)
 
 
@@ -423,7 +423,8 @@ def test_learned_filters_undo_a_known_blur(solver):
     voxels = interior_voxels(np.ones(lr.shape, bool), 1)
     gram = Gram(settings.buckets, settings.taps)
     add(gram, pair_of(lr, hr), voxels, np.zeros(voxels.size, np.int32), settings)
-    # cg stops at 1e-5 of V; raw patches all share their mean, so that Q's condition is some hundreds.
+    # cg stops at 1e-5 of V; raw patches all share their mean, so that Q's condition is some
+    # hundreds.
     np.testing.assert_allclose(solve(gram, settings)[0], true, atol=1e-3)
 
 
@@ -435,13 +436,13 @@ def test_learned_filters_undo_a_known_blur(solver):
 def test_application_equals_the_literal_one(shape, length):
     rng = np.random.default_rng(38)
     pair, indices, voxels, bucket = random_case(shape, length, 6)
-    # sums below 0 and above 1 occur
+    # Sums below 0 and above 1 occur.
     h = (3 * rng.standard_normal((6, length**3)) / length**1.5).astype(np.float32)
     sr = filter_voxels(pair.lr, voxels, bucket, h, length)
     literal = naive.restore(pair.lr, indices, bucket, h, length)
     np.testing.assert_allclose(sr, literal, atol=3e-5)  # float32 sums of up to 343 terms
     assert sr.dtype == np.float32
-    # both ends are clipped somewhere
+    # Both ends are clipped somewhere.
     assert len(indices) < 10 or ((literal == 0).any() and (literal == 1).any())
 
 
@@ -460,7 +461,7 @@ def test_filter_of_one_centre_tap_gives_lr_back(brain):
 def test_black_and_outer_voxels_keep_lr_whichever_window_is_larger(brain, lengths):
     settings = replace(SMALL, filter_len=lengths[0], grad_len=lengths[1])
     lr = make_pair(brain, settings).lr
-    # whatever it touches becomes white
+    # Whatever it touches becomes white.
     h = np.full((settings.buckets, settings.taps), 2.0, np.float32)
     sr = apply_filters(lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings)
     inside = np.zeros(lr.shape, bool)

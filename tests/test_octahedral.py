@@ -5,6 +5,7 @@ import itertools
 import naive
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from octahedral import features as module
 from octahedral.features import (
@@ -24,8 +25,6 @@ FACTOR = (2, 2, 2)
 
 
 def landscape(seed=0, shape=(17, 19, 18)):
-    from scipy.ndimage import gaussian_filter
-
     return np.clip(
         gaussian_filter(np.random.default_rng(seed).random(shape), 1.3) * 3 - 1, 0, 1
     ).astype(np.float32)
@@ -105,7 +104,7 @@ def test_axes_of_different_factors_keep_their_places():
     ids=["flip", "two flips", "swap", "rotate"],
 )
 def test_a_turned_volume_has_the_turned_features(turn):
-    """To rounding; where two components of the direction are alike to rounding, the frame may be another one."""
+    """To rounding; where two components of the direction are alike, the frame may be another."""
     estimate = landscape(4, (16, 16, 16))
     turned = np.ascontiguousarray(turn(estimate))
     scene, other = scene_of(estimate), scene_of(turned)

@@ -1,4 +1,4 @@
-"""pretrained/: the filters that come with the project restore without training, and say what they are."""
+"""pretrained/: the filters of the project restore without training, and say what they are."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Training that is killed, stopped, starved of disk or memory: what is promised in docs/reliability.md."""
+"""Training that is killed or stopped goes on: what docs/reliability.md promises."""
 
 import json
 import os
@@ -25,7 +25,8 @@ from machine import memory
 from machine.errors import CannotWrite, UserError
 from matrix_compute import Gram, solve, solve_groups
 
-# train.py with its sums in files of 10 buckets and, if asked, so little memory that they need several passes.
+# train.py with its sums in files of 10 buckets and, if asked, so little memory that they need
+# several passes.
 SMALL_FILES = """
 import sys
 import filter_constant, structure
@@ -90,7 +91,7 @@ def leftovers(arrays):
     ]
 
 
-# ---------------------------------------------------------------------------------------------- killed and stopped
+# ---- killed and stopped
 
 
 def test_twenty_kills_change_no_bit_of_the_filters(folder, undisturbed):
@@ -103,7 +104,10 @@ def test_twenty_kills_change_no_bit_of_the_filters(folder, undisturbed):
 
 
 def killed_ten_times(folder, undisturbed, seed):
-    """Kill trainings at ten random moments and compare what each one learned in the end; returns the states found on the way."""
+    """Kill trainings at ten random moments and compare what each one learned in the end.
+
+    Returns the states found on the way.
+    """
     moments = random.Random(seed)
     kills, finished, found = 0, 0, set()
     while kills < 10:
@@ -111,7 +115,8 @@ def killed_ten_times(folder, undisturbed, seed):
         for _ in range(5):
             process = small_files(folder, arrays, "--checkpoint_minutes", "0")
             said, volumes = [process.stdout.readline()], moments.randrange(4)
-            # So many volumes, and some time in the next one, in saving or, where few are left, in solving.
+            # So many volumes, and some time in the next one, in saving or, where few are left, in
+            # solving.
             while said[-1] and sum(line.startswith("[") for line in said) < volumes:
                 said.append(process.stdout.readline())
             time.sleep(moments.uniform(0, 0.3))
@@ -157,12 +162,13 @@ def test_a_second_stop_does_not_wait(folder, undisturbed, tmp_path):
     for line in process.stdout:
         if line.startswith("[1/"):
             process.send_signal(signal.SIGTERM)
-            # an empty line, then what happens
+            # An empty line, then what happens.
             assert "once more" in process.stderr.readline() + process.stderr.readline()
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=60)
-    # The second falls in the work, or in the saving after it; or, where it comes late, when all is saved.
+    # The second falls in the work, or in the saving after it; or, where it comes late, when all is
+    # saved.
     assert process.returncode in (130, 143) and "Traceback" not in errors
     assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
 
@@ -198,13 +204,13 @@ def test_passes_that_are_killed_and_planned_anew_give_the_same_filters(
             process.kill()
             break
     process.communicate()
-    # in one pass, and by itself in larger files
+    # In one pass, and by itself in larger files.
     status, out, _ = command("train.py", *training(folder, tmp_path))
     assert status == 0 and "in part" in out and "pass" not in out.split("Going on")[1].split("[")[1]
     assert learned(tmp_path) == undisturbed
 
 
-# ---------------------------------------------------------------------------------------------- grown and changed
+# ---- grown and changed
 
 
 def test_a_grown_folder_goes_on_and_restart_begins_anew(folder, undisturbed, tmp_path):
@@ -262,7 +268,7 @@ def test_another_ridge_is_solved_from_the_same_sums(folder, undisturbed, tmp_pat
     assert learned(tmp_path / "a")["h_2.npy"] != undisturbed["h_2.npy"]
 
 
-# ---------------------------------------------------------------------------------------------- one at a time
+# ---- one at a time
 
 
 def test_a_second_training_is_refused_while_the_first_runs(folder, tmp_path):
@@ -274,7 +280,7 @@ def test_a_second_training_is_refused_while_the_first_runs(folder, tmp_path):
 
 
 def test_a_lock_that_a_killed_training_left_is_none(tmp_path):
-    # even with the number of a living process
+    # Even with the number of a living process.
     (tmp_path / "train.lock").write_text(f"process {os.getpid()} on elsewhere")
     (tmp_path / "QVF_2").mkdir()
     for name in (
@@ -292,7 +298,7 @@ def test_a_lock_that_a_killed_training_left_is_none(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-# ---------------------------------------------------------------------------------------------- whole files
+# ---- whole files
 
 
 def filters(tmp_path):
@@ -381,7 +387,10 @@ TMPFS = "mount -t tmpfs -o size={size} none {place} && cp -r {arrays} {place}/a 
 
 
 def in_small_disk(size, place, arrays, then):
-    """Run a shell line in a name space of its own with a small disk at `place`; skips where that is not permitted."""
+    """Run a shell line in a name space of its own with a small disk at `place`.
+
+    Skips where that is not permitted.
+    """
     if (
         not shutil.which("unshare")
         or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode
@@ -451,7 +460,7 @@ def test_a_file_size_limit_leaves_the_old_files(folder, undisturbed, tmp_path):
     assert learned(tmp_path / "a") == undisturbed and leftovers(tmp_path / "a") == []
 
 
-# ---------------------------------------------------------------------------------------------- memory
+# ---- memory
 
 
 def test_the_plan_covers_all_buckets_once_and_fits():

@@ -174,7 +174,7 @@ def test_pictures_turn_every_orientation_the_same_way(axes):
     assert axial[0, 0] == image.get_fdata()[0, -1, 3]  # left anterior
 
 
-# -------------------------------------------------------------------------------- browser
+# ---- browser
 # selenium is imported where it is used: the tests above run without it.
 
 

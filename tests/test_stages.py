@@ -1,4 +1,4 @@
-"""stages.py: samples, ridges pulled to the parent, filters in the voxel's own frame; and --preset best from end to end."""
+"""octahedral/: samples, ridges pulled to the parent, filters in the voxel's own frame."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ import pytest
 from conftest import assert_one_line, golden_figures, run_command, write_nifti
 from synthetic import accumulate_stage, brain, command, degrade, save, start
 
+from disk.files import file_digest
 from disk.filters import load_filters, save_filters
 from filter_constant import PRESETS, Settings
 from get_lar import best_spline, make_pair
@@ -71,7 +72,10 @@ def stages(pair):
 
 
 def rows_of(scene, hr, voxels, orientation, number, settings):
-    """Literal samples: taps of the estimate, taps of the start, the target, all less the estimate's voxel."""
+    """Literal samples: taps of the estimate, taps of the start, the target.
+
+    All are less the estimate's voxel.
+    """
     x, start, target = (
         scene.estimate.reshape(-1),
         scene.start.reshape(-1),
@@ -144,7 +148,10 @@ TREE = tree_of([(0, 0.0, 1, 2), None, (1, 0.5, 3, 4), None, None])  # leaves 0, 
 
 
 def literal_filters(rows, ridge):
-    """The filters of TREE's leaves from the samples of each, by the definition of the pull to the parent."""
+    """The filters of TREE's leaves from the samples of each.
+
+    By the definition of the pull to the parent.
+    """
 
     def pulled(samples, towards):
         a, b = samples[:, :-1], samples[:, -1]
@@ -242,7 +249,10 @@ def test_stages_learned_on_a_brain_restore_another_better_than_the_best_spline(p
     ids=["flip", "flips", "swap", "rotate"],
 )
 def test_a_turned_volume_is_restored_to_the_turned_restoration(stages, turn, back):
-    """To rounding: 1e-4 of the range. Where a feature lies on a threshold to rounding, a voxel may take another leaf."""
+    """To rounding: 1e-4 of the range.
+
+    Where a feature lies on a threshold to rounding, a voxel may take another leaf.
+    """
     volume = piece()[:28, :28, :28].copy()
     results = []
     for source in (volume, np.ascontiguousarray(turn(volume))):
@@ -317,8 +327,6 @@ def test_spoiled_stages_are_refused_by_name(stages, tmp_path, name, spoil):
         array[0, -1] = np.nan if spoil == "nan" else 0
         np.save(path, array)
     if spoil == "child" and name.startswith("tree"):  # even where the digest was made to fit
-        from disk.files import file_digest
-
         about = json.loads((tmp_path / "settings_2.json").read_text())
         about["sha256"][name] = file_digest(path)
         (tmp_path / "settings_2.json").write_text(json.dumps(about))

@@ -1,4 +1,4 @@
-"""threads.py: work is shared, faults come out, and whole volumes do not depend on how many threads there are."""
+"""threads.py: work is shared, faults come out, and volumes do not depend on how many there are."""
 
 import time
 from dataclasses import replace

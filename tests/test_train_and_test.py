@@ -21,8 +21,9 @@ from conftest import (
 
 from disk.filters import load_filters
 from filter_constant import command_line
+from get_lar import make_pair
 
-# and flipped
+# And flipped.
 OBLIQUE = np.array(
     [[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]]
 )
@@ -39,7 +40,10 @@ def folders(tmp_path_factory):
 
 
 def learn(folders, arrays, *options):
-    """train.py with small filters, in this process, which saves two seconds; returns filters, boundaries and settings."""
+    """train.py with small filters, in this process, which saves two seconds.
+
+    Returns filters, boundaries and settings.
+    """
     settings, given = command_line(
         "train",
         [
@@ -147,7 +151,7 @@ def test_published_settings_give_the_released_codes_boundaries_and_psnr(tmp_path
     assert float(row["sr_psnr_box"]) == pytest.approx(golden.psnr[1], abs=0.02)
     assert float(row["sr_ssim_box"]) == pytest.approx(golden.ssim[1], abs=1e-3)
     restored = nib.load(folder / "golden.nii.gz").get_fdata() / golden.clip_max
-    # against the released code's own result
+    # Against the released code's own result.
     assert naive.psnr(golden.sr, restored[golden.box]) > 45
 
 
@@ -198,7 +202,7 @@ def test_learned_filters_restore_better_than_lr(folders, learned, tmp_path):
     [(np.float32, 1, 1), (np.float32, 1, 1e-6), (np.int16, 1, 1), (np.int16, 0.01, 1)],
 )
 def test_result_keeps_place_header_and_intensity_unit(learned, tmp_path, dtype, slope, unit):
-    # an odd side: the last slice is cut off before degrading
+    # An odd side: the last slice is cut off before degrading.
     data = golden_figures(2).volume[8:36, 8:36, 4:35]
     image = nib.Nifti1Image((data * unit).astype(dtype), OBLIQUE)
     image.set_qform(OBLIQUE, 1, strip_shears=True)
@@ -285,7 +289,7 @@ def test_option_changes_what_it_should_and_nothing_else(
 def test_train_div_changes_nothing_but_rounding(folders, learned, tmp_path, parts):
     h, boundaries, _ = learn(folders, tmp_path, "--train_div", parts)
     assert same(boundaries, learned.boundaries)
-    # sums of float32 products, in other portions
+    # Sums of float32 products, in other portions.
     np.testing.assert_allclose(h, learned.h, atol=1e-4)
 
 
@@ -336,8 +340,6 @@ def test_train_file_max_takes_the_first_by_name(folders, tmp_path):
 
 
 def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path):
-    from get_lar import make_pair
-
     plain, _ = restore(folders, learned.arrays, tmp_path / "plain")
     data = nib.load(folders.test / "c.nii.gz").get_fdata(dtype=np.float32)
     pair = make_pair(data, learned.settings)

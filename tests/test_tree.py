@@ -15,7 +15,10 @@ def leaves_of(tree, features):
 
 
 def two_laws(n=6000, seed=1):
-    """Samples whose linear law depends on two features only: 'bend' above 0.3, and there 'mean' above -0.2."""
+    """Samples whose linear law depends on two features only.
+
+    These are 'bend' above 0.3, and there 'mean' above -0.2.
+    """
     random = np.random.default_rng(seed)
     features = random.standard_normal((n, len(FEATURE_NAMES))).astype(np.float32)
     taps = random.standard_normal((n, 4))

@@ -1,4 +1,4 @@
-"""Upscaling volumes that are low-resolution: files, types, series, intensities, borders, factors, refusals."""
+"""Upscaling volumes: files, types, series, intensities, borders, factors, refusals."""
 
 import dataclasses
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from synthetic import degrade, interpolate, one_stage
 
 import test as script
@@ -27,15 +28,13 @@ BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
 
 def landscape(seed=0, shape=(14, 15, 16)):
     """Smooth, positive, with a background of zeros in one corner."""
-    from scipy.ndimage import gaussian_filter
-
     data = 50 + 300 * gaussian_filter(np.random.default_rng(seed).random(shape), 1)
     data[:4, :5, :6] = 0
     return data.astype(np.float32)
 
 
 def filters(settings, centre=1.0, seed=None):
-    """Filters that keep the LR voxel, or with a seed, blur a little at random; weights sum to one."""
+    """Filters that keep the LR voxel or, with a seed, blur a little at random; they sum to one."""
     h = np.zeros((settings.buckets, settings.taps), np.float32)
     if seed is not None:
         h += np.random.default_rng(seed).random(h.shape) * 0.2 / settings.taps
@@ -140,7 +139,8 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
         evaluated[pair.box] = apply_filters(pair.lr, h, BOUNDARIES, settings) * pair.scale
         fine = upscale(pair.low, one_stage(h, BOUNDARIES), settings)
         inner = (slice(16, 28),) * 3
-        # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change bucket.
+        # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change
+        # bucket.
         assert np.abs(fine - evaluated)[inner].max() < 0.01 * pair.scale, options
 
 
@@ -151,7 +151,7 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
 def test_an_axis_of_factor_one_is_left_untouched(lr_type, keep):
     settings = dataclasses.replace(SETTINGS, factor=(1, 1, 4), lr_type=lr_type, kspace_keep=keep)
     image = landscape(6, (12, 13, 16))
-    # nothing to lose along the axis that is degraded
+    # Nothing to lose along the axis that is degraded.
     profile = image[:, :, :1] * np.ones((1, 1, 16), np.float32)
     low = degrade(profile, settings)
     fine = interpolate(low, profile.shape, settings)

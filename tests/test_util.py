@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import one_line
+from skimage.metrics import structural_similarity
 from synthetic import filter_paths, one_stage
 
 from disk.files import write_whole
@@ -210,8 +211,6 @@ def test_equal_volumes_have_an_infinite_psnr_and_an_ssim_of_one():
 
 
 def test_ssim_in_parts_is_that_of_the_whole():
-    from skimage.metrics import structural_similarity
-
     random = np.random.default_rng(8)
     for planes in (7, 48, 49, 52, 101):
         hr = random.random((planes, 11, 12)).astype(np.float32)
