@@ -1,5 +1,6 @@
-"""What several tests need: the golden figures, a small volume, and a way to run the commands."""
+"""What several test files need: golden figures, small volumes and filters, ways to run commands."""
 
+import csv
 import importlib.util
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import synthetic
+from trainings import learned, training
 
-from filter_constant import Settings
+from disk.filters import load_filters
+from filter_constant import Settings, command_line
 from machine.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +24,9 @@ FACTORS = (2, 3, 4)
 
 # Filters small enough to be learned and applied in a blink: 36 buckets of 125 voxels.
 SMALL = ("--filter_len", "5", "--grad_len", "5", "--q_angle_p", "2", "--q_angle_t", "2")
+
+
+# ---- the golden figures
 
 
 @cache
@@ -50,6 +57,9 @@ def brain():
     float32, units of the scanner.
     """
     return np.ascontiguousarray(golden_figures(2).volume[4:30, 6:33, 8:36])
+
+
+# ---- files and commands
 
 
 def write_nifti(path, data, affine=None, **header):
@@ -103,3 +113,114 @@ def one_line(function, *arguments):
     text = str(fault.value)
     assert len(text.splitlines()) == 1
     return text
+
+
+def refused(capsys, command, *arguments):
+    """The one line that a command answers with; the exit status is 2."""
+    with pytest.raises(SystemExit) as end:
+        command_line(command, [str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and not out
+    assert len(err.splitlines()) == 1 and err.startswith(f"{command}.py: error: ")
+    return err
+
+
+def same(first, second):
+    return all(np.array_equal(one, two) for one, two in zip(first, second))
+
+
+def learn(folders, arrays, *options):
+    """train.py with small filters, in this process, which saves two seconds.
+
+    Returns filters, boundaries and settings.
+    """
+    settings, given = command_line(
+        "train",
+        [
+            "--train_dir",
+            str(folders.train),
+            "--arrays_dir",
+            str(arrays),
+            *SMALL,
+            *map(str, options),
+        ],
+    )
+    assert load_script("train").main(settings, given) == 0
+    filters, settings = load_filters(settings, set())
+    ((boundaries, h),) = filters
+    return h, boundaries, settings
+
+
+def restore(folders, arrays, result, *options):
+    """test.py in this process; returns the restored volume and its row of figures."""
+    settings, given = command_line(
+        "test",
+        [
+            "--test_dir",
+            str(folders.test),
+            "--arrays_dir",
+            str(arrays),
+            "--result_dir",
+            str(result),
+            *map(str, options),
+        ],
+    )
+    assert load_script("test").main(settings, given) == 0
+    (folder,) = result.iterdir()
+    restored = nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32)
+    return restored, read_rows(folder / "metrics.csv")[0]
+
+
+def read_rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- what several files learn from, and what is learned
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder whose arrays/ holds quick filters, learned from one volume."""
+    folder = tmp_path_factory.mktemp("trained")
+    synthetic.save(folder / "train" / "v.nii.gz", synthetic.brain())
+    status, *_ = synthetic.command("train.py", *training(folder, folder / "arrays"))
+    assert status == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def six_volumes(tmp_path_factory):
+    """A folder whose train/ holds six volumes."""
+    folder = tmp_path_factory.mktemp("learned")
+    for n in range(6):
+        synthetic.save(folder / "train" / f"v{n}.nii.gz", synthetic.brain(n))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(six_volumes):
+    """What a training on these that nothing disturbs has learned; it lies in undisturbed/ there."""
+    status, _, errors = synthetic.command(
+        "train.py", *training(six_volumes, six_volumes / "undisturbed")
+    )
+    assert (status, errors) == (0, [])
+    return learned(six_volumes / "undisturbed")
+
+
+@pytest.fixture(scope="session")
+def pieces(tmp_path_factory):
+    """Two volumes to learn from and one to restore, all small pieces of the golden volume."""
+    root, volume = tmp_path_factory.mktemp("volumes"), golden_figures(2).volume
+    write_nifti(root / "train" / "a.nii.gz", volume[2:28, 4:34, 8:38])
+    write_nifti(root / "train" / "b.nii.gz", volume[14:42, 10:40, 6:36].astype(np.int16))
+    write_nifti(root / "test" / "c.nii.gz", volume[8:36, 8:36, 4:34])
+    return SimpleNamespace(root=root, train=root / "train", test=root / "test")
+
+
+@pytest.fixture(scope="session")
+def small_filters(pieces):
+    """Small filters learned with the defaults otherwise."""
+    arrays = pieces.root / "arrays"
+    h, boundaries, settings = learn(pieces, arrays)
+    return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, settings=settings)

@@ -58,11 +58,9 @@ def test_every_figure_is_there_and_positive(tmp_path):
 
 def test_a_missing_volume_is_one_line(tmp_path):
     finished = run_command("bench.py", "--volume", tmp_path / "none.nii.gz")
-    assert (
-        finished.returncode == 2
-        and len(finished.stderr.splitlines()) == 1
-        and "none.nii.gz" in finished.stderr
-    )
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert "none.nii.gz" in finished.stderr
 
 
 def test_made_up_brain_has_a_black_surround_and_texture():

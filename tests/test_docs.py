@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -30,11 +31,9 @@ def test_the_plain_python_of_the_readme_runs(number, tmp_path, monkeypatch):
     code = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)[number]
     names = {"images": [brain(seed) for seed in (1, 2)], "low": brain(3, (15, 16, 17))}
     exec(compile(code, "README.md", "exec"), names)
-    assert (
-        names["fine"].shape == (30, 32, 34)
-        and np.isfinite(names["fine"]).all()
-        and names["fine"].std() > 0
-    )
+    assert names["fine"].shape == (30, 32, 34)
+    assert np.isfinite(names["fine"]).all()
+    assert names["fine"].std() > 0
 
 
 def test_the_readme_has_every_option_as_it_is():
@@ -80,3 +79,10 @@ def test_every_test_that_the_page_on_reliability_names_exists():
 
 def test_the_readmes_picture_is_small():
     assert 10_000 < os.path.getsize(ROOT / "docs" / "restored.png") < 300_000
+
+
+def test_the_roofline_on_the_page_is_what_its_script_prints():
+    printed = subprocess.run(
+        [sys.executable, "docs/roofline.py"], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout
+    assert printed in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import itertools
 
-import naive
+import naive_octahedral
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -65,7 +65,7 @@ def test_features_equal_their_definition(factor):
     features, orientation = features_of_voxels(scene, voxels)
     chosen = np.random.default_rng(3).choice(len(voxels), 60, replace=False)
     for n in chosen:
-        expected, code = naive.describe(
+        expected, code = naive_octahedral.describe(
             scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS
         )
         assert orientation[n] == code
@@ -132,7 +132,7 @@ def test_classify_walks_the_tree_that_their_features_decide():
     tree = quantile_tree(features)
     leaf, turned = classify(scene, voxels, tree)
     np.testing.assert_array_equal(turned, orientation)
-    np.testing.assert_array_equal(leaf, [naive.walk(tree, row) for row in features])
+    np.testing.assert_array_equal(leaf, [naive_octahedral.walk(tree, row) for row in features])
 
 
 def test_every_feature_has_a_name():

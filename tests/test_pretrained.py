@@ -24,11 +24,9 @@ def loaded(request, tmp_path_factory):
 
 def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded):
     stages, settings = loaded
-    assert (
-        settings.preset == "best"
-        and settings.feature_space == "octahedral"
-        and len(stages) == settings.stages
-    )
+    assert settings.preset == "best"
+    assert settings.feature_space == "octahedral"
+    assert len(stages) == settings.stages
     about = json.loads((PRETRAINED / f"settings_{settings.tag}.json").read_text())
     assert len(about["volumes"]) == 12 and all(name.startswith("sub-") for name in about["volumes"])
     assert "CC0" in (PRETRAINED / "README.md").read_text(encoding="utf-8")
@@ -64,10 +62,8 @@ def test_a_clone_restores_and_upscales_without_training(tmp_path):
     ):
         finished = run_command("test.py", "--test_dir", tmp_path / "low.nii.gz", *options)
         assert finished.returncode == 0, finished.stderr
-        assert (
-            "those that come with the project" in finished.stdout
-            and "pretrained/README.md" in finished.stdout
-        )
+        assert "those that come with the project" in finished.stdout
+        assert "pretrained/README.md" in finished.stdout
     assert nib.load(tmp_path / "fine.nii.gz").shape == (44, 46, 46)
 
 
@@ -82,8 +78,6 @@ def test_other_settings_than_theirs_are_refused(tmp_path):
         "--result_dir",
         tmp_path / "r",
     )
-    assert (
-        finished.returncode == 2
-        and "--lr_type" in finished.stderr
-        and len(finished.stderr.splitlines()) == 1
-    )
+    assert finished.returncode == 2
+    assert "--lr_type" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1

@@ -47,6 +47,14 @@ def test_a_fault_is_not_swallowed(monkeypatch, number):
         threads.in_threads(range(5), lambda task: 1 / (task - 3))
 
 
+def test_fault_in_a_thread_is_not_swallowed():
+    def work(task):
+        raise ZeroDivisionError(task)
+
+    with pytest.raises(ZeroDivisionError):
+        threads.in_threads(range(5), work, tuple)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_blas_works_in_one_thread_meanwhile_where_the_work_calls_it(monkeypatch, number):
     def limits():
@@ -78,25 +86,15 @@ def test_spans_cover_everything_once(count):
 
 def test_pairs_and_restored_volumes_are_bit_identical_for_any_number_of_threads(monkeypatch, brain):
     settings = replace(Settings(), filter_len=5, grad_len=5)
-    h = (
-        np.random.default_rng(62)
-        .standard_normal((settings.buckets, settings.taps))
-        .astype(np.float32)
-        / 25
-    )
+    shape = settings.buckets, settings.taps
+    h = np.random.default_rng(62).standard_normal(shape).astype(np.float32) / 25
+    boundaries = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
     found = []
     for number in NUMBERS:
         for module in (threads, hashtable):
             monkeypatch.setattr(module, "thread_count", lambda number=number: number)
         pair = make_pair(brain, settings)
-        found.append(
-            (
-                pair.lr,
-                apply_filters(
-                    pair.lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings
-                ),
-            )
-        )
+        found.append((pair.lr, apply_filters(pair.lr, h, boundaries, settings)))
     assert (found[0][0] != found[0][1]).any()
     for other in found[1:]:
         for mine, theirs in zip(found[0], other):

@@ -192,11 +192,8 @@ def test_k_space_of_the_published_third_is_refused_where_the_factor_is_not_three
     settings = dataclasses.replace(SETTINGS, lr_type="kspace")
     with pytest.raises(ValueError, match="--kspace_keep auto"):
         make_fine(landscape(), settings)
-    assert make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3))).whole_shape == (
-        42,
-        45,
-        48,
-    )
+    thrice = make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3)))
+    assert thrice.whole_shape == (42, 45, 48)
 
 
 def test_filters_learned_for_another_lr_type_are_refused(tmp_path, restored):
@@ -253,10 +250,8 @@ def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
     scaled = nib.Nifti1Image(np.rint(low / 0.25).astype(np.uint16), np.eye(4))
     scaled.header.set_slope_inter(0.25, 0)
     fine = restored({"plain.nii.gz": plain, "scaled.nii": scaled}, "--dtype", "same")
-    assert (
-        fine["plain.nii.gz"].get_data_dtype() == np.int16
-        and fine["scaled.nii"].get_data_dtype() == np.uint16
-    )
+    assert fine["plain.nii.gz"].get_data_dtype() == np.int16
+    assert fine["scaled.nii"].get_data_dtype() == np.uint16
     assert (fine["scaled.nii"].dataobj.slope, fine["scaled.nii"].dataobj.inter) == (0.25, 0)
     voxels = np.asarray(scaled.dataobj, np.float32) * np.float32(0.25)
     expected = upscale(voxels, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS)

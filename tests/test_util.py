@@ -62,9 +62,8 @@ def test_filters_of_several_factors_lie_side_by_side(saved):
     other = replace(saved.settings, factor=(1, 1, 4))
     save_filters(one_stage(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
-    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4) and load_filters(
-        saved.settings, set()
-    )[1].factor == (2, 2, 2)
+    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4)
+    assert load_filters(saved.settings, set())[1].factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
@@ -93,12 +92,10 @@ def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
 def test_filters_learned_with_other_settings_are_refused(saved, change):
     name, value = next(iter(change.items()))
     text = one_line(load_filters, replace(saved.settings, **change), {name})
-    assert (
-        f"--{name}" in text
-        and str(value) in text
-        and str(getattr(SMALL, name)) in text
-        and "settings_2.json" in text
-    )
+    assert f"--{name}" in text
+    assert str(value) in text
+    assert str(getattr(SMALL, name)) in text
+    assert "settings_2.json" in text
 
 
 def test_equal_settings_may_be_given(saved):
@@ -231,13 +228,11 @@ def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_vo
     )
     mask = brain_mask(pair)
     assert mask.sum() == 6 * 3 * 9 - 1  # 3 to 8 along the first axis, 5 to 7, 5 to 13
-    assert (
-        mask[3, 5, 5]
-        and mask[8, 7, 13]
-        and not mask[2, 5, 5]
-        and not mask[9, 5, 5]
-        and not mask[6, 6, 6]
-    )
+    assert mask[3, 5, 5]
+    assert mask[8, 7, 13]
+    assert not mask[2, 5, 5]
+    assert not mask[9, 5, 5]
+    assert not mask[6, 6, 6]
     tiny = SimpleNamespace(
         hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, operator=SimpleNamespace(shape=(8, 8, 8))
     )

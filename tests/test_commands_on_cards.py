@@ -1,4 +1,4 @@
-"""gpu/cards.py and engine.py: which card is chosen, and what is said of it.
+"""train.py and test.py on cards: with NumPy in CuPy's place and with a strict stand-in.
 
 Tests marked `gpu` run on a card, where there is one.
 """
@@ -6,28 +6,21 @@ Tests marked `gpu` run on a card, where there is one.
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
 import time
-import types
-from importlib.machinery import ModuleSpec
 
 import nibabel as nib
 import numpy as np
 import pytest
 import synthetic
-from conftest import ROOT, assert_one_line, load_script, run_command
-from strict_card import CARDS, CURRENT, NAMES, current, strict_card
+from conftest import assert_one_line, load_script, run_command
+from strict_card import CARDS, strict_card
 
 import structure
-from engine import CPU, choose_engine
-from filter_constant import Settings, command_line
+from filter_constant import command_line
 from gpu import cards as device
-from gpu.cards import find_cards, try_out
 from gpu.compute import Stream
 from machine import memory
 from machine.errors import UserError
-from structure import structure_of
 
 QUICK = [
     "--filter_len",
@@ -42,9 +35,6 @@ QUICK = [
     "1",
     "--quiet",
 ]
-
-
-# ---- the commands
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +96,8 @@ def test_training_on_several_cards_learns_the_filters_of_the_cpu(
     monkeypatch.setattr(
         device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins")
     )
-    assert (
-        learn(
-            folders, tmp_path, *["--checkpoint_minutes", "0"] * (way == "saved after each volume")
-        )
-        == 0
-    )
+    options = ["--checkpoint_minutes", "0"] if way == "saved after each volume" else []
+    assert learn(folders, tmp_path, *options) == 0
     assert "Device: 2 GPUs, stand-ins" in capsys.readouterr().out
     np.testing.assert_allclose(
         np.load(tmp_path / "h_2.npy"), on_cpu, rtol=0, atol=1e-4 * np.abs(on_cpu).max()
@@ -141,11 +127,9 @@ def test_a_training_on_several_cards_that_is_stopped_goes_on_where_it_was(
         patch.setattr(Stream, "add", stopped_amid)
         assert learn(tmp_path, tmp_path / "cards") == 130
     finished = len(begun)
-    assert (
-        1 <= finished < 6
-        and "Stopped; " in capsys.readouterr().out
-        and not (tmp_path / "cards" / "h_2.npy").exists()
-    )
+    assert 1 <= finished < 6
+    assert "Stopped; " in capsys.readouterr().out
+    assert not (tmp_path / "cards" / "h_2.npy").exists()
     assert learn(tmp_path, tmp_path / "cards") == 0
     assert f"{finished} of 6 volumes are summed" in capsys.readouterr().out
     np.testing.assert_allclose(
@@ -229,28 +213,6 @@ def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path,
     np.testing.assert_allclose(*results, rtol=0, atol=1e-5 * results[0].max())
 
 
-# ---- the choice
-
-
-def test_the_device_is_said_in_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert isinstance(choose_engine(Settings()), CPU)
-    assert isinstance(choose_engine(Settings(device="cpu")), CPU)
-    settings = Settings(device="gpu", feature_space="octahedral")
-    assert isinstance(choose_engine(settings, structure_of(settings).cpu_only), CPU)
-    first, second, third = capsys.readouterr().out.splitlines()
-    assert (
-        first.startswith("Device: CPU, ")
-        and "CuPy is not installed" in first
-        and "requirements-gpu.txt" in first
-    )
-    assert second == "Device: CPU, as --device asks for" and "octahedral" in third
-    with pytest.raises(
-        UserError, match="argument --device: no GPU to work on: CuPy is not installed"
-    ):
-        choose_engine(Settings(device="gpu"))
-
-
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_a_gpu_asked_for_where_there_is_none_is_one_line_and_status_2(folders, on_cpu, tmp_path):
     assert_one_line(
@@ -281,131 +243,3 @@ def test_a_gpu_asked_for_where_there_is_none_is_one_line_and_status_2(folders, o
         "--device",
         "CuPy is not installed",
     )
-
-
-def fake_cupy(monkeypatch, available=True, fault=None, broken=(), cards=1):
-    """CuPy and cupyx over stand-ins, for what `cupy_cards` asks of them.
-
-    The cards of the numbers in `broken` compute nonsense.
-    """
-    there = [strict_card(8 << 30, number=number) for number in range(cards)]
-
-    class Device:
-        mem_info = 7 << 30, 8 << 30
-
-        def __init__(self, number):
-            self.id, self.inside = number, current(number)
-
-        def __enter__(self):
-            return self.inside.__enter__()
-
-        def __exit__(self, *fault):
-            return self.inside.__exit__(*fault)
-
-    class Pool:
-        free_bytes, free_all_blocks = staticmethod(lambda: 1 << 30), staticmethod(lambda: None)
-
-    class Cupy(types.ModuleType):
-        def __getattr__(self, name):  # what works on the current card
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return getattr(there[CURRENT.card].xp, name)
-
-    def is_available():
-        if fault:
-            raise fault
-        return available
-
-    def solve_triangular(factor, vector, **options):
-        if CURRENT.card in broken:
-            return there[CURRENT.card].xp.zeros(2)
-        return there[CURRENT.card].solve_triangular(factor, vector, **options)
-
-    cupy, cupyx, scipy, linalg = (
-        Cupy("cupy"),
-        *(types.ModuleType(f"cupyx{name}") for name in ("", ".scipy", ".scipy.linalg")),
-    )
-    cupy.__spec__, cupy.__version__, linalg.solve_triangular = (
-        ModuleSpec("cupy", None),
-        "14.2.0",
-        solve_triangular,
-    )
-    assert {"cupy.is_available", "cupy.get_default_memory_pool", "cupy.asnumpy"} <= set(NAMES)
-    cupy.is_available, cupy.get_default_memory_pool = is_available, Pool
-    cupy.asnumpy = lambda array: there[CURRENT.card].xp.asnumpy(array)
-    cupy.cuda = types.SimpleNamespace(
-        Device=Device,
-        runtime=types.SimpleNamespace(
-            getDeviceCount=lambda: cards,
-            getDeviceProperties=lambda number: {"name": b"NVIDIA Made Up"},
-        ),
-    )
-    for module in (cupy, cupyx, scipy, linalg):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
-def test_a_card_that_cupy_finds_is_taken(monkeypatch, capsys):
-    fake_cupy(monkeypatch)
-    monkeypatch.setenv("CUPY_TF32", "1")
-    engine = choose_engine(Settings())
-    card = engine.streams[0].card
-    assert (
-        capsys.readouterr().out == "Device: GPU, NVIDIA Made Up, 7.5 of 8.6 GB free, CuPy 14.2.0\n"
-    )
-    assert card.free() == 8 << 30 and device.os.environ["CUPY_TF32"] == "0"
-    assert isinstance(choose_engine(Settings(device="cpu")), CPU)
-
-
-def test_all_cards_are_taken_but_those_that_fail_their_trial_and_no_more_than_asked_for(
-    monkeypatch, capsys
-):
-    fake_cupy(monkeypatch, cards=3, broken=[1])
-    cards = [stream.card for stream in choose_engine(Settings()).streams]
-    out = capsys.readouterr().out
-    assert (
-        len(cards) == 2
-        and out.startswith("Device: 2 GPUs, NVIDIA Made Up")
-        and out.count("\n") == 1
-    )
-    assert "left out: NVIDIA Made Up: it computes nonsense" in out
-    for card, number in zip(cards, (0, 2), strict=True):
-        with card.use():
-            assert CURRENT.card == number
-    assert len(find_cards("auto", most=1)[0]) == 1
-    fake_cupy(monkeypatch, cards=2, broken=[0])
-    (card,), why = find_cards("auto", most=1)
-    assert "left out" in why
-    with card.use():
-        assert CURRENT.card == 1
-
-
-@pytest.mark.parametrize(
-    "given", [{"available": False}, {"fault": RuntimeError("libnvrtc.so.12: not found\nmore")}]
-)
-def test_a_cupy_without_a_card_or_half_installed_leaves_the_cpu(monkeypatch, given):
-    fake_cupy(monkeypatch, **given)
-    cards, why = find_cards("auto")
-    assert cards == [] and "\n" not in why and ("finds no NVIDIA GPU" in why or "libnvrtc" in why)
-    with pytest.raises(UserError, match="finds no NVIDIA GPU|libnvrtc"):
-        find_cards("gpu")
-
-
-def test_a_card_that_computes_nonsense_is_not_taken(monkeypatch):
-    fake_cupy(monkeypatch, broken=[0])
-    cards, why = find_cards("auto")
-    assert cards == [] and "nonsense" in why
-
-
-@CARDS
-def test_a_good_card_passes_its_trial(make_card):
-    try_out(make_card())
-
-
-# ---- the page
-
-
-def test_the_roofline_on_the_page_is_what_its_script_prints():
-    printed = subprocess.run(
-        [sys.executable, "docs/roofline.py"], cwd=ROOT, text=True, capture_output=True, check=True
-    ).stdout
-    assert printed in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
