@@ -6,10 +6,14 @@ where fine voxels lie, the matrix of an axis, its adjoint, and what the LR volum
 fine one. A further type of LR volume is one more class, and one more row of
 tests/test_degradation.py.
 """
+from functools import lru_cache
+
 import numpy as np
 import scipy.fft
 
-from back_projection import Projection, SpectrumProjection, middle
+from back_projection import DataConsistency, Projection, SpectrumProjection, middle
+from scan_cues import cues_of
+from slice_profile import profile_matrix
 from spline import apply_operators, banded, spacing_and_start, upsample, zoom_matrix, zoom_operator
 
 KSPACE_BACKGROUND = 0.02  # of the range: darker voxels of a k-space volume are background
@@ -43,6 +47,11 @@ def degradation_of(shape, settings, low_shape=None):
     return operator
 
 
+def is_drawn(settings):
+    """Whether LR volumes are drawn anew for each part of a volume, see scan_draws.py."""
+    return OPERATORS[settings.lr_type].drawn
+
+
 class Degradation:
     """What turns a fine volume into a low-resolution one, and what goes with that.
 
@@ -60,6 +69,7 @@ class Degradation:
         How the two lie to each other, see `spline.spacing_and_start`.
     """
 
+    drawn = False  # whether profile and noise are drawn anew for each part of a volume
     least_side = 1  # voxels along an axis of the fine volume
     masked = True  # whether, in learning and evaluating, the brain's outline is that of HR
 
@@ -95,7 +105,8 @@ class Degradation:
         """Bring an LR volume to the fine grid: the LR volume of the method. Not below zero."""
         if self.settings.start == "quadratic":  # published: without prefilter, so blurred
             return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
-        return upsample(low, self.shape, order=3, grid=self.grid)
+        order = 5 if self.settings.start == "quintic" else 3
+        return upsample(low, self.shape, order, grid=self.grid)
 
     def spline(self, low, order=5):
         """What a user would pick without filters: the spline through the LR volume."""
@@ -138,7 +149,11 @@ class Degradation:
                 raise ValueError(f"axis {axis} has one slice, nothing to interpolate between; "
                                  "learn with factor 1 there")
 
-    # ---- what the LR volume says back
+    # ---- what the LR volume says
+
+    def cues(self, unit):
+        """What an LR volume in [0, 1] shows of its blur and noise; None where these are known."""
+        return None
 
     def consistency(self, low, box, mask):
         """What an LR volume says of the fine one.
@@ -260,7 +275,45 @@ class TruncatedSpectrum(Degradation):
         return filled
 
 
-OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": TruncatedSpectrum}
+class SliceProfile(Degradation):
+    """A slice profile along each refined axis: what scanners do. Which one, a scan does not say.
+
+    Attributes
+    ----------
+    profiles : tuple of three str
+        Of each axis, see `slice_profile.PROFILES`.
+    """
+
+    drawn = True
+    masked = False
+
+    def __init__(self, shape, settings, profiles=None):
+        super().__init__(shape, settings)
+        self.grid = "edges"
+        self.profiles = profiles or 3 * settings.profile[:1]
+
+    def matrix(self, axis):
+        return profile_matrix(self.shape[axis], self.factor[axis], self.profiles[axis])
+
+    def forward(self, image):
+        sides = zip(self.shape, self.factor, self.profiles, strict=True)
+        return apply_operators(image, [_profile_operator(*axis) for axis in sides])
+
+    def cues(self, unit):
+        return cues_of(unit, self.factor)
+
+    def consistency(self, low, box, mask):
+        # A noisy volume is not to be agreed with: that would put its noise back.
+        return DataConsistency(mask)
+
+
+@lru_cache(maxsize=64)
+def _profile_operator(side, factor, profile):
+    return banded(profile_matrix(side, factor, profile))
+
+
+OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": TruncatedSpectrum,
+             "scan": SliceProfile}
 
 
 def kspace_kept(side, factor, keep):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from machine import errors
 from machine.options import fault_of, option, parser_of
 
-LR_TYPES = ("interpolation", "kspace", "average")
+LR_TYPES = ("interpolation", "kspace", "average", "scan")
 KSPACE_KEEPS = ("third", "auto")
 GRIDS = ("centers", "edges")
 FEATURE_TYPES = ("lambda1_coh2", "lambda1_fa", "trace_coh2", "trace_fa")
 SOLVERS = ("ridge", "cg")
-STARTS = ("quadratic", "cubic", "projected")
+STARTS = ("quadratic", "cubic", "quintic", "projected")
+PROFILES = ("box", "gap", "gauss", "sharp", "kspace")
 FEATURE_SPACES = ("spherical", "octahedral")
 SPLITS = ("learned", "quantiles")
 DEVICES = ("auto", "cpu", "gpu")
@@ -37,6 +38,14 @@ PRESETS = {
         "ridge": None,
         "sample_rate": 1,
     },
+    "scan": {
+        "lr_type": "scan",
+        "start": "quintic",
+        "feature_space": "octahedral",
+        "filter_len": 7,
+        "stages": 2,
+        "ridge": None,
+    },
 }
 ONLY_SPHERICAL = (
     "grad_len",
@@ -47,6 +56,7 @@ ONLY_SPHERICAL = (
     "train_div",
 )
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
+ONLY_SCAN = ("profile", "noise", "draws")
 
 
 @dataclass(frozen=True)
@@ -57,24 +67,25 @@ class Settings:
     """
 
     preset: str = option("paper", "learning", "paper: the published structure; best: what restores "
-                         "most (see PRESETS). Other options change a preset",
-                         choices=("paper", "best"))
+                         "most in its protocol; scan: for upscaling real scans (see PRESETS). Other "
+                         "options change a preset", choices=tuple(PRESETS))
 
     # Method: what a filter means. Applying with others than learned with is refused.
     factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one "
                            "number, or one per axis", kind=int, several=True, low=1, high=8)
     lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones: published "
-                          "spline zoom, truncated spectrum, or mean of blocks (thick slices)",
+                          "spline zoom, truncated spectrum, mean of blocks (thick slices), or as "
+                          "scanners make them, drawn anew for each part of a volume (scan)",
                           choices=LR_TYPES)
     kspace_keep: str = option("third", "method", "how much of the spectrum k-space LR keeps along "
                               "each axis: the published third, or 1/factor (auto), which upscaling "
                               "needs", choices=KSPACE_KEEPS)
     grid: str = option("centers", "method", "what LR and HR grid share: the centres of the first "
                        "and last voxels, as published, or the edges of the field of view; average "
-                       "implies edges", choices=GRIDS)
+                       "and scan imply edges", choices=GRIDS)
     start: str = option("quadratic", "method", "how LR volumes are brought to the HR grid: the "
-                        "published quadratic spline without prefilter, the cubic one through the "
-                        "voxels, or by projections", choices=STARTS)
+                        "published quadratic spline without prefilter, the cubic or quintic one "
+                        "through the voxels, or by projections", choices=STARTS)
     feature_space: str = option("spherical", "method", "spherical: the published angles; "
                                 "octahedral: patches are turned into one of 48 orientations first",
                                 choices=FEATURE_SPACES)
@@ -97,6 +108,14 @@ class Settings:
                                    low=0, high=20)
 
     # Learning: how the filters are learned.
+    profile: tuple = option(PROFILES, "learning", "of scan: slice profiles to draw from (mean over "
+                            "the slice, slices with gaps, Gaussian, hardly blurred, k-space)", kind=str, several=True, since=True,
+                            choices=PROFILES)
+    noise: float = option(7.0, "learning", "of scan: the most noise that is drawn, in per cent of "
+                          "the 99.9 % intensity (Rician standard deviation)",
+                          low=0, high=50, since=True)
+    draws: int = option(16, "learning", "of scan: parts of a volume, each with a profile and a "
+                        "noise level of its own", low=1, high=1000, since=True)
     solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the "
                          "pooled filter; cg: the published one, raw patches, conjugate gradients",
                          choices=SOLVERS)
@@ -240,10 +259,12 @@ def command_line(command, arguments=None):
     try:
         if "factor" in given:
             given["factor"] = _three_factors(given["factor"])
+        if "profile" in given:
+            given["profile"] = tuple(dict.fromkeys(given["profile"]))
         preset = PRESETS[given.get("preset", Settings.preset)]
         settings = dataclasses.replace(Settings(), **preset | given)
         _check(settings, given, command)
-        if settings.lr_type == "average":
+        if settings.lr_type in ("average", "scan"):
             settings = dataclasses.replace(settings, grid="edges")
     except ValueError as fault:
         parser.error(str(fault))
@@ -276,20 +297,25 @@ def checked_settings(saved):
     """
     entries = {entry.name: entry for entry in dataclasses.fields(Settings)
                if entry.metadata["group"] in ("method", "learning")}
-    if not isinstance(saved, dict) or set(saved) != set(entries):
-        odd = [type(saved).__name__]
-        if isinstance(saved, dict):
-            odd = sorted(map(str, set(saved) ^ set(entries)))[:3]
+    if not isinstance(saved, dict):
+        raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
+    # Filters of earlier versions know nothing of some options, and were learned as these default.
+    newer = {name: entry.default for name, entry in entries.items() if "since" in entry.metadata}
+    values = newer | saved
+    if set(values) != set(entries):
+        odd = sorted(map(str, set(values) ^ set(entries)))[:3]
         raise ValueError(f"settings missing or unknown: {', '.join(odd)}")
-    values = dict(saved)
-    if not isinstance(values["factor"], (list, tuple)) or len(values["factor"]) != 3:
+    for name in ("factor", "profile"):
+        if not isinstance(values[name], (list, tuple)) or not values[name]:
+            raise ValueError(f"{name} is no list")
+        values[name] = tuple(values[name])
+    if len(values["factor"]) != 3:
         raise ValueError("factor is not three numbers")
-    values["factor"] = tuple(values["factor"])
     # Earlier versions wrote 0 where there is None now.
     values |= {name: None for name in ("ridge", "train_file_max") if saved[name] in (0, None)}
     for name, entry in entries.items():
         kind = entry.metadata["kind"]
-        for value in values[name] if name == "factor" else (values[name],):
+        for value in values[name] if "several" in entry.metadata else (values[name],):
             optional = "none" in entry.metadata or "auto" in entry.metadata
             if type(value) is not kind and not (value is None and optional):
                 raise ValueError(f"{name} is {value!r:.40}, not {kind.__name__}")
@@ -314,9 +340,9 @@ def _check(settings, given, command):
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     lr_type = settings.lr_type
-    if given.get("grid") == "centers" and lr_type == "average":
-        raise ValueError("argument --grid: means of blocks lie on the grid edges; "
-                         "leave --grid out")
+    if given.get("grid") == "centers" and lr_type in ("average", "scan"):
+        what = "means of blocks" if lr_type == "average" else "LR volumes of scanners"
+        raise ValueError(f"argument --grid: {what} lie on the grid edges; leave --grid out")
     if "grid" in given and lr_type == "kspace":
         raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; "
                          "leave --grid out")
@@ -332,6 +358,7 @@ def _check(settings, given, command):
         raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
     if command == "train":
         _check_spaces(settings, given)
+        _check_scan(settings, given)
     if "ridge" in given and settings.solver == "cg":
         raise ValueError("argument --ridge: the solver cg has no ridge; leave one of the two out")
 
@@ -351,3 +378,21 @@ def _check_spaces(settings, given):
     if settings.octahedral and settings.splits == "quantiles" and "leaves" in given:
         raise ValueError("argument --leaves: has no effect with --splits quantiles; "
                          "leave one of the two out")
+
+
+def _check_scan(settings, given):
+    """Refuse what means nothing for LR volumes as scanners make them, or only for these."""
+    if settings.lr_type != "scan":
+        for name in ONLY_SCAN:
+            if name in given:
+                raise ValueError(f"argument --{name}: has no effect without --lr_type scan; "
+                                 "leave it out, or take --preset scan")
+        return
+    if not settings.octahedral:
+        raise ValueError("argument --lr_type: scan is for --feature_space octahedral; "
+                         "take --preset scan")
+    if settings.start == "projected" or settings.back_projections:
+        raise ValueError("argument --lr_type: scan demands no agreement with a noisy volume; "
+                         "leave --start projected and --back_projections out")
+    if settings.sharpen:
+        raise ValueError("argument --sharpen: has no effect with --lr_type scan; leave it out")

@@ -43,6 +43,10 @@ class LRVolume:
         The original, divided by `scale`.
     above : ndarray of float32, shape of the box, optional
         What clipping at `scale` took off, to be added to what is restored.
+    cues : ndarray of float32, shape (len(scan_cues.CUE_NAMES),), optional
+        What `low` shows of its blur and noise, where nobody says.
+    core : ndarray of bool, shape of the box, optional
+        The part of the mask that is learned from, where the rest only surrounds it.
     """
 
     lr: np.ndarray
@@ -55,6 +59,8 @@ class LRVolume:
     margin: int = 0
     hr: np.ndarray | None = None
     above: np.ndarray | None = None
+    cues: np.ndarray | None = None
+    core: np.ndarray | None = None
 
     @cached_property
     def consistency(self):
@@ -187,12 +193,14 @@ def make_fine(low, settings):
     above[outside] = 0
     box = tight_box(~outside)
     mask, low = ~outside[box], np.minimum(low, scale)
+    cues = operator.cues(low / np.float32(scale))
     if settings.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
         lr = operator.interpolate(low)[box] / np.float32(scale) * mask
     lr = np.pad(lr, settings.margin, mode="reflect")
-    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin, above=above[box])
+    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin, above=above[box],
+                    cues=cues)
 
 
 def best_spline(volume, order=5):

@@ -5,15 +5,17 @@ training that was stopped or killed goes on from there.
 """
 import hashlib
 import time
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from disk.checkpoint import Checkpoint, Sums, buckets_per_file, fingerprint
+from degradation import is_drawn
+from disk.checkpoint import Checkpoint, Sums, buckets_per_file
 from disk.files import write_whole
 from disk.interrupt import Stop
+from disk.ledger import fingerprint
 from disk.volumes import largest_volume, read_volume, relative_name
 from engine import choose_engine
 from filter_func import sharpen
@@ -23,6 +25,7 @@ from machine.memory import memory_budget
 from machine.progress import progress
 from machine.threads import in_turn
 from matrix_compute import Stage
+from scan_draws import drawn_volumes
 from structure import structure_of
 
 
@@ -119,15 +122,14 @@ def begin(checkpoint, structure, volumes, stages, settings):
     with progress(len(chosen), title, "volume", settings.quiet) as bar:
         for path in chosen:
             try:
-                pair = read_pair(path, settings)
+                for name, pair in pairs_of(path, settings):
+                    found, voxels = structure.survey(pair, stages, name, len(chosen))
+                    surveys.append(found)
+                    seen += voxels
             except UserError as fault:
                 faults.append(fault)  # said when this volume was to be summed
                 continue
-            name = relative_name(path, settings.train_dir)
-            found, voxels = structure.survey(pair, stages, name, len(chosen))
-            surveys.append(found)
             sources.append(path)
-            seen += voxels
             bar.update()
             if structure.enough(seen):
                 break
@@ -148,13 +150,21 @@ def nothing_to_learn_from(settings):
                      "put volumes of brains in")
 
 
-def read_pair(path, settings):
-    """Read a volume and make its LR counterpart; with --sharpen, sharpen the HR side."""
+def pairs_of(path, settings):
+    """Read a volume; yield what is learned from it, each with the name that its samples hang on.
+
+    That is its LR counterpart or, with --lr_type scan, as many as are drawn.
+    """
+    image, name = read_volume(path).data, relative_name(path, settings.train_dir)
     try:
-        pair = make_pair(read_volume(path).data, settings)
+        if is_drawn(settings):
+            for number, volume in enumerate(drawn_volumes(image, settings, name)):
+                yield f"{name} draw {number}", volume
+            return
+        pair = make_pair(image, settings)
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
-    return with_sharp_original(pair, sharpen) if settings.sharpen else pair
+    yield name, with_sharp_original(pair, sharpen) if settings.sharpen else pair
 
 
 # ------------------------------------------------------------------------------------ sums, filters
@@ -178,21 +188,23 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
 
         Returns how many these were, None if they are in already; and what was wrong with it.
         """
-        name = relative_name(path, settings.train_dir)
         try:
             record = fingerprint(path, settings.train_dir)
             wanted = checkpoint.lacking(buckets, record)
             if wanted is None:
                 return None, None
-            pair = read_pair(path, settings)
-            drawn = structure.draw(pair, stages, checkpoint.classes, name, buckets, wanted)
+            parts = (structure.draw(pair, stages, checkpoint.classes, part, buckets, wanted)
+                     for part, pair in pairs_of(path, settings))
+            first = next(parts, None)  # what is wrong with a volume is found here
         except UserError as fault:
             return None, fault
-        quiet = settings.quiet or engine.ahead > 1
+        quiet, samples = settings.quiet or engine.ahead > 1, 0
         with engine.place() as place, progress(None, path.name, "sample", quiet) as bar:
-            place.add(gram, drawn, settings, bar.update)
+            for drawn in chain([first] if first else [], parts):
+                place.add(gram, drawn, settings, bar.update)
+                samples += drawn.voxels.size
             checkpoint.add(wanted, record)  # here, so that none is saved without the other
-        return drawn.voxels.size, None
+        return samples, None
 
     failed, gram = set(), None
     with Stop() as stop:

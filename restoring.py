@@ -3,6 +3,7 @@
 Evaluating and upscaling are one path. They differ in where the LR volume comes from, and in what is
 known to compare with.
 """
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from get_lar import best_spline, comparison_images, make_fine, make_pair
 from machine.errors import UserError, complain
 from machine.progress import Stopwatch, progress
 from report.figures import brain_mask, figures_of, metrics_row
+from scan_cues import NOISE
 from structure import structure_of
 
 
@@ -86,7 +88,21 @@ def upscale(low, stages, settings, engine=None):
     return fine.whole(restore(fine, stages, settings, engine))
 
 
-def restore_file(path, target, stages, settings, engine):
+def axes_between(asked, learned):
+    """The order of axes that turns the factor that is asked for into the one that was learned.
+
+    Where axes can go round they do, so that the others keep their order.
+
+    Examples
+    --------
+    >>> axes_between((4, 1, 1), (1, 1, 4))
+    (1, 2, 0)
+    """
+    orders = [(0, 1, 2), (1, 2, 0), (2, 0, 1), *itertools.permutations(range(3))]
+    return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
+
+
+def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     """Restore one file, degraded first or, with --upscale, as it is; each volume of a series.
 
     Parameters
@@ -94,6 +110,8 @@ def restore_file(path, target, stages, settings, engine):
     path, target : Path
     stages, settings, engine
         As for `restore`.
+    axes : tuple of three int, optional
+        The volume's axes in the order in which the filters take them, see `axes_between`.
 
     Returns
     -------
@@ -110,7 +128,7 @@ def restore_file(path, target, stages, settings, engine):
         prepare, preparing = make_fine, "interpolate"
     with watch("read"):
         volume = read_series(path) if settings.upscale else read_volume(path)
-        series = volume.data.reshape(*volume.data.shape[:3], -1)
+        series = volume.data.reshape(*volume.data.shape[:3], -1).transpose(*axes, 3)
     if settings.upscale and series.min() < 0:
         complain("test", f"{path}: voxels below zero are taken as background")
     whole, quiet = [], settings.quiet or series.shape[3] == 1
@@ -125,12 +143,15 @@ def restore_file(path, target, stages, settings, engine):
                 sr = restore(lr_volume, stages, settings, engine)
                 whole.append(lr_volume.whole(sr))
             bar.update()
+    back = np.argsort(axes)  # from the filters' order of axes to the volume's
+    whole = [restored.transpose(back) for restored in whole]
     restored = whole[0] if len(whole) == 1 else np.stack(whole, axis=-1)
     restored = restored.reshape(*whole[0].shape, *volume.data.shape[3:])
     with watch("write"):
         header = None
         if settings.upscale:
-            fine_to_low = lr_volume.operator.fine_to_low()
+            order = [*back, 3]
+            fine_to_low = lr_volume.operator.fine_to_low()[np.ix_(order, order)]
             header = finer_header(volume.image, restored.shape, fine_to_low)
         make_folder(target.parent)
         write_volume(target, restored, volume.image, header, settings.dtype)
@@ -139,11 +160,15 @@ def restore_file(path, target, stages, settings, engine):
         row = {"volume": path.name, "from": volume.data.shape, "to": restored.shape,
                "voxel_mm": tuple(round(float(mm), 4) for mm in header.get_zooms()[:3]),
                "seconds": seconds}
-        images = comparison_images(series[..., 0], whole[0], settings)
+        if lr_volume.cues is not None:
+            row["noise"] = float(lr_volume.cues[NOISE])
+        images = comparison_images(series[..., 0], whole[0].transpose(axes), settings)
+        images = {name: image.transpose(back) for name, image in images.items()}
         return Restored(row, images, header.get_best_affine(), watch)
     with watch("figures"):
         spline, mask = best_spline(lr_volume), brain_mask(lr_volume)
         images = {"lr": lr_volume.lr, "spline5": spline, "sr": sr}
         row = metrics_row(path.name, mask.sum(), figures_of(lr_volume.hr, images, mask))
     images = {"HR": lr_volume.hr, "Spline": spline, "Restored": sr}
+    images = {name: image.transpose(back) for name, image in images.items()}
     return Restored(row, images, volume.image.affine, watch)

@@ -129,6 +129,8 @@ def spline_matrix(n_in, positions, order, prefilter):
     -------
     matrix : ndarray of float64, shape (len(positions), n_in)
     """
+    # Rounded, or one that should lie at a knot and misses it by rounding falls into two pieces.
+    positions = np.round(positions, 9)
     first = np.floor(positions + 0.5 * (order % 2 == 0)).astype(int) - order // 2
     taps = first[:, None] + np.arange(order + 1)
     weights = bspline(positions[:, None] - taps, order)

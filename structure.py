@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from apply_filters import apply_filters
+from degradation import is_drawn
 from filter_constant import QUANTIZATION_PATCHES
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries, sample_voxels
 from machine.memory import CODE_BYTES, GB, VOXEL_BYTES, Plan, plan_passes, row_bytes, too_little
@@ -196,7 +197,9 @@ class Octahedral:
         return volumes[::-(-len(volumes) // TREE_VOLUMES)]
 
     def survey(self, volume, stages, name, volumes):
-        found = survey(volume, stages, self.settings, TREE_SAMPLES // volumes, name)
+        draws = self.settings.draws if is_drawn(self.settings) else 1
+        count = TREE_SAMPLES // (volumes * draws)
+        found = survey(volume, stages, self.settings, count, name)
         return found, len(found[0])
 
     def enough(self, voxels):

@@ -24,10 +24,12 @@ def main(settings, given):
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
-    from restoring import restore_file
+    from restoring import axes_between, restore_file
     from structure import structure_of
 
+    asked = settings.factor
     stages, settings = load_filters(settings, given)
+    axes = axes_between(asked, settings.factor)
     volumes = find_volumes(settings.test_dir)
     folder = result_folder(settings)
     targets = target_paths(volumes, folder, settings)
@@ -39,7 +41,7 @@ def main(settings, given):
         for path, target, name in zip(volumes, targets, sidecar_names(targets), strict=True):
             bar.set_description(path.name[:32])
             try:
-                found = restore_file(path, target, stages, settings, engine)
+                found = restore_file(path, target, stages, settings, engine, axes)
             except CannotWrite:
                 raise
             except UserError as fault:
@@ -113,8 +115,9 @@ def line(row):
     name = row["volume"][:32]
     if "to" in row:
         size = " x ".join(f"{mm:g}" for mm in row["voxel_mm"])
+        noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
-                f"voxels of {size} mm, {row['seconds']:.1f} s")
+                f"voxels of {size} mm{noise}, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} "
                     for image in ("lr", "spline5", "sr"))
     return f"{name:32}{cells} {row['gain_over_spline']:+.2f}"

@@ -1,6 +1,7 @@
-"""Filters and the settings they were learned with: the only file that knows the layout of arrays/."""
+"""Filters and the settings they were learned with: the one file that knows arrays/."""
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from structure import structure_of
 
 FORMAT = 3  # of the saved settings
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters of the project
+PRETRAINED_SCAN = PRETRAINED / "scan"  # those for real scans
 
 
 def settings_path(settings):
@@ -52,7 +54,8 @@ def load_filters(settings, given=frozenset()):
     """Read filters and what they were learned with.
 
     Where the usual --arrays_dir holds none for the factor, those that come with the project are
-    taken.
+    taken: with --upscale or --preset scan the ones for real scans. Filters for one thick axis serve
+    any other: `restoring` exchanges the axes.
 
     Parameters
     ----------
@@ -79,17 +82,9 @@ def load_filters(settings, given=frozenset()):
     >>> len(stages), settings.preset
     (3, 'best')
     """
-    path = settings_path(settings)
-    if not path.exists() and settings.arrays_dir == Settings.arrays_dir:
-        pretrained = dataclasses.replace(settings, arrays_dir=str(PRETRAINED))
-        if settings_path(pretrained).is_file():
-            return load_filters(pretrained, given)
-    if not path.is_file():
-        others = sorted(p.stem.partition("_")[2] for p in path.parent.glob("settings_*.json"))
-        hint = f"; there are filters for --factor {', '.join(others)}" if others else ""
-        raise UserError(f"{path}: not there{hint or '; run python train.py first'}")
+    path, settings = _find_settings(settings)
     learned, digests, leaves = _read_settings(path, settings)
-    for name in sorted(given & set(learned.of_groups("method", "learning"))):
+    for name in sorted((given - {"factor"}) & set(learned.of_groups("method", "learning"))):
         theirs, ours = getattr(learned, name), getattr(settings, name)
         if theirs != ours:
             raise UserError(f"{path}: learned with --{name} {theirs}, not {ours}; "
@@ -110,13 +105,43 @@ def load_filters(settings, given=frozenset()):
                         "learn again with python train.py") from fault
 
 
+def _find_settings(settings):
+    """The path of the settings to take, and where and for which order of axes they were found."""
+    folders = [settings.arrays_dir]
+    if settings.arrays_dir == Settings.arrays_dir:
+        scan = settings.upscale or settings.preset == "scan"
+        folders += map(str, (PRETRAINED_SCAN, PRETRAINED) if scan else (PRETRAINED,))
+    for folder in folders:
+        for factor in axis_orders(settings.factor):
+            found = dataclasses.replace(settings, arrays_dir=folder, factor=factor)
+            if settings_path(found).is_file():
+                return settings_path(found), found
+    others = sorted({path.stem.partition("_")[2] for folder in folders
+                     for path in Path(folder).glob("settings_*.json")})
+    hint = f"; there are filters for --factor {', '.join(others)}" if others else ""
+    raise UserError(f"{settings_path(settings)}: not there"
+                    f"{hint or '; run python train.py first'}")
+
+
+def axis_orders(factor):
+    """A factor, and the same with its axes exchanged, nearest first.
+
+    Examples
+    --------
+    >>> axis_orders((4, 1, 1))
+    [(4, 1, 1), (1, 4, 1), (1, 1, 4)]
+    """
+    orders = set(itertools.permutations(factor))
+    return sorted(orders, key=lambda order: (order != factor, order[::-1]))
+
+
 def about_filters(settings):
     """Where filters lie and what they were learned from, in one line."""
     path = settings_path(settings)
     volumes = list(map(str, read_json(path).get("volumes", [])))
     names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
     where, more = str(path.parent), ""
-    if path.parent == PRETRAINED:
+    if path.parent in (PRETRAINED, PRETRAINED_SCAN):
         where, more = "those that come with the project", "; see pretrained/README.md"
     plural = "" if len(volumes) == 1 else "s"
     return one_line(f"Filters: {where} (preset {settings.preset}), learned from {len(volumes)} "

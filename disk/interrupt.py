@@ -14,28 +14,37 @@ from machine.errors import CannotWrite, UserError
 def only_training(folder):
     """Hold the lock of a folder: a second training there is refused.
 
-    The system itself keeps the lock, and lets go of it when the process ends, however it ends: a file that a killed
-    training left behind is no lock, and no process number can be mistaken for another. Over network disks it holds
-    between machines where these support locks.
+    The system itself keeps the lock, and lets go of it when the process ends, however it ends: a
+    file that a killed training left behind is no lock, and no process number can be mistaken for
+    another. Over network disks it holds between machines where these support locks.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made where it is missing. Half-written files of a killed training are removed from it.
 
     Raises
     ------
     UserError
         If another training holds it.
+    CannotWrite
+        If the folder takes no files.
     """
     make_folder(folder)
     path = Path(folder, "train.lock")
     try:
         file = _locked(path)
     except OSError as fault:
-        raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir that can") from fault
+        raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir "
+                          "that can") from fault
     try:
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
         file.flush()
         for below in (".", "QVF_*"):
-            for left in Path(folder).glob(f"{below}/{TEMPORARY}"):  # of a training that was killed while it wrote
-                left.unlink(missing_ok=True)
+            for left in Path(folder).glob(f"{below}/{TEMPORARY}"):
+                left.unlink(missing_ok=True)  # of a training that was killed while it wrote
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -48,6 +57,7 @@ def only_training(folder):
 
 
 def _locked(path):
+    """Open a lock file and lock it; raises UserError if another process has."""
     while True:
         file = open(path, "a+b")
         try:
@@ -56,8 +66,8 @@ def _locked(path):
             file.seek(0)
             holder = file.read(200).decode(errors="replace").strip() or "another process"
             file.close()
-            raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or give another "
-                            "--arrays_dir") from None
+            raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or "
+                            "give another --arrays_dir") from None
         except OSError:
             return file  # a file system without locks
         with contextlib.suppress(OSError):
@@ -69,6 +79,10 @@ def _locked(path):
 def lock_file(file):
     """Lock an open file for this process.
 
+    Parameters
+    ----------
+    file : binary file
+
     Raises
     ------
     BlockingIOError
@@ -77,7 +91,7 @@ def lock_file(file):
         If the file system has no locks.
     """
     if os.name == "nt":
-        import msvcrt
+        import msvcrt  # here: Windows alone has it
 
         file.seek(1 << 30)  # far behind the text, so that others can read that
         try:
@@ -87,15 +101,20 @@ def lock_file(file):
         finally:
             file.seek(0)
     else:
-        import fcntl
+        import fcntl  # here: Windows lacks it
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Stop:
-    """While inside, Ctrl-C and SIGTERM are noted in `asked`, so that the volume at hand can be finished and saved.
+    """While inside, Ctrl-C and SIGTERM are noted, so that the volume at hand can be saved.
 
     A second one interrupts as usual.
+
+    Attributes
+    ----------
+    asked : int or None
+        The signal that was noted.
     """
 
     def __init__(self):
@@ -116,12 +135,28 @@ class Stop:
         if self.asked is not None:
             raise KeyboardInterrupt
         self.asked = number
-        os.write(2, b"\ntrain.py: stopping after this volume; once more stops without saving it\n")
+        # Not print: the signal may fall into another print, and Python refuses the second.
+        os.write(2, b"\ntrain.py: stopping after this volume; "
+                    b"once more stops without saving it\n")
 
 
 def stopped(number, checkpoint):
-    """Say that a training was stopped and is saved; returns the exit status that shells expect."""
-    done = set.intersection(*({record.name for record in records} for records in checkpoint.kept.values()))
-    print(f"Stopped; {len(done)} volume{'s' * (len(done) != 1)} saved in {checkpoint.folder}. "
+    """Say that a training was stopped and is saved.
+
+    Parameters
+    ----------
+    number : int
+        Of the signal.
+    checkpoint : Checkpoint
+
+    Returns
+    -------
+    int
+        The exit status that shells expect.
+    """
+    each = ({record.name for record in records} for records in checkpoint.kept.values())
+    done = len(set.intersection(*each))
+    plural = "" if done == 1 else "s"
+    print(f"Stopped; {done} volume{plural} saved in {checkpoint.folder}. "
           "The same command goes on from there.", flush=True)
     return 128 + number

@@ -1,7 +1,8 @@
-"""What is checked before a NIfTI file is believed: that it is whole, and that its header claims what can be.
+"""What is checked before a NIfTI file is believed: that it is whole, and its header plausible.
 
-A header is 348 bytes that anyone may have written. Its sizes are compared with the size of the file and with the free
-memory before anything is allocated, and a gzip stream is read to its end, where its checksum stands.
+A header is 348 bytes that anyone may have written. Its sizes are compared with the size of the file
+and with the free memory before anything is allocated, and a gzip stream is read to its end, where
+its checksum stands.
 """
 import logging
 import math
@@ -21,7 +22,8 @@ OFFSET_MAX = 64 << 20  # bytes of header extensions
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
 
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # odd header fields that do no harm
+# Not a word about odd header fields that do no harm.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 def checked_image(path, dimensions=(3,)):
@@ -48,7 +50,8 @@ def checked_image(path, dimensions=(3,)):
     try:
         kind = os.stat(path)
         if not stat.S_ISREG(kind.st_mode):
-            raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its place")
+            raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its "
+                            "place")
         with _opened(path) as file:
             block = file.read(540)
     except (OSError, EOFError, isal_zlib.error) as fault:
@@ -65,25 +68,42 @@ def checked_image(path, dimensions=(3,)):
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in dimensions:
-        raise UserError(f"{path}: has {len(shape)} dimensions {shape}; {' or '.join(map(str, dimensions))} are needed"
-                        + ("; save one volume of the series" if len(shape) > 3 else ""))
-    held = kind.st_size * (MOST_DEFLATED if _is_gzip(path) else 1)
+        accepted = " or ".join(map(str, dimensions))
+        remedy = "; save one volume of the series" if len(shape) > 3 else ""
+        raise UserError(f"{path}: has {len(shape)} dimensions {shape}; {accepted} are needed"
+                        f"{remedy}")
+    held, at_most = kind.st_size, ""
+    if _is_gzip(path):
+        held, at_most = held * MOST_DEFLATED, "at most "
     if needed > held:
-        raise UserError(f"{path}: truncated, or its header is wrong: it claims {needed:,} bytes, and the file holds "
-                        f"{'at most ' if _is_gzip(path) else ''}{held:,}; replace it by a whole file")
-    if needed + voxels * VOXEL_BYTES > free_memory():
-        raise UserError(f"{path}: its shape {shape} needs {(needed + voxels * VOXEL_BYTES) / GB:.1f} GB of memory, "
-                        f"{free_memory() / GB:.1f} GB are free; crop it, or use a larger machine")
+        raise UserError(f"{path}: truncated, or its header is wrong: it claims {needed:,} bytes, "
+                        f"and the file holds {at_most}{held:,}; replace it by a whole file")
+    memory, free = needed + voxels * VOXEL_BYTES, free_memory()
+    if memory > free:
+        raise UserError(f"{path}: its shape {shape} needs {memory / GB:.1f} GB of memory, "
+                        f"{free / GB:.1f} GB are free; crop it, or use a larger machine")
     try:
         return nib.load(path, mmap=False), shape
-    except Exception as fault:  # a hostile header ends in many kinds of exception inside the library
+    except Exception as fault:  # a hostile header ends in many kinds inside the library
         raise _unreadable(path, fault) from fault
 
 
 def read_voxels(path, image, shape):
     """All voxels of an image from `checked_image` as float32, scaled as its header says.
 
-    Scaling is done in float64, so that a file's values do not depend on the type they are stored in.
+    Scaling is done in float64, so that a file's values do not depend on the type they are stored
+    in.
+
+    Parameters
+    ----------
+    path : path-like
+    image : nibabel image
+    shape : tuple of int
+
+    Returns
+    -------
+    ndarray of float32, of that shape
+        In Fortran order, as NIfTI stores it.
 
     Raises
     ------
@@ -100,18 +120,32 @@ def read_voxels(path, image, shape):
         if len(raw) < needed:
             raise EOFError(f"{len(raw):,} bytes where its header claims {needed:,}")
         voxels = np.frombuffer(raw, dtype, count, int(proxy.offset)).reshape(shape, order="F")
-        with np.errstate(all="ignore"):  # what leaves the range becomes infinite, which the caller looks for
+        # What leaves the range becomes infinite, which the caller looks for.
+        with np.errstate(all="ignore"):
             if (proxy.slope, proxy.inter) != (1, 0):
                 voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
             return voxels.astype(np.float32)
     except (OSError, EOFError, isal_zlib.error, ValueError, TypeError, OverflowError) as fault:
         raise _unreadable(path, fault) from fault
     except MemoryError as fault:
-        raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs or crop it") from fault
+        raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs "
+                        "or crop it") from fault
 
 
 def clean_voxels(path, data):
-    """Replace what is no intensity by background, and say so; returns the voxels and a list of remarks.
+    """Replace what is no intensity by background, and say so.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the voxels come from, for what is said of them.
+    data : ndarray of float32
+
+    Returns
+    -------
+    data : ndarray of float32, of the same shape
+        Finite; the same array where there was nothing to replace. May be below zero.
+    remarks : list of str
 
     Raises
     ------
@@ -124,34 +158,46 @@ def clean_voxels(path, data):
         remarks.append(f"{path}: not-a-number and infinite voxels are taken as background")
     low, high = float(data.min()), float(data.max())
     if high <= 0:
-        raise UserError(f"{path}: holds no voxel above zero; replace it by a volume with positive intensities")
+        raise UserError(f"{path}: holds no voxel above zero; replace it by a volume with positive "
+                        "intensities")
     if low == high:
-        raise UserError(f"{path}: all its voxels are {high:g}, there is nothing to restore; replace it by a volume of a brain")
+        raise UserError(f"{path}: all its voxels are {high:g}, there is nothing to restore; "
+                        "replace it by a volume of a brain")
     if high < SMALLEST:
-        raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above {SMALLEST:g}")
+        raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
+                        f"{SMALLEST:g}")
     if low < 0:
-        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as published")
+        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
+                       "published")
     return data, remarks
 
 
 def _claims(header):
     """Shape, bytes of file and voxels that a header claims."""
-    dim = [int(side) for side in header["dim"]]
-    if not 1 <= dim[0] <= 7 or min(dim[1:dim[0] + 1]) < 1:
-        raise ValueError(f"its header claims the shape {tuple(dim[1:max(0, min(dim[0], 7)) + 1])}; every side must be 1 or "
-                         "more; replace it by a whole file")
-    shape, voxels = tuple(dim[1:dim[0] + 1]), math.prod(dim[1:dim[0] + 1])
+    dimensions, *sides = (int(number) for number in header["dim"])  # room for seven sides
+    shape = tuple(sides[:max(0, dimensions)])
+    if not 1 <= dimensions <= len(sides) or min(shape) < 1:
+        raise ValueError(f"its header claims the shape {shape}; every side must be 1 or more; "
+                         "replace it by a whole file")
+    voxels = math.prod(shape)
     try:
         dtype = header.get_data_dtype()
     except (KeyError, ValueError, TypeError, nib.spatialimages.HeaderDataError):
-        raise ValueError(f"its data type {int(header['datatype'])} is none of NIfTI's; save it as float32") from None
+        raise ValueError(f"its data type {int(header['datatype'])} is none of NIfTI's; save it as "
+                         "float32") from None
+    if dtype.kind == "c":
+        raise _not_real("complex numbers")
     if dtype.kind not in "iuf":
-        what = "complex numbers" if dtype.kind == "c" else "colours (RGB)" if dtype.fields else str(dtype)
-        raise ValueError(f"holds {what}, not real numbers; save its magnitude or one channel instead")
+        raise _not_real("colours (RGB)" if dtype.fields else str(dtype))
     offset = float(header["vox_offset"])
     if not 0 <= offset <= OFFSET_MAX:  # also where it is not a number
-        raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole file")
+        raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole "
+                         "file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
+
+
+def _not_real(what):
+    return ValueError(f"holds {what}, not real numbers; save its magnitude or one channel instead")
 
 
 def _is_gzip(path):
@@ -168,12 +214,10 @@ def _read_to_end(file, path, most):
     while block := file.read(1 << 20):
         left += len(block)
         if left > most:
-            raise UserError(f"{path}: goes on for more than {most:,} bytes behind its voxels; replace it by a whole file")
+            raise UserError(f"{path}: goes on for more than {most:,} bytes behind its voxels; "
+                            "replace it by a whole file")
 
 
 def _unreadable(path, fault):
-    if isinstance(fault, OSError) and fault.strerror:
-        text = fault.strerror
-    else:
-        text = first_line(fault)
+    text = getattr(fault, "strerror", None) or first_line(fault)
     return UserError(f"{path}: not a readable NIfTI volume ({text}); replace it by a whole file")

@@ -1,4 +1,4 @@
-"""Volumes from and to NIfTI files: one reader and one writer. Their place in space comes with them."""
+"""Volumes from and to NIfTI files: one reader and one writer. Their place in space comes along."""
 import contextlib
 import math
 import os
@@ -12,22 +12,36 @@ from isal import igzip
 from tqdm import tqdm
 
 from disk.files import whole_file
-from machine.errors import UserError, one_line
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
+from machine.errors import UserError, one_line
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 
 
 class Volume(NamedTuple):
-    """A volume as it was read: voxels as float32, and the image they came from, for its header and place in space."""
+    """A volume, or a series of them, as it was read."""
 
-    data: np.ndarray  # (X, Y, Z) float32
-    image: nib.Nifti1Image
+    data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
+    image: nib.Nifti1Image  # that it came from, for its header and place in space
 
 
-def find_volumes(folder, at_most=0):
+# -------------------------------------------------------------------------------------------- names
+
+def find_volumes(folder, at_most=None):
     """NIfTI files below a folder, sorted by name; of a single file, that file.
+
+    Links to folders are followed, hidden files are left out.
+
+    Parameters
+    ----------
+    folder : path-like
+    at_most : int, optional
+        How many of them; by default all.
+
+    Returns
+    -------
+    list of Path
 
     Raises
     ------
@@ -44,8 +58,9 @@ def find_volumes(folder, at_most=0):
     found = sorted(Path(here, name) for here, names in _walk(folder) for name in names
                    if name.endswith(SUFFIXES) and not name.startswith("."))
     if not found:
-        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, or run python sample.py for two public ones")
-    return found[:at_most] if at_most else found
+        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, "
+                        "or run python sample.py for two public ones")
+    return found[:at_most]
 
 
 def _walk(folder):
@@ -62,30 +77,176 @@ def _walk(folder):
 
 
 def relative_name(path, folder):
-    """The name of a volume below its folder, with / between the parts: what it is known by in records and results."""
-    path, folder = Path(path), Path(folder)
-    return path.relative_to(folder).as_posix() if folder != path and folder in path.parents else path.name
+    """What a volume is known by in records and results: its name below its folder.
 
+    Parameters
+    ----------
+    path, folder : path-like
+        `folder` may be the volume itself.
+
+    Returns
+    -------
+    str
+        With / between the parts.
+
+    Examples
+    --------
+    >>> relative_name("train/site1/sub-01.nii.gz", "train")
+    'site1/sub-01.nii.gz'
+    >>> relative_name("sub-01.nii.gz", "sub-01.nii.gz")
+    'sub-01.nii.gz'
+    """
+    path, folder = Path(path), Path(folder)
+    if folder == path or folder not in path.parents:
+        return path.name
+    return path.relative_to(folder).as_posix()
+
+
+def stem(path):
+    """The name of a volume without .nii or .nii.gz.
+
+    Examples
+    --------
+    >>> stem("scans/sub-01_T1w.nii.gz")
+    'sub-01_T1w'
+    """
+    name = Path(path).name
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+    return name.removesuffix(suffix)
+
+
+def target_paths(volumes, folder, settings):
+    """Where each restored volume goes.
+
+    Parameters
+    ----------
+    volumes : list of Path
+        Those to be restored.
+    folder : Path
+        Of the results.
+    settings : Settings
+
+    Returns
+    -------
+    list of Path
+        --output, or each input's name, with --suffix behind it.
+
+    Raises
+    ------
+    UserError
+        If --output names one file for several volumes, or a result would fall on an input.
+    """
+    if settings.output and len(volumes) > 1:
+        raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; "
+                        "use --result_dir, or one volume")
+    if settings.output:
+        targets = [Path(settings.output)]
+    else:
+        targets = [_target_path(path, folder, settings) for path in volumes]
+    inputs = {os.path.realpath(path): path for path in volumes}
+    for target in targets:
+        if path := inputs.get(os.path.realpath(target)):
+            raise UserError(f"{path}: a result would overwrite it; give another --output or "
+                            "--result_dir")
+    return targets
+
+
+def _target_path(path, folder, settings):
+    name, ending = stem(path), path.name[len(stem(path)):]
+    target = folder / relative_name(path, settings.test_dir)
+    return target.with_name(name + settings.suffix + ending)
+
+
+def sidecar_names(targets):
+    """Names of the files that lie beside results (picture, JSON), without their endings.
+
+    Parameters
+    ----------
+    targets : list of Path
+        The results.
+
+    Returns
+    -------
+    list of Path
+        Each result's own name without .nii or .nii.gz; with it, where two results in one folder
+        differ in nothing else.
+
+    Examples
+    --------
+    >>> [path.name for path in sidecar_names([Path("a.nii"), Path("b.nii"), Path("b.nii.gz")])]
+    ['a', 'b.nii', 'b.nii.gz']
+    """
+    plain = [target.with_name(stem(target)) for target in targets]
+    return [target if plain.count(name) > 1 else name
+            for target, name in zip(targets, plain, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------ reading
 
 def read_volume(path):
-    """Read a 3-D volume as float32.
+    """Read a 3-D volume.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Volume
+        Its data in the file's intensities, shape (X, Y, Z). Voxels that are no finite number are 0.
 
     Raises
     ------
     UserError
         If the file is no whole NIfTI volume of real numbers in three dimensions, or holds nothing.
     """
-    image, shape = checked_image(path)
+    return _read(path, (3,))
+
+
+def read_series(path):
+    """Read a volume or a series of volumes.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Volume
+        As of `read_volume`, its data of shape (X, Y, Z) or (X, Y, Z, T).
+
+    Raises
+    ------
+    UserError
+        If the file is no whole NIfTI image of real numbers in three or four dimensions, or holds
+        nothing.
+    """
+    return _read(path, (3, 4))
+
+
+def _read(path, dimensions):
+    image, shape = checked_image(path, dimensions)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
         tqdm.write(one_line(remark), file=sys.stderr)
-    while image.ndim > 3:
+    while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         image = image.slicer[..., 0]
     return Volume(data, image)
 
 
 def largest_volume(volumes):
-    """Voxels of the largest of these volumes, by their headers; faulty ones are left for their turn."""
+    """Voxels of the largest of these volumes, by their headers.
+
+    Faulty ones are left for their turn.
+
+    Parameters
+    ----------
+    volumes : list of Path
+
+    Returns
+    -------
+    int
+    """
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
@@ -93,28 +254,13 @@ def largest_volume(volumes):
     return largest
 
 
-def read_series(path):
-    """Read a volume or a series of volumes: shape (X, Y, Z) or (X, Y, Z, T) as float32, and the image it came from.
-
-    Raises
-    ------
-    UserError
-        If the file is no readable NIfTI image of real numbers in three or four dimensions.
-    """
-    image, shape = checked_image(path, dimensions=(3, 4))
-    if len(shape) == 3:
-        return read_volume(path)
-    data, remarks = clean_voxels(path, read_voxels(path, image, shape))
-    for remark in remarks:
-        tqdm.write(one_line(remark), file=sys.stderr)
-    return Volume(data, image)
-
+# ------------------------------------------------------------------------------------------ writing
 
 def finer_header(image, shape, fine_to_low):
     """The header of an image for voxels on a finer grid.
 
-    sform and qform, each with the code it had, say where the new voxels lie; where neither has a code, only the voxel
-    size says something.
+    sform and qform, each with the code it had, say where the new voxels lie; where neither has a
+    code, only the voxel size says something.
 
     Parameters
     ----------
@@ -123,6 +269,10 @@ def finer_header(image, shape, fine_to_low):
         Of the new voxels, with the fourth axis where there is one.
     fine_to_low : ndarray, shape (4, 4)
         From new voxels to those of `image`.
+
+    Returns
+    -------
+    nibabel header
     """
     header = image.header.copy()
     sform, sform_code = header.get_sform(coded=True)
@@ -141,9 +291,27 @@ def finer_header(image, shape, fine_to_low):
 
 
 def write_volume(path, data, like, header=None, dtype="float32"):
-    """Write voxels under the header, affine and codes of the image they came from, or under another header.
+    """Write voxels under the header, affine and codes of the image they came from.
 
-    With dtype "same" they are stored as that image stores them, with its scaling, rounded and clipped to what it can hold.
+    The same voxels give the same bytes, whenever and under whatever name they are written.
+
+    Parameters
+    ----------
+    path : path-like
+        Compressed where it ends in .gz.
+    data : ndarray, shape (X, Y, Z) or (X, Y, Z, T)
+    like : nibabel image
+        The image they came from.
+    header : nibabel header, optional
+        Another one than its.
+    dtype : {"float32", "same"}, optional
+        "same": as that image stores its voxels, with its scaling, rounded and clipped to what it
+        can hold.
+
+    Raises
+    ------
+    CannotWrite
+        If the disk is full or the folder takes no files.
     """
     header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
@@ -152,58 +320,18 @@ def write_volume(path, data, like, header=None, dtype="float32"):
     if dtype == "same":
         header.set_data_dtype(kept)
     if dtype == "same" and kept.kind in "iu":
-        slope, inter = (getattr(like.dataobj, name, default) for name, default in (("slope", 1), ("inter", 0)))
+        slope, inter = getattr(like.dataobj, "slope", 1), getattr(like.dataobj, "inter", 0)
         limits = np.iinfo(kept)
-        data = np.clip(np.rint((data.astype(np.float64) - inter) / slope), limits.min, limits.max).astype(kept)
+        data = np.rint((data.astype(np.float64) - inter) / slope)
+        data = np.clip(data, limits.min, limits.max).astype(kept)
     image = type(like)(data, None, header)
     if data.dtype.kind in "iu":
-        image.header.set_slope_inter(slope, inter)  # only now: an image made from a header forgets its scaling
-    with whole_file(path, suffix="".join(Path(path).suffixes[-2:])[-7:]) as temporary:
-        with open(temporary, "wb") as plain:
-            if temporary.endswith(".gz"):  # neither name nor time in the stream: the same voxels give the same bytes
-                with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
-                    image.to_stream(packed)
-            else:
-                image.to_stream(plain)
-
-
-def target_paths(volumes, folder, settings):
-    """Where each restored volume goes: the name of its input, or --suffix behind it, or --output.
-
-    Raises
-    ------
-    UserError
-        If --output names one file for several volumes, or a result would fall on an input.
-    """
-    if settings.output and len(volumes) > 1:
-        raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; use --result_dir, or one volume")
-    targets = [Path(settings.output)] if settings.output else [
-        (folder / relative_name(path, settings.test_dir)).with_name(stem(path) + settings.suffix + path.name[len(stem(path)):])
-        for path in volumes]
-    inputs = {os.path.realpath(path): path for path in volumes}
-    for target in targets:
-        if path := inputs.get(os.path.realpath(target)):
-            raise UserError(f"{path}: a result would overwrite it; give another --output or --result_dir")
-    return targets
-
-
-def sidecar_names(targets):
-    """The name that the picture and the record of each result carry, without their endings.
-
-    The result's own name without .nii or .nii.gz; with it, where two results in one folder differ in nothing else.
-    """
-    plain = [target.with_name(stem(target)) for target in targets]
-    return [target if plain.count(name) > 1 else name for target, name in zip(targets, plain, strict=True)]
-
-
-def stem(path):
-    """The name of a volume without .nii or .nii.gz."""
-    name = Path(path).name
-    return name[:-len(next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")) or None]
-
-
-def uncrop(cropped, pair, shape):
-    """Put a cropped volume back at its place in a volume of zeros of the raw shape, in the input's intensities."""
-    volume = np.zeros(shape, np.float32)
-    volume[pair.box] = cropped * np.float32(pair.scale)
-    return volume
+        # Only now: an image made from a header forgets its scaling.
+        image.header.set_slope_inter(slope, inter)
+    suffix = "".join(Path(path).suffixes[-2:])[-7:]
+    with whole_file(path, suffix) as temporary, open(temporary, "wb") as plain:
+        if temporary.endswith(".gz"):  # neither name nor time in the stream
+            with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(plain)

@@ -34,7 +34,7 @@ def shown(default):
     if isinstance(default, bool) or default is None:
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return str(default[0])
+        return " ".join(map(str, default[:1] if len(set(default)) == 1 else default))
     return f"{default:g}" if isinstance(default, float) else str(default) or "none"
 
 

@@ -65,6 +65,8 @@ def argument_of(entry):
     if "choices" in limits and "several" not in limits:
         return about | {"choices": limits["choices"]}
     letters = {int: "N", float: "X", str: "PATH"}
+    if "choices" in limits:
+        return about | {"choices": limits["choices"], "nargs": "+"}
     about |= {"type": _reader(entry), "metavar": limits.get("metavar", letters[kind])}
     if "bare" in limits:
         about |= {"nargs": "?", "const": limits["bare"]}
@@ -76,7 +78,7 @@ def shown_default(entry):
     if "switch" in entry.metadata:
         return "yes" if entry.default else "no"
     if isinstance(entry.default, tuple):
-        same = len(set(entry.default)) == 1
+        same = len(set(entry.default)) == 1  # the factor
         return " ".join(map(str, entry.default[:1] if same else entry.default))
     return str(entry.default)
 

@@ -9,7 +9,6 @@ axes, only axes of equal factor change places.
 
 Volumes are padded by `REACH` voxels on every side, and worked on in slabs to save memory.
 """
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +18,11 @@ from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
 from machine.simd import LANES, correlate
 from machine.threads import in_threads, spans
+from octahedral.scene import REACH
+from scan_cues import CUE_NAMES, FLOOR
 from structure_tensor import eigen_3x3
 
-REACH = 6  # voxels: the farthest that features and taps reach
 SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of them
-PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
 WINDOW, WIDE_WINDOW, MEAN_WINDOW = (np.asarray(weights, np.float32) for weights in (
     gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)))
 
@@ -48,78 +47,9 @@ FEATURE_NAMES = (
  BEND_0, BEND_1, BEND_2, BEND, BEND_RAW, WIDE_BEND_0, WIDE_BEND_1, WIDE_BEND_2,
  TWIST_01, TWIST_02, TWIST_12, RISE_0, RISE_1, RISE_2, ABOVE_WIDE, ABOVE_MEAN, MEAN, VALUE,
  MOVED, MOVED_RAW, BRAIN, COHERENCE) = range(len(FEATURE_NAMES))
-
-
-class Scene(NamedTuple):
-    """A volume as a stage sees it; all padded by REACH voxels on every side."""
-
-    estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: what the stage before restored
-    start: np.ndarray  # (X, Y, Z) float32: what the first stage began with
-    mask: np.ndarray  # (X, Y, Z) bool: voxels to restore
-    place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
-    swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
-
-
-def make_scene(estimate, start, mask, place, factor):
-    """The Scene of volumes that are not padded yet; `place` holds what `places` gives, per axis."""
-    padded = np.zeros((3, max(mask.shape) + 2 * REACH), np.float32)
-    for axis, along in enumerate(place):
-        padded[axis, REACH:REACH + len(along)] = along
-    swaps = np.array([factor.index(f) for f in factor])
-    around = np.pad(estimate, REACH, mode="symmetric")
-    begun = around if start is estimate else np.pad(start, REACH, mode="symmetric")
-    return Scene(around, begun, np.pad(mask, REACH), padded, swaps)
-
-
-def places(side, step, first):
-    """How far each of `side` voxels along an axis is from the nearest LR sample.
-
-    All lengths are in LR voxels; half-way between two LR samples it is 1/2, never -1/2.
-
-    Examples
-    --------
-    >>> places(5, 0.25, 0.0)
-    array([ 0.  ,  0.25,  0.5 , -0.25,  0.  ], dtype=float32)
-    """
-    at = first + step * np.arange(side)
-    apart = np.round(at - np.round(at), 6)  # rounded, so that both ends of a volume agree
-    return np.where(apart == -0.5, 0.5, apart).astype(np.float32)
-
-
-def ball(radius_squared, centre=True):
-    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if below 0.
-
-    Examples
-    --------
-    >>> ball(1).tolist()
-    [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    """
-    reach = int(max(radius_squared, 0) ** 0.5)
-    along = np.arange(-reach, reach + 1)
-    near = np.stack(np.meshgrid(along, along, along, indexing="ij"), -1).reshape(-1, 3)
-    squares = (near**2).sum(1)
-    return near[(squares <= radius_squared) & (centre | (squares > 0))]
-
-
-def turned_offsets(displacements, shape):
-    """Displacements in the voxel's own frame, as offsets in a flat volume for all 48 orientations.
-
-    Parameters
-    ----------
-    displacements : ndarray of int, shape (taps, 3)
-    shape : tuple of three int
-        Of the padded volume.
-
-    Returns
-    -------
-    offsets : ndarray of int64, shape (48, taps)
-        Row ``permutation * 8 + flips``: axis k of the frame is axis
-        ``PERMUTATIONS[permutation, k]`` of the volume, reversed where bit k of flips is set.
-    """
-    strides = np.array([shape[1] * shape[2], shape[2], 1])
-    signs = np.array([[-1 if flips >> k & 1 else 1 for k in range(3)] for flips in range(8)])
-    return np.concatenate([(displacements @ (signs * strides[permutation]).T).T
-                           for permutation in PERMUTATIONS])
+VOXEL_FEATURES = OVER_NOISE = len(FEATURE_NAMES)
+# Of scenes with cues: the strength over that of the noise, and what is the same for each voxel.
+FEATURE_NAMES += ("over_noise", *CUE_NAMES)
 
 
 class Slab(NamedTuple):
@@ -197,12 +127,14 @@ def features_of_voxels(scene, voxels):
 
     Returns
     -------
-    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
+    features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
+        With the cues of the volume, where the scene has them.
     orientation : ndarray of uint8, shape (n,)
         Row of `turned_offsets`.
 
     Examples
     --------
+    >>> from octahedral.scene import make_scene, places
     >>> estimate = np.tile(np.linspace(0, 1, 8, dtype=np.float32)[:, None, None], (1, 8, 8))
     >>> along = 3 * [places(8, 0.5, 0.0)]
     >>> scene = make_scene(estimate, estimate, estimate > 0, along, (2, 2, 2))
@@ -212,19 +144,63 @@ def features_of_voxels(scene, voxels):
     >>> bool(features[:, RATIO_2].max() < 1e-6)  # all gradients have one direction
     True
     """
-    features = np.empty((voxels.size, len(FEATURE_NAMES)), np.float32)
+    features = np.empty((voxels.size, VOXEL_FEATURES), np.float32)
     orientation = np.empty(voxels.size, np.uint8)
     in_slabs(scene, voxels, lambda slab, inside, these: _features_of_voxels(
         inside, slab, features[these], orientation[these]))
+    if scene.cues is not None:
+        over_noise = features[:, STRENGTH, None] - noise_strength(scene.cues)
+        features = np.hstack([features, over_noise, np.tile(scene.cues, (voxels.size, 1))])
     return features, orientation
+
+
+def noise_strength(cues):
+    """About the strength that noise alone has, from the cues of an LR volume; float32."""
+    return np.float32(np.log(cues[FLOOR] ** 2 + 1e-5))
 
 
 def classify(scene, voxels, tree):
     """The leaf of a tree for each voxel, int32, and its orientation; see `features_of_voxels`."""
     leaf, orientation = np.empty(voxels.size, np.int32), np.empty(voxels.size, np.uint8)
+    cues = np.zeros(len(CUE_NAMES), np.float32) if scene.cues is None else scene.cues
+    tree = for_volume(tree, cues)
     in_slabs(scene, voxels, lambda slab, inside, these: _classify(
         inside, slab, tree, leaf[these], orientation[these]))
     return leaf, orientation
+
+
+def for_volume(tree, cues):
+    """The tree that is left in a volume of these cues; it leads each voxel to the same leaf.
+
+    Splits on what is the same for all voxels are decided, and those on the strength over the noise
+    become splits on the strength. Nodes that nothing leads to stay.
+
+    Parameters
+    ----------
+    tree : octahedral.tree.Tree
+    cues : ndarray of float32, shape (len(CUE_NAMES),)
+
+    Returns
+    -------
+    Tree
+    """
+    if tree.feature.max() < OVER_NOISE:
+        return tree
+    feature, threshold = tree.feature.copy(), tree.threshold.copy()
+    over = feature == OVER_NOISE
+    feature[over], threshold[over] = STRENGTH, threshold[over] + noise_strength(cues)
+    leads_to = np.arange(len(feature))
+    for node in np.flatnonzero(feature > OVER_NOISE)[::-1]:  # children come after their parent
+        above = cues[feature[node] - OVER_NOISE - 1] >= threshold[node]
+        leads_to[node] = leads_to[tree.child[node, int(above)]]
+    child = leads_to[tree.child]
+    root = leads_to[0]
+    for array, of_root in ((feature, feature[root]), (threshold, threshold[root]),
+                           (child, child[root].copy())):
+        array[0] = of_root
+    leaf = tree.leaf.copy()
+    leaf[0] = leaf[root]
+    return type(tree)(feature, threshold, child, leaf)
 
 
 # ------------------------------------------------------------------------------------------ kernels
@@ -275,7 +251,7 @@ def _features_of_voxels(voxels, slab, features, orientation):
 
 @njit(cache=True, nogil=True)
 def _classify(voxels, slab, tree, leaf, orientation):
-    f = np.empty(len(FEATURE_NAMES), np.float32)
+    f = np.empty(VOXEL_FEATURES, np.float32)
     for n in range(voxels.size):
         orientation[n] = _write_features(voxels[n], slab, f)
         node = 0

@@ -6,23 +6,18 @@ stage the estimate is clipped and back-projected.
 """
 import numpy as np
 from numba import njit
+from scipy.ndimage import binary_dilation
 
 from apply_filters import TILE
 from hashtable import sample_voxels
 from machine.threads import in_threads, spans
 from matrix_compute import BLOCK, Drawn, bucket_order
-from octahedral.features import (
-    REACH,
-    ball,
-    classify,
-    features_of_voxels,
-    make_scene,
-    places,
-    turned_offsets,
-)
+from octahedral.features import classify, features_of_voxels
+from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import grow, quantile_tree
 from util import random_of
 
+NEAR = 4  # voxels around those that are learned from, which later stages see restored
 START_RADIUS_SQUARED = 6  # of the ball of the start that later stages see
 SMALL_BALL = ball(3, centre=False), np.array(  # what a tree is grown by
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
@@ -51,7 +46,7 @@ def tap_count(number, settings):
 
 # ----------------------------------------------------------------------------------------- applying
 
-def restore_stages(volume, stages, settings):
+def restore_stages(volume, stages, settings, near=None):
     """Restore a volume by all stages.
 
     Parameters
@@ -59,6 +54,8 @@ def restore_stages(volume, stages, settings):
     volume : LRVolume
     stages : list of Stage
     settings : Settings
+    near : ndarray of bool, shape of the box, optional
+        Voxels to restore; by default all of the mask.
 
     Returns
     -------
@@ -67,9 +64,19 @@ def restore_stages(volume, stages, settings):
     estimate = volume.lr
     for number, stage in enumerate(stages):
         scene = scene_of(volume, estimate, settings)
-        estimate = volume.consistency.refine(apply_stage(scene, stage, number, settings),
+        estimate = volume.consistency.refine(apply_stage(scene, stage, number, settings, near),
                                              settings.back_projections)
     return estimate
+
+
+def what_stages_learn_from(volume, stages, settings):
+    """What the stage after `stages` sees of a volume, and the voxels it learns from, flat."""
+    core, near = volume.mask, None
+    if volume.core is not None:
+        core = volume.core
+        near = binary_dilation(core, iterations=NEAR) & volume.mask
+    scene = scene_of(volume, restore_stages(volume, stages, settings, near), settings)
+    return scene, np.flatnonzero(np.pad(core, REACH))
 
 
 def scene_of(volume, estimate, settings):
@@ -77,12 +84,12 @@ def scene_of(volume, estimate, settings):
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]
-    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor)
+    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues)
 
 
-def apply_stage(scene, stage, number, settings):
-    """The output of one stage, unclipped; the estimate itself outside the mask."""
-    voxels = np.flatnonzero(scene.mask)
+def apply_stage(scene, stage, number, settings, near=None):
+    """The output of one stage, unclipped; the estimate itself outside the mask, or `near`."""
+    voxels = np.flatnonzero(scene.mask if near is None else np.pad(near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
     in_estimate, in_start = _offsets(stage_taps(number, settings), scene)
     result = scene.estimate.copy()
@@ -119,8 +126,7 @@ def survey(volume, stages, settings, count, name):
     rows : ndarray of float32, shape (n, taps + 1)
         A few taps and the target, less the voxel's own estimate.
     """
-    scene = scene_of(volume, restore_stages(volume, stages, settings), settings)
-    voxels = np.flatnonzero(scene.mask)
+    scene, voxels = what_stages_learn_from(volume, stages, settings)
     if voxels.size > count:
         random = random_of(settings.seed, f"{name} tree {len(stages)}")
         voxels = np.sort(random.choice(voxels, count, replace=False))
@@ -161,9 +167,8 @@ def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
     Drawn
         A bucket for each leaf, then as many for the voxels that are held out.
     """
-    scene, number = scene_of(volume, restore_stages(volume, stages, settings), settings), len(stages)
-    voxels = sample_voxels(np.flatnonzero(scene.mask), settings.sample_rate, settings.seed,
-                           f"{name} learn")
+    scene, voxels = what_stages_learn_from(volume, stages, settings)
+    voxels = sample_voxels(voxels, settings.sample_rate, settings.seed, f"{name} learn")
     leaf, orientation = classify(scene, voxels, tree)
     bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, name)
     if wanted is not None:
@@ -171,7 +176,7 @@ def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
         voxels, bucket, orientation = voxels[kept], bucket[kept], orientation[kept]
     order, ends = bucket_order(bucket, 2 * tree.leaves)
     voxels, orientation = voxels[order], orientation[order]
-    fill = row_filler(scene, volume.hr, voxels, orientation, stage_taps(number, settings))
+    fill = row_filler(scene, volume.hr, voxels, orientation, stage_taps(len(stages), settings))
     return Drawn(volume, voxels, ends, fill)
 
 

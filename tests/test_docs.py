@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -86,3 +88,22 @@ def test_the_roofline_on_the_page_is_what_its_script_prints():
         [sys.executable, "docs/roofline.py"], cwd=ROOT, text=True, capture_output=True, check=True
     ).stdout
     assert printed in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+
+
+MODULES = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for folder in (".", "machine", "disk", "octahedral", "report", "gpu")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_docstrings_run(name):
+    tests, runner = 0, doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    module = importlib.import_module(name)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        result = runner.run(test)
+        assert result.failed == 0, test.name
+        tests += result.attempted
+    assert tests > 0

@@ -1,9 +1,10 @@
-"""files.py: files that are whole or not there at all."""
+"""disk/files.py: files that are whole or not there at all."""
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from disk.files import whole_file
+from disk.files import file_digest, read_json, whole_file, write_json
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -13,3 +14,25 @@ def test_nothing_half_written_is_left(tmp_path):
         Path(temporary).write_text("half")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"] and path.read_text() == "before"
+
+
+def test_json_is_written_for_people_and_read_again(tmp_path):
+    path, content = tmp_path / "x.json", {"factor": (2, 2, 2), "name": "\u00e9"}
+    write_json(path, content)
+    assert path.read_bytes() == (b'{\n "factor": [\n  2,\n  2,\n  2\n ],\n "name": "\\u00e9"\n}\n')
+    assert read_json(path) == content | {"factor": [2, 2, 2]}
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(text)
+    with pytest.raises(ValueError):
+        read_json(path)
+
+
+def test_a_digest_is_that_of_all_bytes(tmp_path):
+    content = bytes(range(256)) * 5000  # more than is read at a time
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    assert file_digest(path) == hashlib.sha256(content).hexdigest()

@@ -14,6 +14,7 @@ from filter_constant import (
     LR_TYPES,
     NOT_FOR,
     ONLY_OCTAHEDRAL,
+    ONLY_SCAN,
     SOLVERS,
     Settings,
     command_line,
@@ -141,7 +142,30 @@ def test_blend_is_off_unless_asked_for(arguments, expected):
 )
 def test_every_choice_is_taken(name, choices):
     for choice in choices:
-        assert getattr(command_line("train", [f"--{name}", choice])[0], name) == choice
+        preset = ["--preset", "scan"] if choice == "scan" else []
+        assert getattr(command_line("train", [f"--{name}", choice, *preset])[0], name) == choice
+
+
+def test_scan_is_for_upscaling_and_options_narrow_it(capsys):
+    scan = command_line("train", ["--preset", "scan"])[0]
+    assert (scan.lr_type, scan.grid, scan.start) == ("scan", "edges", "quintic")
+    assert scan.back_projections == 0
+    assert scan.profile == ("box", "gap", "gauss", "sharp", "kspace") and scan.noise == 7
+    narrow = ["--preset", "scan", "--profile", "box", "box", "gap", "--noise", "3"]
+    narrow = command_line("train", narrow)[0]
+    assert narrow.profile == ("box", "gap") and narrow.noise == 3
+    for wrong in (
+        ["--profile", "box"],
+        ["--noise", "3"],
+        ["--draws", "4"],
+        ["--lr_type", "scan"],
+        ["--preset", "scan", "--profile", "slab"],
+        ["--preset", "scan", "--back_projections", "2"],
+        ["--preset", "scan", "--start", "projected"],
+        ["--preset", "scan", "--grid", "centers"],
+        ["--preset", "scan", "--sharpen"],
+    ):
+        refused(capsys, "train", *wrong)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -155,6 +179,8 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
             outside = 2 * end if isinstance(field.default, float) and beyond > 0 else end + beyond
             needs_best = command == "train" and field.name in ONLY_OCTAHEDRAL
             best = ["--preset", "best"] if needs_best else []
+            if field.name in ONLY_SCAN:
+                best = ["--preset", "scan"]
             if field.name != "factor" or end > 1:  # a factor of 1 on all axes is no task
                 assert field.name in command_line(command, [f"--{field.name}", str(end), *best])[1]
             assert f"--{field.name}" in refused(capsys, command, f"--{field.name}", outside)
@@ -190,6 +216,8 @@ def test_help_shows_every_option_with_its_default(capsys, command):
         assert " ".join(field.metadata["help"].split())[:30] in entry
         if field.name == "factor":
             assert "(default: 2)" in entry
+        elif isinstance(field.default, tuple):
+            assert f"(default: {' '.join(field.default)})" in entry
         elif "switch" in field.metadata:
             assert f"(default: {'yes' if field.default else 'no'})" in entry
         elif field.default not in (None, ""):  # those are off unless given

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import brain, filter_paths, one_stage, save
 
-from disk.checkpoint import Finished
 from disk.filters import load_filters, save_filters
+from disk.ledger import Finished
 from engine import CPU
 from filter_constant import Settings
 from hashtable import Boundaries

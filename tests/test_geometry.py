@@ -1,19 +1,25 @@
-"""Where upscaled voxels lie in world space: for every grid, factor and orientation, and in the eyes of other software."""
+"""Where upscaled voxels lie in world space: for every grid, factor and orientation.
+
+And in the eyes of other software.
+"""
+import dataclasses
 import itertools
 
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.processing import resample_from_to
+from scipy.ndimage import gaussian_filter
+from synthetic import one_stage
 
 import test as script
-from filter_constant import Settings
 from degradation import degradation_of
-from synthetic import interpolate
-from hashtable import Boundaries
-from matrix_compute import Gram, accumulate, solve
-from synthetic import one_stage
-from restoring import upscale
 from disk.filters import save_filters
+from filter_constant import Settings
+from get_lar import make_pair
+from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
+from matrix_compute import Gram, accumulate, solve
+from restoring import upscale
 
 FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
@@ -28,6 +34,8 @@ AFFINES["oblique"] = np.eye(4)
 AFFINES["oblique"][:3, :3] = turn * [0.9, 1.1, 2.0]
 for affine in AFFINES.values():
     affine[:3, 3] = [-12.5, 7.25, 30.0]
+PLACES = pytest.mark.parametrize(
+    "orientation, grid", list(itertools.product(["LAS", "oblique"], ["centers", "edges"])))
 
 
 def keeping(settings):
@@ -39,10 +47,9 @@ def keeping(settings):
 
 def run_upscale(tmp_path, image, settings, h, name="scan.nii"):
     """Save, upscale by the command's own story, load."""
-    import dataclasses
-
-    settings = dataclasses.replace(settings, arrays_dir=str(tmp_path / "arrays"), test_dir=str(tmp_path / name), upscale=True,
-                                   output=str(tmp_path / f"fine_{name}"), report=False)
+    settings = dataclasses.replace(
+        settings, arrays_dir=str(tmp_path / "arrays"), test_dir=str(tmp_path / name), upscale=True,
+        output=str(tmp_path / f"fine_{name}"), report=False)
     nib.save(image, tmp_path / name)
     save_filters(one_stage(h, BOUNDARIES), settings, [])
     assert script.main(settings, set()) == 0
@@ -59,16 +66,16 @@ def world(image, affine=None):
 @pytest.mark.parametrize("grid", ["centers", "edges", "average"])
 @pytest.mark.parametrize("orientation", AFFINES)
 def test_a_ramp_in_world_coordinates_stays_that_ramp(tmp_path, orientation, grid, factor):
-    settings = Settings(factor=factor, filter_len=5, grad_len=5,
-                        **({"lr_type": "average", "grid": "edges"} if grid == "average" else {"grid": grid}))
+    lies = {"lr_type": "average", "grid": "edges"} if grid == "average" else {"grid": grid}
+    settings = Settings(factor=factor, filter_len=5, grad_len=5, **lies)
     image = nib.Nifti1Image(np.zeros((14, 13, 12), np.float32), AFFINES[orientation])
     image.set_sform(AFFINES[orientation], code=1)
     image.set_qform(AFFINES[orientation], code=2)
     slope = np.array([1.0, -2.0, 1.5])
     ramp = world(image) @ slope
     low, span = ramp.min() - 5, np.ptp(ramp)
-    fine = run_upscale(tmp_path, nib.Nifti1Image((ramp - low).astype(np.float32), None, image.header), settings,
-                       keeping(settings))
+    ramp_image = nib.Nifti1Image((ramp - low).astype(np.float32), None, image.header)
+    fine = run_upscale(tmp_path, ramp_image, settings, keeping(settings))
     assert fine.shape == tuple(n * f for n, f in zip(image.shape, factor))
     assert (int(fine.header["sform_code"]), int(fine.header["qform_code"])) == (1, 2)
     inner = tuple(slice(3 * f, -3 * f) for f in factor)
@@ -88,7 +95,8 @@ def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
     fine, to_low = operator.interpolate(low), operator.fine_to_low()
     positions = to_low[0, 0] * np.arange(side * factor) + to_low[0, 3]
     assert operator.grid == "first" and positions[1] == 1 / factor
-    assert np.allclose(fine[:, 0, 0], 2 + np.cos(2 * np.pi * (2 * positions / side + 0.1)), atol=1e-5)
+    wave = 2 + np.cos(2 * np.pi * (2 * positions / side + 0.1))
+    assert np.allclose(fine[:, 0, 0], wave, atol=1e-5)
 
 
 def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
@@ -100,16 +108,18 @@ def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
     assert np.allclose(fine.header.get_zooms(), (0.5, 1, 1.5))
 
 
+def landscape(shape, seed, smooth, ground):
+    """A smooth random volume, 0 where it is below ground."""
+    volume = gaussian_filter(np.random.default_rng(seed).random(shape), smooth)
+    return np.clip(volume - ground, 0, None).astype(np.float32)
+
+
 def learned_filters(settings):
     """Filters learned from a small random landscape."""
-    from scipy.ndimage import gaussian_filter
-
-    from get_lar import make_pair
-    from hashtable import features, interior_voxels, quantile_boundaries
-    random = np.random.default_rng(5)
-    pair = make_pair(np.clip(gaussian_filter(random.random((40, 40, 40)), 1.5) - 0.45, 0, None).astype(np.float32), settings)
+    pair = make_pair(landscape((40, 40, 40), seed=5, smooth=1.5, ground=0.45), settings)
     found = features(pair.lr, interior_voxels(pair.lr != 0, settings.margin), settings)
-    boundaries = Boundaries(quantile_boundaries(found.strength, 3), quantile_boundaries(found.coherence, 3))
+    boundaries = Boundaries(quantile_boundaries(found.strength, 3),
+                            quantile_boundaries(found.coherence, 3))
     gram = Gram(settings.buckets, settings.taps)
     accumulate(gram, pair, boundaries, settings, "landscape")
     return solve(gram, settings), boundaries
@@ -117,19 +127,23 @@ def learned_filters(settings):
 
 @pytest.mark.parametrize("grid", ["centers", "edges"])
 def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
-    """With learned filters: up to the filters' own lack of symmetry, each bin being learned from samples of its own."""
-    from scipy.ndimage import gaussian_filter
+    """With learned filters: up to these filters' own lack of symmetry.
+
+    Each bin of them is learned from samples of its own.
+    """
     settings = Settings(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
-    learned, keeps = one_stage(*learned_filters(settings)), one_stage(keeping(settings), BOUNDARIES)
-    low = np.clip(gaussian_filter(np.random.default_rng(6).random((16, 18, 20)), 1) - 0.3, 0, None).astype(np.float32)
+    learned = one_stage(*learned_filters(settings))
+    keeps = one_stage(keeping(settings), BOUNDARIES)
+    low = landscape((16, 18, 20), seed=6, smooth=1, ground=0.3)
     straight, kept = upscale(low, learned, settings), upscale(low, keeps, settings)
     change = np.sqrt(np.mean((straight - kept)**2))
     for axis in range(3):
-        # Flipping the voxels and the affine's axis leaves the world as it was: the results flip alike.
+        # Flipping voxels and the affine's axis leaves the world as it was: results flip alike.
         flipped = np.flip(upscale(np.flip(low, axis).copy(), learned, settings), axis)
         assert np.allclose(np.flip(upscale(np.flip(low, axis).copy(), keeps, settings), axis), kept,
                            atol=1e-5 * low.max())
-        assert np.sqrt(np.mean((flipped - straight)**2)) < 0.2 * change  # measured: 0.10 to 0.11
+        # Measured: 0.10 to 0.11.
+        assert np.sqrt(np.mean((flipped - straight)**2)) < 0.2 * change
         flip = np.eye(4)
         flip[axis, axis], flip[axis, 3] = -1, low.shape[axis] - 1
         fine_flip = np.eye(4)
@@ -142,44 +156,46 @@ def smooth_image(affine, shape=(20, 18, 16)):
     """A volume so smooth that any interpolation of it agrees."""
     image = nib.Nifti1Image(np.zeros(shape, np.float32), affine)
     place = world(image) - world(image).mean((0, 1, 2))
-    return nib.Nifti1Image((100 + place @ [2, -1, 1.5] + 0.02 * (place**2).sum(-1)).astype(np.float32), affine)
+    voxels = 100 + place @ [2, -1, 1.5] + 0.02 * (place**2).sum(-1)
+    return nib.Nifti1Image(voxels.astype(np.float32), affine)
 
 
-@pytest.mark.parametrize("orientation, grid", list(itertools.product(["LAS", "oblique"], ["centers", "edges"])))
+@PLACES
 def test_other_software_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
     settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
     voxels, tolerance = fine.get_fdata()[inner], 0.01 * np.ptp(image.get_fdata())
-
-    from nibabel.processing import resample_from_to
     by_nibabel = resample_from_to(image, fine, order=3).get_fdata()[inner]
     assert np.abs(by_nibabel - voxels).max() < tolerance
 
 
-@pytest.mark.parametrize("orientation, grid", list(itertools.product(["LAS", "oblique"], ["centers", "edges"])))
+@PLACES
 def test_nilearn_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
-    resampling = pytest.importorskip("nilearn.image", reason="nilearn is not installed (requirements-dev.txt)")
+    resampling = pytest.importorskip(
+        "nilearn.image", reason="nilearn is not installed (requirements-dev.txt)")
     settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
-    by_nilearn = resampling.resample_to_img(image, fine, interpolation="continuous").get_fdata()[inner]
-    assert np.abs(by_nilearn - fine.get_fdata()[inner]).max() < 0.01 * np.ptp(image.get_fdata())
+    by_nilearn = resampling.resample_to_img(image, fine, interpolation="continuous").get_fdata()
+    assert np.abs(by_nilearn - fine.get_fdata())[inner].max() < 0.01 * np.ptp(image.get_fdata())
 
 
-@pytest.mark.parametrize("orientation, grid", list(itertools.product(["LAS", "oblique"], ["centers", "edges"])))
+@PLACES
 def test_simpleitk_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
-    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed (requirements-dev.txt)")
+    sitk = pytest.importorskip(
+        "SimpleITK", reason="SimpleITK is not installed (requirements-dev.txt)")
     settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
-    read = [sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32) for name in ("scan.nii", "fine_scan.nii")]
+    scan, restored = (sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32)
+                      for name in ("scan.nii", "fine_scan.nii"))
     # ITK's world is LPS.
-    corner = np.array(read[1].TransformIndexToPhysicalPoint([3, 4, 5])) * [-1, -1, 1]
+    corner = np.array(restored.TransformIndexToPhysicalPoint([3, 4, 5])) * [-1, -1, 1]
     assert np.allclose(corner, fine.affine[:3] @ [3, 4, 5, 1], atol=1e-3)
-    resampled = sitk.Resample(read[0], read[1], sitk.Transform(), sitk.sitkBSpline)
+    resampled = sitk.Resample(scan, restored, sitk.Transform(), sitk.sitkBSpline)
     inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
     by_itk = sitk.GetArrayFromImage(resampled).T[inner]
     assert np.abs(by_itk - fine.get_fdata()[inner]).max() < 0.01 * np.ptp(image.get_fdata())

@@ -10,16 +10,15 @@ from scipy.ndimage import gaussian_filter
 from octahedral import features as module
 from octahedral.features import (
     FEATURE_NAMES,
-    PERMUTATIONS,
-    REACH,
-    ball,
+    OVER_NOISE,
+    STRENGTH,
+    VOXEL_FEATURES,
     classify,
     features_of_voxels,
-    make_scene,
-    places,
-    turned_offsets,
 )
-from octahedral.tree import quantile_tree
+from octahedral.scene import PERMUTATIONS, REACH, ball, make_scene, places, turned_offsets
+from octahedral.tree import quantile_tree, tree_of
+from scan_cues import CUE_NAMES
 
 FACTOR = (2, 2, 2)
 
@@ -137,11 +136,45 @@ def test_classify_walks_the_tree_that_their_features_decide():
 
 def test_every_feature_has_a_name():
     scene = scene_of(landscape())
-    assert features_of_voxels(scene, everything(scene)[:3])[0].shape == (3, len(FEATURE_NAMES))
+    assert features_of_voxels(scene, everything(scene)[:3])[0].shape == (3, VOXEL_FEATURES)
+    seen = scene._replace(cues=np.zeros(len(CUE_NAMES), np.float32))
+    assert features_of_voxels(seen, everything(scene)[:3])[0].shape == (3, len(FEATURE_NAMES))
     assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
     assert REACH >= 6  # the Gaussian of sigma 2 reaches 5, the window over gradients 5
 
 
 def test_the_constant_of_each_feature_is_its_place_among_the_names():
-    constants = [getattr(module, name.upper()) for name in FEATURE_NAMES]
-    assert constants == list(range(len(FEATURE_NAMES)))
+    names = FEATURE_NAMES[:VOXEL_FEATURES]
+    assert [getattr(module, name.upper()) for name in names] == list(range(len(names)))
+
+
+def test_cues_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():
+    """Splits on cues and on the strength over the noise are decided before voxels are looked at."""
+    cue, over = VOXEL_FEATURES + 1, OVER_NOISE  # the floor and the strength over it
+    for floor, first in ((0.02, cue), (0.08, cue), (0.05, over), (0.05, STRENGTH)):
+        cues = np.full(len(CUE_NAMES), floor, np.float32)
+        scene = scene_of(landscape())._replace(cues=cues)
+        voxels = everything(scene)
+        features, _ = features_of_voxels(scene, voxels)
+        middle = {
+            cue: 0.05,
+            over: np.median(features[:, over]),
+            STRENGTH: np.median(features[:, 0]),
+        }
+        others = [feature for feature in middle if feature != first]
+        tree = tree_of(
+            [
+                (first, middle[first], 1, 2),
+                (others[0], middle[others[0]], 3, 4),
+                (others[1], middle[others[1]], 5, 6),
+                None,
+                None,
+                None,
+                None,
+            ]
+        )
+        leaf, _ = classify(scene, voxels, tree)
+        walked = [naive_octahedral.walk(tree, row) for row in features]
+        # A split at a strength to rounding may fall either way.
+        assert np.mean(leaf != walked) < 1e-3
+        assert len(np.unique(leaf)) >= 2

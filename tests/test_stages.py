@@ -14,8 +14,9 @@ from filter_constant import PRESETS, Settings
 from get_lar import best_spline, make_pair
 from machine.errors import UserError
 from matrix_compute import Gram, Stage
-from octahedral.features import REACH, classify, features_of_voxels, turned_offsets
+from octahedral.features import classify, features_of_voxels
 from octahedral.ridge import solve_stage
+from octahedral.scene import REACH, turned_offsets
 from octahedral.stages import (
     apply_stage,
     held_out,

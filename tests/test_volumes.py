@@ -1,14 +1,21 @@
-"""volumes.py: volumes from and to NIfTI files."""
+"""disk/volumes.py: volumes from and to NIfTI files."""
 import gzip
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import one_line, write_nifti
 
-from disk.volumes import find_volumes, read_volume, write_volume
+from disk.volumes import (
+    find_volumes,
+    read_series,
+    read_volume,
+    sidecar_names,
+    write_volume,
+)
+from get_lar import LRVolume
 
 
 def rotation(degrees, axis):
@@ -37,10 +44,12 @@ AFFINES = {
 
 
 def test_volumes_are_found_below_a_folder_in_the_order_of_their_names(tmp_path):
-    for name in ("b.nii.gz", "a.nii", "sub/c.nii.gz", "note.txt", ".hidden.nii.gz", "d.nii.gz.part"):
+    for name in ("b.nii.gz", "a.nii", "sub/c.nii.gz", "note.txt", ".hidden.nii.gz",
+                 "d.nii.gz.part"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path)] == ["a.nii", "b.nii.gz", "sub/c.nii.gz"]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path)]
+    assert names == ["a.nii", "b.nii.gz", "sub/c.nii.gz"]
     assert [path.name for path in find_volumes(tmp_path, 2)] == ["a.nii", "b.nii.gz"]
     assert len(find_volumes(tmp_path, 9)) == 3
 
@@ -50,7 +59,8 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
     assert str(tmp_path) in one_line(find_volumes, tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64", ">i2", ">f4"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64",
+                                   ">i2", ">f4"])
 def test_voxels_of_any_type_are_read_as_float32(tmp_path, dtype):
     data = np.random.default_rng(40).integers(0, 100, (5, 6, 7)).astype(dtype)
     for name in ("x.nii", "x.nii.gz"):
@@ -63,7 +73,8 @@ def test_intensity_scale_is_applied(tmp_path):
     image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
     image.header.set_slope_inter(0.25, 0)
     path = tmp_path / "x.nii.gz"
-    with nib.openers.Opener(path, "wb") as file:  # nib.save would undo the slope of an array in memory
+    # Not by nib.save, which would undo the slope of an array in memory.
+    with nib.openers.Opener(path, "wb") as file:
         image.header["vox_offset"] = 352
         file.write(image.header.binaryblock + bytes(4) + image.dataobj.tobytes(order="F"))
     np.testing.assert_allclose(read_volume(path).data, np.arange(60).reshape(3, 4, 5) / 4)
@@ -71,10 +82,30 @@ def test_intensity_scale_is_applied(tmp_path):
 
 def test_fourth_dimension_of_one_is_dropped_and_more_refused(tmp_path):
     data = np.random.default_rng(41).random((4, 5, 6, 1), np.float32)
-    np.testing.assert_array_equal(read_volume(write_nifti(tmp_path / "one.nii.gz", data)).data, data[..., 0])
-    text = one_line(read_volume, write_nifti(tmp_path / "two.nii.gz", np.repeat(data, 2, 3)))
+    one = write_nifti(tmp_path / "one.nii.gz", data)
+    two = write_nifti(tmp_path / "two.nii.gz", np.repeat(data, 2, 3))
+    flat = write_nifti(tmp_path / "flat.nii.gz", data[:, :, 0, 0])
+    np.testing.assert_array_equal(read_volume(one).data, data[..., 0])
+    text = one_line(read_volume, two)
     assert "two.nii.gz" in text and "3 are needed" in text
-    assert "3 are needed" in one_line(read_volume, write_nifti(tmp_path / "flat.nii.gz", data[:, :, 0, 0]))
+    assert "3 are needed" in one_line(read_volume, flat)
+
+
+def test_a_series_keeps_its_fourth_dimension_unless_that_is_one(tmp_path):
+    data = np.random.default_rng(48).random((4, 5, 6, 3), np.float32)
+    for name, shape in (("series", (4, 5, 6, 3)), ("five", (4, 5, 6, 3, 1)), ("one", (4, 5, 6, 1)),
+                        ("volume", (4, 5, 6))):
+        voxels = data.reshape(shape) if name in ("series", "five") else data[..., :1].reshape(shape)
+        found = read_series(write_nifti(tmp_path / f"{name}.nii", voxels)).data
+        expected = data if name in ("series", "five") else data[..., 0]
+        np.testing.assert_array_equal(found, expected)
+    text = one_line(read_series, write_nifti(tmp_path / "many.nii", np.ones((2, 2, 2, 2, 2), "u1")))
+    assert "3 or 4 are needed" in text
+
+
+def test_results_that_differ_only_in_their_ending_have_sidecars_of_their_own():
+    names = sidecar_names([Path("r/a.nii"), Path("r/b.nii.gz"), Path("r/b.nii"), Path("s/b.nii")])
+    assert names == [Path("r/a"), Path("r/b.nii.gz"), Path("r/b.nii"), Path("s/b")]
 
 
 def test_voxels_that_are_no_numbers_become_background(tmp_path):
@@ -102,8 +133,9 @@ def test_broken_files_are_refused_by_name(tmp_path, name, fault):
 
 
 def test_gzip_file_with_a_spoilt_byte_is_refused(tmp_path):
-    """Most spoilt bytes still decompress, to other voxels: the check sum at the end of the file tells."""
-    path = write_nifti(tmp_path / "x.nii.gz", np.random.default_rng(43).integers(0, 9, (20, 21, 22)).astype(np.int16))
+    """Most spoilt bytes still decompress, to other voxels: the checksum at the end tells."""
+    data = np.random.default_rng(43).integers(0, 9, (20, 21, 22)).astype(np.int16)
+    path = write_nifti(tmp_path / "x.nii.gz", data)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     for _ in range(50):
         spoilt = bytearray(whole)
@@ -112,7 +144,8 @@ def test_gzip_file_with_a_spoilt_byte_is_refused(tmp_path):
         assert "x.nii.gz" in one_line(read_volume, path)
 
 
-@pytest.mark.parametrize("dtype", ["complex64", [("R", "u1"), ("G", "u1"), ("B", "u1")]], ids=["complex", "RGB"])
+@pytest.mark.parametrize("dtype", ["complex64", [("R", "u1"), ("G", "u1"), ("B", "u1")]],
+                         ids=["complex", "RGB"])
 def test_voxels_that_are_not_real_numbers_are_refused(tmp_path, dtype):
     path = write_nifti(tmp_path / "x.nii.gz", np.zeros((4, 5, 6), dtype))
     assert "x.nii.gz" in one_line(read_volume, path)
@@ -134,15 +167,17 @@ def test_place_in_space_is_kept(tmp_path, kind, codes):
         write_volume(tmp_path / name, volume.data, volume.image)
         written = nib.load(tmp_path / name)
         np.testing.assert_array_equal(written.affine, volume.image.affine)
-        for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-                      "srow_x", "srow_y", "srow_z", "pixdim"):
+        for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+                      "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+                      "pixdim"):
             np.testing.assert_array_equal(written.header[field], volume.image.header[field], field)
         np.testing.assert_array_equal(written.get_fdata(), data)
 
 
 def test_rest_of_the_header_is_kept_and_the_type_is_float32(tmp_path):
     data = np.random.default_rng(45).integers(0, 900, (5, 6, 7)).astype(np.int16)
-    path = write_nifti(tmp_path / "in.nii.gz", data, descrip=b"T1w of somebody", xyzt_units=10, intent_name=b"x", cal_max=700)
+    path = write_nifti(tmp_path / "in.nii.gz", data, descrip=b"T1w of somebody", xyzt_units=10,
+                       intent_name=b"x", cal_max=700)
     volume = read_volume(path)
     write_volume(tmp_path / "out.nii.gz", volume.data + 0.125, volume.image)
     written = nib.load(tmp_path / "out.nii.gz")
@@ -154,32 +189,36 @@ def test_rest_of_the_header_is_kept_and_the_type_is_float32(tmp_path):
 
 def test_header_extensions_are_kept(tmp_path):
     image = nib.Nifti1Image(np.arange(120, dtype=np.float32).reshape(4, 5, 6), np.eye(4))
-    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"scanned on a Sunday"))
+    said = b"scanned on a Sunday"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", said))
     nib.save(image, tmp_path / "in.nii.gz")
     volume = read_volume(tmp_path / "in.nii.gz")
     write_volume(tmp_path / "out.nii.gz", volume.data, volume.image)
-    assert nib.load(tmp_path / "out.nii.gz").header.extensions[0].get_content() == b"scanned on a Sunday"
+    assert nib.load(tmp_path / "out.nii.gz").header.extensions[0].get_content() == said
 
 
 def test_writing_changes_nothing_of_the_image_it_is_like(tmp_path):
-    volume = read_volume(write_nifti(tmp_path / "in.nii.gz", np.arange(120, dtype=np.int16).reshape(4, 5, 6)))
+    data = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    volume = read_volume(write_nifti(tmp_path / "in.nii.gz", data))
     write_volume(tmp_path / "out.nii.gz", volume.data, volume.image)
     assert volume.image.get_data_dtype() == np.int16
 
 
-@pytest.mark.parametrize("name", ["sub-01_T1w.nii.gz", "a.b.c.nii", "a.longer.nii", "x.nii", "v1.0.nii.gz",
-                                  "X" * 120 + ".nii.gz"])
+@pytest.mark.parametrize("name", ["sub-01_T1w.nii.gz", "a.b.c.nii", "a.longer.nii", "x.nii",
+                                  "v1.0.nii.gz", "X" * 120 + ".nii.gz"])
 def test_result_may_have_any_name(tmp_path, name):
     image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
     write_volume(tmp_path / name, np.ones((4, 5, 6)), image)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert nib.load(tmp_path / name).get_fdata().all()
-    assert (tmp_path / name).read_bytes()[:2] == (b"\x1f\x8b" if name.endswith(".gz") else (348).to_bytes(4, "little")[:2])
+    begins = b"\x1f\x8b" if name.endswith(".gz") else (348).to_bytes(4, "little")
+    assert (tmp_path / name).read_bytes().startswith(begins)
 
 
 def test_uncropping_puts_voxels_back_at_their_place_and_scale():
     cropped = np.random.default_rng(46).random((3, 4, 2), np.float32)
-    pair = LRVolume(cropped, cropped, None, (slice(2, 5), slice(0, 4), slice(1, 3)), (7, 6, 5), 250.0, cropped > 0)
+    box = slice(2, 5), slice(0, 4), slice(1, 3)
+    pair = LRVolume(cropped, cropped, None, box, (7, 6, 5), 250.0, cropped > 0)
     volume = pair.whole(cropped)
     assert volume.shape == (7, 6, 5) and volume.dtype == np.float32
     np.testing.assert_array_equal(volume[2:5, 0:4, 1:3], cropped * np.float32(250))
@@ -198,6 +237,7 @@ def test_equal_voxels_give_equal_bytes_whatever_the_name_and_the_time(tmp_path):
 
 
 def test_gzip_results_are_whole(tmp_path):
-    write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)))
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4))
+    write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), image)
     with gzip.open(tmp_path / "x.nii.gz") as file:
         assert len(file.read()) == 352 + 4 * 120

@@ -11,7 +11,7 @@ from synthetic import QUICK, ROOT
 SMALL_FILES = """
 import sys
 import filter_constant, structure
-from disk import checkpoint as sums
+from disk import sums
 sums.FILE_BYTES = 650_000
 structure.work_bytes = lambda settings, voxels: 0
 import train

@@ -1,0 +1,272 @@
+"""The ledger of a training: how it was begun, and which volumes are in the sums of which buckets.
+
+How it was begun stands in ``about.json``: settings, what sorts voxels into buckets, and the volumes
+that this was found from. Which volumes were summed stands in each file of sums (`disk.sums`), since
+a kill between two of them leaves some buckets one volume ahead of others.
+"""
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from disk.files import read_json, stream_digest, write_json
+from disk.volumes import relative_name
+from filter_constant import checked_settings
+from machine.errors import UserError, first_line
+
+FORMAT = 2  # of about.json and of the files of sums
+FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # they do not enter the sums
+
+
+class Finished(NamedTuple):
+    """A volume that was summed, as it was then."""
+
+    name: str  # relative to the training folder
+    size: int
+    sha256: str
+
+
+def fingerprint(path, folder):
+    """What a volume is recognised by.
+
+    Parameters
+    ----------
+    path : Path
+    folder : path-like
+        Of the training volumes.
+
+    Returns
+    -------
+    Finished
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+            raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its "
+                            "place")
+        with open(path, "rb") as file:
+            digest = stream_digest(file)
+            return Finished(relative_name(path, folder), file.tell(), digest)
+    except OSError as fault:
+        raise UserError(f"{path}: cannot be read ({fault.strerror}); put a readable volume in its "
+                        "place") from fault
+
+
+class Ledger:
+    """How a training was begun, and which volumes are in which buckets.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : Settings
+    sums : checkpoint.Sums
+
+    Attributes
+    ----------
+    key : str or None
+        Of this training: its files of sums carry it. None, as all else is empty, where no training
+        was begun here.
+    classes : Boundaries or Tree or None
+        What sorts voxels into buckets.
+    sources : list of Finished
+        The volumes that the classes were found from.
+    buckets, taps : int
+        How many there are.
+    step : int
+        Buckets in a file of sums.
+    starts : range
+        First bucket of each file.
+    finished, kept : dict of int to list of Finished
+        The volumes in each file's buckets, by its first bucket: as summed in memory, and as it
+        stands on the disk.
+    """
+
+    def __init__(self, folder, settings, sums):
+        self.folder, self.settings, self.sums = folder, settings, sums
+        self.path = folder / "about.json"
+        self.key, self.classes, self.sources = None, None, []
+        self.buckets = self.taps = self.step = 0
+        self.starts, self.finished, self.kept = range(0), {}, {}
+
+    # ---- how it was begun
+
+    def begin(self, classes, sources, step):
+        """Write how a training begins.
+
+        Parameters
+        ----------
+        classes : Boundaries or Tree
+            What sorts voxels into buckets.
+        sources : list of Finished
+            The volumes that this was found from.
+        step : int
+            Buckets in a file of sums.
+
+        Raises
+        ------
+        CannotWrite
+            If the disk refuses.
+        """
+        self.key, self.sources = uuid.uuid4().hex, sources
+        self._divide(classes, *self.sums.layout(classes), step)
+        write_json(self.path, {
+            "format": FORMAT, "key": self.key,
+            "settings": self.settings.of_groups("method", "learning"),
+            "after": self.sums.after, "buckets_per_file": step, "sources": sources,
+            "classes": {name: array.tolist() for name, array in classes._asdict().items()}})
+
+    def read(self):
+        """Read how an earlier training was begun.
+
+        Returns
+        -------
+        bool
+            Whether its sums are those of the stage at hand: not where the stages before were
+            learned anew since.
+
+        Raises
+        ------
+        UserError
+            If it was begun with other settings, or about.json is damaged.
+        """
+        try:
+            about = read_json(self.path)
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']}")
+            saved = checked_settings(about["settings"])
+        except (ValueError, KeyError, TypeError) as fault:
+            raise damaged(self.path, fault) from fault
+        self._compare_settings(saved)
+        try:
+            self.key, step = str(about["key"]), about["buckets_per_file"]
+            if about["after"] != self.sums.after:
+                return False
+            self.sources = checked_volumes(about["sources"])
+            classes = self.sums.read(about["classes"])
+            buckets, taps = self.sums.layout(classes)
+            if type(step) is not int or not 1 <= step <= buckets:
+                raise ValueError("its files hold no number of buckets")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
+            raise damaged(self.path, fault) from fault
+        self._divide(classes, buckets, taps, step)
+        return True
+
+    def _compare_settings(self, saved):
+        """Refuse to go on with other settings than the sums were begun with."""
+        for name, value in saved.items():
+            now = getattr(self.settings, name)
+            if name not in FREE_TO_CHANGE and value != now:
+                raise UserError(f"{self.folder}: was begun with --{name} {_shown(value)}, not "
+                                f"{_shown(now)}; give that, or --restart to begin anew")
+
+    def _divide(self, classes, buckets, taps, step):
+        """Take note of the classes, and of the buckets in each file; no volume is in them yet."""
+        self.classes, self.buckets, self.taps, self.step = classes, buckets, taps, step
+        self.starts = range(0, buckets, step)
+        self.finished = {start: [] for start in self.starts}
+        self.kept = {start: [] for start in self.starts}
+
+    # ---- which volumes are in which buckets
+
+    def compare(self, volumes, folder):
+        """Refuse to go on where a volume that was learned from has changed or is gone.
+
+        Parameters
+        ----------
+        volumes : list of Path
+            Those that are there now.
+        folder : path-like
+            Where they lie.
+
+        Raises
+        ------
+        UserError
+            Naming the volume.
+        """
+        paths = {relative_name(path, folder): path for path in volumes}
+        known = {record.name: record for records in (self.sources, *self.finished.values())
+                 for record in records}
+        for name, record in known.items():
+            if name not in paths:
+                raise UserError(f"{Path(folder, name)}: was learned from and is not among the "
+                                "volumes now; put it back, or --restart to begin anew")
+            if fingerprint(paths[name], folder) != record:
+                raise UserError(f"{paths[name]}: has changed since it was learned from; put the "
+                                "old one back, or --restart to begin anew")
+
+    def names(self):
+        """Names of the volumes in all buckets, and of those in some only: two sets of str."""
+        each = [{record.name for record in records} for records in self.finished.values()]
+        in_all = set.intersection(*each)
+        return in_all, set.union(*each) - in_all
+
+    def lacking(self, buckets, record):
+        """Which of some buckets have not seen a volume.
+
+        Parameters
+        ----------
+        buckets : range
+            Of whole files.
+        record : Finished
+
+        Returns
+        -------
+        ndarray of bool, shape (all buckets,), or None
+            None where none lacks it.
+
+        Raises
+        ------
+        UserError
+            If the volume is another one than some buckets have seen.
+        """
+        wanted = np.zeros(self.buckets, bool)
+        for start in self.starts_in(buckets):
+            seen = {known.name: known for known in self.finished[start]}
+            if seen.get(record.name, record) != record:
+                raise UserError(f"{record.name}: changed while it was learned from; start again "
+                                "with --restart")
+            wanted[start:start + self.step] = record.name not in seen
+        return wanted if wanted.any() else None
+
+    def add(self, wanted, record):
+        """Note that the buckets that lacked a volume have seen it now.
+
+        Parameters
+        ----------
+        wanted : ndarray of bool, shape (all buckets,)
+            As `lacking` gave it.
+        record : Finished
+        """
+        for start in self.starts:
+            if wanted[start]:
+                self.finished[start].append(record)
+
+    def starts_in(self, buckets):
+        """First buckets of the files that hold a range of buckets."""
+        return [start for start in self.starts if start in buckets]
+
+
+def checked_volumes(entries):
+    """Records of volumes, as JSON holds them: list of Finished; raises ValueError if not."""
+    records = [Finished(*entry) for entry in entries]
+    if not all(type(record.name) is str and type(record.size) is int
+               and type(record.sha256) is str for record in records):
+        raise ValueError("its list of volumes makes no sense")
+    return records
+
+
+def damaged(path, fault):
+    """The error of a file of a checkpoint that cannot be gone on from."""
+    return UserError(f"{path}: not a whole checkpoint of this version ({first_line(fault)}); "
+                     "begin anew with --restart")
+
+
+def _shown(value):
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,81 @@
+"""A volume as a stage sees it, and the places around a voxel in the voxel's own frame."""
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+REACH = 6  # voxels: the farthest that features and taps reach
+PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
+
+
+class Scene(NamedTuple):
+    """A volume as a stage sees it; all padded by REACH voxels on every side."""
+
+    estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: what the stage before restored
+    start: np.ndarray  # (X, Y, Z) float32: what the first stage began with
+    mask: np.ndarray  # (X, Y, Z) bool: voxels to restore
+    place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
+    swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
+    cues: np.ndarray | None = None  # (8,) float32: what the LR volume shows of itself
+
+
+def make_scene(estimate, start, mask, place, factor, cues=None):
+    """The Scene of volumes that are not padded yet; `place` holds what `places` gives, per axis."""
+    padded = np.zeros((3, max(mask.shape) + 2 * REACH), np.float32)
+    for axis, along in enumerate(place):
+        padded[axis, REACH:REACH + len(along)] = along
+    swaps = np.array([factor.index(f) for f in factor])
+    around = np.pad(estimate, REACH, mode="symmetric")
+    begun = around if start is estimate else np.pad(start, REACH, mode="symmetric")
+    return Scene(around, begun, np.pad(mask, REACH), padded, swaps, cues)
+
+
+def places(side, step, first):
+    """How far each of `side` voxels along an axis is from the nearest LR sample.
+
+    All lengths are in LR voxels; half-way between two LR samples it is 1/2, never -1/2.
+
+    Examples
+    --------
+    >>> places(5, 0.25, 0.0)
+    array([ 0.  ,  0.25,  0.5 , -0.25,  0.  ], dtype=float32)
+    """
+    at = first + step * np.arange(side)
+    apart = np.round(at - np.round(at), 6)  # rounded, so that both ends of a volume agree
+    return np.where(apart == -0.5, 0.5, apart).astype(np.float32)
+
+
+def ball(radius_squared, centre=True):
+    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if below 0.
+
+    Examples
+    --------
+    >>> ball(1).tolist()
+    [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    """
+    reach = int(max(radius_squared, 0) ** 0.5)
+    along = np.arange(-reach, reach + 1)
+    near = np.stack(np.meshgrid(along, along, along, indexing="ij"), -1).reshape(-1, 3)
+    squares = (near**2).sum(1)
+    return near[(squares <= radius_squared) & (centre | (squares > 0))]
+
+
+def turned_offsets(displacements, shape):
+    """Displacements in the voxel's own frame, as offsets in a flat volume for all 48 orientations.
+
+    Parameters
+    ----------
+    displacements : ndarray of int, shape (taps, 3)
+    shape : tuple of three int
+        Of the padded volume.
+
+    Returns
+    -------
+    offsets : ndarray of int64, shape (48, taps)
+        Row ``permutation * 8 + flips``: axis k of the frame is axis
+        ``PERMUTATIONS[permutation, k]`` of the volume, reversed where bit k of flips is set.
+    """
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    signs = np.array([[-1 if flips >> k & 1 else 1 for k in range(3)] for flips in range(8)])
+    return np.concatenate([(displacements @ (signs * strides[permutation]).T).T
+                           for permutation in PERMUTATIONS])

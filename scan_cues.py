@@ -1,0 +1,124 @@
+"""What an LR volume shows of itself: its noise, how far its spectrum reaches, how its edges run.
+
+Nobody says how a scan was blurred, nor how noisy it is. These eight numbers are read off the volume
+in learning as in restoring, and trees may split on them: which filters fit is learned, not decided.
+"""
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+CUE_NAMES = (
+    "cue_floor",  # standard deviation of what is finest, in the flattest tenth of the brain
+    "cue_noise",  # the same, less what structure leaves in it: the noise
+    "cue_second",  # log energy of second differences, over that of first ones across two voxels
+    "cue_lag",  # log energy of differences across four voxels, over those across two
+    "cue_edge_2",  # the rise of strong edges within four voxels, over that within two
+    "cue_edge_3",  # within six voxels
+    "cue_grain",  # log energy of the floor, over that of first differences
+    "cue_fourth",  # log energy of fourth differences
+)
+FLOOR, NOISE = 0, 1  # places of the first two
+SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # of unit energy: noise keeps its size
+FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels
+NOISE_GAIN = 2.54  # of flattest^2; less NOISE_GAIN - 1 of flat^2: structure cancels
+MEDIAN_OF_NORMAL = 0.6745  # median of |x|, x of standard deviation 1
+REACH = 4  # LR voxels on either side of one
+WINDOWS = 60_000  # voxels per axis whose surroundings are looked at
+STRONG = 0.9  # quantile of the differences that count as strong edges
+
+
+def cues_of(unit, factor):
+    """The cues of an LR volume.
+
+    Parameters
+    ----------
+    unit : ndarray of float32, shape (x, y, z), in [0, 1]
+        Background 0.
+    factor : tuple of three int
+        Blur is looked for along axes whose factor is above 1.
+
+    Returns
+    -------
+    cues : ndarray of float32, shape (len(CUE_NAMES),)
+        Zeros where the volume is too small to tell.
+
+    Examples
+    --------
+    >>> unit = np.random.default_rng(0).normal(0.5, 0.03, (48, 48, 48)).astype(np.float32)
+    >>> round(float(cues_of(unit, (2, 2, 2))[NOISE]), 2)
+    0.03
+    """
+    floor, noise = noise_of(unit)
+    axes = [_along(np.moveaxis(unit, axis, -1)) for axis in range(3) if factor[axis] > 1]
+    axes = [found for found in axes if found is not None]
+    if not axes:
+        return np.array([floor, noise, *[0] * (len(CUE_NAMES) - 2)], np.float32)
+    lag_2, lag_4, second, fourth, edge_2, edge_3 = np.mean(axes, axis=0)
+    return np.array([floor, noise, np.log(second / lag_2), np.log(lag_4 / lag_2), edge_2, edge_3,
+                     np.log(floor**2 / lag_2 + 1e-4), np.log(fourth / lag_2)], np.float32)
+
+
+def noise_of(unit):
+    """The standard deviation of what is finest, and of the noise in it.
+
+    The volume is filtered by second differences along all three axes, which leaves little but
+    noise; the median over flat places is robust against the rest. What structure does leave grows
+    from the flattest tenth of the voxels to the flattest three tenths, and is extrapolated away.
+
+    Parameters
+    ----------
+    unit : ndarray of float32, shape (x, y, z)
+        Background 0.
+
+    Returns
+    -------
+    floor, noise : float
+        In the units of the volume.
+    """
+    if min(unit.shape) < 3:
+        return 0.0, 0.0
+    finest, smooth, inside = unit, unit, (unit > 0).astype(np.float32)
+    for axis in range(3):
+        finest = _three_taps(finest, SECOND.astype(np.float32), axis)
+        smooth = _three_taps(smooth, np.full(3, 1 / 3, np.float32), axis)
+        inside = _three_taps(inside, np.ones(3, np.float32), axis)
+    inside = inside > 26.5  # all 27 voxels
+    if min(smooth.shape) < 2 or not inside.any():
+        return 0.0, 0.0
+    slope = sum(np.square(np.gradient(smooth, axis=axis)) for axis in range(3))
+    slope, finest = uniform_filter(slope, 3)[inside], np.abs(finest[inside])
+    flattest, flat = (np.median(finest[slope <= limit]) / MEDIAN_OF_NORMAL
+                      for limit in np.quantile(slope, [FLATTEST, FLAT]))
+    noise = np.sqrt(max(NOISE_GAIN * flattest**2 - (NOISE_GAIN - 1) * flat**2, 0))
+    return float(flattest), float(noise)
+
+
+def _three_taps(volume, weights, axis):
+    """Correlate with three weights along an axis, without the ends."""
+    count = volume.shape[axis] - 2
+    parts = (weights[k] * volume.take(range(k, k + count), axis) for k in range(3))
+    return sum(parts)
+
+
+def _along(volume):
+    """Energies of differences along the last axis, and how strong edges run; None if too small."""
+    length = 2 * REACH + 1
+    if volume.shape[2] < length:
+        return None
+    inside = np.cumsum(np.pad(volume > 0, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.int32)
+    places = np.flatnonzero(inside[..., length:] - inside[..., :-length] == length)
+    if not places.size:
+        return None
+    places = places[::max(places.size // WINDOWS, 1)]
+    windows = np.lib.stride_tricks.sliding_window_view(volume, length, axis=2)
+    x = windows[np.unravel_index(places, windows.shape[:3])].astype(np.float64).T  # (9, n)
+    if not np.ptp(x, axis=0).any():
+        return None
+    lag_2, lag_4 = (np.mean(np.square(x[REACH + k] - x[REACH - k])) for k in (1, 2))
+    second = np.mean(np.square(x[3] - 2 * x[4] + x[5]))
+    fourth = np.mean(np.square(x[2] - 4 * x[3] + 6 * x[4] - 4 * x[5] + x[6]))
+    rise = x[5] - x[3]
+    strong = np.abs(rise) >= np.quantile(np.abs(rise), STRONG)
+    edges = (x[:, strong] * np.sign(rise[strong])).mean(1)
+    edge_2, edge_3 = ((edges[REACH + k] - edges[REACH - k]) / (edges[5] - edges[3]) for k in (2, 3))
+    tiny = 1e-12  # nothing varies along the axis
+    return max(lag_2, tiny), max(lag_4, tiny), max(second, tiny), max(fourth, tiny), edge_2, edge_3

@@ -1,0 +1,227 @@
+"""LR volumes as scanners make them: profiles, noise, what is drawn, read off and gained."""
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import load_script
+from scipy.ndimage import gaussian_filter
+from synthetic import save
+
+from degradation import degradation_of
+from disk.filters import load_filters
+from filter_constant import PROFILES, command_line
+from get_lar import make_fine
+from restoring import axes_between, upscale
+from scan_cues import CUE_NAMES, NOISE, cues_of, noise_of
+from scan_draws import draw_of, drawn_volumes, make_low
+from slice_profile import profile_matrix
+from util import bright_level, random_of
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+SCAN = command_line("train", ["--preset", "scan", "--leaves", "12", "--draws", "4"])[0]
+
+
+def phantom(seed, shape=(48, 44, 40)):
+    """Folded tissue of three intensities with sharp borders in a black surround, as a brain has."""
+    random = np.random.default_rng(seed)
+    folds = gaussian_filter(random.standard_normal(shape), 2.5)
+    folds /= folds.std()
+    volume = np.select([folds > 0.4, folds > -0.5], [900, 600], 250)
+    volume = gaussian_filter(volume.astype(np.float32), 0.5)
+    grid = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
+    return np.where(sum(axis**2 for axis in grid) < 0.8, volume, 0).astype(np.float32)
+
+
+# ---- profiles
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("side, factor", [(24, 2), (30, 3), (32, 8), (7, 1)])
+def test_a_profile_keeps_constants_and_lies_on_its_slice(profile, side, factor):
+    matrix = profile_matrix(side, factor, profile)
+    assert matrix.shape == (side // factor, side)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-9)
+    if profile != "kspace" or factor == 1:  # whose weights reach around the ends
+        middle = len(matrix) // 2
+        centre = matrix[middle] @ np.arange(side)
+        assert centre == pytest.approx((middle + 0.5) * factor - 0.5, abs=0.02 * factor)
+
+
+def test_k_space_keeps_waves_below_its_reach_and_drops_those_above():
+    side, factor = 48, 2
+    matrix, places = profile_matrix(side, factor, "kspace"), np.arange(side)
+    for cycles, kept in ((0, 1), (5, 1), (11, 1), (13, 0), (20, 0)):
+        wave = np.cos(2 * np.pi * cycles * places / side + 0.3)
+        at = (np.arange(side // factor) + 0.5) * factor - 0.5
+        expected = kept * np.cos(2 * np.pi * cycles * at / side + 0.3)
+        np.testing.assert_allclose(matrix @ wave, expected, atol=1e-9)
+
+
+# ---- draws
+
+def test_what_is_drawn_hangs_on_seed_name_and_number_alone():
+    first, again, other = (list(drawn_volumes(phantom(0), settings, name)) for settings, name in (
+        (SCAN, "a"), (SCAN, "a"), (SCAN, "b")))
+    assert len(first) == len(again) == SCAN.draws
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.lr, two.lr)
+        np.testing.assert_array_equal(one.hr, two.hr)
+        np.testing.assert_array_equal(one.cues, two.cues)
+    assert not np.array_equal(first[0].cues, other[0].cues)
+    reseeded = next(drawn_volumes(phantom(0), replace(SCAN, seed=1), "a"))
+    assert not np.array_equal(first[0].cues, reseeded.cues)
+
+
+def test_slabs_together_are_the_brain_each_voxel_once():
+    volume = phantom(1)
+    seen = np.zeros(volume.shape, int)
+    for part in drawn_volumes(volume, replace(SCAN, profile=("box",), noise=0.0), "a"):
+        core = np.zeros(part.operator.shape, int)
+        core[part.box] = part.core
+        lowest = np.maximum([used.min() - 8 for used in np.nonzero(volume)], 0)
+        inside = tuple(slice(first, first + side) for first, side in zip(lowest, core.shape))
+        seen[inside] += core[tuple(slice(0, s) for s in seen[inside].shape)]
+    assert seen.max() == 1 and (seen[volume > 0] == 1).mean() > 0.99
+
+
+def test_every_profile_and_many_levels_are_drawn_and_options_narrow_them():
+    drawn = [draw_of(SCAN, random_of(0, f"volume {n}")) for n in range(400)]
+    assert {draw.profile for draw in drawn} == set(PROFILES)
+    sigmas = np.array([draw.sigma for draw in drawn])
+    assert (sigmas == 0).mean() == pytest.approx(0.2, abs=0.06)
+    assert 0.06 < sigmas.max() <= 0.07
+    narrow = replace(SCAN, profile=("gap",), noise=2.0)
+    drawn = [draw_of(narrow, random_of(0, f"volume {n}")) for n in range(50)]
+    assert {draw.profile for draw in drawn} == {"gap"}
+    assert max(draw.sigma for draw in drawn) <= 0.02
+
+
+# ---- noise and cues
+
+@pytest.mark.parametrize("sigma", [0.01, 0.03, 0.08])
+def test_noise_of_a_flat_volume_is_found(sigma):
+    random = np.random.default_rng(0)
+    unit = np.clip(random.normal(0.5, sigma, (40, 40, 40)), 0, 1).astype(np.float32)
+    assert noise_of(unit)[1] == pytest.approx(sigma, rel=0.1)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the brains to measure on are not here")
+@pytest.mark.parametrize("profile", ["box", "gauss", "kspace"])
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4)])
+def test_noise_of_brains_is_found_within_a_fifth(profile, factor):
+    path = SHARED / "ds002748" / "test" / "sub-68_T1w.nii.gz"
+    image = nib.load(path).get_fdata(dtype=np.float32)[40:-40, 40:-40, 20:160]
+    image = np.minimum(image, bright_level(image)) / bright_level(image)
+    operator = degradation_of(image.shape, replace(SCAN, factor=factor, profile=(profile,)))
+    for sigma in (0.01, 0.02, 0.04, 0.08):
+        low = make_low(image, operator, sigma, np.random.default_rng(3))
+        scale = bright_level(low)
+        found = cues_of(np.minimum(low, scale) / scale, factor)[NOISE] * scale
+        assert found == pytest.approx(sigma, rel=0.2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 9), (9, 9, 2), (40, 40, 3), (8, 8, 8)])
+def test_volumes_too_small_to_tell_give_finite_cues(shape):
+    for unit in (np.zeros(shape, np.float32), np.full(shape, 0.5, np.float32),
+                 np.random.default_rng(1).random(shape, np.float32)):
+        cues = cues_of(unit, (2, 2, 2))
+        assert cues.shape == (len(CUE_NAMES),) and np.isfinite(cues).all()
+
+
+# ---- learning and upscaling
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Filters for three kinds of factor, learned from four phantoms."""
+    folder = tmp_path_factory.mktemp("scan")
+    for seed in range(4):
+        save(folder / "train" / f"v{seed}.nii.gz", phantom(seed))
+    for factor in (("2",), ("1", "1", "3")):
+        settings, given = command_line("train", [
+            "--preset", "scan", "--leaves", "12", "--draws", "6", "--sample_rate", "1", "--quiet",
+            "--factor", *factor, "--train_dir", str(folder / "train"), "--noise", "6",
+            "--arrays_dir", str(folder / "arrays")])
+        assert load_script("train").main(settings, given) == 0
+    return folder
+
+
+def filters(folder, *factor):
+    return load_filters(replace(SCAN, factor=factor, arrays_dir=str(folder / "arrays")))
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 3)])
+@pytest.mark.parametrize("profile", ["box", "gauss"])
+@pytest.mark.parametrize("sigma", [0.0, 0.03])
+def test_a_noisy_phantom_is_nearer_to_the_truth_than_every_spline(learned, factor, profile, sigma):
+    stages, settings = filters(learned, *factor)
+    hr = phantom(9, (48, 42, 42))
+    peak = hr.max()
+    operator = degradation_of(hr.shape, replace(settings, profile=(profile,)))
+    low = make_low(hr / peak, operator, sigma, np.random.default_rng(5)) * peak
+    inside = hr > 0
+
+    def error(volume):
+        return np.mean(np.square(np.clip(volume, 0, peak) - hr)[inside])
+
+    splines = [error(operator.spline(low, order)) for order in (1, 3, 5)]
+    assert error(upscale(low, stages, settings)) < 0.95 * min(splines)
+
+
+def test_a_stack_along_any_axis_restores_to_the_same_voxels(learned, tmp_path):
+    low = phantom(8, (30, 28, 12))
+    results = []
+    for axis in range(3):
+        order = np.roll((0, 1, 2), axis - 2)  # the thick axis comes to stand at `axis`
+        data, factor = low.transpose(order), ["3" if a == axis else "1" for a in range(3)]
+        path = save(tmp_path / f"{axis}.nii.gz", np.ascontiguousarray(data), np.diag([1, 2, 3, 1]))
+        settings, given = command_line("test", [
+            "--upscale", "--factor", *factor, "--test_dir", str(path), "--no-report", "--quiet",
+            "--arrays_dir", str(learned / "arrays"), "--output", str(tmp_path / f"fine{axis}.nii")])
+        assert load_script("test").main(settings, given) == 0
+        fine = nib.load(tmp_path / f"fine{axis}.nii")
+        assert fine.shape[axis] == 36
+        zooms = np.array([1, 2, 3], float)
+        zooms[axis] /= 3
+        np.testing.assert_allclose(fine.header.get_zooms(), zooms, rtol=1e-6)
+        shift = fine.affine[:3, 3]
+        expected = np.zeros(3)
+        expected[axis] = (zooms[axis] - 3 * zooms[axis]) / 2  # the field of view is kept
+        np.testing.assert_allclose(shift, expected, atol=1e-5)
+        results.append(fine.get_fdata(dtype=np.float32).transpose(np.argsort(order)))
+    np.testing.assert_array_equal(results[0], results[2])
+    np.testing.assert_array_equal(results[1], results[2])
+
+
+def test_axes_are_exchanged_to_those_that_were_learned():
+    assert axes_between((2, 2, 2), (2, 2, 2)) == (0, 1, 2)
+    for asked in ((4, 1, 1), (1, 4, 1), (1, 1, 4)):
+        axes = axes_between(asked, (1, 1, 4))
+        assert tuple(asked[axis] for axis in axes) == (1, 1, 4)
+
+
+def test_scan_filters_read_the_noise_and_say_it(learned, tmp_path, capsys):
+    random = np.random.default_rng(7)
+    low = phantom(8, (40, 40, 14))
+    low = np.where(low > 0, np.clip(low + random.normal(0, 36, low.shape), 1, None), 0)
+    path = save(tmp_path / "low.nii.gz", low.astype(np.float32))
+    settings, given = command_line("test", [
+        "--upscale", "--factor", "1", "1", "3", "--test_dir", str(path), "--no-report",
+        "--arrays_dir", str(learned / "arrays"), "--output", str(tmp_path / "fine.nii")])
+    assert load_script("test").main(settings, given) == 0
+    assert "noise about " in capsys.readouterr().out
+    noise = make_fine(low.astype(np.float32), filters(learned, 1, 1, 3)[1]).cues[NOISE]
+    assert 0.02 < noise < 0.06
+
+
+def test_learning_twice_gives_the_same_bytes_for_any_number_of_threads(learned, monkeypatch):
+    kept = {path.name: path.read_bytes() for path in (learned / "arrays").glob("*_2.npy")}
+    assert len(kept) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings, given = command_line("train", [
+        "--preset", "scan", "--leaves", "12", "--draws", "6", "--sample_rate", "1", "--quiet",
+        "--train_dir", str(learned / "train"), "--noise", "6", "--restart",
+        "--arrays_dir", str(learned / "again")])
+    assert load_script("train").main(settings, given) == 0
+    for name, content in kept.items():
+        assert (learned / "again" / name).read_bytes() == content
