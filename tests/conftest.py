@@ -1,4 +1,6 @@
-"""What several tests need: the golden figures, a small volume, and a way to run the commands."""
+"""What several test files need: golden figures, small volumes and filters, ways to run commands."""
+
+import csv
 import importlib.util
 import subprocess
 import sys
@@ -9,7 +11,11 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import synthetic
+from trainings import learned, training
 
+from disk.filters import load_filters
+from command_line import command_line
 from filter_constant import Settings
 from machine.errors import UserError
 
@@ -21,27 +27,40 @@ FACTORS = (2, 3, 4)
 SMALL = ("--filter_len", "5", "--grad_len", "5", "--q_angle_p", "2", "--q_angle_t", "2")
 
 
+# ---- the golden figures
+
+
 @cache
 def golden_figures(factor):
     with np.load(GOLDEN / f"seed_x{factor}.npz", allow_pickle=False) as arrays:
         figures = dict(arrays)
     for array in figures.values():
         array.setflags(write=False)  # shared between tests
-    return SimpleNamespace(**figures, factor=factor, settings=Settings(factor=(factor,) * 3),
-                           box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
-                           voxels=np.flatnonzero(figures["bucket"] >= 0))
+    return SimpleNamespace(
+        **figures,
+        factor=factor,
+        settings=Settings(factor=(factor,) * 3),
+        box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
+        voxels=np.flatnonzero(figures["bucket"] >= 0),
+    )
 
 
 @pytest.fixture(params=FACTORS, ids=[f"x{factor}" for factor in FACTORS])
 def golden(request):
-    """The golden figures of each factor; `voxels` are the flat indices of those that have a bucket."""
+    """The golden figures of each factor; `voxels`: the flat indices of those that have a bucket."""
     return golden_figures(request.param)
 
 
 @pytest.fixture(scope="session")
 def brain():
-    """A 26x27x28 piece of the golden volume: folds of the cortex, with black on some sides. float32, units of the scanner."""
+    """A 26x27x28 piece of the golden volume: folds of the cortex, with black on some sides.
+
+    float32, units of the scanner.
+    """
     return np.ascontiguousarray(golden_figures(2).volume[4:30, 6:33, 8:36])
+
+
+# ---- files and commands
 
 
 def write_nifti(path, data, affine=None, **header):
@@ -56,11 +75,21 @@ def write_nifti(path, data, affine=None, **header):
 
 def run_command(*arguments, cwd=ROOT, **options):
     """Run a script as a user does: ``run_command("train.py", "--factor", 3)``."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, text=True, capture_output=True, timeout=900, **options)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=900,
+        **options,
+    )
 
 
 def load_script(name):
-    """Import train.py or test.py by its path: `import test` could find the standard library's package of that name."""
+    """Import train.py or test.py by its path.
+
+    `import test` could find the standard library's package of that name.
+    """
     spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -68,7 +97,10 @@ def load_script(name):
 
 
 def assert_one_line(finished, *words):
-    """The command failed as it should for a user's mistake: status 2, one line on stderr that holds these words."""
+    """The command failed as it should for a user's mistake.
+
+    That is status 2 and one line on stderr that holds these words.
+    """
     assert finished.returncode == 2, finished.stderr
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     for word in words:
@@ -82,3 +114,114 @@ def one_line(function, *arguments):
     text = str(fault.value)
     assert len(text.splitlines()) == 1
     return text
+
+
+def refused(capsys, command, *arguments):
+    """The one line that a command answers with; the exit status is 2."""
+    with pytest.raises(SystemExit) as end:
+        command_line(command, [str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and not out
+    assert len(err.splitlines()) == 1 and err.startswith(f"{command}.py: error: ")
+    return err
+
+
+def same(first, second):
+    return all(np.array_equal(one, two) for one, two in zip(first, second))
+
+
+def learn(folders, arrays, *options):
+    """train.py with small filters, in this process, which saves two seconds.
+
+    Returns filters, boundaries and settings.
+    """
+    settings, given = command_line(
+        "train",
+        [
+            "--train_dir",
+            str(folders.train),
+            "--arrays_dir",
+            str(arrays),
+            *SMALL,
+            *map(str, options),
+        ],
+    )
+    assert load_script("train").main(settings, given) == 0
+    filters, settings = load_filters(settings, set())
+    ((boundaries, h),) = filters
+    return h, boundaries, settings
+
+
+def restore(folders, arrays, result, *options):
+    """test.py in this process; returns the restored volume and its row of figures."""
+    settings, given = command_line(
+        "test",
+        [
+            "--test_dir",
+            str(folders.test),
+            "--arrays_dir",
+            str(arrays),
+            "--result_dir",
+            str(result),
+            *map(str, options),
+        ],
+    )
+    assert load_script("test").main(settings, given) == 0
+    (folder,) = result.iterdir()
+    restored = nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32)
+    return restored, read_rows(folder / "metrics.csv")[0]
+
+
+def read_rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- what several files learn from, and what is learned
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder whose arrays/ holds quick filters, learned from one volume."""
+    folder = tmp_path_factory.mktemp("trained")
+    synthetic.save(folder / "train" / "v.nii.gz", synthetic.brain())
+    status, *_ = synthetic.command("train.py", *training(folder, folder / "arrays"))
+    assert status == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def six_volumes(tmp_path_factory):
+    """A folder whose train/ holds six volumes."""
+    folder = tmp_path_factory.mktemp("learned")
+    for n in range(6):
+        synthetic.save(folder / "train" / f"v{n}.nii.gz", synthetic.brain(n))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(six_volumes):
+    """What a training on these that nothing disturbs has learned; it lies in undisturbed/ there."""
+    status, _, errors = synthetic.command(
+        "train.py", *training(six_volumes, six_volumes / "undisturbed")
+    )
+    assert (status, errors) == (0, [])
+    return learned(six_volumes / "undisturbed")
+
+
+@pytest.fixture(scope="session")
+def pieces(tmp_path_factory):
+    """Two volumes to learn from and one to restore, all small pieces of the golden volume."""
+    root, volume = tmp_path_factory.mktemp("volumes"), golden_figures(2).volume
+    write_nifti(root / "train" / "a.nii.gz", volume[2:28, 4:34, 8:38])
+    write_nifti(root / "train" / "b.nii.gz", volume[14:42, 10:40, 6:36].astype(np.int16))
+    write_nifti(root / "test" / "c.nii.gz", volume[8:36, 8:36, 4:34])
+    return SimpleNamespace(root=root, train=root / "train", test=root / "test")
+
+
+@pytest.fixture(scope="session")
+def small_filters(pieces):
+    """Small filters learned with the defaults otherwise."""
+    arrays = pieces.root / "arrays"
+    h, boundaries, settings = learn(pieces, arrays)
+    return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, settings=settings)

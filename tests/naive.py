@@ -1,14 +1,16 @@
-"""The method written down literally and slowly, one voxel after another, for the tests to compare the fast code with.
+"""The method written down literally and slowly, one voxel after another.
 
-Only the tests import this. It shares no code with the scripts: where a script is separable, blocked or in closed form,
-this has the window, the loop and the library's eigenvectors.
+The tests compare the fast code with it, and only they import it. It shares no code with the
+scripts: where a script is separable, blocked or in closed form, this has the window, the loop and
+the library's eigenvectors.
 """
+
 import itertools
 
 import numpy as np
 from scipy.ndimage import zoom
 
-# ---------------------------------------------------------------------------------------------- LR volumes
+# ---- LR volumes
 
 
 def clip_bright(image):
@@ -35,7 +37,10 @@ def lr_interpolation(image, factor):
 
 
 def lr_kspace(image):
-    """Every frequency outside the middle third set to zero, one axis after another; the magnitude of what is left."""
+    """Every frequency outside the middle third set to zero, one axis after another.
+
+    Returns the magnitude of what is left.
+    """
     spectrum = np.fft.fftshift(np.fft.fftn(image.astype(np.float64)))
     for axis, side in enumerate(image.shape):
         for index in range(side):
@@ -52,26 +57,34 @@ def crop_box(image, padding, factor):
         start = next(i for i in range(padding, len(slices)) if (slices[i] != 0).any()) - padding
         while start % factor[axis]:
             start -= 1
-        stop = next(j for j in range(len(slices) - padding - 1, -1, -1) if (slices[j] != 0).any()) + padding
+        stop = (
+            next(j for j in range(len(slices) - padding - 1, -1, -1) if (slices[j] != 0).any())
+            + padding
+        )
         box.append((start, stop))
     return box
 
 
-# ---------------------------------------------------------------------------------------------- features
+# ---- features
 
 
 def gaussian_window(length, sigma):
     """The normalised 3-D Gaussian, shape (length, length, length)."""
     window, centre = np.empty((length,) * 3), (length - 1) / 2
     for i, j, k in np.ndindex(window.shape):
-        window[i, j, k] = np.exp(-((i - centre) ** 2 + (j - centre) ** 2 + (k - centre) ** 2) / (2 * sigma**2))
+        window[i, j, k] = np.exp(
+            -((i - centre) ** 2 + (j - centre) ** 2 + (k - centre) ** 2) / (2 * sigma**2)
+        )
     return window / window.sum()
 
 
 def interior(mask, margin):
     """Indices (x, y, z) in raster order of the True voxels that lie `margin` or more inside."""
-    return [index for index in np.ndindex(mask.shape)
-            if mask[index] and all(margin <= i < side - margin for i, side in zip(index, mask.shape))]
+    return [
+        index
+        for index in np.ndindex(mask.shape)
+        if mask[index] and all(margin <= i < side - margin for i, side in zip(index, mask.shape))
+    ]
 
 
 def structure_tensor(gradients, index, length, sigma=0.85):
@@ -97,7 +110,9 @@ def coherence(values, feature_type):
     if l1 == 0:
         return 0.0  # no gradient: no direction to agree on
     if feature_type.endswith("fa"):
-        return np.sqrt(((l1 - l2) ** 2 + (l2 - l3) ** 2 + (l3 - l1) ** 2) / (2 * (l1**2 + l2**2 + l3**2)))
+        return np.sqrt(
+            ((l1 - l2) ** 2 + (l2 - l3) ** 2 + (l3 - l1) ** 2) / (2 * (l1**2 + l2**2 + l3**2))
+        )
     s1, s2, s3 = np.sqrt(values)
     return (s1 - s2 - s3) / (s1 + s2 + s3)
 
@@ -110,8 +125,10 @@ def angles(v):
 
 def angle_classes(v, q_angle_p, q_angle_t):
     azimuth, inclination = angles(v)
-    return (min(max(int(azimuth / (np.pi / q_angle_p)), 0), q_angle_p - 1),
-            min(max(int(inclination / (np.pi / q_angle_t)), 0), q_angle_t - 1))
+    return (
+        min(max(int(azimuth / (np.pi / q_angle_p)), 0), q_angle_p - 1),
+        min(max(int(inclination / (np.pi / q_angle_t)), 0), q_angle_t - 1),
+    )
 
 
 def features(lr, indices, grad_len, feature_type):
@@ -119,7 +136,9 @@ def features(lr, indices, grad_len, feature_type):
     gradients, found = np.gradient(lr.astype(np.float64)), []
     for index in indices:
         values, vector = eigen(structure_tensor(gradients, index, grad_len))
-        found.append((values, vector, strength(values, feature_type), coherence(values, feature_type)))
+        found.append(
+            (values, vector, strength(values, feature_type), coherence(values, feature_type))
+        )
     return found
 
 
@@ -133,25 +152,32 @@ def boundaries(values, classes):
 
 
 def nearest_bucket(bucket, served, q_angle_p, q_angle_t):
-    """The least distance from `bucket` to one of `served`, in bins of inclination and in classes; all that are so near."""
+    """The least distance from `bucket` to one of `served`, and all of them that are so near.
+
+    Distances are in bins of inclination and in classes.
+    """
+
     def place(number):
         rest, coherence_class = divmod(number, 3)
         rest, strength_class = divmod(rest, 3)
         angle_p, angle_t = divmod(rest, q_angle_t)
         phi, theta = (angle_p + 0.5) * np.pi / q_angle_p, (angle_t + 0.5) * np.pi / q_angle_t
-        direction = np.array([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)])
+        direction = np.array(
+            [np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)]
+        )
         return direction, strength_class, coherence_class
 
     here, distances = place(bucket), {}
     for other in served:
         there = place(other)
-        turn = min(np.arccos(np.clip(sign * here[0] @ there[0], -1, 1)) for sign in (1, -1)) * q_angle_t / np.pi
+        turn = min(np.arccos(np.clip(sign * here[0] @ there[0], -1, 1)) for sign in (1, -1))
+        turn = turn * q_angle_t / np.pi
         distances[other] = np.sqrt(turn**2 + (here[1] - there[1]) ** 2 + (here[2] - there[2]) ** 2)
     least = min(distances.values())
     return least, {other for other, distance in distances.items() if distance < least + 1e-6}
 
 
-# ---------------------------------------------------------------------------------------------- filters
+# ---- filters
 
 
 def patch(volume, index, length):
@@ -162,7 +188,12 @@ def patch(volume, index, length):
 def gram(lr, hr, indices, bucket, buckets, length, centred=False):
     """Q, V, sum of b b and count of each bucket, one sample after another, in float64."""
     taps = length**3
-    q, v, bb, count = np.zeros((buckets, taps, taps)), np.zeros((buckets, taps)), np.zeros(buckets), np.zeros(buckets, int)
+    q, v, bb, count = (
+        np.zeros((buckets, taps, taps)),
+        np.zeros((buckets, taps)),
+        np.zeros(buckets),
+        np.zeros(buckets, int),
+    )
     for index, j in zip(indices, bucket):
         base = float(lr[index]) if centred else 0.0
         a, b = patch(lr, index, length).astype(np.float64) - base, float(hr[index]) - base
@@ -174,10 +205,15 @@ def gram(lr, hr, indices, bucket, buckets, length, centred=False):
 
 
 def ridge_filters(q, v, weight):
-    """Plain filters of all buckets by dense solution: (Q + w I) g = V + w g0, then HR - LR becomes HR."""
+    """Plain filters of all buckets by dense solution.
+
+    (Q + w I) g = V + w g0, then HR - LR becomes HR.
+    """
     identity = np.eye(q.shape[1])
     g0 = np.linalg.solve(q.sum(0) + weight * identity, v.sum(0))
-    h = np.array([np.linalg.solve(qj + weight * identity, vj + weight * g0) for qj, vj in zip(q, v)])
+    h = np.array(
+        [np.linalg.solve(qj + weight * identity, vj + weight * g0) for qj, vj in zip(q, v)]
+    )
     h[:, q.shape[1] // 2] += 1 - h.sum(1)
     return h
 
@@ -189,16 +225,20 @@ def restore(lr, indices, bucket, h, length):
     return sr
 
 
-# ---------------------------------------------------------------------------------------------- image filters
+# ---- image filters
 
 NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
 
 
 def gaussian(image, sigma):
     """3x3x3 Gaussian, edges reflected (the edge voxel is repeated)."""
-    window, padded, result = gaussian_window(3, sigma), np.pad(image, 1, mode="symmetric"), np.empty(image.shape)
+    window, padded, result = (
+        gaussian_window(3, sigma),
+        np.pad(image, 1, mode="symmetric"),
+        np.empty(image.shape),
+    )
     for x, y, z in np.ndindex(image.shape):
-        result[x, y, z] = (padded[x:x + 3, y:y + 3, z:z + 3] * window).sum()
+        result[x, y, z] = (padded[x : x + 3, y : y + 3, z : z + 3] * window).sum()
     return result
 
 
@@ -218,7 +258,10 @@ def sharpen(image, sigma=0.85):
     wide = sigma * 1.414
     once = gaussian(image, wide)
     twice = gaussian(once, wide)
-    d1, d2, d3 = (16 * gaussian(source, sigma) - 15 * gaussian(source, wide) for source in (image, once, twice))
+    d1, d2, d3 = (
+        16 * gaussian(source, sigma) - 15 * gaussian(source, wide)
+        for source in (image, once, twice)
+    )
     b1 = census_blend(image, census_blend(image, d3))
     b2 = census_blend(image, census_blend(b1, d2))
     b3 = census_blend(image, census_blend(b2, d1))
@@ -227,65 +270,3 @@ def sharpen(image, sigma=0.85):
 
 def psnr(hr, estimate):
     return 10 * np.log10(1 / np.mean((hr.astype(np.float64) - estimate.astype(np.float64)) ** 2))
-
-
-# ---- the voxel's own frame
-
-def describe(estimate, start, mask, place, factor, voxel, permutations):
-    """Features and orientation of one voxel (a flat index into padded volumes), in the order of octahedral.FEATURES."""
-    at = np.array(np.unravel_index(voxel, estimate.shape))
-    unit = np.eye(3, dtype=int)
-
-    def value(volume, *steps):
-        return float(volume[tuple(at + sum(steps, np.zeros(3, int)))])
-
-    def average(volume, weights):
-        half = len(weights) // 2
-        window = tuple(slice(i - half, i + half + 1) for i in at)
-        return float(np.einsum("xyz,x,y,z->", volume[window].astype(float), weights, weights, weights))
-
-    def gaussian(length, sigma):
-        x = np.arange(length) - length // 2
-        return np.exp(-x**2 / (2 * sigma**2)) / np.exp(-x**2 / (2 * sigma**2)).sum()
-
-    tensor, slope = np.zeros((3, 3)), np.zeros(3)
-    window = gaussian(9, 0.85)
-    for shift in np.ndindex(9, 9, 9):
-        here, weight = at + shift - 4, np.prod(window[list(shift)])
-        gradient = np.array([(float(estimate[tuple(here + step)]) - float(estimate[tuple(here - step)])) / 2 for step in unit])
-        tensor += weight * np.outer(gradient, gradient)
-        slope += weight * gradient
-    values, vectors = np.linalg.eigh(tensor)
-    l3, l2, l1 = np.maximum(values, 0)
-    v = vectors[:, 2] if vectors[:, 2] @ slope >= 0 else -vectors[:, 2]
-    axes = list(range(3))
-    for group in set(factor):  # axes of equal factor are sorted among the places that they hold
-        mine = [axis for axis in range(3) if factor[axis] == group]
-        for slot, axis in zip(mine, sorted(mine, key=lambda axis: -abs(v[axis]))):
-            axes[slot] = axis
-    sign = [-1 if v[axis] < 0 else 1 for axis in axes]
-    step = [sign[k] * unit[axes[k]] for k in range(3)]
-    code = permutations.tolist().index(axes) * 8 + sum(1 << k for k in range(3) if sign[k] < 0)
-    scale, centre = np.sqrt(l1) + 1e-5, value(estimate)
-    apart = [float(place[axes[k], at[axes[k]]]) for k in range(3)]
-    bends = [value(estimate, s) + value(estimate, -s) - 2 * centre for s in step]
-    moved, mean = centre - value(start), average(estimate, np.full(5, 0.2))
-    roots = np.sqrt([l1, l2, l3])
-    return np.array([
-        np.log(l1 + 1e-8), l2 / (l1 + 1e-12), l3 / (l1 + 1e-12), *(abs(v[axes[k]]) / (abs(v[axes[0]]) + 1e-6) for k in (1, 2)),
-        *(a if a == 0.5 else s * a for a, s in zip(apart, sign)), *np.abs(apart),
-        *(bend / scale for bend in bends), sum(bends) / scale, sum(bends),
-        *((value(estimate, 2 * s) + value(estimate, -2 * s) - 2 * centre) / scale for s in step),
-        *((value(estimate, i, j) - value(estimate, i, -j) - value(estimate, -i, j) + value(estimate, -i, -j)) / (4 * scale)
-          for i, j in ((step[0], step[1]), (step[0], step[2]), (step[1], step[2]))),
-        *((value(estimate, s) - value(estimate, -s)) / scale for s in step),
-        (centre - average(estimate, gaussian(11, 2.0))) / scale, (centre - mean) / scale, mean, centre,
-        moved / scale, moved, average(mask, np.full(5, 0.2)), (roots[0] - roots[1] - roots[2]) / (roots.sum() + 1e-12)]), code
-
-
-def walk(tree, features):
-    """The leaf that a row of features falls into."""
-    node = 0
-    while tree.feature[node] >= 0:
-        node = tree.child[node, int(features[tree.feature[node]] >= tree.threshold[node])]
-    return tree.leaf[node]

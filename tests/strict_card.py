@@ -1,10 +1,12 @@
-"""A stand-in for CuPy that is stricter than CuPy: what would fail on a graphics card fails here, without one.
+"""A stand-in for CuPy that is stricter than CuPy: what would fail on a card fails without one.
 
-Arrays of it do not mix with NumPy's, turn into nothing by themselves, and have no other functions, methods and arguments
-than CuPy 14.2.0 has (cupy_14_2_0.txt: names and parameters, "*" where a function does not tell its own). Its memory is
-counted, and can be as small as a test wants it. Unlike CuPy it refuses indices out of bounds, which CuPy wraps. Of several
-cards, a thread may use the current one alone, with arrays of that card: the first, unless it said otherwise.
+Arrays of it do not mix with NumPy's, turn into nothing by themselves, and have no other functions,
+methods and arguments than CuPy 14.2.0 has (cupy_14_2_0.txt: names and parameters, "*" where a
+function does not tell its own). Its memory is counted, and can be as small as a test wants it.
+Unlike CuPy it refuses indices out of bounds, which CuPy wraps. Of several cards, a thread may use
+the current one alone, with arrays of that card: the first, unless it said otherwise.
 """
+
 import contextlib
 import importlib.util
 import threading
@@ -16,8 +18,12 @@ import scipy.linalg
 
 from gpu.cards import Card, cupy_cards
 
-NAMES = dict(line.split(" ", 1) for line in Path(__file__).with_name("cupy_14_2_0.txt").read_text().splitlines())
-SCALARS = (bool, int, float)  # of Python, and NumPy's float64, which is a float; CuPy takes all of NumPy's
+NAMES = dict(
+    line.split(" ", 1)
+    for line in Path(__file__).with_name("cupy_14_2_0.txt").read_text().splitlines()
+)
+# Of Python, and NumPy's float64, which is a float; CuPy takes all of NumPy's.
+SCALARS = (bool, int, float)
 
 
 class OutOfMemoryError(MemoryError):
@@ -51,7 +57,9 @@ class Memory:
 
     def check(self):
         if self.number != CURRENT.card:
-            raise RuntimeError(f"work for card {self.number} while this thread uses card {CURRENT.card}")
+            raise RuntimeError(
+                f"work for card {self.number} while this thread uses card {CURRENT.card}"
+            )
 
 
 class Piece:
@@ -94,12 +102,27 @@ class Array:
 
     def __getattr__(self, name):
         parameters = NAMES.get(f"cupy.ndarray.{name}")
-        if parameters is None or name in ("get", "set", "tolist", "item", "tofile", "dump", "dumps", "tobytes"):
-            raise AttributeError(f"arrays of CuPy 14.2.0 have no .{name}, or it is no way to main memory here")
+        if parameters is None or name in (
+            "get",
+            "set",
+            "tolist",
+            "item",
+            "tofile",
+            "dump",
+            "dumps",
+            "tobytes",
+        ):
+            raise AttributeError(
+                f"arrays of CuPy 14.2.0 have no .{name}, or it is no way to main memory here"
+            )
         value = getattr(self.data, name)
         if isinstance(value, np.ndarray):  # .T
             return wrap(value, self.memory, self)
-        return checked(value, f"cupy.ndarray.{name}", parameters, self.memory, self) if callable(value) else value
+        return (
+            checked(value, f"cupy.ndarray.{name}", parameters, self.memory, self)
+            if callable(value)
+            else value
+        )
 
     def __getitem__(self, key):
         return wrap(self.data[index(key, self.memory)], self.memory, self)
@@ -111,7 +134,11 @@ class Array:
 def wrap(result, memory, *operands):
     """The array on the card that holds a result; a view shares its operand's memory."""
     result = np.asarray(result)  # CuPy gives arrays of no axes where NumPy gives scalars
-    shared = [operand for operand in operands if isinstance(operand, Array) and np.may_share_memory(result, operand.data)]
+    shared = [
+        operand
+        for operand in operands
+        if isinstance(operand, Array) and np.may_share_memory(result, operand.data)
+    ]
     return Array(result, memory, shared[0].piece if shared else None)
 
 
@@ -121,6 +148,7 @@ def operator(name, in_place):
         if result is NotImplemented:
             raise TypeError(f"{name} of {self.data.dtype} and {type(other).__name__}")
         return self if in_place else wrap(result, self.memory, self, other)
+
     return method
 
 
@@ -134,7 +162,9 @@ def on_card(value, memory):
     memory.check()
     if isinstance(value, Array):
         if value.memory is not memory:
-            raise RuntimeError(f"an array of card {value.memory.number} in an operation on card {memory.number}")
+            raise RuntimeError(
+                f"an array of card {value.memory.number} in an operation on card {memory.number}"
+            )
         return value.data
     if isinstance(value, SCALARS):
         return value
@@ -143,28 +173,39 @@ def on_card(value, memory):
 
 def index(key, memory):
     """What an array on the card may be indexed by."""
+
     def part(key):
         if key is None or key is Ellipsis or isinstance(key, (int, np.integer, slice)):
             return key
         return on_card(key, memory)
+
     return tuple(map(part, key)) if isinstance(key, tuple) else part(key)
 
 
 def checked(function, name, parameters, memory, owner=None):
     """A function that takes arrays on the card only, and arguments that CuPy's has."""
+
     def call(*args, **named):
         memory.check()
         known = parameters.split()
         if parameters != "*":
-            assert len(args) <= len(known) and set(named) <= set(known), f"{name} of CuPy takes {parameters}"
+            assert len(args) <= len(known) and set(named) <= set(known), (
+                f"{name} of CuPy takes {parameters}"
+            )
         for value in [*args, *named.values()]:
             if isinstance(value, (np.ndarray, np.generic)):
                 raise TypeError(f"{name}: {type(value)} must be brought to the card by asarray")
+
         def bare(value):
             return on_card(value, memory) if isinstance(value, Array) else value
 
         result = function(*map(bare, args), **{key: bare(value) for key, value in named.items()})
-        return wrap(result, memory, owner, *args) if isinstance(result, (np.ndarray, np.generic)) else result
+        return (
+            wrap(result, memory, owner, *args)
+            if isinstance(result, (np.ndarray, np.generic))
+            else result
+        )
+
     return call
 
 
@@ -181,10 +222,18 @@ class Module:
         if parameters is None:
             raise AttributeError(f"CuPy 14.2.0 has no {self.prefix}.{name}")
         value = getattr(self.module, name)
-        return value if isinstance(value, type) else checked(value, f"{self.prefix}.{name}", parameters, self.memory)
+        return (
+            value
+            if isinstance(value, type)
+            else checked(value, f"{self.prefix}.{name}", parameters, self.memory)
+        )
 
     def asarray(self, value, dtype=None):
-        return value if isinstance(value, Array) else Array(np.array(value, dtype, order="C"), self.memory)
+        return (
+            value
+            if isinstance(value, Array)
+            else Array(np.array(value, dtype, order="C"), self.memory)
+        )
 
     def asnumpy(self, value):
         if not isinstance(value, Array):
@@ -193,18 +242,36 @@ class Module:
 
 
 def strict_card(size=1 << 40, promised=None, number=0):
-    """A card with so many bytes of memory, and a larger number of free ones than there are where that is promised."""
+    """A card with so many bytes of memory; it claims that `promised` are free, if that is given."""
     memory = Memory(size, number)
-    solve = checked(scipy.linalg.solve_triangular, "cupyx.scipy.linalg.solve_triangular",
-                    NAMES["cupyx.scipy.linalg.solve_triangular"], memory)
+    solve = checked(
+        scipy.linalg.solve_triangular,
+        "cupyx.scipy.linalg.solve_triangular",
+        NAMES["cupyx.scipy.linalg.solve_triangular"],
+        memory,
+    )
     xp = Module(memory)
-    return Card(xp, xp.asnumpy, solve, lambda: promised or memory.size - memory.used, lambda: None, f"stand-in {number}",
-                lambda: current(number))
+    return Card(
+        xp,
+        xp.asnumpy,
+        solve,
+        lambda: promised or memory.size - memory.used,
+        lambda: None,
+        f"stand-in {number}",
+        lambda: current(number),
+    )
 
 
 def numpy_card():
     """NumPy as the card: the same code in main memory."""
-    return Card(np, lambda array: array, scipy.linalg.solve_triangular, lambda: 1 << 40, lambda: None, "NumPy")
+    return Card(
+        np,
+        lambda array: array,
+        scipy.linalg.solve_triangular,
+        lambda: 1 << 40,
+        lambda: None,
+        "NumPy",
+    )
 
 
 def real_card():
@@ -216,5 +283,8 @@ def real_card():
         pytest.skip(f"no card: {fault}")
 
 
-CARDS = pytest.mark.parametrize("make_card", [numpy_card, strict_card, pytest.param(real_card, marks=pytest.mark.gpu)],
-                                ids=["numpy", "strict", "gpu"])
+CARDS = pytest.mark.parametrize(
+    "make_card",
+    [numpy_card, strict_card, pytest.param(real_card, marks=pytest.mark.gpu)],
+    ids=["numpy", "strict", "gpu"],
+)

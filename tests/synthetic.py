@@ -1,4 +1,5 @@
 """Small volumes and quick settings for tests."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from matrix_compute import Stage, sum_rows
 from octahedral.stages import draw_stage_samples
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "3", "--q_angle_t", "3"]  # 81 buckets of 126 x 126
+# 81 buckets of 126 x 126
+QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "3", "--q_angle_t", "3"]
 
 
 def brain(seed=0, shape=(30, 28, 26)):
@@ -37,13 +39,26 @@ def save(path, data, affine=None, **header):
 
 def filter_paths(settings):
     """The files of filters of the spherical space, settings last."""
-    return [Path(settings.arrays_dir, name) for name in (f"h_{settings.tag}.npy", f"Qfactor_str{settings.tag}",
-                                                         f"Qfactor_coh{settings.tag}", f"settings_{settings.tag}.json")]
+    return [
+        Path(settings.arrays_dir, name)
+        for name in (
+            f"h_{settings.tag}.npy",
+            f"Qfactor_str{settings.tag}",
+            f"Qfactor_coh{settings.tag}",
+            f"settings_{settings.tag}.json",
+        )
+    ]
 
 
 def start(script, *arguments, **options):
-    return subprocess.Popen([sys.executable, str(ROOT / script), *map(str, arguments)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, encoding="utf-8", **options)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        **options,
+    )
 
 
 def command(script, *arguments, **options):

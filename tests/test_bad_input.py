@@ -1,20 +1,17 @@
-"""Volumes from everywhere: each bad one ends in one line that names it, and the others are still processed."""
-import csv
+"""Bad volumes: each ends in one line that names it, and the others are still processed."""
+
 import gzip
 import os
-import struct
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 from synthetic import QUICK, brain, command, save
 
-from filter_constant import Settings, checked_settings
+import learning
+from filter_constant import Settings
 from machine.errors import UserError
-from disk.nifti_check import checked_image
-from disk.volumes import find_volumes, read_volume, relative_name
 
 
 def raw(path, data=None, **fields):
@@ -39,7 +36,7 @@ def whole(folder):
 def truncated(folder):
     content = whole(folder)
     (folder / "whole.nii.gz").unlink()
-    (folder / "bad.nii.gz").write_bytes(content[:len(content) // 2])
+    (folder / "bad.nii.gz").write_bytes(content[: len(content) // 2])
 
 
 def corrupt(folder):
@@ -74,7 +71,9 @@ def colours(folder):
 
 
 def bomb(folder):  # 2 KB that claim 32767^3 voxels, and 1 MB of zeros that are a GB
-    header = raw(folder / "bad.nii", dim=[3, 32767, 32767, 32767, 1, 1, 1, 1], datatype=64, bitpix=64).read_bytes()[:352]
+    header = raw(
+        folder / "bad.nii", dim=[3, 32767, 32767, 32767, 1, 1, 1, 1], datatype=64, bitpix=64
+    ).read_bytes()[:352]
     (folder / "bad.nii").unlink()
     packed(folder / "bad.nii.gz", header + bytes(1 << 20))
 
@@ -97,53 +96,83 @@ BAD = {
     "text": (lambda f: (f / "bad.nii").write_text("not a volume " * 99), "not a NIfTI file"),
     "empty file": (lambda f: (f / "bad.nii").write_bytes(b""), "not a NIfTI file"),
     "empty gzip": (lambda f: packed(f / "bad.nii.gz", b""), "not a NIfTI file"),
-    "named .gz, not gzip": (lambda f: raw(f / "x.nii").rename(f / "bad.nii.gz"), "not a readable NIfTI volume"),
+    "named .gz, not gzip": (
+        lambda f: raw(f / "x.nii").rename(f / "bad.nii.gz"),
+        "not a readable NIfTI volume",
+    ),
     "gzip named .nii": (lambda f: packed(f / "bad.nii", b"x" * 999), "not a NIfTI file"),
     "truncated gzip": (truncated, "not a readable NIfTI volume"),
     "corrupt gzip": (corrupt, "not a readable NIfTI volume"),
     "wrong checksum": (checksum, "CRC"),
-    "truncated": (lambda f: (f / "bad.nii").write_bytes(raw(f / "bad.nii").read_bytes()[:9000]), "truncated"),
-    "huge shape": (lambda f: raw(f / "bad.nii", dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "truncated"),
+    "truncated": (
+        lambda f: (f / "bad.nii").write_bytes(raw(f / "bad.nii").read_bytes()[:9000]),
+        "truncated",
+    ),
+    "huge shape": (
+        lambda f: raw(f / "bad.nii", dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]),
+        "truncated",
+    ),
     "huge shape in gzip": (bomb, "truncated"),
     "long gzip": (goes_on, "goes on"),
-    "negative shape": (lambda f: raw(f / "bad.nii", dim=[3, 30, -28, 26, 1, 1, 1, 1]), "every side must be 1 or more"),
-    "no dimensions": (lambda f: raw(f / "bad.nii", dim=[0, 30, 28, 26, 1, 1, 1, 1]), "every side must be 1 or more"),
-    "nine dimensions": (lambda f: raw(f / "bad.nii", dim=[9, 30, 28, 26, 1, 1, 1, 1]), "every side must be 1 or more"),
+    "negative shape": (
+        lambda f: raw(f / "bad.nii", dim=[3, 30, -28, 26, 1, 1, 1, 1]),
+        "every side must be 1 or more",
+    ),
+    "no dimensions": (
+        lambda f: raw(f / "bad.nii", dim=[0, 30, 28, 26, 1, 1, 1, 1]),
+        "every side must be 1 or more",
+    ),
+    "nine dimensions": (
+        lambda f: raw(f / "bad.nii", dim=[9, 30, 28, 26, 1, 1, 1, 1]),
+        "every side must be 1 or more",
+    ),
     "offset": (lambda f: raw(f / "bad.nii", vox_offset=1e20), "puts the voxels at byte"),
-    "offset that is no number": (lambda f: raw(f / "bad.nii", vox_offset=np.nan), "puts the voxels at byte"),
+    "offset that is no number": (
+        lambda f: raw(f / "bad.nii", vox_offset=np.nan),
+        "puts the voxels at byte",
+    ),
     "unknown type": (lambda f: raw(f / "bad.nii", datatype=999), "999"),
     "2-D": (lambda f: save(f / "bad.nii", brain()[:, :, 0]), "has 2 dimensions"),
     "4-D": (lambda f: save(f / "bad.nii", np.stack([brain()] * 2, -1)), "has 4 dimensions"),
     "RGB": (colours, "colours"),
     "complex": (lambda f: save(f / "bad.nii", brain().astype(np.complex64)), "complex numbers"),
-    "all zeros": (lambda f: save(f / "bad.nii", np.zeros((20, 20, 20), np.uint8)), "no voxel above zero"),
-    "all NaN": (lambda f: save(f / "bad.nii", np.full((20, 20, 20), np.nan, np.float32)), "no voxel above zero"),
+    "all zeros": (
+        lambda f: save(f / "bad.nii", np.zeros((20, 20, 20), np.uint8)),
+        "no voxel above zero",
+    ),
+    "all NaN": (
+        lambda f: save(f / "bad.nii", np.full((20, 20, 20), np.nan, np.float32)),
+        "no voxel above zero",
+    ),
     "all negative": (lambda f: save(f / "bad.nii", -1 - brain()), "no voxel above zero"),
-    "constant": (lambda f: save(f / "bad.nii", np.full((20, 20, 20), 7, np.float32)), "all its voxels are 7"),
+    "constant": (
+        lambda f: save(f / "bad.nii", np.full((20, 20, 20), 7, np.float32)),
+        "all its voxels are 7",
+    ),
     "minute": (lambda f: save(f / "bad.nii", brain() * np.float32(1e-42)), "rescale"),
-    "smaller than a patch": (lambda f: save(f / "bad.nii", brain()[:4, :, :] + 1), "has a side of fewer than"),
-    "one voxel": (lambda f: save(f / "bad.nii", np.array([[[1.0]]], np.float32)), "all its voxels are 1"),
+    "smaller than a patch": (
+        lambda f: save(f / "bad.nii", brain()[:4, :, :] + 1),
+        "has a side of fewer than",
+    ),
+    "one voxel": (
+        lambda f: save(f / "bad.nii", np.array([[[1.0]]], np.float32)),
+        "all its voxels are 1",
+    ),
     "nearly empty": (nearly_empty, "above zero"),
     "nothing inside": (hollow, "above zero"),
     "symlink loop": (loop, "ymbolic link"),
     "broken link": (lambda f: (f / "bad.nii").symlink_to(f / "nowhere"), "No such file"),
     "pipe": (pipe, "not a regular file"),
 }
+
+
 if sys.platform == "win32":
     for name in ("symlink loop", "broken link", "pipe"):
         del BAD[name]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    save(folder / "train" / "v.nii.gz", brain())
-    assert command("train.py", "--train_dir", folder / "train", "--arrays_dir", folder / "arrays", *QUICK)[0] == 0
-    return folder
-
-
 def all_bad(folder):
-    """Every bad file in one folder; returns the word that each one's line must hold, by file name."""
+    """Every bad file in one folder; returns the word that each one's line must hold, by name."""
     words = {}
     for name, (make, word) in BAD.items():
         here = folder / name.replace(" ", "_")
@@ -155,13 +184,11 @@ def all_bad(folder):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_volume_is_one_line(tmp_path, name):
-    import learning
-
     make, word = BAD[name]
     make(tmp_path)
-    path, = tmp_path.iterdir()
+    (path,) = tmp_path.iterdir()
     with pytest.raises(UserError) as raised:
-        learning.read_pair(path, Settings(filter_len=5, grad_len=5))
+        next(learning.pairs_of(path, Settings(filter_len=5, grad_len=5)))
     text = str(raised.value)
     assert text.startswith(str(path)) and word in text and "\n" not in text
     assert ";" in text or "," in text  # what is wrong, and what would be right
@@ -170,12 +197,14 @@ def test_a_bad_volume_is_one_line(tmp_path, name):
 def test_the_other_volumes_are_learned_from(tmp_path):
     words = all_bad(tmp_path / "train")
     save(tmp_path / "train" / "good.nii.gz", brain())
-    status, out, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *QUICK)
+    status, out, errors = command(
+        "train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *QUICK
+    )
     assert status == 1
     assert "good.nii.gz: " in out and "81 filters" in out
     assert f"{len(words)} of {len(words) + 1} volumes could not be used" in errors[-1]
     for path, word in words.items():
-        line, = (line for line in errors if path + ":" in line)
+        (line,) = (line for line in errors if path + ":" in line)
         assert word in line
     assert len(errors) == len(words) + 1
 
@@ -183,13 +212,23 @@ def test_the_other_volumes_are_learned_from(tmp_path):
 def test_the_other_volumes_are_restored(tmp_path, trained):
     words = all_bad(tmp_path / "test")
     save(tmp_path / "test" / "good.nii.gz", brain(1))
-    status, out, errors = command("test.py", "--test_dir", tmp_path / "test", "--arrays_dir", trained / "arrays",
-                                  "--result_dir", tmp_path / "result", "--no-report")
+    status, out, errors = command(
+        "test.py",
+        "--test_dir",
+        tmp_path / "test",
+        "--arrays_dir",
+        trained / "arrays",
+        "--result_dir",
+        tmp_path / "result",
+        "--no-report",
+    )
     assert status == 1
     assert f"{len(words)} of {len(words) + 1} volumes could not be restored" in errors[-1]
     assert len(errors) == len(words) + 1
-    assert (
-        {path.name for path in (tmp_path / "result").rglob("*") if path.is_file()} == {"good.nii.gz", "metrics.csv"})
+    assert {path.name for path in (tmp_path / "result").rglob("*") if path.is_file()} == {
+        "good.nii.gz",
+        "metrics.csv",
+    }
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
@@ -197,8 +236,11 @@ def test_nothing_but_bad_volumes_is_status_2(tmp_path, trained, script):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad\nname.nii").write_text("nothing")
     arrays = trained / "arrays" if script == "test.py" else tmp_path / "arrays"
-    where = ["--test_dir", tmp_path / "in", "--result_dir", tmp_path / "result"] if script == "test.py" else (
-        ["--train_dir", tmp_path / "in", *QUICK])
+    where = (
+        ["--test_dir", tmp_path / "in", "--result_dir", tmp_path / "result"]
+        if script == "test.py"
+        else ["--train_dir", tmp_path / "in", *QUICK]
+    )
     status, _, errors = command(script, *where, "--arrays_dir", arrays)
     assert status == 2
     assert "bad\\nname.nii: not a NIfTI file" in errors[0]
@@ -210,132 +252,3 @@ def test_a_folder_without_volumes_is_one_line(tmp_path, trained, script, option)
     for folder, word in ((tmp_path, "no .nii or .nii.gz"), (tmp_path / "none", "no such folder")):
         status, _, errors = command(script, option, folder, "--arrays_dir", trained / "arrays")
         assert status == 2 and len(errors) == 1 and word in errors[0]
-
-
-# ---------------------------------------------------------------------------------------------- good, if odd
-
-def integers():
-    return np.rint(brain() / 4).astype(np.float32)  # whole numbers from 0 to 250: every type holds them
-
-
-def scaled(path):
-    save(path, integers().astype(np.int16))
-    content = bytearray(path.read_bytes())
-    content[112:120] = struct.pack("<ff", 0.37, -3)
-    path.write_bytes(content)
-    return integers().astype(np.float64) * np.float64(np.float32(0.37)) - 3
-
-
-def big_endian(path, dtype):
-    image = nib.Nifti1Image(integers().astype(dtype), np.eye(4), nib.Nifti1Header(endianness=">"))
-    image.header.set_data_dtype(np.dtype(dtype).newbyteorder(">"))
-    nib.save(image, path)
-    assert path.read_bytes()[:4] == struct.pack(">i", 348)
-    return integers()
-
-
-@pytest.mark.parametrize("make", [
-    *(lambda path, dtype=dtype: (save(path, integers().astype(dtype)), integers())[1]
-      for dtype in ("u1", "i2", "u2", "i4", "u4", "f4", "f8")),
-    *(lambda path, dtype=dtype: big_endian(path, dtype) for dtype in ("i2", "f4", "f8")),
-    lambda path: (nib.save(nib.Nifti2Image(integers(), np.eye(4)), path), integers())[1],
-    lambda path: (save(path, integers()[..., None]), integers())[1],
-    lambda path: (save(path, integers()[..., None, None]), integers())[1],
-    scaled,
-])
-def test_the_type_that_values_are_stored_in_does_not_matter(tmp_path, make):
-    expected = make(tmp_path / "v.nii").astype(np.float32)
-    packed(tmp_path / "v.nii.gz", (tmp_path / "v.nii").read_bytes())
-    for name in ("v.nii", "v.nii.gz"):
-        volume = read_volume(tmp_path / name)
-        assert volume.data.dtype == np.float32
-        np.testing.assert_array_equal(volume.data, expected)
-        assert volume.image.ndim == 3
-
-
-def test_odd_values_are_background_and_said_so(tmp_path, capsys):
-    data = brain()
-    data[15, 14, 13], data[15, 14, 12], data[15, 14, 11], data[15, 14, 10] = np.nan, np.inf, -np.inf, 3e38
-    data[0, 0, 0] = -5
-    found = read_volume(save(tmp_path / "v.nii", data)).data
-    out = capsys.readouterr().err.splitlines()
-    assert (found[15, 14, 10:14] == 0).all() and found[0, 0, 0] == -5
-    assert len(out) == 2 and "not-a-number" in out[0] and "below zero (down to -5)" in out[1] and "clipped" in out[1]
-
-
-AFFINES = {
-    "oblique": nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1) @ np.diag([0.7, 0.8, 0.9]), [9, -8, 7]),
-    "flipped": np.diag([-1, -1, 1, 1.0]),
-    "swapped": np.array([[0, 1, 0, 4], [0, 0, 1, 5], [1, 0, 0, 6], [0, 0, 0, 1.0]]),
-}
-
-
-def test_names_folders_and_affines_are_kept(tmp_path, trained):
-    folder = tmp_path / "in"
-    made = {}
-    for name, affine in AFFINES.items():
-        made[f"{name}/scan of Zoë 脳.nii.gz"] = affine
-    for name in ("one/v.nii.gz", "two/v.nii.gz", "two/v.nii", "v.nii.gz"):
-        made[name] = np.eye(4)
-    for number, (name, affine) in enumerate(made.items()):
-        save(folder / name, brain(number), affine)
-    if sys.platform != "win32":
-        (folder / "one" / "loop").symlink_to(folder, target_is_directory=True)
-    status, _, errors = command("test.py", "--test_dir", folder, "--arrays_dir", trained / "arrays",
-                                "--result_dir", tmp_path / "out")
-    assert (status, errors) == (0, [])
-    there, = (tmp_path / "out").iterdir()
-    beside = {name.removesuffix(".gz").removesuffix(".nii") for name in made} - {"two/v"} | {"two/v.nii", "two/v.nii.gz"}
-    assert {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()} == {
-        *made, "metrics.csv", "report.html", *(f"{name}.{kind}" for name in beside for kind in ("png", "json"))}
-    with open(there / "metrics.csv", newline="", encoding="utf-8") as file:
-        assert [row["volume"] for row in csv.DictReader(file)] == sorted(made, key=lambda name: folder / name)
-    for name, affine in made.items():
-        np.testing.assert_allclose(nib.load(there / name).affine, affine, atol=1e-5)
-    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
-
-
-def test_links_to_folders_are_followed_once(tmp_path):
-    if sys.platform == "win32":
-        pytest.skip("making links needs privileges on Windows")
-    save(tmp_path / "data" / "v.nii", brain())
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "linked").symlink_to(tmp_path / "data")
-    (tmp_path / "data" / "back").symlink_to(tmp_path / "train")
-    found = find_volumes(tmp_path / "train")
-    assert [relative_name(path, tmp_path / "train") for path in found] == ["linked/v.nii"]
-
-
-def test_a_result_never_overwrites_its_input(tmp_path, trained):
-    save(tmp_path / "v.nii.gz", brain())
-    for later in (0, 3600):  # seconds: the hour names the folder, and may end while the command runs
-        save(tmp_path / time.strftime("%m%d%H", time.localtime(time.time() + later)) / "v.nii.gz", brain(1))
-    (tmp_path / "other").mkdir()
-    for where in (["--test_dir", tmp_path / "v.nii.gz", "--output", tmp_path / "other" / ".." / "v.nii.gz"],
-                  ["--test_dir", tmp_path, "--result_dir", tmp_path]):
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
-        status, _, errors = command("test.py", *where, "--arrays_dir", trained / "arrays")
-        assert status == 2 and len(errors) == 1 and "would overwrite it" in errors[0]
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
-
-
-# ---------------------------------------------------------------------------------------------- settings
-
-@pytest.mark.parametrize("name, value", [
-    ("factor", 2), ("factor", [2, 2]), ("factor", [2, 2, 99]), ("factor", [2, 2, True]), ("filter_len", 4), ("filter_len", 10**9),
-    ("filter_len", "11"), ("filter_len", True), ("filter_len", 11.0), ("seed", -1), ("ridge", float("nan")), ("ridge", 1),
-    ("solver", "magic"), ("sharpen", 0), ("lr_type", None), ("arrays_dir", "/"), ("__class__", "x"),
-])
-def test_settings_from_a_file_are_checked(name, value):
-    good = Settings().of_groups("method", "learning")
-    assert checked_settings(good) == good
-    with pytest.raises(ValueError, match="arrays_dir|__class__" if name not in good else name):
-        checked_settings({**good, name: value})
-    for other in (None, [], "x", {}, {k: v for k, v in good.items() if k != "seed"}):
-        with pytest.raises(ValueError):
-            checked_settings(other)
-
-
-def test_checked_image_reads_no_voxels(tmp_path):
-    image, shape = checked_image(save(tmp_path / "v.nii.gz", np.stack([brain()] * 2, -1)), dimensions=(3, 4))
-    assert shape == (30, 28, 26, 2) and image.in_memory is False

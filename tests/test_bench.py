@@ -1,4 +1,8 @@
-"""bench.py: it runs, and its figures are there and positive. How large they are is not tested: machines are busy."""
+"""bench.py: it runs, and its figures are there and positive.
+
+How large they are is not tested: machines are busy.
+"""
+
 import json
 import math
 
@@ -6,14 +10,26 @@ from conftest import golden_figures, run_command, write_nifti
 
 import bench
 
-RATIOS = {"restore_vs_cubic_zoom", "gram_vs_sgemm", "solve_vs_dpotrf", "stage_vs_cubic_zoom", "scaling_4x", "io_share",
-          "peak_train_gb", "peak_test_gb"}
+RATIOS = {
+    "restore_vs_cubic_zoom",
+    "gram_vs_sgemm",
+    "solve_vs_dpotrf",
+    "stage_vs_cubic_zoom",
+    "scaling_4x",
+    "io_share",
+    "peak_train_gb",
+    "peak_test_gb",
+}
 
 
 def numbers(value):
     """All numbers in nested dicts and lists."""
     if isinstance(value, dict | list):
-        return [number for inner in (value.values() if isinstance(value, dict) else value) for number in numbers(inner)]
+        return [
+            number
+            for inner in (value.values() if isinstance(value, dict) else value)
+            for number in numbers(inner)
+        ]
     return [value] if type(value) in (int, float) else []
 
 
@@ -26,7 +42,11 @@ def test_every_figure_is_there_and_positive(tmp_path):
     assert {"processor", "threads", "python", "numpy", "scipy", "numba"} <= set(report["machine"])
     assert set(report["seconds"]["1x"]) >= {*bench.STEPS, *bench.YARDSTICKS}
     assert set(report["seconds"]["4x"]) >= {*bench.STEPS, *bench.YARDSTICKS} - {
-        "solve", "dpotrf", "start by projections", "one stage of best"}
+        "solve",
+        "dpotrf",
+        "start by projections",
+        "one stage of best",
+    }
     assert report["seconds"]["4x"]["voxels"] >= 4 * report["seconds"]["1x"]["voxels"]
     for part in ("ratios", "spread", "seconds"):
         found = numbers(report[part])
@@ -38,7 +58,9 @@ def test_every_figure_is_there_and_positive(tmp_path):
 
 def test_a_missing_volume_is_one_line(tmp_path):
     finished = run_command("bench.py", "--volume", tmp_path / "none.nii.gz")
-    assert finished.returncode == 2 and len(finished.stderr.splitlines()) == 1 and "none.nii.gz" in finished.stderr
+    assert finished.returncode == 2
+    assert len(finished.stderr.splitlines()) == 1
+    assert "none.nii.gz" in finished.stderr
 
 
 def test_made_up_brain_has_a_black_surround_and_texture():

@@ -1,10 +1,12 @@
 """README.md and docs/: what they show runs, what they name exists."""
+
 import ast
 import dataclasses
 import doctest
 import importlib
 import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -14,8 +16,11 @@ from synthetic import brain
 
 from filter_constant import Settings
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
-         *(f"{folder}/README.md" for folder in ("train", "test", "arrays", "result"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    *(f"{folder}/README.md" for folder in ("train", "test", "arrays", "result")),
+]
 
 
 def text_of(page):
@@ -28,7 +33,9 @@ def test_the_plain_python_of_the_readme_runs(number, tmp_path, monkeypatch):
     code = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)[number]
     names = {"images": [brain(seed) for seed in (1, 2)], "low": brain(3, (15, 16, 17))}
     exec(compile(code, "README.md", "exec"), names)
-    assert names["fine"].shape == (30, 32, 34) and np.isfinite(names["fine"]).all() and names["fine"].std() > 0
+    assert names["fine"].shape == (30, 32, 34)
+    assert np.isfinite(names["fine"]).all()
+    assert names["fine"].std() > 0
 
 
 def test_the_readme_has_every_option_as_it_is():
@@ -67,17 +74,28 @@ def test_every_test_that_the_page_on_reliability_names_exists():
     assert len(named) > 30
     for file, function in named:
         tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
-        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, function
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
+            function
+        )
 
 
 def test_the_readmes_picture_is_small():
     assert 10_000 < os.path.getsize(ROOT / "docs" / "restored.png") < 300_000
 
 
-MODULES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-           for folder in (".", "machine", "disk", "octahedral", "report", "gpu")
-           for path in sorted((ROOT / folder).glob("*.py"))
-           if ">>> " in path.read_text(encoding="utf-8")]
+def test_the_roofline_on_the_page_is_what_its_script_prints():
+    printed = subprocess.run(
+        [sys.executable, "docs/roofline.py"], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout
+    assert printed in (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+
+
+MODULES = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for folder in (".", "machine", "disk", "octahedral", "report", "gpu")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,4 +1,5 @@
 """filter_func.py: the Gaussian window, the sharpener and the census blend."""
+
 import naive
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ INPUTS = {
     "random": lambda rng, shape: rng.random(shape),
     "constant": lambda rng, shape: np.full(shape, 0.3),
     "zero": lambda rng, shape: np.zeros(shape),
-    "few grey levels": lambda rng, shape: rng.integers(0, 3, shape) / 2,  # many ties between neighbours
-    "one bright voxel": lambda rng, shape: (np.arange(np.prod(shape)) == np.prod(shape) // 2).reshape(shape).astype(float),
+    # Many ties between neighbours.
+    "few grey levels": lambda rng, shape: rng.integers(0, 3, shape) / 2,
+    "one bright voxel": lambda rng, shape: (
+        (np.arange(np.prod(shape)) == np.prod(shape) // 2).reshape(shape).astype(float)
+    ),
 }
 
 
 # ---- against the released code
+
 
 def test_window_is_the_released_codes(golden):
     weights = gaussian_weights(9, WINDOW_SIGMA)
@@ -25,7 +30,8 @@ def test_window_is_the_released_codes(golden):
 
 def test_sharpened_volume_is_the_released_codes(golden):
     difference = np.abs(sharpen(golden.hr) - golden.sharpened)
-    # 16 G - 15 Ga magnifies the rounding of float32; a voxel may also change sides of a census threshold by rounding.
+    # 16 G - 15 Ga magnifies the rounding of float32; a voxel may also change sides of a census
+    # threshold by rounding.
     assert np.mean(difference > 1e-5) < 1e-4
 
 
@@ -34,6 +40,7 @@ def test_blended_volume_is_the_released_codes(golden):
 
 
 # ---- against the twin
+
 
 @pytest.mark.parametrize("length", [1, 3, 5, 9])
 @pytest.mark.parametrize("sigma", [0.5, 0.85, 3.0])
@@ -48,7 +55,9 @@ def test_separable_window_is_the_3d_gaussian(length, sigma):
 @pytest.mark.parametrize("shape", [(5, 6, 7), (1, 4, 3), (1, 1, 1)])
 def test_smoothing_equals_the_literal_one(kind, shape):
     image = INPUTS[kind](np.random.default_rng(1), shape)
-    np.testing.assert_allclose(gaussian_smooth(image, 0.85), naive.gaussian(image, 0.85), atol=1e-14)
+    np.testing.assert_allclose(
+        gaussian_smooth(image, 0.85), naive.gaussian(image, 0.85), atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("kind", ["random", "constant", "zero"])
@@ -64,7 +73,9 @@ def test_census_blend_equals_the_literal_one(kind, threshold):
     rng = np.random.default_rng(3)
     lr = INPUTS[kind](rng, (6, 5, 7)).astype(np.float32)
     sr = (lr + 0.2 * rng.standard_normal(lr.shape)).astype(np.float32)
-    np.testing.assert_array_equal(census_blend(lr, sr, threshold), naive.census_blend(lr, sr, threshold))
+    np.testing.assert_array_equal(
+        census_blend(lr, sr, threshold), naive.census_blend(lr, sr, threshold)
+    )
 
 
 def test_sharpening_keeps_dtype_and_the_unit_range():
@@ -83,7 +94,8 @@ def test_sharpening_leaves_its_input_alone():
 def test_census_of_a_volume_and_itself_has_no_change():
     image = np.random.default_rng(6).random((5, 5, 5))
     assert not census_changes(image, image).any()
-    assert not census_changes(image, 2 * image + 1).any()  # nor of one that is brighter throughout: only ranks count
+    # Nor of one that is brighter throughout: only ranks count.
+    assert not census_changes(image, 2 * image + 1).any()
 
 
 def test_census_counts_all_26_neighbours():

@@ -1,7 +1,9 @@
-"""Mutated files: each ends in a result or in one line that names the file; no hang, no other exception, bounded memory.
+"""Mutated files: each ends in a result or in one line that names the file.
 
-2,000 cases and more by default. By hand, many more: ``FUZZ_CASES=50000 python -m pytest tests/test_fuzz.py -s``.
+No hang, no other exception, bounded memory. 2,000 cases and more by default. By hand, many more:
+``FUZZ_CASES=50000 python -m pytest tests/test_fuzz.py -s``.
 """
+
 import gzip
 import hashlib
 import json
@@ -17,19 +19,18 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import brain, filter_paths, save
+from synthetic import brain, filter_paths, one_stage, save
 
-from restoring import restore_file
-from engine import CPU
-from learning import checkpoint_of
-from structure import structure_of
-from disk.ledger import Finished
-from filter_constant import Settings
-from machine.errors import UserError
-from hashtable import Boundaries
-from matrix_compute import solve
-from synthetic import one_stage
 from disk.filters import load_filters, save_filters
+from disk.ledger import Finished
+from engine import CPU
+from filter_constant import Settings
+from hashtable import Boundaries
+from learning import checkpoint_of
+from machine.errors import UserError
+from matrix_compute import solve
+from restoring import restore_file
+from structure import structure_of
 
 CASES = int(os.environ.get("FUZZ_CASES", 2100))
 SHARES = {"volume": 0.25, "gzip": 0.25, "packed": 0.2, "filters": 0.15, "checkpoint": 0.15}
@@ -40,15 +41,41 @@ ended = Counter()
 
 
 def mutations(longest):
-    """Changes to a file: bytes overwritten, flipped, cut out, repeated or put in; most near its beginning."""
+    """Changes to a file: bytes overwritten, flipped, cut out, repeated or put in.
+
+    Most are near its beginning.
+    """
     place = st.one_of(st.integers(0, min(400, longest)), st.integers(0, longest))
-    interesting = st.sampled_from([b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\x7f", b"\0\x80", b"\xff\xff\xff\x7f", b"\0\0\0\x80",
-                                   b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"\xff" * 8, b"999999999", b"-1", b"{", b"'"])
-    change = st.one_of(st.tuples(st.just("write"), place, st.one_of(interesting, st.binary(min_size=1, max_size=8))),
-                       st.tuples(st.just("flip"), place, st.integers(0, 7)),
-                       st.tuples(st.just("cut"), place, st.one_of(st.integers(1, 16), st.integers(1, longest))),
-                       st.tuples(st.just("insert"), place, st.one_of(interesting, st.binary(min_size=1, max_size=64))),
-                       st.tuples(st.just("repeat"), place, st.integers(1, 400)))
+    interesting = st.sampled_from(
+        [
+            b"\0",
+            b"\xff",
+            b"\x7f",
+            b"\x80",
+            b"\xff\x7f",
+            b"\0\x80",
+            b"\xff\xff\xff\x7f",
+            b"\0\0\0\x80",
+            b"\0\0\x80\x7f",
+            b"\0\0\xc0\x7f",
+            b"\xff" * 8,
+            b"999999999",
+            b"-1",
+            b"{",
+            b"'",
+        ]
+    )
+    change = st.one_of(
+        st.tuples(
+            st.just("write"), place, st.one_of(interesting, st.binary(min_size=1, max_size=8))
+        ),
+        st.tuples(st.just("flip"), place, st.integers(0, 7)),
+        st.tuples(st.just("cut"), place, st.one_of(st.integers(1, 16), st.integers(1, longest))),
+        st.tuples(
+            st.just("insert"), place, st.one_of(interesting, st.binary(min_size=1, max_size=64))
+        ),
+        st.tuples(st.just("repeat"), place, st.integers(1, 400)),
+    )
     return st.lists(change, min_size=1, max_size=4)
 
 
@@ -57,32 +84,53 @@ def mutated(content, changes):
     for what, place, value in changes:
         place = min(place, len(content))
         if what == "write":
-            content[place:place + len(value)] = value
+            content[place : place + len(value)] = value
         elif what == "flip" and place < len(content):
             content[place] ^= 1 << value
         elif what == "cut":
-            del content[place:place + value]
+            del content[place : place + value]
         elif what == "insert":
             content[place:place] = value
         elif what == "repeat":
-            content[place:place] = content[place:place + value]
+            content[place:place] = content[place : place + value]
     return bytes(content)
 
 
 def fuzz(kind, longest):
-    """Run a test on so many mutations; they must end in both ways where they can, or the mutations test nothing."""
+    """Run a test on so many mutations.
+
+    They must end in both ways where they can, or the mutations test nothing.
+    """
+
     def decorate(test):
         cases = max(1, round(CASES * SHARES[kind]))
-        run = settings(max_examples=cases, deadline=None, database=None, derandomize=CASES < 5000,
-                       suppress_health_check=list(HealthCheck))(given(changes=mutations(longest))(test))
+        run = settings(
+            max_examples=cases,
+            deadline=None,
+            database=None,
+            derandomize=CASES < 5000,
+            suppress_health_check=list(HealthCheck),
+        )(given(changes=mutations(longest))(test))
 
         def checked(files):
             run(files=files)
-            print(*(f"{count:6} {kind}: {how}" for (of, how), count in sorted(ended.items()) if of == kind), sep="\n")
-            assert cases < 200 or ended[kind, "refused"] and (kind not in ("volume", "packed") or ended[kind, "result"])
+            print(
+                *(
+                    f"{count:6} {kind}: {how}"
+                    for (of, how), count in sorted(ended.items())
+                    if of == kind
+                ),
+                sep="\n",
+            )
+            assert (
+                cases < 200
+                or ended[kind, "refused"]
+                and (kind not in ("volume", "packed") or ended[kind, "result"])
+            )
 
         checked.__name__, checked.__doc__ = test.__name__, test.__doc__
         return checked
+
     return decorate
 
 
@@ -91,15 +139,21 @@ def files(tmp_path_factory):
     """Valid files, small, with filters that restore them."""
     folder = tmp_path_factory.mktemp("valid")
     data = brain(shape=(13, 12, 11))
-    made = {"volume": save(folder / "v.nii", data).read_bytes(),
-            "integers": save(folder / "w.nii", np.rint(data).astype(np.int16)).read_bytes()}
+    made = {
+        "volume": save(folder / "v.nii", data).read_bytes(),
+        "integers": save(folder / "w.nii", np.rint(data).astype(np.int16)).read_bytes(),
+    }
     made["gzip"] = gzip.compress(made["integers"], 6, mtime=0)
     here = Settings(**{**SMALL.__dict__, "arrays_dir": str(folder)})
     h = np.zeros((here.buckets, here.taps), np.float32)
     h[:, here.taps // 2] = 1
-    save_filters(one_stage(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))), here, ["v.nii"])
+    save_filters(
+        one_stage(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))), here, ["v.nii"]
+    )
     checkpoint = checkpoint_of(structure_of(here), [], here)
-    checkpoint.begin(Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), [Finished("v.nii", 1, "0")])
+    checkpoint.begin(
+        Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), [Finished("v.nii", 1, "0")]
+    )
     gram = checkpoint.load(range(here.buckets))
     samples = np.random.default_rng(0).standard_normal((60, gram.side))
     gram.packed[3:20], gram.count[3:20] = (samples.T @ samples)[np.tril_indices(gram.side)], 60
@@ -120,7 +174,7 @@ def restore(folder, name, content, files):
 
 
 class Case:
-    """Within: a result, or a UserError of one line that names the file; and neither long nor large."""
+    """Within: a result, or a UserError of one line that names the file; not long, and not large."""
 
     def __init__(self, kind, folder):
         self.kind, self.folder = kind, str(folder)
@@ -134,7 +188,9 @@ class Case:
         assert psutil.Process().memory_info().rss - self.before < GROWN
         if isinstance(fault, UserError):
             text = str(fault)
-            assert text.startswith(self.folder) and "\n" not in text and (";" in text or "," in text), text
+            assert (
+                text.startswith(self.folder) and "\n" not in text and (";" in text or "," in text)
+            ), text
             return True
 
 
@@ -158,12 +214,17 @@ def test_mutated_gzip(files, changes):
 
 @fuzz("packed", 3800)
 def test_mutated_volumes_in_good_gzip(files, changes):
-    restored_or_refused("packed", "p.nii.gz", gzip.compress(mutated(files["integers"], changes), 1), files)
+    restored_or_refused(
+        "packed", "p.nii.gz", gzip.compress(mutated(files["integers"], changes), 1), files
+    )
 
 
 @fuzz("filters", 4000)
 def test_mutated_filters(files, changes):
-    """One of the four files; half of the cases with digests that fit, so that what stands behind them is met, too."""
+    """One of the four files.
+
+    Half of the cases have digests that fit, so that what stands behind them is met, too.
+    """
     here, folder = files["settings"], files["folder"]
     paths = filter_paths(here)
     first = changes[0][1]

@@ -1,4 +1,5 @@
 """get_lar.py: LR volumes of both types, and the operators that stand in for scipy.ndimage.zoom."""
+
 import warnings
 from dataclasses import replace
 
@@ -6,13 +7,13 @@ import naive
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
-
-from filter_constant import Settings
-from degradation import degradation_of, kspace_kept
-from get_lar import LRVolume, best_spline, make_pair
 from synthetic import degrade, interpolate
-from util import bright_level, clip_bright, mod_crop
+
+from degradation import degradation_of, kspace_kept
+from filter_constant import Settings
+from get_lar import LRVolume, best_spline, make_pair
 from spline import apply_operators, upsample, zoom_operator
+from util import bright_level, clip_bright, mod_crop
 
 
 def scipy_zoom(volume, shape, order, prefilter):
@@ -25,6 +26,7 @@ def scipy_zoom(volume, shape, order, prefilter):
 
 
 # ---- against the released code
+
 
 def test_cropped_hr_volume_is_the_released_codes(golden):
     pair = make_pair(golden.volume, golden.settings)
@@ -43,38 +45,64 @@ def test_interpolated_lr_volume_is_the_released_codes(golden):
 def test_kspace_lr_volume_is_the_released_codes(golden):
     pair = make_pair(golden.volume, replace(golden.settings, lr_type="kspace"))
     assert pair.box == golden.box
-    np.testing.assert_allclose(pair.lr[::2, ::2, ::2], golden.lr_kspace, atol=5e-6)  # a float32 FFT (measured: 7e-7)
+    # A float32 FFT (measured: 7e-7).
+    np.testing.assert_allclose(pair.lr[::2, ::2, ::2], golden.lr_kspace, atol=5e-6)
 
 
 # ---- zoom
+
 
 @pytest.mark.parametrize("prefilter", [False, True], ids=["plain", "prefilter"])
 @pytest.mark.parametrize("order", range(6))
 def test_operators_equal_scipy_zoom(order, prefilter):
     rng = np.random.default_rng(order)
-    for shape, target in [((12, 9, 7), (24, 18, 14)), ((12, 9, 8), (6, 3, 4)), ((5, 6, 7), (15, 24, 9)), ((20, 3, 2), (7, 8, 9)),
-                          ((9, 2, 3), (3, 4, 5)), ((2, 4, 30), (6, 1, 10)), ((1, 5, 3), (4, 2, 1))]:
+    for shape, target in [
+        ((12, 9, 7), (24, 18, 14)),
+        ((12, 9, 8), (6, 3, 4)),
+        ((5, 6, 7), (15, 24, 9)),
+        ((20, 3, 2), (7, 8, 9)),
+        ((9, 2, 3), (3, 4, 5)),
+        ((2, 4, 30), (6, 1, 10)),
+        ((1, 5, 3), (4, 2, 1)),
+    ]:
         volume = rng.random(shape, np.float32)
-        result = apply_operators(volume, [zoom_operator(*sides, order, prefilter) for sides in zip(shape, target)])
+        result = apply_operators(
+            volume, [zoom_operator(*sides, order, prefilter) for sides in zip(shape, target)]
+        )
         # Weights and sums are float32; the prefilter's tails are cut off below 1e-7 of the weight.
-        np.testing.assert_allclose(result, scipy_zoom(volume.astype(np.float64), target, order, prefilter), atol=5e-6)
+        np.testing.assert_allclose(
+            result, scipy_zoom(volume.astype(np.float64), target, order, prefilter), atol=5e-6
+        )
 
 
 @pytest.mark.parametrize("sides", [(28, 14), (48, 24), (29, 87), (88, 22)])
 def test_last_slice_is_not_lost_where_zoom_loses_it(sides):
-    # At these lengths zoom rounds its last position to just outside the volume and writes a slice of zeros there. Its mode
-    # "mirror" has the same values everywhere else, and the right ones there.
+    # At these lengths zoom rounds its last position to just outside the volume and writes a slice
+    # of zeros there. Its mode "mirror" has the same values elsewhere, and the right ones there.
     row = 1 + np.random.default_rng(7).random((sides[0], 1, 1), np.float32)
-    right = zoom(row[:, 0, 0].astype(np.float64), sides[1] / sides[0], order=2, prefilter=False, mode="mirror")
+    right = zoom(
+        row[:, 0, 0].astype(np.float64),
+        sides[1] / sides[0],
+        order=2,
+        prefilter=False,
+        mode="mirror",
+    )
     np.testing.assert_allclose(upsample(row, (sides[1], 1, 1), 2, False)[:, 0, 0], right, atol=2e-6)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 5])
 def test_side_that_keeps_its_length_is_left_alone(order):
     volume = np.random.default_rng(8).random((6, 7, 8), np.float32)
-    operators = [zoom_operator(6, 12, order, False), zoom_operator(7, 7, order, False), zoom_operator(8, 8, order, False)]
+    operators = [
+        zoom_operator(6, 12, order, False),
+        zoom_operator(7, 7, order, False),
+        zoom_operator(8, 8, order, False),
+    ]
     result = apply_operators(volume, operators)
-    row = [zoom(volume[:, y, z].astype(np.float64), 2, order=order, prefilter=False) for y, z in np.ndindex(7, 8)]
+    row = [
+        zoom(volume[:, y, z].astype(np.float64), 2, order=order, prefilter=False)
+        for y, z in np.ndindex(7, 8)
+    ]
     np.testing.assert_allclose(result, np.stack(row, 1).reshape(12, 7, 8), atol=2e-6)
 
 
@@ -100,8 +128,12 @@ def test_upsampling_makes_negatives_zero():
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "float64"])
 def test_operators_take_any_memory_layout(layout):
     volume = np.random.default_rng(10).random((6, 7, 8), np.float32)
-    given = {"C": volume, "F": np.asfortranarray(volume), "strided": np.repeat(volume, 2, axis=1)[:, ::2],
-             "float64": volume.astype(np.float64)}[layout]
+    given = {
+        "C": volume,
+        "F": np.asfortranarray(volume),
+        "strided": np.repeat(volume, 2, axis=1)[:, ::2],
+        "float64": volume.astype(np.float64),
+    }[layout]
     result = upsample(given, (12, 14, 16), 2, False)
     assert result.dtype == np.float32 and result.flags.c_contiguous
     np.testing.assert_array_equal(result, upsample(volume, (12, 14, 16), 2, False))
@@ -109,17 +141,27 @@ def test_operators_take_any_memory_layout(layout):
 
 # ---- the brightest voxels
 
-@pytest.mark.parametrize("kind", ["noise", "levels", "mostly black", "two values", "small", "one voxel"])
+
+@pytest.mark.parametrize(
+    "kind", ["noise", "levels", "mostly black", "two values", "small", "one voxel"]
+)
 def test_bright_level_is_the_voxel_of_the_sorted_ones(kind):
     rng = np.random.default_rng(23)
     for shape in rng.integers(1, 4, (20, 3)) * rng.integers(1, 20, (20, 1)):
-        image = {"noise": rng.random(shape), "levels": rng.integers(0, 9, shape), "two values": rng.random(shape) < 0.5,
-                 "mostly black": rng.random(shape) * (rng.random(shape) < 0.002), "small": rng.random((2, 3, 4)),
-                 "one voxel": np.eye(1)[None]}[kind].astype(np.float32)
-        assert bright_level(image) == np.sort(image, axis=None)[min(int(image.size * 0.999), image.size - 1)]
+        image = {
+            "noise": rng.random(shape),
+            "levels": rng.integers(0, 9, shape),
+            "two values": rng.random(shape) < 0.5,
+            "mostly black": rng.random(shape) * (rng.random(shape) < 0.002),
+            "small": rng.random((2, 3, 4)),
+            "one voxel": np.eye(1)[None],
+        }[kind].astype(np.float32)
+        place = min(int(image.size * 0.999), image.size - 1)
+        assert bright_level(image) == np.sort(image, axis=None)[place]
 
 
 # ---- LR volumes against the twin
+
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (3, 3, 3), (4, 4, 4), (2, 3, 4)])
 def test_lr_volume_equals_zoom_down_and_up(factor):
@@ -129,7 +171,9 @@ def test_lr_volume_equals_zoom_down_and_up(factor):
         settings = Settings(factor=factor)
         lr = interpolate(degrade(image, settings), shape, settings)
         lr[image == 0] = 0
-        np.testing.assert_allclose(np.minimum(lr, image.max()), naive.lr_interpolation(image, factor), atol=200 * 2e-6)
+        np.testing.assert_allclose(
+            np.minimum(lr, image.max()), naive.lr_interpolation(image, factor), atol=200 * 2e-6
+        )
 
 
 @pytest.mark.parametrize("shape", [(12, 18, 24), (13, 17, 19), (6, 7, 8)])
@@ -144,7 +188,10 @@ def test_kspace_volume_equals_the_masked_spectrum(shape):
 def test_kept_spectrum_is_the_middle_third_whatever_the_factor(side):
     centre = side // 2
     for factor in (2, 3, 4):
-        assert kspace_kept(side, factor, "third") == (centre - int(side / 6), centre + int(side / 6))
+        assert kspace_kept(side, factor, "third") == (
+            centre - int(side / 6),
+            centre + int(side / 6),
+        )
         start, stop = kspace_kept(side, factor, "auto")
         assert stop - start == side // factor and start <= centre < stop
     assert kspace_kept(side, 1, "third") == kspace_kept(side, 1, "auto") == (0, side)
@@ -172,9 +219,12 @@ def test_pair_lies_in_the_unit_range_on_one_grid(brain, factor, lr_type):
     assert pair.hr.shape == pair.lr.shape == tuple(sides.stop - sides.start for sides in pair.box)
     assert pair.hr.dtype == pair.lr.dtype == np.float32
     assert pair.hr.min() >= 0 and pair.hr.max() <= 1
-    # The magnitude of a cut spectrum rings above the brightest voxel; the published method does not clip it.
+    # The magnitude of a cut spectrum rings above the brightest voxel; the published method does not
+    # clip it.
     assert pair.lr.min() >= 0 and pair.lr.max() <= (1 if lr_type == "interpolation" else 1.5)
-    np.testing.assert_allclose(pair.hr * np.float32(pair.scale), clip_bright(brain)[pair.box], rtol=2e-7)
+    np.testing.assert_allclose(
+        pair.hr * np.float32(pair.scale), clip_bright(brain)[pair.box], rtol=2e-7
+    )
 
 
 def test_pair_does_not_change_the_volume_it_is_made_from(brain):
@@ -208,17 +258,32 @@ def test_best_spline_is_zoom_of_order_5_from_the_same_low_volume(brain, factor):
     pair = make_pair(brain, settings)
     image = naive.mod_crop(naive.clip_bright(brain), factor)
     # mode="mirror" for the reason below: one side of this volume is 28
-    low = zoom(image.astype(np.float64), [1 / f for f in factor], order=2, prefilter=False, mode="mirror")
-    spline = np.clip(zoom(low, factor, order=5, mode="mirror")[pair.box] / pair.scale, 0, 1) * (pair.hr != 0)
-    np.testing.assert_allclose(best_spline(pair), spline, atol=2e-5)  # the prefilter magnifies low's rounding
+    low = zoom(
+        image.astype(np.float64), [1 / f for f in factor], order=2, prefilter=False, mode="mirror"
+    )
+    spline = np.clip(zoom(low, factor, order=5, mode="mirror")[pair.box] / pair.scale, 0, 1) * (
+        pair.hr != 0
+    )
+    # The prefilter magnifies low's rounding.
+    np.testing.assert_allclose(best_spline(pair), spline, atol=2e-5)
 
 
 def test_best_spline_of_a_kspace_volume_is_on_the_same_grid():
-    # A smooth bump loses nothing in k-space: its small volume, splined, must lie where the bump lay.
+    # A smooth bump loses nothing in k-space: its small volume, splined, must lie where the bump
+    # lay.
     x, y, z = np.meshgrid(*(np.arange(side) - 26.5 for side in (54, 54, 54)), indexing="ij")
-    image = np.exp(-((x - 2)**2 + (y + 3)**2 + z**2) / (2 * 5**2)).astype(np.float32)
+    image = np.exp(-((x - 2) ** 2 + (y + 3) ** 2 + z**2) / (2 * 5**2)).astype(np.float32)
     settings = Settings(lr_type="kspace")
     operator = degradation_of(image.shape, settings)
-    pair = LRVolume(image, operator.degrade(image), operator, (slice(None),) * 3, image.shape, 1.0, image > 0, hr=image)
+    pair = LRVolume(
+        image,
+        operator.degrade(image),
+        operator,
+        (slice(None),) * 3,
+        image.shape,
+        1.0,
+        image > 0,
+        hr=image,
+    )
     # A shift by a tenth of a voxel would change it by 0.01.
     assert np.abs(best_spline(pair) - image).max() < 1e-3

@@ -1,12 +1,21 @@
 """octahedral/features.py: features in the voxel's own frame, against their literal definition."""
+
 import itertools
 
-import naive
+import naive_octahedral
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from octahedral import features as module
-from octahedral.features import FEATURE_NAMES, OVER_NOISE, STRENGTH, VOXEL_FEATURES, classify, features_of_voxels
+from octahedral.features import (
+    FEATURE_NAMES,
+    OVER_NOISE,
+    STRENGTH,
+    VOXEL_FEATURES,
+    classify,
+    features_of_voxels,
+)
 from octahedral.scene import PERMUTATIONS, REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import quantile_tree, tree_of
 from scan_cues import CUE_NAMES
@@ -15,8 +24,9 @@ FACTOR = (2, 2, 2)
 
 
 def landscape(seed=0, shape=(17, 19, 18)):
-    from scipy.ndimage import gaussian_filter
-    return np.clip(gaussian_filter(np.random.default_rng(seed).random(shape), 1.3) * 3 - 1, 0, 1).astype(np.float32)
+    return np.clip(
+        gaussian_filter(np.random.default_rng(seed).random(shape), 1.3) * 3 - 1, 0, 1
+    ).astype(np.float32)
 
 
 def scene_of(estimate, start=None, mask=None, factor=FACTOR):
@@ -32,8 +42,11 @@ def everything(scene):
 def test_the_48_rows_are_all_orientations_of_a_cube():
     shape, displacements = (31, 37, 41), np.array([[1, 2, 3]])
     flat = {int(offset) for offset in turned_offsets(displacements, shape).ravel()}
-    expected = {(s[0] * p[0] * 37 + s[1] * p[1]) * 41 + s[2] * p[2]
-                for p in itertools.permutations((1, 2, 3)) for s in itertools.product((1, -1), repeat=3)}
+    expected = {
+        (s[0] * p[0] * 37 + s[1] * p[1]) * 41 + s[2] * p[2]
+        for p in itertools.permutations((1, 2, 3))
+        for s in itertools.product((1, -1), repeat=3)
+    }
     assert flat == expected and len(flat) == 48
 
 
@@ -51,7 +64,9 @@ def test_features_equal_their_definition(factor):
     features, orientation = features_of_voxels(scene, voxels)
     chosen = np.random.default_rng(3).choice(len(voxels), 60, replace=False)
     for n in chosen:
-        expected, code = naive.describe(scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS)
+        expected, code = naive_octahedral.describe(
+            scene.estimate, scene.start, scene.mask, scene.place, factor, voxels[n], PERMUTATIONS
+        )
         assert orientation[n] == code
         np.testing.assert_allclose(features[n], expected, rtol=2e-3, atol=2e-4)
 
@@ -77,10 +92,18 @@ def test_axes_of_different_factors_keep_their_places():
     assert set(map(tuple, kept)) == {(0, 1, 2), (1, 0, 2)}
 
 
-@pytest.mark.parametrize("turn", [lambda v: v[::-1], lambda v: v[:, ::-1, ::-1], lambda v: v.transpose(1, 0, 2),
-                                  lambda v: v.transpose(2, 0, 1)[:, ::-1]], ids=["flip", "two flips", "swap", "rotate"])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda v: v[::-1],
+        lambda v: v[:, ::-1, ::-1],
+        lambda v: v.transpose(1, 0, 2),
+        lambda v: v.transpose(2, 0, 1)[:, ::-1],
+    ],
+    ids=["flip", "two flips", "swap", "rotate"],
+)
 def test_a_turned_volume_has_the_turned_features(turn):
-    """To rounding; where two components of the direction are alike to rounding, the frame may be another one."""
+    """To rounding; where two components of the direction are alike, the frame may be another."""
     estimate = landscape(4, (16, 16, 16))
     turned = np.ascontiguousarray(turn(estimate))
     scene, other = scene_of(estimate), scene_of(turned)
@@ -108,7 +131,7 @@ def test_classify_walks_the_tree_that_their_features_decide():
     tree = quantile_tree(features)
     leaf, turned = classify(scene, voxels, tree)
     np.testing.assert_array_equal(turned, orientation)
-    np.testing.assert_array_equal(leaf, [naive.walk(tree, row) for row in features])
+    np.testing.assert_array_equal(leaf, [naive_octahedral.walk(tree, row) for row in features])
 
 
 def test_every_feature_has_a_name():
@@ -133,12 +156,25 @@ def test_cues_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():
         scene = scene_of(landscape())._replace(cues=cues)
         voxels = everything(scene)
         features, _ = features_of_voxels(scene, voxels)
-        middle = {cue: 0.05, over: np.median(features[:, over]), STRENGTH: np.median(features[:, 0])}
+        middle = {
+            cue: 0.05,
+            over: np.median(features[:, over]),
+            STRENGTH: np.median(features[:, 0]),
+        }
         others = [feature for feature in middle if feature != first]
-        tree = tree_of([(first, middle[first], 1, 2), (others[0], middle[others[0]], 3, 4),
-                        (others[1], middle[others[1]], 5, 6), None, None, None, None])
+        tree = tree_of(
+            [
+                (first, middle[first], 1, 2),
+                (others[0], middle[others[0]], 3, 4),
+                (others[1], middle[others[1]], 5, 6),
+                None,
+                None,
+                None,
+                None,
+            ]
+        )
         leaf, _ = classify(scene, voxels, tree)
-        walked = [naive.walk(tree, row) for row in features]
+        walked = [naive_octahedral.walk(tree, row) for row in features]
         # A split at a strength to rounding may fall either way.
         assert np.mean(leaf != walked) < 1e-3
         assert len(np.unique(leaf)) >= 2

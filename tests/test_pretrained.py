@@ -1,4 +1,5 @@
-"""pretrained/: the filters that come with the project restore without training, and say what they are."""
+"""pretrained/: the filters of the project restore without training, and say what they are."""
+
 import json
 
 import nibabel as nib
@@ -6,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, golden_figures, run_command, write_nifti
 
+from disk.filters import PRETRAINED, load_filters
 from filter_constant import Settings
 from get_lar import best_spline, make_pair
 from restoring import restore
-from disk.filters import PRETRAINED, load_filters
 
 FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))
 
@@ -23,7 +24,9 @@ def loaded(request, tmp_path_factory):
 
 def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded):
     stages, settings = loaded
-    assert settings.preset == "best" and settings.feature_space == "octahedral" and len(stages) == settings.stages
+    assert settings.preset == "best"
+    assert settings.feature_space == "octahedral"
+    assert len(stages) == settings.stages
     about = json.loads((PRETRAINED / f"settings_{settings.tag}.json").read_text())
     assert len(about["volumes"]) == 12 and all(name.startswith("sub-") for name in about["volumes"])
     assert "CC0" in (PRETRAINED / "README.md").read_text(encoding="utf-8")
@@ -32,8 +35,10 @@ def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded)
 def test_they_restore_a_piece_of_another_brain_better_than_the_best_spline(loaded):
     stages, settings = loaded
     pair = make_pair(golden_figures(2).volume, settings)
-    errors = [np.mean((volume - pair.hr)[pair.mask] ** 2) for volume in (best_spline(pair),
-                                                                         restore(pair, stages, settings))]
+    errors = [
+        np.mean((volume - pair.hr)[pair.mask] ** 2)
+        for volume in (best_spline(pair), restore(pair, stages, settings))
+    ]
     assert 10 * np.log10(errors[0] / errors[1]) > 0.3, errors
 
 
@@ -43,17 +48,36 @@ def test_they_are_small(loaded):
 
 def test_a_clone_restores_and_upscales_without_training(tmp_path):
     """As a user does, from a folder with nothing in arrays/."""
-    assert not (ROOT / "arrays" / "settings_2.json").exists() or pytest.skip("arrays/ holds filters of its own")
-    write_nifti(tmp_path / "low.nii.gz", golden_figures(2).volume[::2, ::2, ::2].copy(), np.diag([1.5, 1.5, 1.5, 1]))
-    for options in (["--result_dir", tmp_path / "result", "--no-report"],
-                    ["--upscale", "--output", tmp_path / "fine.nii.gz", "--no-report"]):
+    assert not (ROOT / "arrays" / "settings_2.json").exists() or pytest.skip(
+        "arrays/ holds filters of its own"
+    )
+    write_nifti(
+        tmp_path / "low.nii.gz",
+        golden_figures(2).volume[::2, ::2, ::2].copy(),
+        np.diag([1.5, 1.5, 1.5, 1]),
+    )
+    for options in (
+        ["--result_dir", tmp_path / "result", "--no-report"],
+        ["--upscale", "--output", tmp_path / "fine.nii.gz", "--no-report"],
+    ):
         finished = run_command("test.py", "--test_dir", tmp_path / "low.nii.gz", *options)
         assert finished.returncode == 0, finished.stderr
-        assert "those that come with the project" in finished.stdout and "pretrained/README.md" in finished.stdout
+        assert "those that come with the project" in finished.stdout
+        assert "pretrained/README.md" in finished.stdout
     assert nib.load(tmp_path / "fine.nii.gz").shape == (44, 46, 46)
 
 
 def test_other_settings_than_theirs_are_refused(tmp_path):
     write_nifti(tmp_path / "v.nii.gz", golden_figures(2).volume)
-    finished = run_command("test.py", "--test_dir", tmp_path / "v.nii.gz", "--lr_type", "average", "--result_dir", tmp_path / "r")
-    assert finished.returncode == 2 and "--lr_type" in finished.stderr and len(finished.stderr.splitlines()) == 1
+    finished = run_command(
+        "test.py",
+        "--test_dir",
+        tmp_path / "v.nii.gz",
+        "--lr_type",
+        "average",
+        "--result_dir",
+        tmp_path / "r",
+    )
+    assert finished.returncode == 2
+    assert "--lr_type" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1

@@ -1,4 +1,5 @@
 """What a person looks at: pictures, the page in a real browser, the JSON record."""
+
 import io
 import json
 import re
@@ -18,9 +19,11 @@ from report.page import make_page
 from report.pictures import canonical, plane
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
 
-FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-         "--disable-background-networking --disable-component-update --disable-sync "
-         "--window-size=1200,1000").split()
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--window-size=1200,1000"
+).split()
 
 
 def brain(seed, shape=(40, 44, 36)):
@@ -42,31 +45,65 @@ def runs(tmp_path_factory):
     common = ["--arrays_dir", str(folder / "arrays")]
     learned = [*common, "--train_dir", str(folder / "train"), "--filter_len", "5"]
     assert train.main(*command_line("train", learned)) == 0
-    evaluated = [*common, "--test_dir", str(folder / "test"),
-                 "--result_dir", str(folder / "result")]
+    evaluated = [
+        *common,
+        "--test_dir",
+        str(folder / "test"),
+        "--result_dir",
+        str(folder / "result"),
+    ]
     assert script.main(*command_line("test", evaluated)) == 0
-    upscaled = [*common, "--test_dir", str(folder / "test" / "b.nii.gz"), "--upscale",
-                "--output", str(folder / "fine" / "b.nii.gz")]
+    upscaled = [
+        *common,
+        "--test_dir",
+        str(folder / "test" / "b.nii.gz"),
+        "--upscale",
+        "--output",
+        str(folder / "fine" / "b.nii.gz"),
+    ]
     assert script.main(*command_line("test", upscaled)) == 0
-    return {"arrays": folder / "arrays", "result": next((folder / "result").iterdir()),
-            "fine": folder / "fine", "test": folder / "test"}
+    return {
+        "arrays": folder / "arrays",
+        "result": next((folder / "result").iterdir()),
+        "fine": folder / "fine",
+        "test": folder / "test",
+    }
 
 
 def test_every_result_has_its_picture_and_record(runs):
     assert sorted(path.name for path in runs["result"].iterdir()) == [
-        "b.json", "b.nii.gz", "b.png", "c.json", "c.nii.gz", "c.png", "metrics.csv", "report.html"]
+        "b.json",
+        "b.nii.gz",
+        "b.png",
+        "c.json",
+        "c.nii.gz",
+        "c.png",
+        "metrics.csv",
+        "report.html",
+    ]
     about = json.loads((runs["result"] / "b.json").read_text())
     assert about["input_sha256"] == file_digest(runs["test"] / "b.nii.gz")
     assert about["filters"]["h_2.npy"] == file_digest(runs["arrays"] / "h_2.npy")
     assert about["settings"]["filter_len"] == 5 and "numpy" in about["versions"]
-    assert set(about["seconds"]) >= {"read", "degrade and interpolate", "restore", "write",
-                                     "figures", "picture and viewer"}
+    assert set(about["seconds"]) >= {
+        "read",
+        "degrade and interpolate",
+        "restore",
+        "write",
+        "figures",
+        "picture and viewer",
+    }
     assert sorted(path.name for path in runs["fine"].iterdir()) == [
-        "b.json", "b.nii.gz", "b.png", "report.html"]
+        "b.json",
+        "b.nii.gz",
+        "b.png",
+        "report.html",
+    ]
 
 
-@pytest.mark.parametrize("path", ["arrays/filters_2.png", "arrays/samples_2.png",
-                                  "result/b.png", "fine/b.png"])
+@pytest.mark.parametrize(
+    "path", ["arrays/filters_2.png", "arrays/samples_2.png", "result/b.png", "fine/b.png"]
+)
 def test_pictures_are_pictures(runs, path):
     folder, name = path.split("/")
     pixels = np.asarray(Image.open(runs[folder] / name).convert("L"))
@@ -74,8 +111,14 @@ def test_pictures_are_pictures(runs, path):
 
 
 def test_no_report_leaves_only_results(runs, tmp_path):
-    settings = ["--arrays_dir", str(runs["arrays"]), "--test_dir", str(runs["test"] / "b.nii.gz"),
-                "--result_dir", str(tmp_path)]
+    settings = [
+        "--arrays_dir",
+        str(runs["arrays"]),
+        "--test_dir",
+        str(runs["test"] / "b.nii.gz"),
+        "--result_dir",
+        str(tmp_path),
+    ]
     assert script.main(*command_line("test", [*settings, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
     assert sorted(path.name for path in result.iterdir()) == ["b.nii.gz", "metrics.csv"]
@@ -90,10 +133,19 @@ def test_the_page_holds_all_it_needs(runs):
 
 
 def test_names_from_the_user_are_text_in_the_page():
-    about = {"command": "<script>", "settings": {"factor": (2, 2, 2)}, "filters": {},
-             "versions": {}}
-    row = {"volume": "</script><b>", "from": (1, 1, 1), "to": (2, 2, 2), "voxel_mm": (1, 1, 1),
-           "seconds": 1.0}
+    about = {
+        "command": "<script>",
+        "settings": {"factor": (2, 2, 2)},
+        "filters": {},
+        "versions": {},
+    }
+    row = {
+        "volume": "</script><b>",
+        "from": (1, 1, 1),
+        "to": (2, 2, 2),
+        "voxel_mm": (1, 1, 1),
+        "seconds": 1.0,
+    }
     images = {"LR": np.ones((9, 9, 9)), "Restored": np.ones((9, 9, 9))}
     text = make_page(about, [row], [make_viewer("</script><b>", images, np.eye(4))])
     assert "<b>" not in text and "<script>&" not in text and text.count("</script>") == 2
@@ -111,8 +163,9 @@ def test_a_viewer_stays_within_its_share_whatever_the_volume():
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
 def test_pictures_turn_every_orientation_the_same_way(axes):
     image = nib.Nifti1Image(np.random.default_rng(1).random((6, 7, 8)), np.diag([1.0, 2, 3, 1]))
-    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine),
-                                           nib.orientations.axcodes2ornt(axes))
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
+    )
     turned = image.as_reoriented(turn)
     images, sizes = canonical({"a": turned.get_fdata()}, turned.affine)
     assert np.array_equal(images["a"], image.get_fdata()) and np.allclose(sizes, (1, 2, 3))
@@ -121,20 +174,24 @@ def test_pictures_turn_every_orientation_the_same_way(axes):
     assert axial[0, 0] == image.get_fdata()[0, -1, 3]  # left anterior
 
 
-# -------------------------------------------------------------------------------- browser
+# ---- browser
 # selenium is imported where it is used: the tests above run without it.
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Headless Chromium, driven by selenium."""
     webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)")
+        "selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)"
+    )
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.service import Service
+
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
-        pytest.skip("no chromium and chromedriver here "
-                    "(Debian: apt-get install chromium chromium-driver)")
+        pytest.skip(
+            "no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
@@ -174,15 +231,19 @@ def click(browser, selector, number=0):
 
 def test_in_a_browser_all_images_load_without_a_complaint(opened):
     assert opened.execute_script(
-        "return [...document.querySelectorAll('.stack img')].every(img => img.naturalWidth > 10)")
-    assert opened.execute_script(
+        "return [...document.querySelectorAll('.stack img')].every(img => img.naturalWidth > 10)"
+    )
+    fetched = opened.execute_script(
         "return performance.getEntriesByType('resource')"
-        ".filter(e => !e.name.startsWith('data:')).length") == 0
+        ".filter(e => !e.name.startsWith('data:')).length"
+    )
+    assert fetched == 0
     assert opened.get_log("browser") == []
 
 
 def test_in_a_browser_names_keys_and_clicks_flip_the_image(opened):
     from selenium.webdriver import ActionChains, Keys
+
     restored = seen(opened)
     click(opened, "button[data-kind='0']")
     original = seen(opened)
@@ -207,10 +268,12 @@ def test_in_a_browser_names_keys_and_clicks_flip_the_image(opened):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_in_a_browser_sliders_and_arrows_move_through_slices(opened, axis):
     from selenium.webdriver import ActionChains, Keys
+
     before = seen(opened, axis)
     slider = opened.find_elements("css selector", "input[type=range]")[axis]
     opened.execute_script(
-        "arguments[0].value = 3; arguments[0].dispatchEvent(new Event('input'))", slider)
+        "arguments[0].value = 3; arguments[0].dispatchEvent(new Event('input'))", slider
+    )
     opened.implicitly_wait(0.1)
     moved, label = seen(opened, axis), opened.find_elements("css selector", "output")[axis].text
     assert not np.array_equal(before, moved)
@@ -221,11 +284,14 @@ def test_in_a_browser_sliders_and_arrows_move_through_slices(opened, axis):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_the_page_follows_light_and_dark(opened, scheme):
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-        "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    opened.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
     colours = opened.execute_script(
-        "const style = getComputedStyle(document.body);"
-        "return [style.color, style.backgroundColor]")
-    ink, paper = (np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
-                  for colour in colours)
+        "const style = getComputedStyle(document.body);return [style.color, style.backgroundColor]"
+    )
+    ink, paper = (
+        np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]) for colour in colours
+    )
     assert (paper - ink > 150) if scheme == "light" else (ink - paper > 150)

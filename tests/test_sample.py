@@ -51,8 +51,12 @@ def test_shift_is_read_off_the_affines():
 
 @pytest.mark.parametrize(
     "affine",
-    [grid((0.5, 0, 0)), grid((0, 0, 0), 2), np.diag([-1.0, 1.0, 1.0, 1.0]),
-     np.eye(4)[[1, 0, 2, 3]]],
+    [
+        grid((0.5, 0, 0)),
+        grid((0, 0, 0), 2),
+        np.diag([-1.0, 1.0, 1.0, 1.0]),
+        np.eye(4)[[1, 0, 2, 3]],
+    ],
     ids=["half a voxel", "other voxel size", "flipped", "axes swapped"],
 )
 def test_grids_that_differ_by_more_than_whole_voxels_are_refused(affine):
@@ -61,7 +65,8 @@ def test_grids_that_differ_by_more_than_whole_voxels_are_refused(affine):
 
 
 @pytest.mark.parametrize(
-    "shift", [(0, 0, 0), (2, 1, 0), (-2, 1, -3), (4, -5, 2), (50, 0, 0), (0, -50, 0)])
+    "shift", [(0, 0, 0), (2, 1, 0), (-2, 1, -3), (4, -5, 2), (50, 0, 0), (0, -50, 0)]
+)
 @pytest.mark.parametrize("shape", [(5, 6, 7), (9, 3, 12)])
 def test_shifted_mask_equals_its_naive_twin(shift, shape):
     mask = np.random.default_rng(0).random((5, 6, 7)) < 0.5
@@ -165,8 +170,8 @@ def test_second_run_fetches_nothing(tmp_path, fake_pip, capsys):
 
 
 @pytest.mark.parametrize(
-    "spoil",
-    [lambda content: content[:50], lambda content: b"not gzip", lambda content: b""])
+    "spoil", [lambda content: content[:50], lambda content: b"not gzip", lambda content: b""]
+)
 def test_damaged_volume_is_replaced(tmp_path, fake_pip, spoil):
     assert run_main(tmp_path) == 0
     path = tmp_path / "test" / sample.TEST_SAMPLE.name
@@ -218,14 +223,17 @@ def test_failing_write_leaves_nothing_under_a_final_name(tmp_path, monkeypatch):
 
 def command_line(*words, **environment):
     command = [sys.executable, str(ROOT / "sample.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True,
-                          env={**sample.os.environ, **environment})
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**sample.os.environ, **environment}
+    )
 
 
 def test_help_loads_neither_numpy_nor_nibabel():
-    code = ("import sys, sample\n"
-            "try: sample.main(['--help'])\n"
-            "finally: assert not {'numpy', 'nibabel'} & set(sys.modules)")
+    code = (
+        "import sys, sample\n"
+        "try: sample.main(['--help'])\n"
+        "finally: assert not {'numpy', 'nibabel'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--train_dir" in done.stdout
 

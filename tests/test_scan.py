@@ -1,4 +1,4 @@
-"""LR volumes as scanners make them: profiles, noise, what is drawn, what is read off, what is gained."""
+"""LR volumes as scanners make them: profiles, noise, what is drawn, read off and gained."""
 from dataclasses import replace
 from pathlib import Path
 

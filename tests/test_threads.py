@@ -1,4 +1,5 @@
-"""threads.py: work is shared, faults come out, and whole volumes do not depend on how many threads there are."""
+"""threads.py: work is shared, faults come out, and volumes do not depend on how many there are."""
+
 import time
 from dataclasses import replace
 from threading import Event
@@ -8,12 +9,12 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import hashtable
-from machine import threads
+from apply_filters import apply_filters
 from filter_constant import Settings
-from machine.errors import UserError
 from get_lar import make_pair
 from hashtable import Boundaries
-from apply_filters import apply_filters
+from machine import threads
+from machine.errors import UserError
 from machine.threads import in_turn
 
 NUMBERS = (1, 2, 5)
@@ -26,9 +27,11 @@ def test_every_task_is_done_once_with_buffers_of_its_thread(monkeypatch, number)
 
     def buffers():
         made.append([])
-        return made[-1],
+        return (made[-1],)
 
-    threads.in_threads(range(100), lambda task, mine: (done.append(task), mine.append(task)), buffers)
+    threads.in_threads(
+        range(100), lambda task, mine: (done.append(task), mine.append(task)), buffers
+    )
     assert sorted(done) == list(range(100)) and len(made) == number
     assert sorted(task for mine in made for task in mine) == list(range(100))
 
@@ -42,6 +45,14 @@ def test_a_fault_is_not_swallowed(monkeypatch, number):
     monkeypatch.setattr(threads, "thread_count", lambda: number)
     with pytest.raises(ZeroDivisionError):
         threads.in_threads(range(5), lambda task: 1 / (task - 3))
+
+
+def test_fault_in_a_thread_is_not_swallowed():
+    def work(task):
+        raise ZeroDivisionError(task)
+
+    with pytest.raises(ZeroDivisionError):
+        threads.in_threads(range(5), work, tuple)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -75,13 +86,15 @@ def test_spans_cover_everything_once(count):
 
 def test_pairs_and_restored_volumes_are_bit_identical_for_any_number_of_threads(monkeypatch, brain):
     settings = replace(Settings(), filter_len=5, grad_len=5)
-    h = np.random.default_rng(62).standard_normal((settings.buckets, settings.taps)).astype(np.float32) / 25
+    shape = settings.buckets, settings.taps
+    h = np.random.default_rng(62).standard_normal(shape).astype(np.float32) / 25
+    boundaries = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
     found = []
     for number in NUMBERS:
         for module in (threads, hashtable):
             monkeypatch.setattr(module, "thread_count", lambda number=number: number)
         pair = make_pair(brain, settings)
-        found.append((pair.lr, apply_filters(pair.lr, h, Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6])), settings)))
+        found.append((pair.lr, apply_filters(pair.lr, h, boundaries, settings)))
     assert (found[0][0] != found[0][1]).any()
     for other in found[1:]:
         for mine, theirs in zip(found[0], other):

@@ -1,5 +1,5 @@
-"""train.py and test.py: the command lines, from volumes on disk to filters, results and figures."""
-import csv
+"""train.py and test.py: from volumes on disk to filters, results and figures."""
+
 import json
 import re
 from types import SimpleNamespace
@@ -8,90 +8,86 @@ import naive
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, assert_one_line, golden_figures, load_script, run_command, write_nifti
+from conftest import (
+    ROOT,
+    SMALL,
+    assert_one_line,
+    golden_figures,
+    learn,
+    load_script,
+    read_rows,
+    restore,
+    run_command,
+    same,
+    write_nifti,
+)
 
 from command_line import command_line
-from disk.filters import load_filters
 
-OBLIQUE = np.array([[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]])  # and flipped
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """Two volumes to learn from and one to restore, all small pieces of the golden volume."""
-    root, volume = tmp_path_factory.mktemp("volumes"), golden_figures(2).volume
-    write_nifti(root / "train" / "a.nii.gz", volume[2:28, 4:34, 8:38])
-    write_nifti(root / "train" / "b.nii.gz", volume[14:42, 10:40, 6:36].astype(np.int16))
-    write_nifti(root / "test" / "c.nii.gz", volume[8:36, 8:36, 4:34])
-    return SimpleNamespace(root=root, train=root / "train", test=root / "test")
-
-
-def learn(folders, arrays, *options):
-    """train.py with small filters, in this process, which saves two seconds; returns filters, boundaries and settings."""
-    settings, given = command_line("train", ["--train_dir", str(folders.train), "--arrays_dir", str(arrays), *SMALL,
-                                             *map(str, options)])
-    assert load_script("train").main(settings, given) == 0
-    filters, settings = load_filters(settings, set())
-    (boundaries, h), = filters
-    return h, boundaries, settings
-
-
-def restore(folders, arrays, result, *options):
-    """test.py in this process; returns the restored volume and its row of figures."""
-    settings, given = command_line("test", ["--test_dir", str(folders.test), "--arrays_dir", str(arrays),
-                                            "--result_dir", str(result), *map(str, options)])
-    assert load_script("test").main(settings, given) == 0
-    folder, = result.iterdir()
-    return nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32), read_rows(folder / "metrics.csv")[0]
-
-
-def read_rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="session")
-def learned(folders):
-    """Small filters learned with the defaults otherwise."""
-    arrays = folders.root / "arrays"
-    h, boundaries, settings = learn(folders, arrays)
-    return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, settings=settings)
-
-
-def same(first, second):
-    return all(np.array_equal(one, two) for one, two in zip(first, second))
+# Oblique, and flipped.
+OBLIQUE = np.array(
+    [[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]]
+)
 
 
 # ---- the published run
+
 
 @pytest.mark.slow
 def test_published_settings_give_the_released_codes_boundaries_and_psnr(tmp_path):
     """Every voxel sampled, conjugate gradients, default filters: a minute or so on two cores."""
     golden = golden_figures(2)
     write_nifti(tmp_path / "volumes" / "golden.nii.gz", golden.volume)
-    finished = run_command("train.py", "--sample_rate", 1, "--quantization_rate", 1, "--solver", "cg", "--factor", 2,
-                           "--train_dir", tmp_path / "volumes", "--arrays_dir", tmp_path / "arrays")
+    finished = run_command(
+        "train.py",
+        "--sample_rate",
+        1,
+        "--quantization_rate",
+        1,
+        "--solver",
+        "cg",
+        "--factor",
+        2,
+        "--train_dir",
+        tmp_path / "volumes",
+        "--arrays_dir",
+        tmp_path / "arrays",
+    )
     assert finished.returncode == 0, finished.stderr
-    for name, expected in (("Qfactor_str2", golden.strength_boundary), ("Qfactor_coh2", golden.coherence_boundary)):
-        np.testing.assert_allclose(np.load(tmp_path / "arrays" / name, allow_pickle=False), expected, rtol=1e-4)
+    for name, expected in (
+        ("Qfactor_str2", golden.strength_boundary),
+        ("Qfactor_coh2", golden.coherence_boundary),
+    ):
+        np.testing.assert_allclose(
+            np.load(tmp_path / "arrays" / name, allow_pickle=False), expected, rtol=1e-4
+        )
     h = np.load(tmp_path / "arrays" / "h_2.npy", allow_pickle=False)
     assert h.shape == (576, 1331) and h.dtype == np.float32 and h.any(1).all()
 
-    finished = run_command("test.py", "--test_dir", tmp_path / "volumes", "--arrays_dir", tmp_path / "arrays",
-                           "--result_dir", tmp_path / "result")
+    finished = run_command(
+        "test.py",
+        "--test_dir",
+        tmp_path / "volumes",
+        "--arrays_dir",
+        tmp_path / "arrays",
+        "--result_dir",
+        tmp_path / "result",
+    )
     assert finished.returncode == 0, finished.stderr
-    folder, = (tmp_path / "result").iterdir()
-    row, = read_rows(folder / "metrics.csv")
+    (folder,) = (tmp_path / "result").iterdir()
+    (row,) = read_rows(folder / "metrics.csv")
     assert float(row["lr_psnr_box"]) == pytest.approx(golden.psnr[0], abs=1e-3)
     assert float(row["lr_ssim_box"]) == pytest.approx(golden.ssim[0], abs=1e-4)
     # What single filters are hangs on rounding, so few are the samples; what they restore does not.
     assert float(row["sr_psnr_box"]) == pytest.approx(golden.psnr[1], abs=0.02)
     assert float(row["sr_ssim_box"]) == pytest.approx(golden.ssim[1], abs=1e-3)
     restored = nib.load(folder / "golden.nii.gz").get_fdata() / golden.clip_max
-    assert naive.psnr(golden.sr, restored[golden.box]) > 45  # against the released code's own result
+    # Against the released code's own result.
+    assert naive.psnr(golden.sr, restored[golden.box]) > 45
 
 
 # ---- from end to end
+
 
 def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
     """The default folders lie where the command is run, not where the scripts are."""
@@ -100,30 +96,45 @@ def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
     write_nifti(tmp_path / "test" / "sub" / "b.nii", volume[8:36, 8:36, 4:34])
     trained = run_command(ROOT / "train.py", *SMALL, cwd=tmp_path)
     assert trained.returncode == 0 and not trained.stderr, trained.stderr
-    assert {path.name for path in (tmp_path / "arrays").iterdir()} == {"h_2.npy", "Qfactor_str2", "Qfactor_coh2",
-                                                                      "settings_2.json", "filters_2.png", "samples_2.png",
-                                                                      "QVF_2"}
+    assert {path.name for path in (tmp_path / "arrays").iterdir()} == {
+        "h_2.npy",
+        "Qfactor_str2",
+        "Qfactor_coh2",
+        "settings_2.json",
+        "filters_2.png",
+        "samples_2.png",
+        "QVF_2",
+    }
     tested = run_command(ROOT / "test.py", cwd=tmp_path)
     assert tested.returncode == 0 and not tested.stderr, tested.stderr
-    folder, = (tmp_path / "result").iterdir()
+    (folder,) = (tmp_path / "result").iterdir()
     assert re.fullmatch(r"\d{6}", folder.name)  # month, day, hour
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
-        "metrics.csv", "report.html", "sub/b.json", "sub/b.nii", "sub/b.png"]
-    row, = read_rows(folder / "metrics.csv")
+        "metrics.csv",
+        "report.html",
+        "sub/b.json",
+        "sub/b.nii",
+        "sub/b.png",
+    ]
+    (row,) = read_rows(folder / "metrics.csv")
     assert row["volume"] == "sub/b.nii" and all(row.values())
     for image in ("lr", "spline5", "sr"):
         assert row[f"{image}_psnr"] and 0 < float(row[f"{image}_ssim"]) < 1
     assert "b.nii" in tested.stdout and f"{float(row['sr_psnr']):.2f}" in tested.stdout
 
 
-def test_learned_filters_restore_better_than_lr(folders, learned, tmp_path):
-    _, row = restore(folders, learned.arrays, tmp_path / "result")
+def test_learned_filters_restore_better_than_lr(pieces, small_filters, tmp_path):
+    _, row = restore(pieces, small_filters.arrays, tmp_path / "result")
     assert float(row["sr_psnr"]) > float(row["lr_psnr"]) + 0.3  # 0.4 dB were measured
 
 
-@pytest.mark.parametrize("dtype, slope, unit", [(np.float32, 1, 1), (np.float32, 1, 1e-6), (np.int16, 1, 1), (np.int16, 0.01, 1)])
-def test_result_keeps_place_header_and_intensity_unit(learned, tmp_path, dtype, slope, unit):
-    data = golden_figures(2).volume[8:36, 8:36, 4:35]  # an odd side: the last slice is cut off before degrading
+@pytest.mark.parametrize(
+    "dtype, slope, unit",
+    [(np.float32, 1, 1), (np.float32, 1, 1e-6), (np.int16, 1, 1), (np.int16, 0.01, 1)],
+)
+def test_result_keeps_place_header_and_intensity_unit(small_filters, tmp_path, dtype, slope, unit):
+    # An odd side: the last slice is cut off before degrading.
+    data = golden_figures(2).volume[8:36, 8:36, 4:35]
     image = nib.Nifti1Image((data * unit).astype(dtype), OBLIQUE)
     image.set_qform(OBLIQUE, 1, strip_shears=True)
     image.set_sform(OBLIQUE, 4)
@@ -139,12 +150,25 @@ def test_result_keeps_place_header_and_intensity_unit(learned, tmp_path, dtype, 
             file.write(bytes(raw))
 
     before = nib.load(path)
-    restored, row = restore(SimpleNamespace(test=path.parent), learned.arrays, tmp_path / "result")
+    restored, row = restore(
+        SimpleNamespace(test=path.parent), small_filters.arrays, tmp_path / "result"
+    )
     after = nib.load(next((tmp_path / "result").rglob("c.nii.gz")))
     assert after.shape == before.shape
     np.testing.assert_array_equal(after.affine, before.affine)
-    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "srow_x", "srow_y", "srow_z", "pixdim",
-                  "descrip", "xyzt_units"):
+    for field in (
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "pixdim",
+        "descrip",
+        "xyzt_units",
+    ):
         np.testing.assert_array_equal(after.header[field], before.header[field], field)
     original = before.get_fdata()
     inside = np.s_[4:-4, 4:-4, 4:-4]
@@ -153,123 +177,56 @@ def test_result_keeps_place_header_and_intensity_unit(learned, tmp_path, dtype, 
     assert restored[..., -1].max() == 0 and float(row["sr_psnr"]) > 15
 
 
-def test_same_command_gives_the_same_filters_and_results(folders, learned, tmp_path):
-    h, boundaries, _ = learn(folders, tmp_path / "arrays")
-    assert same([h, *boundaries], [learned.h, *learned.boundaries])
-    first, _ = restore(folders, learned.arrays, tmp_path / "one")
-    second, _ = restore(folders, tmp_path / "arrays", tmp_path / "two")
+def test_same_command_gives_the_same_filters_and_results(pieces, small_filters, tmp_path):
+    h, boundaries, _ = learn(pieces, tmp_path / "arrays")
+    assert same([h, *boundaries], [small_filters.h, *small_filters.boundaries])
+    first, _ = restore(pieces, small_filters.arrays, tmp_path / "one")
+    second, _ = restore(pieces, tmp_path / "arrays", tmp_path / "two")
     np.testing.assert_array_equal(first, second)
-
-
-# ---- what options change, and what they leave alone
-
-@pytest.mark.parametrize("options, filters, boundaries", [
-    (["--seed", 1], True, True),
-    (["--sharpen"], True, False),  # the HR side only: features are of LR
-    (["--sharpen", "False"], False, False),
-    (["--feature_type", "lambda1_fa"], True, True),
-    (["--feature_type", "trace_coh2"], True, True),
-    (["--feature_type", "trace_fa"], True, True),
-    (["--lr_type", "kspace"], True, True),
-    (["--factor", 2, 2, 2], False, False),
-    (["--grad_len", 3], True, True),
-    (["--sample_rate", 2], True, False),
-    (["--quantization_rate", 2], True, True),
-    (["--solver", "cg"], True, False),
-    (["--solver", "ridge", "--ridge", 10], False, False),
-    (["--ridge", 0.1], True, False),
-    (["--train_file_max", 1], True, True),
-    (["--train_file_max", 2], False, False),
-], ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "")
-def test_option_changes_what_it_should_and_nothing_else(folders, learned, tmp_path, options, filters, boundaries):
-    h, found, _ = learn(folders, tmp_path, *options)
-    assert (not same([h], [learned.h])) == filters
-    assert (not same(found, learned.boundaries)) == boundaries
-
-
-@pytest.mark.parametrize("parts", [1, 2, 10])
-def test_train_div_changes_nothing_but_rounding(folders, learned, tmp_path, parts):
-    h, boundaries, _ = learn(folders, tmp_path, "--train_div", parts)
-    assert same(boundaries, learned.boundaries)
-    np.testing.assert_allclose(h, learned.h, atol=1e-4)  # sums of float32 products, in other portions
-
-
-@pytest.mark.parametrize("options, buckets, taps", [(["--q_angle_p", 4], 72, 125), (["--q_angle_t", 3], 54, 125),
-                                                    (["--filter_len", 7], 36, 343), (["--filter_len", 3], 36, 27)], ids=str)
-def test_option_sets_the_shape_of_the_filters_and_restoring_follows(folders, tmp_path, options, buckets, taps):
-    h, _, settings = learn(folders, tmp_path / "arrays", *options)
-    assert h.shape == (buckets, taps) == (settings.buckets, settings.taps)
-    _, row = restore(folders, tmp_path / "arrays", tmp_path / "result")
-    assert float(row["sr_psnr"]) > float(row["lr_psnr"]) + 0.25
-
-
-@pytest.mark.parametrize("factor", [["3"], ["4"], ["1", "1", "3"]], ids=" ".join)
-def test_other_factors_learn_and_restore(folders, tmp_path, factor):
-    tag = factor[0] if len(factor) == 1 else "x".join(factor)
-    learn(folders, tmp_path / "arrays", "--factor", *factor)
-    assert (tmp_path / "arrays" / f"h_{tag}.npy").exists()
-    _, row = restore(folders, tmp_path / "arrays", tmp_path / "result", "--factor", *factor)
-    assert float(row["sr_psnr"]) > float(row["lr_psnr"]) + 0.25
-
-
-def test_kspace_filters_restore_kspace_volumes_without_being_told(folders, tmp_path):
-    learn(folders, tmp_path / "arrays", "--lr_type", "kspace")
-    _, row = restore(folders, tmp_path / "arrays", tmp_path / "result")
-    assert float(row["sr_psnr"]) > float(row["lr_psnr"]) + 0.5
-
-
-def test_train_file_max_takes_the_first_by_name(folders, tmp_path):
-    learn(folders, tmp_path / "two", "--train_file_max", 1)
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    (alone / "a.nii.gz").write_bytes((folders.train / "a.nii.gz").read_bytes())
-    learn(SimpleNamespace(train=alone), tmp_path / "one")
-    assert (tmp_path / "two" / "h_2.npy").read_bytes() == (tmp_path / "one" / "h_2.npy").read_bytes()
-    assert json.loads((tmp_path / "two" / "settings_2.json").read_text())["volumes"] == ["a.nii.gz"]
-
-
-def test_census_blend_takes_lr_or_the_restored_voxel(folders, learned, tmp_path):
-    from get_lar import make_pair
-
-
-    plain, _ = restore(folders, learned.arrays, tmp_path / "plain")
-    data = nib.load(folders.test / "c.nii.gz").get_fdata(dtype=np.float32)
-    pair = make_pair(data, learned.settings)
-    lr = pair.whole(pair.lr)
-    shares = []
-    for threshold in (0, 10, 26):
-        blended, _ = restore(folders, learned.arrays, tmp_path / f"t{threshold}", "--blend_threshold", threshold)
-        inner = tuple(slice(sides.start + 1, sides.stop - 1) for sides in pair.box)
-        if threshold == 10:
-            literal = naive.census_blend(pair.lr, plain[pair.box] / np.float32(pair.scale), threshold)
-            # Only a neighbour as bright as the centre to rounding may be counted otherwise.
-            assert np.mean(np.abs(blended[pair.box] / pair.scale - literal) > 1e-5) < 1e-3
-        assert ((blended == lr) | (blended == plain))[inner].all()
-        shares.append(np.mean((blended == plain)[inner]))
-    assert shares[0] < shares[1] < shares[2] == 1
-    bare, _ = restore(folders, learned.arrays, tmp_path / "bare", "--blend_threshold")
-    ten, _ = restore(folders, learned.arrays, tmp_path / "ten", "--blend_threshold", 10)
-    np.testing.assert_array_equal(bare, ten)
 
 
 # ---- mistakes
 
-@pytest.mark.parametrize("options", [["--filter_len", 7], ["--q_angle_p", 8], ["--lr_type", "kspace"]], ids=str)
-def test_restoring_with_other_settings_than_learned_is_refused(folders, learned, tmp_path, options):
-    finished = run_command("test.py", *options, "--arrays_dir", learned.arrays, "--test_dir", folders.test,
-                           "--result_dir", tmp_path / "result")
+
+@pytest.mark.parametrize(
+    "options", [["--filter_len", 7], ["--q_angle_p", 8], ["--lr_type", "kspace"]], ids=str
+)
+def test_restoring_with_other_settings_than_learned_is_refused(
+    pieces, small_filters, tmp_path, options
+):
+    finished = run_command(
+        "test.py",
+        *options,
+        "--arrays_dir",
+        small_filters.arrays,
+        "--test_dir",
+        pieces.test,
+        "--result_dir",
+        tmp_path / "result",
+    )
     assert_one_line(finished, "test.py: error:", options[0], "settings_2.json")
     assert not (tmp_path / "result").exists()
 
 
-def test_restoring_without_filters_or_with_those_of_another_factor_is_refused(folders, learned, tmp_path):
-    common = ("--test_dir", folders.test, "--result_dir", tmp_path / "result")
-    assert_one_line(run_command("test.py", "--arrays_dir", tmp_path, *common), "settings_2.json", "python train.py")
-    assert_one_line(run_command("test.py", "--arrays_dir", learned.arrays, "--factor", 3, *common), "settings_3.json",
-                    "--factor 2")
+def test_restoring_without_filters_or_with_those_of_another_factor_is_refused(
+    pieces, small_filters, tmp_path
+):
+    common = ("--test_dir", pieces.test, "--result_dir", tmp_path / "result")
+    assert_one_line(
+        run_command("test.py", "--arrays_dir", tmp_path, *common),
+        "settings_2.json",
+        "python train.py",
+    )
+    assert_one_line(
+        run_command("test.py", "--arrays_dir", small_filters.arrays, "--factor", 3, *common),
+        "settings_3.json",
+        "--factor 2",
+    )
 
 
-@pytest.mark.parametrize("content", ["no folder", "empty folder", "all black", "too small", "not a volume"])
+@pytest.mark.parametrize(
+    "content", ["no folder", "empty folder", "all black", "too small", "not a volume"]
+)
 def test_folder_without_a_usable_volume_is_refused(tmp_path, content):
     folder = tmp_path / "train"
     if content != "no folder":
@@ -280,7 +237,9 @@ def test_folder_without_a_usable_volume_is_refused(tmp_path, content):
         write_nifti(folder / "x.nii.gz", np.ones((4, 4, 4), np.float32))
     if content == "not a volume":
         (folder / "x.nii.gz").write_text("hello")
-    finished = run_command("train.py", "--train_dir", folder, "--arrays_dir", tmp_path / "arrays", *SMALL)
+    finished = run_command(
+        "train.py", "--train_dir", folder, "--arrays_dir", tmp_path / "arrays", *SMALL
+    )
     assert finished.returncode == 2 and "Traceback" not in finished.stderr
     *named, last = finished.stderr.splitlines()  # one line for each volume, and one for the folder
     assert last.startswith(f"train.py: error: {folder}: ")
@@ -289,29 +248,56 @@ def test_folder_without_a_usable_volume_is_refused(tmp_path, content):
     assert not list((tmp_path / "arrays").glob("*"))
 
 
-def test_one_broken_volume_does_not_stop_the_others(folders, learned, tmp_path):
+def test_one_broken_volume_does_not_stop_the_others(pieces, small_filters, tmp_path):
     for kind in ("train", "test"):
         folder = tmp_path / kind
         folder.mkdir()
         (folder / "broken.nii.gz").write_text("hello")
         good = "a.nii.gz" if kind == "train" else "c.nii.gz"
-        (folder / good).write_bytes((getattr(folders, kind) / good).read_bytes())
-    trained = run_command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *SMALL)
-    assert trained.returncode == 1 and "broken.nii.gz" in trained.stderr and "Traceback" not in trained.stderr
-    assert json.loads((tmp_path / "arrays" / "settings_2.json").read_text())["volumes"] == ["a.nii.gz"]
-    tested = run_command("test.py", "--test_dir", tmp_path / "test", "--arrays_dir", learned.arrays, "--result_dir",
-                         tmp_path / "result", "--no-report")
-    assert tested.returncode == 1 and "broken.nii.gz" in tested.stderr and "Traceback" not in tested.stderr
-    folder, = (tmp_path / "result").iterdir()
+        (folder / good).write_bytes((getattr(pieces, kind) / good).read_bytes())
+    trained = run_command(
+        "train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *SMALL
+    )
+    assert trained.returncode == 1
+    assert "broken.nii.gz" in trained.stderr
+    assert "Traceback" not in trained.stderr
+    assert json.loads((tmp_path / "arrays" / "settings_2.json").read_text())["volumes"] == [
+        "a.nii.gz"
+    ]
+    tested = run_command(
+        "test.py",
+        "--test_dir",
+        tmp_path / "test",
+        "--arrays_dir",
+        small_filters.arrays,
+        "--result_dir",
+        tmp_path / "result",
+        "--no-report",
+    )
+    assert tested.returncode == 1
+    assert "broken.nii.gz" in tested.stderr
+    assert "Traceback" not in tested.stderr
+    (folder,) = (tmp_path / "result").iterdir()
     assert [row["volume"] for row in read_rows(folder / "metrics.csv")] == ["c.nii.gz"]
     assert sorted(path.name for path in folder.iterdir()) == ["c.nii.gz", "metrics.csv"]
 
 
-def test_volumes_of_one_name_in_several_folders_all_get_a_result(folders, learned, tmp_path):
+def test_volumes_of_one_name_in_several_folders_all_get_a_result(pieces, small_filters, tmp_path):
     for subject in ("sub-01", "sub-02"):
         (tmp_path / "test" / subject).mkdir(parents=True)
-        (tmp_path / "test" / subject / "T1w.nii.gz").write_bytes((folders.test / "c.nii.gz").read_bytes())
-    settings, given = command_line("test", ["--test_dir", str(tmp_path / "test"), "--arrays_dir", str(learned.arrays),
-                                            "--result_dir", str(tmp_path / "result")])
+        (tmp_path / "test" / subject / "T1w.nii.gz").write_bytes(
+            (pieces.test / "c.nii.gz").read_bytes()
+        )
+    settings, given = command_line(
+        "test",
+        [
+            "--test_dir",
+            str(tmp_path / "test"),
+            "--arrays_dir",
+            str(small_filters.arrays),
+            "--result_dir",
+            str(tmp_path / "result"),
+        ],
+    )
     load_script("test").main(settings, given)
     assert len(list((tmp_path / "result").rglob("T1w.nii.gz"))) == 2

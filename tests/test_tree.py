@@ -1,26 +1,32 @@
 """tree.py: classes by quantiles, and splits that are chosen for the error they remove."""
-import naive
+
+import naive_octahedral
 import numpy as np
 import pytest
 
-from octahedral.features import BEND, FEATURE_NAMES, MEAN
+from octahedral.features import BEND, FEATURE_NAMES, MEAN, VOXEL_FEATURES
 from octahedral.tree import QUANTILE_SPLITS, Tree, errors_left, grow, quantile_tree, read_tree
 
 RANDOM = np.random.default_rng(0)
 
 
 def leaves_of(tree, features):
-    return np.array([naive.walk(tree, row) for row in features])
+    return np.array([naive_octahedral.walk(tree, row) for row in features])
 
 
 def two_laws(n=6000, seed=1):
-    """Samples whose linear law depends on two features only: 'bend' above 0.3, and there 'mean' above -0.2."""
+    """Samples whose linear law depends on two features only.
+
+    These are 'bend' above 0.3, and there 'mean' above -0.2.
+    """
     random = np.random.default_rng(seed)
-    features = random.standard_normal((n, len(FEATURE_NAMES))).astype(np.float32)
+    features = random.standard_normal((n, VOXEL_FEATURES)).astype(np.float32)
     taps = random.standard_normal((n, 4))
     bend, mean = features[:, BEND] > 0.3, features[:, MEAN] > -0.2
     laws = np.array([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, -1, 3]])
-    target = (taps * laws[np.where(bend, np.where(mean, 2, 1), 0)]).sum(1) + random.normal(0, 0.1, n)
+    target = (taps * laws[np.where(bend, np.where(mean, 2, 1), 0)]).sum(1) + random.normal(
+        0, 0.1, n
+    )
     return features, np.column_stack([taps, target]).astype(np.float32)
 
 
@@ -35,14 +41,18 @@ def test_a_tree_finds_the_features_that_matter_and_where():
 
 def test_a_tree_does_not_depend_on_the_threads_and_grows_by_adding_leaves(monkeypatch):
     from octahedral import tree as module
+
     features, samples = two_laws()
     first = grow(features, samples, 12)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for one, other in zip(first, grow(features, samples, 12)):
         np.testing.assert_array_equal(one, other)
     small = grow(features, samples, 6)
-    np.testing.assert_array_equal(small.threshold[small.feature >= 0][:2], first.threshold[first.feature >= 0][:2])
-    assert module.LEAST >= 100 and np.bincount(leaves_of(first, features)).min() >= module.LEAST * 0.5
+    np.testing.assert_array_equal(
+        small.threshold[small.feature >= 0][:2], first.threshold[first.feature >= 0][:2]
+    )
+    assert module.LEAST >= 100
+    assert np.bincount(leaves_of(first, features)).min() >= module.LEAST * 0.5
 
 
 def test_errors_left_are_those_of_ridge_regressions():
@@ -50,8 +60,12 @@ def test_errors_left_are_those_of_ridge_regressions():
     rows = [random.standard_normal((count, 9)) @ random.standard_normal((9, 9)) for count in counts]
     for taps, target in ((row[:, :-1], row[:, -1]) for row in rows):
         weights = np.linalg.solve(taps.T @ taps + ridge * len(taps) * np.eye(8), taps.T @ target)
-        expected.append(((target - taps @ weights) ** 2).sum() + ridge * len(taps) * (weights**2).sum())
-    np.testing.assert_allclose(errors_left(np.array([row.T @ row for row in rows]), counts, ridge), expected, rtol=1e-9)
+        expected.append(
+            ((target - taps @ weights) ** 2).sum() + ridge * len(taps) * (weights**2).sum()
+        )
+    np.testing.assert_allclose(
+        errors_left(np.array([row.T @ row for row in rows]), counts, ridge), expected, rtol=1e-9
+    )
     nothing = np.zeros((1, 9, 9))
     nothing[0, 8, 8] = 2.5
     assert errors_left(nothing, counts[:1], 0.0) == 2.5
@@ -75,25 +89,44 @@ def test_quantile_classes_of_few_or_equal_voxels_are_a_tree_all_the_same():
     few = RANDOM.standard_normal((3, len(FEATURE_NAMES))).astype(np.float32)
     for features in (np.zeros((50, len(FEATURE_NAMES)), np.float32), few):
         tree = read_tree(quantile_tree(features)._asdict())
-        assert 0 <= leaves_of(tree, features).min() and leaves_of(tree, features).max() < tree.leaves
+        assert 0 <= leaves_of(tree, features).min()
+        assert leaves_of(tree, features).max() < tree.leaves
 
 
 def test_a_tree_is_read_as_it_was_written():
     features, samples = two_laws()
     tree = grow(features, samples, 8)
-    for one, other in zip(tree, read_tree({name: array.tolist() for name, array in tree._asdict().items()})):
+    for one, other in zip(
+        tree, read_tree({name: array.tolist() for name, array in tree._asdict().items()})
+    ):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("spoil", [
-    {"feature": [len(FEATURE_NAMES), -1, -1]}, {"feature": [-2, -1, -1]},
-    {"threshold": [float("nan"), 0, 0]},
-    {"child": [[0, 2], [0, 0], [0, 0]]}, {"child": [[1, 1], [0, 0], [0, 0]]}, {"child": [[1, 3], [0, 0], [0, 0]]},
-    {"leaf": [-1, 0, 0]}, {"leaf": [0, 1, 2]}, {"leaf": [-1, 0]}, {"child": [[1, 2]]}, {"feature": []},
-    {"feature": [0, 0, -1], "leaf": [-1, -1, 0]},
-], ids=str)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"feature": [len(FEATURE_NAMES), -1, -1]},
+        {"feature": [-2, -1, -1]},
+        {"threshold": [float("nan"), 0, 0]},
+        {"child": [[0, 2], [0, 0], [0, 0]]},
+        {"child": [[1, 1], [0, 0], [0, 0]]},
+        {"child": [[1, 3], [0, 0], [0, 0]]},
+        {"leaf": [-1, 0, 0]},
+        {"leaf": [0, 1, 2]},
+        {"leaf": [-1, 0]},
+        {"child": [[1, 2]]},
+        {"feature": []},
+        {"feature": [0, 0, -1], "leaf": [-1, -1, 0]},
+    ],
+    ids=str,
+)
 def test_hostile_trees_are_refused(spoil):
-    good = {"feature": [0, -1, -1], "threshold": [0.5, 0, 0], "child": [[1, 2], [0, 0], [0, 0]], "leaf": [-1, 0, 1]}
+    good = {
+        "feature": [0, -1, -1],
+        "threshold": [0.5, 0, 0],
+        "child": [[1, 2], [0, 0], [0, 0]],
+        "leaf": [-1, 0, 1],
+    }
     assert isinstance(read_tree(good), Tree)
     with pytest.raises(ValueError):
         read_tree(good | spoil)

@@ -1,4 +1,5 @@
-"""Upscaling volumes that are low-resolution: files, types, series, intensities, borders, factors, refusals."""
+"""Upscaling volumes: files, types, series, intensities, borders, factors, refusals."""
+
 import dataclasses
 import subprocess
 import sys
@@ -7,19 +8,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+from synthetic import degrade, interpolate, one_stage
 
 import test as script
+from apply_filters import apply_filters
+from degradation import kspace_kept
+from disk.filters import load_filters, save_filters
 from command_line import command_line
 from filter_constant import Settings
-from machine.errors import UserError
-from degradation import kspace_kept
 from get_lar import best_spline, make_fine, make_pair
-from synthetic import degrade, interpolate
 from hashtable import Boundaries
-from apply_filters import apply_filters
-from synthetic import one_stage
+from machine.errors import UserError
 from restoring import upscale
-from disk.filters import load_filters, save_filters
 
 HERE = Path(__file__).resolve().parent.parent
 SETTINGS = Settings(filter_len=5, grad_len=5)
@@ -28,14 +29,13 @@ BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
 
 def landscape(seed=0, shape=(14, 15, 16)):
     """Smooth, positive, with a background of zeros in one corner."""
-    from scipy.ndimage import gaussian_filter
     data = 50 + 300 * gaussian_filter(np.random.default_rng(seed).random(shape), 1)
     data[:4, :5, :6] = 0
     return data.astype(np.float32)
 
 
 def filters(settings, centre=1.0, seed=None):
-    """Filters that keep the LR voxel, or with a seed, blur a little at random; weights sum to one."""
+    """Filters that keep the LR voxel or, with a seed, blur a little at random; they sum to one."""
     h = np.zeros((settings.buckets, settings.taps), np.float32)
     if seed is not None:
         h += np.random.default_rng(seed).random(h.shape) * 0.2 / settings.taps
@@ -46,15 +46,32 @@ def filters(settings, centre=1.0, seed=None):
 @pytest.fixture
 def restored(tmp_path):
     """Run test.py --upscale on images and return what it wrote, by name."""
-    save_filters(one_stage(filters(SETTINGS), BOUNDARIES), dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")), [])
+    save_filters(
+        one_stage(filters(SETTINGS), BOUNDARIES),
+        dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")),
+        [],
+    )
     (tmp_path / "in").mkdir()
 
     def run(images, *options):
         for name, image in images.items():
             nib.save(image, tmp_path / "in" / name)
-        status = script.main(*command_line("test", [
-            "--upscale", "--no-report", "--arrays_dir", str(tmp_path / "arrays"), "--test_dir", str(tmp_path / "in"),
-            "--result_dir", str(tmp_path / "out"), *options]))
+        status = script.main(
+            *command_line(
+                "test",
+                [
+                    "--upscale",
+                    "--no-report",
+                    "--arrays_dir",
+                    str(tmp_path / "arrays"),
+                    "--test_dir",
+                    str(tmp_path / "in"),
+                    "--result_dir",
+                    str(tmp_path / "out"),
+                    *options,
+                ],
+            )
+        )
         assert status == 0
         return {path.name: nib.load(path) for path in (tmp_path / "out").glob("*/*")}
 
@@ -63,7 +80,11 @@ def restored(tmp_path):
 
 def test_constant_volumes_stay_constant_up_to_their_faces():
     settings = dataclasses.replace(SETTINGS, factor=(2, 1, 3))
-    fine = upscale(np.full((9, 8, 7), 37.5, np.float32), one_stage(filters(settings, seed=1), BOUNDARIES), settings)
+    fine = upscale(
+        np.full((9, 8, 7), 37.5, np.float32),
+        one_stage(filters(settings, seed=1), BOUNDARIES),
+        settings,
+    )
     assert fine.shape == (18, 8, 21)
     assert np.allclose(fine, 37.5, rtol=1e-5)
 
@@ -105,7 +126,12 @@ def test_scaling_intensities_scales_the_result():
 
 def test_upscaling_what_degrading_made_is_what_evaluation_restores():
     """Inside, where neither mask nor border differ, both ways give the same voxels."""
-    for options in ({}, {"grid": "edges"}, {"lr_type": "average", "grid": "edges"}, {"lr_type": "kspace", "kspace_keep": "auto"}):
+    for options in (
+        {},
+        {"grid": "edges"},
+        {"lr_type": "average", "grid": "edges"},
+        {"lr_type": "kspace", "kspace_keep": "auto"},
+    ):
         settings = dataclasses.replace(SETTINGS, factor=(2, 2, 2), **options)
         image = landscape(4, (40, 42, 44))
         image[image > 0] = np.clip(image[image > 0], 100, 250)
@@ -114,16 +140,20 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
         evaluated[pair.box] = apply_filters(pair.lr, h, BOUNDARIES, settings) * pair.scale
         fine = upscale(pair.low, one_stage(h, BOUNDARIES), settings)
         inner = (slice(16, 28),) * 3
-        # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change bucket.
+        # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change
+        # bucket.
         assert np.abs(fine - evaluated)[inner].max() < 0.01 * pair.scale, options
 
 
-@pytest.mark.parametrize("lr_type, keep", [("interpolation", "third"), ("average", "third"), ("kspace", "auto"),
-                                           ("kspace", "third")])
+@pytest.mark.parametrize(
+    "lr_type, keep",
+    [("interpolation", "third"), ("average", "third"), ("kspace", "auto"), ("kspace", "third")],
+)
 def test_an_axis_of_factor_one_is_left_untouched(lr_type, keep):
     settings = dataclasses.replace(SETTINGS, factor=(1, 1, 4), lr_type=lr_type, kspace_keep=keep)
     image = landscape(6, (12, 13, 16))
-    profile = image[:, :, :1] * np.ones((1, 1, 16), np.float32)  # nothing to lose along the axis that is degraded
+    # Nothing to lose along the axis that is degraded.
+    profile = image[:, :, :1] * np.ones((1, 1, 16), np.float32)
     low = degrade(profile, settings)
     fine = interpolate(low, profile.shape, settings)
     assert np.allclose(fine, profile, atol=1e-3 * profile.max())
@@ -150,32 +180,45 @@ def test_k_space_keeps_one_in_factor_with_the_zero_frequency_in_its_middle():
 def test_k_space_filled_with_zeros_passes_through_every_voxel():
     for shape in ((12, 15, 9), (13, 10, 8)):
         low = landscape(8, shape) + 200
-        settings = dataclasses.replace(SETTINGS, lr_type="kspace", kspace_keep="auto", factor=(2, 1, 3))
+        settings = dataclasses.replace(
+            SETTINGS, lr_type="kspace", kspace_keep="auto", factor=(2, 1, 3)
+        )
         fine = interpolate(low, (shape[0] * 2, shape[1], shape[2] * 3), settings)
         assert np.allclose(fine[::2, :, ::3], low, atol=1e-3 * low.max())
 
 
-def test_k_space_of_the_published_third_is_refused_where_the_factor_is_not_three(tmp_path, restored):
+def test_k_space_of_the_published_third_is_refused_where_the_factor_is_not_three(
+    tmp_path, restored
+):
     settings = dataclasses.replace(SETTINGS, lr_type="kspace")
     with pytest.raises(ValueError, match="--kspace_keep auto"):
         make_fine(landscape(), settings)
-    assert make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3))).whole_shape == (42, 45, 48)
+    thrice = make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3)))
+    assert thrice.whole_shape == (42, 45, 48)
 
 
 def test_filters_learned_for_another_lr_type_are_refused(tmp_path, restored):
     for options in (["--lr_type", "average"], ["--grid", "edges"]):
         with pytest.raises(UserError, match=f"learned with {options[0]}"):
-            load_filters(*command_line("test", ["--upscale", "--arrays_dir", str(tmp_path / "arrays"), *options]))
+            load_filters(
+                *command_line(
+                    "test", ["--upscale", "--arrays_dir", str(tmp_path / "arrays"), *options]
+                )
+            )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ("--lr_type average --grid centers", "means of blocks"),
-    ("--lr_type kspace --grid edges", "leave --grid out"),
-    ("--lr_type average --kspace_keep auto", "has no effect"),
-    ("--factor 1", "above 1"),
-    ("--output fine.mgz", "must end in"),
-    ("--output fine.nii --suffix _sr", "leave --suffix out"),
-    ("--suffix a/b", "slash")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--lr_type average --grid centers", "means of blocks"),
+        ("--lr_type kspace --grid edges", "leave --grid out"),
+        ("--lr_type average --kspace_keep auto", "has no effect"),
+        ("--factor 1", "above 1"),
+        ("--output fine.mgz", "must end in"),
+        ("--output fine.nii --suffix _sr", "leave --suffix out"),
+        ("--suffix a/b", "slash"),
+    ],
+)
 def test_options_that_contradict_are_refused_in_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         command_line("test", arguments.split())
@@ -196,7 +239,10 @@ def test_a_series_is_restored_volume_by_volume(restored):
     assert fine.shape == (18, 16, 14, 3)
     assert fine.header.get_zooms()[3] == 1.5 and fine.header.get_xyzt_units() == ("mm", "sec")
     for n, volume in enumerate(volumes):
-        assert np.array_equal(fine.get_fdata()[..., n], upscale(volume, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS))
+        assert np.array_equal(
+            fine.get_fdata()[..., n],
+            upscale(volume, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS),
+        )
 
 
 def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
@@ -205,7 +251,8 @@ def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
     scaled = nib.Nifti1Image(np.rint(low / 0.25).astype(np.uint16), np.eye(4))
     scaled.header.set_slope_inter(0.25, 0)
     fine = restored({"plain.nii.gz": plain, "scaled.nii": scaled}, "--dtype", "same")
-    assert fine["plain.nii.gz"].get_data_dtype() == np.int16 and fine["scaled.nii"].get_data_dtype() == np.uint16
+    assert fine["plain.nii.gz"].get_data_dtype() == np.int16
+    assert fine["scaled.nii"].get_data_dtype() == np.uint16
     assert (fine["scaled.nii"].dataobj.slope, fine["scaled.nii"].dataobj.inter) == (0.25, 0)
     voxels = np.asarray(scaled.dataobj, np.float32) * np.float32(0.25)
     expected = upscale(voxels, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS)
@@ -221,7 +268,13 @@ def test_nifti_2_stays_nifti_2(restored):
 def test_suffix_and_output_name_the_result(tmp_path, restored):
     image = nib.Nifti1Image(landscape(), np.eye(4))
     assert list(restored({"a.b.nii.gz": image}, "--suffix", "_sr")) == ["a.b_sr.nii.gz"]
-    restored({}, "--test_dir", str(tmp_path / "in" / "a.b.nii.gz"), "--output", str(tmp_path / "deep" / "fine.nii"))
+    restored(
+        {},
+        "--test_dir",
+        str(tmp_path / "in" / "a.b.nii.gz"),
+        "--output",
+        str(tmp_path / "deep" / "fine.nii"),
+    )
     assert nib.load(tmp_path / "deep" / "fine.nii").shape == (28, 30, 32)
     with pytest.raises(UserError, match="names one file"):
         restored({"second.nii.gz": image}, "--output", str(tmp_path / "fine.nii"))
@@ -232,9 +285,20 @@ def test_suffix_and_output_name_the_result(tmp_path, restored):
 
 def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, restored):
     restored({"a.nii.gz": nib.Nifti1Image(landscape(), np.eye(4))})
-    command = [sys.executable, str(HERE / "test.py"), "--upscale", "--arrays_dir", str(tmp_path / "arrays"), "--test_dir",
-               str(tmp_path / "in" / "a.nii.gz"), "--output", str(tmp_path / "q" / "a.nii.gz")]
-    said = subprocess.run([*command, "--quiet", "--no-report"], capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        str(HERE / "test.py"),
+        "--upscale",
+        "--arrays_dir",
+        str(tmp_path / "arrays"),
+        "--test_dir",
+        str(tmp_path / "in" / "a.nii.gz"),
+        "--output",
+        str(tmp_path / "q" / "a.nii.gz"),
+    ]
+    said = subprocess.run(
+        [*command, "--quiet", "--no-report"], capture_output=True, text=True, check=True
+    )
     assert (said.stdout, said.stderr) == ("", "")
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert said.stderr == "" and said.stdout.splitlines()[-1].endswith("report.html")

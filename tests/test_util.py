@@ -1,4 +1,5 @@
 """util.py: filters on disk, and the figures."""
+
 import csv
 import json
 import os
@@ -12,20 +13,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import one_line
-from synthetic import filter_paths
+from skimage.metrics import structural_similarity
+from synthetic import filter_paths, one_stage
 
 from disk.files import write_whole
+from disk.filters import load_filters, save_filters
+from disk.volumes import write_volume
 from filter_constant import Settings
 from hashtable import Boundaries
-from synthetic import one_stage
-from disk.filters import load_filters, save_filters
 from report.figures import brain_mask, figures, metrics_row, write_metrics
-from disk.volumes import write_volume
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 
 
 # ---- filters
+
 
 @pytest.fixture
 def saved(tmp_path):
@@ -35,12 +37,21 @@ def saved(tmp_path):
     h = rng.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
     boundaries = Boundaries(np.array([0.001, 0.02]), np.array([0.25, 0.5]))
     save_filters(one_stage(h, boundaries), settings, ["a.nii.gz", "sub/b.nii.gz"])
-    return SimpleNamespace(h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings))
+    return SimpleNamespace(
+        h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings)
+    )
 
 
 def test_filters_lie_under_their_published_names(saved):
-    assert [path.name for path in saved.paths] == ["h_2.npy", "Qfactor_str2", "Qfactor_coh2", "settings_2.json"]
-    assert sorted(path.name for path in saved.paths[0].parent.iterdir()) == sorted(path.name for path in saved.paths)
+    assert [path.name for path in saved.paths] == [
+        "h_2.npy",
+        "Qfactor_str2",
+        "Qfactor_coh2",
+        "settings_2.json",
+    ]
+    assert sorted(path.name for path in saved.paths[0].parent.iterdir()) == sorted(
+        path.name for path in saved.paths
+    )
     for path in saved.paths[:3]:
         np.load(path, allow_pickle=False)
     about = json.loads(saved.paths[3].read_text())
@@ -51,7 +62,8 @@ def test_filters_of_several_factors_lie_side_by_side(saved):
     other = replace(saved.settings, factor=(1, 1, 4))
     save_filters(one_stage(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
-    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4) and load_filters(saved.settings, set())[1].factor == (2, 2, 2)
+    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4)
+    assert load_filters(saved.settings, set())[1].factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
@@ -65,16 +77,32 @@ def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
     assert settings == replace(learned, test_dir="elsewhere", blend_threshold=7)
 
 
-@pytest.mark.parametrize("change", [dict(filter_len=5), dict(grad_len=5), dict(q_angle_p=3), dict(q_angle_t=3),
-                                    dict(feature_type="trace_fa"), dict(lr_type="kspace")], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(filter_len=5),
+        dict(grad_len=5),
+        dict(q_angle_p=3),
+        dict(q_angle_t=3),
+        dict(feature_type="trace_fa"),
+        dict(lr_type="kspace"),
+    ],
+    ids=str,
+)
 def test_filters_learned_with_other_settings_are_refused(saved, change):
     name, value = next(iter(change.items()))
     text = one_line(load_filters, replace(saved.settings, **change), {name})
-    assert f"--{name}" in text and str(value) in text and str(getattr(SMALL, name)) in text and "settings_2.json" in text
+    assert f"--{name}" in text
+    assert str(value) in text
+    assert str(getattr(SMALL, name)) in text
+    assert "settings_2.json" in text
 
 
 def test_equal_settings_may_be_given(saved):
-    load_filters(saved.settings, {"filter_len", "grad_len", "q_angle_p", "q_angle_t", "feature_type", "lr_type", "factor"})
+    load_filters(
+        saved.settings,
+        {"filter_len", "grad_len", "q_angle_p", "q_angle_t", "feature_type", "lr_type", "factor"},
+    )
 
 
 def test_filters_of_another_factor_are_pointed_at(saved):
@@ -102,7 +130,9 @@ class Burglar:
 @pytest.mark.parametrize("wrapped", [False, True], ids=["pickle", "npy of objects"])
 def test_pickles_are_refused_and_their_code_is_not_run(saved, tmp_path, number, wrapped):
     if wrapped:
-        np.save(tmp_path / "x.npy", np.array([Burglar(tmp_path / "loot")], object), allow_pickle=True)
+        np.save(
+            tmp_path / "x.npy", np.array([Burglar(tmp_path / "loot")], object), allow_pickle=True
+        )
         saved.paths[number].write_bytes((tmp_path / "x.npy").read_bytes())
     else:
         saved.paths[number].write_bytes(pickle.dumps(Burglar(tmp_path / "loot")))
@@ -130,14 +160,26 @@ def test_spoilt_filter_files_are_refused_by_name(saved, number, fault):
     assert path.name in one_line(load_filters, saved.settings, set())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": {}}', '{"settings": {"factor": [2, 2, 2], "nonsense": 1}}',
-                                  '{"settings": {"factor": 2}}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"settings": {}}',
+        '{"settings": {"factor": [2, 2, 2], "nonsense": 1}}',
+        '{"settings": {"factor": 2}}',
+        "null",
+    ],
+)
 def test_spoilt_settings_are_refused_by_name(saved, text):
     saved.paths[3].write_text(text)
     assert "settings_2.json" in one_line(load_filters, saved.settings, set())
 
 
 # ---- figures
+
 
 def test_figures_of_the_box_are_the_released_codes(golden):
     for number, estimate in enumerate((golden.lr, golden.sr)):
@@ -166,7 +208,6 @@ def test_equal_volumes_have_an_infinite_psnr_and_an_ssim_of_one():
 
 
 def test_ssim_in_parts_is_that_of_the_whole():
-    from skimage.metrics import structural_similarity
     random = np.random.default_rng(8)
     for planes in (7, 48, 49, 52, 101):
         hr = random.random((planes, 11, 12)).astype(np.float32)
@@ -180,18 +221,33 @@ def test_ssim_in_parts_is_that_of_the_whole():
 def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_volume():
     hr = np.ones((12, 13, 14), np.float32)
     hr[6, 6, 6] = 0
-    pair = SimpleNamespace(hr=hr, box=(slice(2, 14), slice(0, 13), slice(0, 14)), operator=SimpleNamespace(shape=(16, 13, 30)))
+    pair = SimpleNamespace(
+        hr=hr,
+        box=(slice(2, 14), slice(0, 13), slice(0, 14)),
+        operator=SimpleNamespace(shape=(16, 13, 30)),
+    )
     mask = brain_mask(pair)
     assert mask.sum() == 6 * 3 * 9 - 1  # 3 to 8 along the first axis, 5 to 7, 5 to 13
-    assert mask[3, 5, 5] and mask[8, 7, 13] and not mask[2, 5, 5] and not mask[9, 5, 5] and not mask[6, 6, 6]
-    tiny = SimpleNamespace(hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, operator=SimpleNamespace(shape=(8, 8, 8)))
+    assert mask[3, 5, 5]
+    assert mask[8, 7, 13]
+    assert not mask[2, 5, 5]
+    assert not mask[9, 5, 5]
+    assert not mask[6, 6, 6]
+    tiny = SimpleNamespace(
+        hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, operator=SimpleNamespace(shape=(8, 8, 8))
+    )
     assert brain_mask(tiny).sum() == 8**3 - 1
 
 
 def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):
-    values = {image: {"psnr": psnr, "ssim": 0.9, "psnr_box": psnr + 4, "ssim_box": 0.95}
-              for image, psnr in (("lr", 25.0), ("spline5", 28.123456789), ("sr", 30.0))}
-    write_metrics(tmp_path / "metrics.csv", [metrics_row(name, 1000, values) for name in ("a.nii.gz", "b, c.nii.gz")])
+    values = {
+        image: {"psnr": psnr, "ssim": 0.9, "psnr_box": psnr + 4, "ssim_box": 0.95}
+        for image, psnr in (("lr", 25.0), ("spline5", 28.123456789), ("sr", 30.0))
+    }
+    write_metrics(
+        tmp_path / "metrics.csv",
+        [metrics_row(name, 1000, values) for name in ("a.nii.gz", "b, c.nii.gz")],
+    )
     with open(tmp_path / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["volume"] for row in rows] == ["a.nii.gz", "b, c.nii.gz"]
@@ -205,11 +261,21 @@ def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):
 def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
     before = os.umask(mask)
     try:
-        write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)))
+        write_volume(
+            tmp_path / "x.nii.gz",
+            np.ones((4, 5, 6)),
+            nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)),
+        )
         write_whole(tmp_path / "report.html", "text")
         write_metrics(tmp_path / "metrics.csv", [{"volume": "x.nii.gz"}])
-        save_filters(one_stage(np.zeros((SMALL.buckets, SMALL.taps), np.float32), Boundaries(np.zeros(2), np.zeros(2))),
-                     replace(SMALL, arrays_dir=str(tmp_path)), [])
+        save_filters(
+            one_stage(
+                np.zeros((SMALL.buckets, SMALL.taps), np.float32),
+                Boundaries(np.zeros(2), np.zeros(2)),
+            ),
+            replace(SMALL, arrays_dir=str(tmp_path)),
+            [],
+        )
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}

@@ -1,0 +1,162 @@
+"""--preset best: train.py and test.py in stages, from end to end."""
+
+import csv
+import random
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import assert_one_line, run_command, write_nifti
+from synthetic import brain, command, save, start
+
+SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("best")
+    for n in range(2):
+        save(folder / "train" / f"v{n}.nii.gz", brain(n, (34, 32, 30)))
+    write_nifti(folder / "test" / "c.nii.gz", brain(9, (34, 32, 30)), np.diag([-0.8, 0.8, 0.9, 1]))
+    return folder
+
+
+def learned_bytes(arrays):
+    return {
+        path.name: path.read_bytes()
+        for path in arrays.glob("*_2.*")
+        if path.suffix in (".npy", ".json")
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    status, out, errors = command(
+        "train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", folder / "arrays"
+    )
+    assert (status, errors) == (0, []), errors
+    assert "Stage 1: 8 classes" in out and "Stage 2: 8 classes" in out and "ridge of" in out
+    return learned_bytes(folder / "arrays")
+
+
+def test_the_commands_learn_in_stages_and_restore_with_the_settings_of_the_filters(
+    folder, undisturbed, tmp_path
+):
+    assert set(undisturbed) == {
+        "settings_2.json",
+        *(f"{kind}{n}_2.npy" for kind in ("stage", "tree") for n in (1, 2)),
+    }
+    assert {"filters_2.png", "samples_2.png"} < {
+        path.name for path in (folder / "arrays").iterdir()
+    }
+    status, _, errors = command(
+        "test.py",
+        "--test_dir",
+        folder / "test",
+        "--arrays_dir",
+        folder / "arrays",
+        "--result_dir",
+        tmp_path / "result",
+    )
+    assert (status, errors) == (0, [])
+    (result,) = (tmp_path / "result").iterdir()
+    restored = nib.load(result / "c.nii.gz")
+    np.testing.assert_allclose(restored.affine, np.diag([-0.8, 0.8, 0.9, 1]), atol=1e-6)
+    with open(result / "metrics.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["sr_psnr"]) > float(row["spline5_psnr"]) and all(row.values())
+
+
+def test_kills_change_no_bit_of_the_stages(folder, undisturbed, tmp_path):
+    moments, found = random.Random(1), set()
+    for _ in range(4):
+        process = start(
+            "train.py",
+            *SMALL,
+            "--train_dir",
+            folder / "train",
+            "--arrays_dir",
+            tmp_path,
+            "--checkpoint_minutes",
+            "0",
+        )
+        process.stdout.readline()
+        time.sleep(moments.uniform(0.5, 6))
+        process.kill()
+        found.update(
+            line for line in process.communicate()[0].splitlines() if line.startswith("Going on")
+        )
+    status, out, errors = command(
+        "train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", tmp_path
+    )
+    assert status == 0, errors
+    assert learned_bytes(tmp_path) == undisturbed
+
+
+def test_more_volumes_and_another_stage_go_on_from_what_is_there(folder, undisturbed, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "v0.nii.gz").write_bytes((folder / "train" / "v0.nii.gz").read_bytes())
+    options = [*SMALL, "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays"]
+    assert command("train.py", *options)[0] == 0
+    (tmp_path / "train" / "v1.nii.gz").write_bytes((folder / "train" / "v1.nii.gz").read_bytes())
+    status, out, _ = command("train.py", *options)
+    assert status == 0
+    assert "1 of 2 volumes are summed" in out
+    assert out.count("[2/2]") == 2
+    assert out.count("[1/2]") == 1
+    options[options.index("--stages") + 1] = "3"
+    status, out, _ = command("train.py", *options)
+    assert status == 0 and out.count("2 of 2 volumes are summed") == 2 and "Stage 3" in out
+
+
+def test_too_little_memory_is_one_line_at_the_start(folder, tmp_path):
+    assert_one_line(
+        run_command(
+            "train.py",
+            *SMALL,
+            "--train_dir",
+            folder / "train",
+            "--arrays_dir",
+            tmp_path / "arrays",
+            "--max_memory",
+            "0.2",
+        ),
+        "GB of memory",
+        "--max_memory",
+    )
+
+
+def test_learned_on_the_sample_the_best_preset_beats_the_best_spline_there(tmp_path):
+    """The middle of both brains, a stage and few leaves, so that it is quick."""
+    fetched = run_command(
+        "sample.py", "--train_dir", tmp_path / "all/train", "--test_dir", tmp_path / "all/test"
+    )
+    if fetched.returncode:
+        pytest.skip(f"the sample could not be fetched: {fetched.stderr.strip()[-200:]}")
+    for part in ("train", "test"):
+        (path,) = (tmp_path / "all" / part).glob("*.nii.gz")
+        image = nib.load(path)
+        middle = tuple(slice(side // 2 - 40, side // 2 + 40) for side in image.shape)
+        write_nifti(tmp_path / part / "brain.nii.gz", image.get_fdata(dtype=np.float32)[middle])
+    quick = ("--preset", "best", "--stages", "1", "--leaves", "64")
+    status, _, errors = command(
+        "train.py", *quick, "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays"
+    )
+    assert status == 0, errors
+    status, _, errors = command(
+        "test.py",
+        "--no-report",
+        "--test_dir",
+        tmp_path / "test",
+        "--arrays_dir",
+        tmp_path / "arrays",
+        "--result_dir",
+        tmp_path / "result",
+    )
+    assert status == 0, errors
+    with open(
+        next((tmp_path / "result").glob("*/metrics.csv")), newline="", encoding="utf-8"
+    ) as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["gain_over_spline"]) > 1, row

@@ -1,0 +1,181 @@
+"""Training that is killed, stopped or grown goes on: promised in docs/reliability.md."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from synthetic import brain, command, save, start
+from trainings import learned, leftovers, small_files, training
+
+from disk import interrupt
+
+# ---- killed and stopped
+
+
+def test_twenty_kills_change_no_bit_of_the_filters(six_volumes, undisturbed):
+    """Ten in each of two rows of trainings, side by side."""
+    with ThreadPoolExecutor(2) as rows:
+        found = set.union(
+            *rows.map(lambda seed: killed_ten_times(six_volumes, undisturbed, seed), (0, 1))
+        )
+    assert len(found) >= 3  # the kills fell before, between and after volumes
+
+
+def killed_ten_times(folder, undisturbed, seed):
+    """Kill trainings at ten random moments and compare what each one learned in the end.
+
+    Returns the states found on the way.
+    """
+    moments = random.Random(seed)
+    kills, finished, found = 0, 0, set()
+    while kills < 10:
+        arrays = folder / f"killed{seed}_{finished}"
+        for _ in range(5):
+            process = small_files(folder, arrays, "--checkpoint_minutes", "0")
+            said, volumes = [process.stdout.readline()], moments.randrange(4)
+            # So many volumes, and some time in the next one, in saving or, where few are left, in
+            # solving.
+            while said[-1] and sum(line.startswith("[") for line in said) < volumes:
+                said.append(process.stdout.readline())
+            time.sleep(moments.uniform(0, 0.3))
+            if process.poll() is None:
+                process.kill()
+                kills += 1
+            said += process.communicate()[0].splitlines()
+            found.add(next((line for line in said if line.startswith("Going on")), "begun"))
+            if process.returncode == 0:
+                break
+        process = small_files(folder, arrays, "--checkpoint_minutes", "0")
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert learned(arrays) == undisturbed
+        assert leftovers(arrays) == []
+        finished += 1
+    print(f"{kills} kills, {finished} trainings, found on the way: {len(found)} different states")
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
+def test_a_stop_saves_the_volume_at_hand_and_goes_on_from_there(
+    six_volumes, undisturbed, tmp_path, number
+):
+    process = start("train.py", *training(six_volumes, tmp_path))
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            process.send_signal(number)
+            break
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Stopped; " in out and "goes on" in out
+    assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
+    status, out, _ = command("train.py", *training(six_volumes, tmp_path))
+    assert status == 0 and "Going on from" in out and "[1/6]" not in out
+    assert learned(tmp_path) == undisturbed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
+def test_a_second_stop_does_not_wait(six_volumes, undisturbed, tmp_path):
+    process = small_files(six_volumes, tmp_path, "--sample_rate", "1", "--train_div", "30")
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            process.send_signal(signal.SIGTERM)
+            # An empty line, then what happens.
+            assert "once more" in process.stderr.readline() + process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=60)
+    # The second falls in the work, or in the saving after it; or, where it comes late, when all is
+    # saved.
+    assert process.returncode in (130, 143) and "Traceback" not in errors
+    assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
+
+
+# ---- grown and changed
+
+
+def test_a_grown_folder_goes_on_and_restart_begins_anew(six_volumes, undisturbed, tmp_path):
+    for n in range(1, 6):
+        save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
+    assert command("train.py", *training(tmp_path, tmp_path / "a"))[0] == 0
+    save(tmp_path / "train" / "v0.nii.gz", brain(0))
+    status, out, _ = command("train.py", *training(tmp_path, tmp_path / "a"))
+    assert status == 0
+    assert "5 of 6 volumes are summed" in out
+    assert "v0.nii.gz" in out
+    assert "v1.nii.gz" not in out
+    # Another order of the same sums, and boundaries of the first five: near, not equal.
+    assert learned(tmp_path / "a") != undisturbed
+    status, out, _ = command("train.py", *training(tmp_path, tmp_path / "a", "--restart"))
+    assert status == 0 and "Going on" not in out
+    assert learned(tmp_path / "a")["h_2.npy"] == undisturbed["h_2.npy"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda folder: ["--seed", "1"], "--seed 0, not 1"),
+        (lambda folder: ["--sample_rate", "2"], "--sample_rate 3, not 2"),
+        (lambda folder: ["--solver", "cg"], "--solver ridge, not cg"),
+        (lambda folder: ["--sharpen"], "--sharpen False, not True"),
+        (lambda folder: ["--filter_len", "7"], "--filter_len 5, not 7"),
+        (
+            lambda folder: save(folder / "train" / "v1.nii.gz", brain(9)) and [],
+            "v1.nii.gz: has changed",
+        ),
+        (
+            lambda folder: (folder / "train" / "v1.nii.gz").unlink() or [],
+            "v1.nii.gz: was learned from",
+        ),
+    ],
+)
+def test_changed_settings_and_files_are_refused_by_name(
+    six_volumes, undisturbed, tmp_path, change, words
+):
+    shutil.copytree(six_volumes / "train", tmp_path / "train")
+    shutil.copytree(six_volumes / "undisturbed", tmp_path / "a")
+    status, _, errors = command("train.py", *training(tmp_path, tmp_path / "a", *change(tmp_path)))
+    assert status == 2 and len(errors) == 1
+    assert words in errors[0] and "--restart" in errors[0]
+    assert learned(tmp_path / "a") == undisturbed
+
+
+def test_another_ridge_is_solved_from_the_same_sums(six_volumes, undisturbed, tmp_path):
+    shutil.copytree(six_volumes / "undisturbed", tmp_path / "a")
+    status, out, _ = command("train.py", *training(six_volumes, tmp_path / "a", "--ridge", "3"))
+    assert status == 0 and "6 of 6 volumes are summed" in out
+    assert learned(tmp_path / "a")["h_2.npy"] != undisturbed["h_2.npy"]
+
+
+# ---- one at a time
+
+
+def test_a_second_training_is_refused_while_the_first_runs(six_volumes, tmp_path):
+    with interrupt.only_training(tmp_path):
+        status, _, errors = command("train.py", *training(six_volumes, tmp_path))
+    assert status == 2 and len(errors) == 1
+    assert "a training runs here already" in errors[0] and str(os.getpid()) in errors[0]
+    assert leftovers(tmp_path) == []
+
+
+def test_a_lock_that_a_killed_training_left_is_none(tmp_path):
+    # Even with the number of a living process.
+    (tmp_path / "train.lock").write_text(f"process {os.getpid()} on elsewhere")
+    (tmp_path / "QVF_2").mkdir()
+    for name in (
+        ".h_2.npy.0123456789ab.part",
+        "QVF_2/.sums_00000.npy.0123456789ab.part",
+        ".mine.partial",
+    ):
+        (tmp_path / name).write_bytes(b"half")
+    with interrupt.only_training(tmp_path):
+        assert leftovers(tmp_path) == ["train.lock", ".mine.partial"] or leftovers(tmp_path) == [
+            ".mine.partial",
+            "train.lock",
+        ]
+    (tmp_path / ".mine.partial").unlink()  # not one of ours
+    assert leftovers(tmp_path) == []

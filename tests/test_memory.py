@@ -1,0 +1,91 @@
+"""Training in passes where memory is short: promised in docs/reliability.md."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from synthetic import ROOT, command
+from trainings import learned, little_memory, small_files, training
+
+import structure
+from filter_constant import Settings
+from machine import memory
+from machine.errors import UserError
+from matrix_compute import Gram, solve, solve_groups
+
+
+def test_the_plan_covers_all_buckets_once_and_fits():
+    settings = Settings()
+    row, work = memory.row_bytes(settings.taps), structure.work_bytes(settings, 10**7)
+    assert row * settings.buckets == pytest.approx(4.09e9, rel=1e-3)
+    for step in (1, 18, 576):
+        for rows in (step, 100, 288, 576, 1000):
+            budget = work + max(rows, step) * row
+            plan = structure.Published(settings).plan(10**7, budget, step)
+            assert [b for buckets in plan.passes for b in buckets] == list(range(576))
+            assert all(buckets.start % step == 0 for buckets in plan.passes)
+            assert plan.needed <= budget
+            assert len(plan.passes) == 1 or rows < 576
+        with pytest.raises(UserError, match="needs at least"):
+            structure.Published(settings).plan(10**7, work + step * row - 1, step)
+
+
+def test_too_little_memory_is_one_line_at_the_start(six_volumes, tmp_path):
+    status, _, errors = command(
+        "train.py", *training(six_volumes, tmp_path, "--max_memory", "0.01")
+    )
+    assert status == 2 and len(errors) == 1 and "needs at least" in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_passes_give_the_filters_of_one(six_volumes, undisturbed, tmp_path):
+    process = small_files(six_volumes, tmp_path, "--max_memory", "1e-9")
+    out, errors = process.communicate()
+    assert process.returncode == 2 and "needs at least" in errors
+    code = little_memory(2)
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, training(six_volumes, tmp_path))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "5 passes" in process.stdout
+    assert learned(tmp_path) == undisturbed
+
+
+def test_passes_that_are_killed_and_planned_anew_give_the_same_filters(
+    six_volumes, undisturbed, tmp_path
+):
+    arguments = map(str, training(six_volumes, tmp_path, "--checkpoint_minutes", "0"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", little_memory(3), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "pass 2" in line:
+            process.kill()
+            break
+    process.communicate()
+    # In one pass, and by itself in larger files.
+    status, out, _ = command("train.py", *training(six_volumes, tmp_path))
+    assert status == 0 and "in part" in out and "pass" not in out.split("Going on")[1].split("[")[1]
+    assert learned(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("solver", ["ridge", "cg"])
+def test_groups_of_buckets_are_solved_as_all_at_once(solver):
+    settings = Settings(filter_len=3, q_angle_p=2, q_angle_t=2, solver=solver)
+    random, whole = np.random.default_rng(0), Gram(settings.buckets, settings.taps)
+    rows, columns = np.tril_indices(whole.side)
+    for bucket in range(0, settings.buckets, 2):
+        samples = random.standard_normal((60, whole.side))
+        whole.packed[bucket], whole.count[bucket] = (samples.T @ samples)[rows, columns], 60
+    parts = []
+    for buckets in (range(0, 5), range(5, 30), range(30, 36)):
+        parts.append(Gram(len(buckets), settings.taps, buckets.start))
+        parts[-1].packed[:], parts[-1].count[:] = whole.packed[buckets], whole.count[buckets]
+    np.testing.assert_array_equal(solve_groups(parts, settings), solve(whole, settings))

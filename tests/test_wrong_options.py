@@ -1,0 +1,145 @@
+"""filter_constant.py: options and settings that are refused, and how that is said."""
+
+import pytest
+from conftest import assert_one_line, refused, run_command
+
+from command_line import run
+from filter_constant import ONLY_SPHERICAL, Settings, checked_settings
+from machine.errors import UserError
+
+
+@pytest.mark.parametrize("name", ONLY_SPHERICAL + ("solver",))
+def test_options_of_the_spherical_space_are_refused_with_the_best_preset(capsys, name):
+    value = {"feature_type": "trace_fa", "solver": "cg"}.get(name, 5)
+    assert f"--{name}" in refused(capsys, "train", "--preset", "best", f"--{name}", value)
+
+
+@pytest.mark.parametrize("name", ["filter_len", "grad_len"])
+def test_even_lengths_are_refused(capsys, name):
+    assert "odd" in refused(capsys, "train", f"--{name}", 8)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense"],
+        ["--nonsense", "1"],
+        ["stray.nii.gz"],
+        ["--fact", "2"],
+        ["--Factor", "2"],
+        ["--factor"],
+        ["--factor", "2", "3"],
+        ["--factor", "2", "2", "2", "2"],
+        ["--factor", "1"],
+        ["--factor", "1", "1", "1"],
+        ["--factor", "2.5"],
+        ["--factor", "two"],
+        ["--factor", "9"],
+        ["--factor", "-2"],
+        ["--lr_type", "spline"],
+        ["--feature_type", "lambda2_coh2"],
+        ["--solver", "lsqr"],
+        ["--sharpen", "perhaps"],
+        ["--ridge", "nan"],
+        ["--ridge", "inf"],
+        ["--ridge", "0"],
+        ["--ridge", "much"],
+        ["--seed", "-1"],
+        ["--sample_rate", "0"],
+        ["--sample_rate", "1.5"],
+        ["--train_div", "0"],
+        ["--train_dir"],
+        ["--blend_threshold", "10"],
+        ["--ridge", "5", "--solver", "cg"],
+        ["--ridge", "auto"],
+        ["--stages", "2"],
+        ["--leaves", "64"],
+        ["--splits", "quantiles"],
+        ["--preset", "best", "--leaves", "64", "--splits", "quantiles"],
+        ["--preset", "good"],
+        ["--back_projections", "2"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_are_refused_in_one_line(capsys, arguments):
+    refused(capsys, "train", *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--sharpen"],
+        ["--seed", "1"],
+        ["--train_dir", "x"],
+        ["--blend_threshold", "27"],
+        ["--blend_threshold", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_restoring_does_not_use_are_refused(capsys, arguments):
+    refused(capsys, "test", *arguments)
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--filter_len", 8], ["--nonsense", 1], ["--factor", 99], ["--lr_type", "x"]],
+    ids=str,
+)
+def test_script_answers_a_wrong_option_with_one_line_and_status_2(script, arguments):
+    finished = run_command(script, *arguments)
+    assert_one_line(finished, f"{script}: error:", arguments[0])
+    assert not finished.stdout
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("factor", 2),
+        ("factor", [2, 2]),
+        ("factor", [2, 2, 99]),
+        ("factor", [2, 2, True]),
+        ("filter_len", 4),
+        ("filter_len", 10**9),
+        ("filter_len", "11"),
+        ("filter_len", True),
+        ("filter_len", 11.0),
+        ("seed", -1),
+        ("ridge", float("nan")),
+        ("ridge", 1),
+        ("solver", "magic"),
+        ("sharpen", 0),
+        ("lr_type", None),
+        ("arrays_dir", "/"),
+        ("__class__", "x"),
+    ],
+)
+def test_settings_from_a_file_are_checked(name, value):
+    good = Settings().of_groups("method", "learning")
+    assert checked_settings(good) == good
+    with pytest.raises(ValueError, match="arrays_dir|__class__" if name not in good else name):
+        checked_settings({**good, name: value})
+    for other in (None, [], "x", {}, {k: v for k, v in good.items() if k != "seed"}):
+        with pytest.raises(ValueError):
+            checked_settings(other)
+
+
+# ---- a user's mistake found later
+
+
+def test_user_error_becomes_one_line_and_status_2(capsys, monkeypatch):
+    def story(settings, given):
+        raise UserError("x.nii.gz: is no volume; replace it")
+
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    assert run("train", story) == 2
+    assert capsys.readouterr().err == "train.py: error: x.nii.gz: is no volume; replace it\n"
+
+
+def test_other_faults_are_not_hidden(monkeypatch):
+    def story(settings, given):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(ZeroDivisionError):
+        run("train", story)
