@@ -55,6 +55,7 @@ ONLY_SPHERICAL = (
     "train_div",
 )
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
+OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
 ONLY_SCAN = ("profile", "noise", "inverted", "bent", "draws")
 
 
@@ -150,7 +151,8 @@ class Settings:
                                  "slice profiles that volumes are degraded by", kind=str,
                                  several=True, choices=PROFILES)
     test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise "
-                               "that is added, in per cent", kind=float, several=True, low=0, high=50)
+                               "that is added, in per cent", kind=float, several=True, low=0,
+                               high=50)
     dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type "
                         "and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, where one volume is "
@@ -267,6 +269,9 @@ def checked_settings(saved):
                 raise ValueError(f"{name} is {value!r:.40}, not {kind.__name__}")
             if fault := fault_of(entry, value):
                 raise ValueError(f"{name}: {fault}")
+    octahedral = values["feature_space"] == "octahedral"
+    if octahedral and values["filter_len"] > OCTAHEDRAL_FILTER_MAX:
+        raise ValueError(f"filter_len: {values['filter_len']} is above {OCTAHEDRAL_FILTER_MAX}")
     return values
 
 
@@ -286,9 +291,13 @@ def checked(settings, given, command):
     if "grid" in given and lr_type == "kspace":
         raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; "
                          "leave --grid out")
-    if "kspace_keep" in given and lr_type != "kspace" and "lr_type" in given:
+    asked = command == "train" or "lr_type" in given  # in restoring, filters may decide it
+    if "kspace_keep" in given and lr_type != "kspace" and asked:
         raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {lr_type}; "
                          "leave one of the two out")
+    if "start" in given and lr_type == "kspace" and settings.start in ("cubic", "quintic"):
+        raise ValueError(f"argument --start: {settings.start} has no effect with --lr_type kspace, "
+                         "whose spectrum is filled with zeros; leave one of the two out")
     if settings.suffix and any(sign in settings.suffix for sign in "/\\"):
         raise ValueError(f"argument --suffix: '{settings.suffix}' holds a slash; folders are for "
                          "--result_dir or --output")
@@ -313,6 +322,9 @@ def _check_spaces(settings, given):
         if name in given:
             raise ValueError(f"argument --{name}: has no effect with --feature_space {space}; "
                              "leave it out")
+    if settings.octahedral and settings.filter_len > OCTAHEDRAL_FILTER_MAX:
+        raise ValueError(f"argument --filter_len: {settings.filter_len} is above "
+                         f"{OCTAHEDRAL_FILTER_MAX}, the most with --feature_space octahedral")
     if settings.octahedral and settings.solver == "cg":
         raise ValueError("argument --solver: cg is for --feature_space spherical; "
                          "leave one of the two out")

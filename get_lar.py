@@ -11,7 +11,7 @@ import numpy as np
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
 from spline import upsample
-from util import bright_level, clip_bright, mod_crop
+from util import bright_level, clip_bright, mod_crop, without_nonsense
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
 
@@ -110,7 +110,7 @@ def make_pair(image, settings):
     >>> pair.hr.shape, pair.lr.shape, pair.low.shape, float(pair.hr.max())
     ((30, 30, 30), (30, 30, 30), (18, 18, 18), 1.0)
     """
-    whole_shape, margin = image.shape, settings.margin
+    whole_shape, margin, image = image.shape, settings.margin, without_nonsense(image)
     cropped = mod_crop(image, settings.factor)
     operator = degradation_of(cropped.shape, settings)
     least = max(2 * margin + 1, 2 * max(settings.factor), operator.least_side)
@@ -157,7 +157,7 @@ def make_fine(low, settings):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Voxels below zero count as background.
+        Voxels below zero, infinite or not a number count as background.
     settings : Settings
 
     Returns
@@ -182,7 +182,7 @@ def make_fine(low, settings):
     shape = tuple(side * factor for side, factor in zip(low.shape, settings.factor, strict=True))
     operator = degradation_of(shape, settings, low.shape)
     operator.check_upscaling()
-    low = np.clip(np.ascontiguousarray(low), 0, None)
+    low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
     scale = bright_level(low) or float(low.max(initial=0))
     if not scale > 0:
         raise ValueError("the volume holds no voxel above zero")

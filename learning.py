@@ -261,7 +261,11 @@ def solve(checkpoint, structure, engine, groups, settings):
     if not counts.any():
         raise nothing_to_learn_from(settings)
     with progress(int((counts > 0).sum()), "solving", "bucket", settings.quiet) as bar:
-        return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
+        try:
+            return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
+        except np.linalg.LinAlgError as fault:
+            raise UserError(f"argument --ridge: {settings.ridge:g} is too little to solve for the "
+                            "filters with; give a larger one (the sums are kept)") from fault
 
 
 def write_pictures(learned, settings):

@@ -56,7 +56,12 @@ def restore(volume, stages, settings, engine=None):
     sr = structure_of(settings).restore(volume, stages, engine or CPU())
     if settings.blend_threshold is None:
         return sr
-    return census_blend(volume.lr, sr, settings.blend_threshold)
+    # The outermost shell has no 26 neighbours and becomes 0. Where that could be brain, one more
+    # is set around.
+    around = 0 if settings.margin else 1
+    blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
+                           settings.blend_threshold)
+    return blended[tuple(slice(around, around + side) for side in sr.shape)]
 
 
 def upscale(low, stages, settings, engine=None):

@@ -39,5 +39,13 @@ def random_of(seed, name):
 
 
 def decibel(error):
-    """PSNR of a mean squared error, for a peak of 1."""
+    """PSNR of a mean squared error, for a peak of 1; not a number where the error is none."""
+    if np.isnan(error):
+        return float("nan")
     return float(-10 * np.log10(error)) if error > 0 else float("inf")
+
+
+def without_nonsense(volume):
+    """The volume with background where it is infinite or not a number."""
+    good = np.isfinite(volume)
+    return volume if good.all() else np.where(good, volume, np.float32(0))

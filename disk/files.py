@@ -90,7 +90,9 @@ def write_whole(path, content):
         If the disk is full or the folder takes no files.
     """
     with whole_file(path) as temporary:
-        Path(temporary).write_bytes(content.encode() if isinstance(content, str) else content)
+        # A file name in a text may hold bytes that are no UTF-8; they are written as they are.
+        Path(temporary).write_bytes(content.encode("utf-8", "surrogateescape")
+                                    if isinstance(content, str) else content)
 
 
 def write_json(path, content):

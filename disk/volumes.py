@@ -229,8 +229,7 @@ def _read(path, dimensions):
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
         tqdm.write(one_line(remark), file=sys.stderr)
-    while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
-        image = image.slicer[..., 0]
+    # Of a series of one the image keeps its further axes: a slice of it would forget its scaling.
     return Volume(data, image)
 
 
@@ -312,7 +311,12 @@ def write_volume(path, data, like, header=None, dtype="float32"):
     ------
     CannotWrite
         If the disk is full or the folder takes no files.
+    UserError
+        If a voxel is infinite or not a number.
     """
+    if not np.isfinite(data).all():
+        raise UserError(f"{path}: not written, since restoring gave voxels that are no numbers; "
+                        "rescale the intensities of its input, or learn the filters again")
     header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
     data = np.ascontiguousarray(data, np.float32)

@@ -40,6 +40,10 @@ def run(command, story, quiet=False):
     except UserError as fault:
         complain(command, f"error: {fault}")
         return 2
+    except BrokenPipeError:  # whoever read the output has had enough, as with | head
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what shells report for it
     except OSError as fault:
         what = f"{fault.filename or 'files'}: {fault.strerror or fault}"
         complain(command, f"error: {what}; see to that disk or folder")

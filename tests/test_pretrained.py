@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, golden_figures, run_command, write_nifti
 
+from degradation import degradation_of
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import Settings
 from get_lar import best_spline, make_pair
-from restoring import restore
+from restoring import restore, upscale
+from scan_draws import make_low
+from util import bright_level, mod_crop
 
 FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))
+SCAN_FACTORS = [(n, n, n) for n in (2, 3, 4)] + [(1, 1, n) for n in (4,)]
 
 
 @pytest.fixture(params=FACTORS, ids=[f"x{Settings(factor=factor).tag}" for factor in FACTORS])
@@ -42,8 +46,34 @@ def test_they_restore_a_piece_of_another_brain_better_than_the_best_spline(loade
     assert 10 * np.log10(errors[0] / errors[1]) > 0.3, errors
 
 
-def test_they_are_small(loaded):
-    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) < 5e6
+def test_all_together_are_small():
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*.npy")) < 15e6
+
+
+@pytest.mark.parametrize("factor", SCAN_FACTORS, ids=str)
+def test_those_for_scans_serve_upscaling_and_bring_noisy_volumes_nearer_than_splines(
+    factor, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    stages, settings = load_filters(Settings(factor=factor, upscale=True))
+    assert (settings.preset, settings.factor, len(stages)) == ("scan", factor, 2)
+    hr = golden_figures(2).volume
+    hr = mod_crop(np.pad(np.minimum(hr, bright_level(hr)) / bright_level(hr), 8), factor)
+    operator = degradation_of(hr.shape, settings)
+    low = make_low(hr.astype(np.float32), operator, 0.03, np.random.default_rng(1))
+    inside = hr > 0
+
+    def error(volume):
+        return np.mean(np.square(np.clip(volume, 0, 1) - hr)[inside])
+
+    splines = [error(operator.spline(low, order)) for order in (1, 3, 5)]
+    assert error(upscale(low, stages, settings)) < 0.97 * min(splines)
+
+
+def test_upscaling_a_thick_axis_anywhere_takes_the_filters_of_the_third(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for factor in ((4, 1, 1), (1, 4, 1), (1, 1, 4)):
+        assert load_filters(Settings(factor=factor, upscale=True))[1].factor == (1, 1, 4)
 
 
 def test_a_clone_restores_and_upscales_without_training(tmp_path):

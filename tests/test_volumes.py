@@ -241,3 +241,17 @@ def test_gzip_results_are_whole(tmp_path):
     write_volume(tmp_path / "x.nii.gz", np.ones((4, 5, 6)), image)
     with gzip.open(tmp_path / "x.nii.gz") as file:
         assert len(file.read()) == 352 + 4 * 120
+
+
+@pytest.mark.parametrize("more", [(), (1,), (1, 1)], ids=str)
+def test_integers_with_a_scaling_keep_it_whatever_axes_of_one_follow(tmp_path, more):
+    voxels = np.random.default_rng(0).integers(0, 3000, (6, 5, 4)).astype(np.int16)
+    image = nib.Nifti1Image(voxels.reshape(*voxels.shape, *more), np.eye(4))
+    image.header.set_slope_inter(0.0004, 0.5)
+    nib.save(image, tmp_path / "in.nii")
+    volume = read_volume(tmp_path / "in.nii")
+    write_volume(tmp_path / "out.nii", volume.data, volume.image, dtype="same")
+    written = nib.load(tmp_path / "out.nii")
+    assert written.shape == (6, 5, 4) and written.get_data_dtype() == np.int16
+    assert (written.dataobj.slope, written.dataobj.inter) == pytest.approx((0.0004, 0.5))
+    np.testing.assert_array_equal(np.asarray(written.dataobj.get_unscaled()), voxels)
