@@ -129,8 +129,9 @@ def spline_matrix(n_in, positions, order, prefilter):
     -------
     matrix : ndarray of float64, shape (len(positions), n_in)
     """
-    # Rounded, or one that should lie at a knot and misses it by rounding falls into two pieces.
-    positions = np.round(positions, 9)
+    # A place that misses a knot by rounding is put there, or it would fall into two pieces.
+    knots = np.round(2 * positions) / 2
+    positions = np.where(np.abs(positions - knots) < 1e-9, knots, positions)
     first = np.floor(positions + 0.5 * (order % 2 == 0)).astype(int) - order // 2
     taps = first[:, None] + np.arange(order + 1)
     weights = bspline(positions[:, None] - taps, order)

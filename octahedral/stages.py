@@ -203,6 +203,7 @@ def held_out(voxels, shape, seed, name):
     x, y, z = (axis // HELD_OUT_BLOCK for axis in np.unravel_index(voxels, shape))
     return chosen[x, y, z]
 
+
 def _offsets(taps, scene):
     """The taps' offsets in the flat volume, for each orientation."""
     return [turned_offsets(displacements, scene.mask.shape).astype(np.int32)
