@@ -1,7 +1,6 @@
 """--preset best: train.py and test.py in stages, from end to end."""
 
 import csv
-import random
 import time
 
 import nibabel as nib
@@ -68,30 +67,30 @@ def test_the_commands_learn_in_stages_and_restore_with_the_settings_of_the_filte
     assert float(row["sr_psnr"]) > float(row["spline5_psnr"]) and all(row.values())
 
 
-def test_kills_change_no_bit_of_the_stages(folder, undisturbed, tmp_path):
-    moments, found = random.Random(1), set()
-    for _ in range(4):
-        process = start(
-            "train.py",
-            *SMALL,
-            "--train_dir",
-            folder / "train",
-            "--arrays_dir",
-            tmp_path,
-            "--checkpoint_minutes",
-            "0",
-        )
-        process.stdout.readline()
-        time.sleep(moments.uniform(0.5, 6))
+@pytest.mark.parametrize("preset", ["best", "scan"])
+def test_kills_change_no_bit_of_the_stages(folder, undisturbed, preset, tmp_path):
+    options = [*SMALL, "--train_dir", folder / "train", "--checkpoint_minutes", "0"]
+    if preset == "scan":
+        options += ["--preset", "scan", "--draws", "3"]
+        assert command("train.py", *options, "--arrays_dir", tmp_path / "undisturbed")[0] == 0
+        undisturbed = learned_bytes(tmp_path / "undisturbed")
+    options += ["--arrays_dir", tmp_path / "killed"]
+    said = []
+    for volumes, moment in ((1, 0), (1, 0.1), (2, 0.05)):  # summed in a run before it is killed
+        process = start("train.py", *options)
+        for line in process.stdout:
+            said.append(line)
+            volumes -= line.startswith("[")
+            if not volumes:
+                break
+        time.sleep(moment)  # amid what comes next
         process.kill()
-        found.update(
-            line for line in process.communicate()[0].splitlines() if line.startswith("Going on")
-        )
-    status, out, errors = command(
-        "train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", tmp_path
-    )
+        said += process.communicate()[0].splitlines()
+    status, out, errors = command("train.py", *options)
     assert status == 0, errors
-    assert learned_bytes(tmp_path) == undisturbed
+    going_on = [line for line in [*said, *out.splitlines()] if line.startswith("Going on from")]
+    assert len(going_on) >= 3
+    assert learned_bytes(tmp_path / "killed") == undisturbed
 
 
 def test_more_volumes_and_another_stage_go_on_from_what_is_there(folder, undisturbed, tmp_path):
