@@ -16,7 +16,7 @@ from scan_draws import make_low
 from util import bright_level, mod_crop
 
 FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))
-SCAN_FACTORS = [(n, n, n) for n in (2, 3, 4)] + [(1, 1, n) for n in (2, 3, 4)]
+SCAN_FACTORS = [(n, n, n) for n in (2, 3, 4)] + [(1, 1, n) for n in range(2, 9)]
 
 
 @pytest.fixture(params=FACTORS, ids=[f"x{Settings(factor=factor).tag}" for factor in FACTORS])
