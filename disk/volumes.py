@@ -229,14 +229,23 @@ def _read(path, dimensions):
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in remarks:
         tqdm.write(one_line(remark), file=sys.stderr)
-    # Of a series of one the image keeps its further axes: a slice of it would forget its scaling.
+    while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
+        scaling = _scaling(image)
+        image = image.slicer[..., 0]
+        image.header.set_slope_inter(*scaling)  # which the slice has forgotten
     return Volume(data, image)
 
 
-def largest_volume(volumes):
-    """Voxels of the largest of these volumes, by their headers.
+def _scaling(image):
+    """Slope and intercept between the stored numbers of an image and its intensities."""
+    if hasattr(image.dataobj, "slope"):
+        return image.dataobj.slope, image.dataobj.inter
+    slope, inter = image.header.get_slope_inter()
+    return (1, 0) if slope is None else (slope, inter or 0)
 
-    Faulty ones are left for their turn.
+
+def largest_volume(volumes):
+    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn.
 
     Parameters
     ----------
@@ -324,7 +333,7 @@ def write_volume(path, data, like, header=None, dtype="float32"):
     if dtype == "same":
         header.set_data_dtype(kept)
     if dtype == "same" and kept.kind in "iu":
-        slope, inter = getattr(like.dataobj, "slope", 1), getattr(like.dataobj, "inter", 0)
+        slope, inter = _scaling(like)
         limits = np.iinfo(kept)
         data = np.rint((data.astype(np.float64) - inter) / slope)
         data = np.clip(data, limits.min, limits.max).astype(kept)
