@@ -46,14 +46,8 @@ PRESETS = {
         "ridge": None,
     },
 }
-ONLY_SPHERICAL = (
-    "grad_len",
-    "q_angle_p",
-    "q_angle_t",
-    "feature_type",
-    "quantization_rate",
-    "train_div",
-)
+ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate",
+                  "train_div")
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
 OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
 ONLY_SCAN = ("profile", "noise", "inverted", "bent", "draws")

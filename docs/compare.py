@@ -1,10 +1,12 @@
-"""Make docs/quality.png: one slice of the sample brain by start, spline, published structure and --preset best.
+"""Make docs/quality.png: a slice of the sample by start, spline, published structure and best.
 
     make demo
     .venv/bin/python docs/compare.py
 
-The published filters are the demo's, learned from the template; the best ones those that come with the project.
+The published filters are the demo's, learned from the template; the best ones those that come with
+the project.
 """
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -17,14 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from disk.files import write_whole  # noqa: E402
+from disk.filters import PRETRAINED, load_filters  # noqa: E402
+from disk.volumes import read_volume  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
+from report.figures import brain_mask, figures  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
 from restoring import restore  # noqa: E402
-from disk.filters import PRETRAINED, load_filters  # noqa: E402
-from report.figures import brain_mask, figures  # noqa: E402
 from util import mod_crop  # noqa: E402
-from disk.volumes import read_volume  # noqa: E402
 
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
 SQUARE = 0.1, 0.32, 0.36  # top, left and side of what is shown, of the slice's width
@@ -33,13 +35,22 @@ ERROR = 0.15  # of the range, what the error maps show as white
 
 def main():
     """Five columns: HR, the start of best, the best spline, paper, best; below each its error."""
-    path, = (ROOT / "demo" / "test").glob("*.nii.gz")
+    (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume, images, decibel = read_volume(path), {}, []
-    for arrays, name in ((ROOT / "demo" / "arrays", "--preset paper"), (PRETRAINED, "--preset best")):
-        filters, settings = load_filters(dataclasses.replace(Settings(), arrays_dir=str(arrays)), set())
+    for arrays, name in (
+        (ROOT / "demo" / "arrays", "--preset paper"),
+        (PRETRAINED, "--preset best"),
+    ):
+        filters, settings = load_filters(
+            dataclasses.replace(Settings(), arrays_dir=str(arrays)), set()
+        )
         pair = make_pair(volume.data, settings)
-        found = {"original": pair.hr, "best's start": pair.lr, "best spline": best_spline(pair),
-                 name: restore(pair, filters, settings)}
+        found = {
+            "original": pair.hr,
+            "best's start": pair.lr,
+            "best spline": best_spline(pair),
+            name: restore(pair, filters, settings),
+        }
         mask = brain_mask(pair)
         for label, image in found.items():  # of the two, best comes second and its start is shown
             whole = mod_crop(pair.whole(image), settings.factor) / np.float32(pair.scale)
@@ -51,16 +62,35 @@ def main():
     row, column, side = (round(part * slices[0].shape[1]) for part in SQUARE)
     figure = Figure(figsize=(5 * 2.2, 2 * 2.2 + 0.4), dpi=100, facecolor="black")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 5, left=0, right=1, bottom=0, top=1 - 0.4 / figure.get_figheight(), wspace=0.02, hspace=0.02)
+    grid = figure.add_gridspec(
+        2,
+        5,
+        left=0,
+        right=1,
+        bottom=0,
+        top=1 - 0.4 / figure.get_figheight(),
+        wspace=0.02,
+        hspace=0.02,
+    )
     for n, (label, image) in enumerate(zip(order, slices, strict=True)):
         for where, shown in enumerate((image, np.abs(image - slices[0]))):
             axes = figure.add_subplot(grid[where, n])
             axes.set_axis_off()
             if where == 0 or n:
-                axes.imshow(shown[row:row + side, column:column + side], cmap="inferno" if where else "gray", vmin=0,
-                            vmax=ERROR if where else 1, interpolation="nearest")
+                axes.imshow(
+                    shown[row : row + side, column : column + side],
+                    cmap="inferno" if where else "gray",
+                    vmin=0,
+                    vmax=ERROR if where else 1,
+                    interpolation="nearest",
+                )
             if where == 0:
-                axes.set_title(label if n == 0 else f"{label}\n{decibel[n]:.2f} dB", color="white", fontsize=9, pad=3)
+                axes.set_title(
+                    label if n == 0 else f"{label}\n{decibel[n]:.2f} dB",
+                    color="white",
+                    fontsize=9,
+                    pad=3,
+                )
     write_whole(ROOT / "docs" / "quality.png", png(figure))
 
 

@@ -1,7 +1,8 @@
 """Print the table of options that stands in README.md, from the settings themselves.
 
-    python docs/options.py
+python docs/options.py
 """
+
 import dataclasses
 import re
 import sys
@@ -22,7 +23,7 @@ def rows():
         text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
         default, named = shown(entry.default), re.search(r" \(default: (.*)\)$", text)
         if named:  # what is found out where nothing is given
-            text, default = text[:named.start()], named[1]
+            text, default = text[: named.start()], named[1]
         if choices := entry.metadata.get("choices"):
             text += f" ({', '.join(f'`{choice}`' for choice in choices)})"
         lines.append(f"| {', '.join(names)} | {default} | {', '.join(scripts)} | {text} |")

@@ -1,8 +1,9 @@
 """Make docs/restored.png, the picture of the README, from what `make demo` left.
 
-    make demo
-    .venv/bin/python docs/picture.py
+make demo
+.venv/bin/python docs/picture.py
 """
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -15,12 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from disk.files import write_whole  # noqa: E402
+from disk.filters import load_filters  # noqa: E402
+from disk.volumes import read_volume  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
-from report.pictures import canonical, plane, png  # noqa: E402
-from disk.filters import load_filters  # noqa: E402
 from report.figures import brain_mask, figures  # noqa: E402
-from disk.volumes import read_volume  # noqa: E402
+from report.pictures import canonical, plane, png  # noqa: E402
 
 AXIS, PLACE = 1, 0.42  # a coronal slice, at this part of the brain's length
 SQUARE = 0.2, 0.08, 0.3  # top, left and side of what is enlarged, of the slice's width
@@ -29,13 +30,21 @@ GOLD = "#ffb000"
 
 def main():
     """Four columns: HR, LR, best spline, restored; below each a square of it, enlarged."""
-    _, settings = load_filters(dataclasses.replace(Settings(), arrays_dir=str(ROOT / "demo" / "arrays")), set())
-    path, = (ROOT / "demo" / "test").glob("*.nii.gz")
-    result = max((ROOT / "demo" / "result").glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime)
+    _, settings = load_filters(
+        dataclasses.replace(Settings(), arrays_dir=str(ROOT / "demo" / "arrays")), set()
+    )
+    (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
+    result = max(
+        (ROOT / "demo" / "result").glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime
+    )
     volume = read_volume(path)
     pair = make_pair(volume.data, settings)
-    images = {"original (HR)": pair.hr, "low resolution (LR)": pair.lr, "best spline": best_spline(pair),
-              "restored": read_volume(result).data[pair.box] / np.float32(pair.scale)}
+    images = {
+        "original (HR)": pair.hr,
+        "low resolution (LR)": pair.lr,
+        "best spline": best_spline(pair),
+        "restored": read_volume(result).data[pair.box] / np.float32(pair.scale),
+    }
     mask = brain_mask(pair)
     decibel = [f"{figures(pair.hr, image, mask)['psnr']:.2f} dB" for image in images.values()]
     turned, _ = canonical(images, volume.image.affine)
@@ -43,17 +52,30 @@ def main():
     height, width = slices[0].shape
     row, column, side = (round(part * width) for part in SQUARE)
     frame = np.array([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]) * side + [[column], [row]] - 0.5
-    figure = Figure(figsize=(4 * 2.2, 2.2 * (height / width + 1) + 0.42), dpi=100, facecolor="black")
+    figure = Figure(
+        figsize=(4 * 2.2, 2.2 * (height / width + 1) + 0.42), dpi=100, facecolor="black"
+    )
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 4, height_ratios=(height / width, 1), left=0, right=1, bottom=0,
-                               top=1 - 0.42 / figure.get_figheight(), wspace=0.02, hspace=0.02)
+    grid = figure.add_gridspec(
+        2,
+        4,
+        height_ratios=(height / width, 1),
+        left=0,
+        right=1,
+        bottom=0,
+        top=1 - 0.42 / figure.get_figheight(),
+        wspace=0.02,
+        hspace=0.02,
+    )
     for n, (name, image) in enumerate(zip(turned, slices, strict=True)):
-        for where, shown in enumerate((image, image[row:row + side, column:column + side])):
+        for where, shown in enumerate((image, image[row : row + side, column : column + side])):
             axes = figure.add_subplot(grid[where, n])
             axes.set_axis_off()
             axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             if where == 0:
-                axes.set_title(name if n == 0 else f"{name}\n{decibel[n]}", color="white", fontsize=9, pad=3)
+                axes.set_title(
+                    name if n == 0 else f"{name}\n{decibel[n]}", color="white", fontsize=9, pad=3
+                )
                 axes.plot(*frame, GOLD, lw=1)
     write_whole(ROOT / "docs" / "restored.png", png(figure))
 

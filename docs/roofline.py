@@ -1,10 +1,12 @@
-"""Print the table of docs/gpu.md: what learning from 100 volumes would take on two cards, by arithmetic alone.
+"""Print the table of docs/gpu.md: what learning from 100 volumes would take, by arithmetic alone.
 
     python docs/roofline.py
 
-Bytes and operations are counted from gpu/compute.py; a stage takes the longest of its bytes over the memory's rate, its bytes
-over the bus and its operations over the arithmetic rate. No figure here was measured.
+Bytes and operations are counted from gpu/compute.py; a stage takes the longest of its bytes over
+the memory's rate, its bytes over the bus and its operations over the arithmetic rate. No figure here
+was measured.
 """
+
 from typing import NamedTuple
 
 VOLUMES = 100
@@ -14,7 +16,9 @@ SAMPLES = BRAIN / 3  # --sample_rate 3
 BUCKETS, TAPS = 576, 11**3
 SIDE = TAPS + 1
 PACKED = SIDE * (SIDE + 1) / 2
-BLOCKS = SAMPLES / 1024 + BUCKETS / 2  # of samples; the last one of each bucket is half full on average
+BLOCKS = (
+    SAMPLES / 1024 + BUCKETS / 2
+)  # of samples; the last one of each bucket is half full on average
 
 
 class Card(NamedTuple):
@@ -23,10 +27,15 @@ class Card(NamedTuple):
     double: float  # FLOP/s in float64
     memory: float  # bytes/s
     bus: float  # bytes/s from and to ordinary, pageable memory: half of what PCI Express could do
-    share: float = 0.7  # of the arithmetic rate that products come to; a Cholesky factor, to half of that
+    share: float = (
+        0.7  # of the arithmetic rate that products come to; a Cholesky factor, to half of that
+    )
 
 
-CARDS = (Card("RTX 2080 Ti, 11 GB", 13.4e12, 0.42e12, 616e9, 6e9), Card("A100, 40 GB", 19.5e12, 9.7e12, 1555e9, 12e9))
+CARDS = (
+    Card("RTX 2080 Ti, 11 GB", 13.4e12, 0.42e12, 616e9, 6e9),
+    Card("A100, 40 GB", 19.5e12, 9.7e12, 1555e9, 12e9),
+)
 
 
 class Stage(NamedTuple):
@@ -40,36 +49,68 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("LR, HR and places to the card", bus=BOX * 8 + SAMPLES * 4, times=VOLUMES),
-    # Places: written, read. Patches: read from the cache, written, read, written into rows, read and written centred.
+    # Places: written, read. Patches: read from the cache, written, read, written into rows, read
+    # and written centred.
     Stage("gather", memory=SAMPLES * TAPS * 4 * 7, times=VOLUMES),
-    Stage("products", memory=SAMPLES * SIDE * 4 + BLOCKS * SIDE**2 * 4, single=2 * SAMPLES * SIDE**2, times=VOLUMES),
+    Stage(
+        "products",
+        memory=SAMPLES * SIDE * 4 + BLOCKS * SIDE**2 * 4,
+        single=2 * SAMPLES * SIDE**2,
+        times=VOLUMES,
+    ),
     # Lower triangle: places and products read, written, read; sums read and written.
-    Stage("sums in float64", memory=BLOCKS * PACKED * (4 * 4 + 2 * 8), double=BLOCKS * PACKED, times=VOLUMES),
+    Stage(
+        "sums in float64",
+        memory=BLOCKS * PACKED * (4 * 4 + 2 * 8),
+        double=BLOCKS * PACKED,
+        times=VOLUMES,
+    ),
     Stage("sums to main memory, once", bus=BUCKETS * PACKED * 8),
-    Stage("solve", memory=BUCKETS * SIDE**2 * 8 * 5, bus=BUCKETS * PACKED * 8, double=BUCKETS * SIDE**3 / 3),
+    Stage(
+        "solve",
+        memory=BUCKETS * SIDE**2 * 8 * 5,
+        bus=BUCKETS * PACKED * 8,
+        double=BUCKETS * SIDE**3 / 3,
+    ),
     # Places: written, read. Patches: read from the cache, written, read.
-    Stage("apply to one volume", memory=BRAIN * TAPS * 4 * 4, bus=BOX * 8 + BRAIN * 4, single=2 * BRAIN * TAPS),
+    Stage(
+        "apply to one volume",
+        memory=BRAIN * TAPS * 4 * 4,
+        bus=BOX * 8 + BRAIN * 4,
+        single=2 * BRAIN * TAPS,
+    ),
 )
 
 
 def seconds(stage, card):
     """What each resource takes for all the stage's repetitions."""
-    return {"bus": stage.bus / card.bus * stage.times, "memory": stage.memory / card.memory * stage.times,
-            "float32": stage.single / card.single / card.share * stage.times,
-            "float64": stage.double / card.double / (card.share / 2) * stage.times}
+    return {
+        "bus": stage.bus / card.bus * stage.times,
+        "memory": stage.memory / card.memory * stage.times,
+        "float32": stage.single / card.single / card.share * stage.times,
+        "float64": stage.double / card.double / (card.share / 2) * stage.times,
+    }
 
 
 def rows():
     """The lines of the table, heading included."""
-    lines = ["| stage | GB on the card | GB over the bus | TFLOP | " + " | ".join(card.name for card in CARDS) + " |",
-             "|---|---|---|---|" + "---|" * len(CARDS)]
+    lines = [
+        "| stage | GB on the card | GB over the bus | TFLOP | "
+        + " | ".join(card.name for card in CARDS)
+        + " |",
+        "|---|---|---|---|" + "---|" * len(CARDS),
+    ]
     for stage in STAGES:
         cells = []
         for card in CARDS:
             bound, longest = max(seconds(stage, card).items(), key=lambda item: item[1])
             cells.append(f"{longest:.2g} s, {bound}")
         amounts = [stage.memory, stage.bus, (stage.single + stage.double) / 1e3]
-        cells = [stage.name + f", {stage.times} times" * (stage.times > 1), *[number(n * stage.times) for n in amounts], *cells]
+        cells = [
+            stage.name + f", {stage.times} times" * (stage.times > 1),
+            *[number(n * stage.times) for n in amounts],
+            *cells,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

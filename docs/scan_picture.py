@@ -6,6 +6,7 @@
 The sample brain is degraded as a scanner does (mean over two voxels, 3 % of Rician noise, the
 outline of the low-resolution volume); both sets of filters are those that come with the project.
 """
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -35,16 +36,21 @@ ERROR = 0.15  # of the range, what the error maps show as white
 
 def main():
     """Four columns: original, quintic spline, --preset best, --preset scan; below, the errors."""
-    path, = (ROOT / "demo" / "test").glob("*.nii.gz")
+    (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume = read_volume(path)
-    filters = {name: load_filters(dataclasses.replace(Settings(), arrays_dir=str(folder)))
-               for name, folder in (("best", PRETRAINED), ("scan", PRETRAINED_SCAN))}
+    filters = {
+        name: load_filters(dataclasses.replace(Settings(), arrays_dir=str(folder)))
+        for name, folder in (("best", PRETRAINED), ("scan", PRETRAINED_SCAN))
+    }
     hr = mod_crop(clip_bright(volume.data), (2, 2, 2))
     hr = np.ascontiguousarray(hr / hr.max())
     operator = degradation_of(hr.shape, filters["scan"][1])
     low = make_low(hr, operator, NOISE, np.random.default_rng(0))
-    images = {"original": hr, "quintic spline": operator.spline(low),
-              **{f"--preset {name}": upscale(low, *found) for name, found in filters.items()}}
+    images = {
+        "original": hr,
+        "quintic spline": operator.spline(low),
+        **{f"--preset {name}": upscale(low, *found) for name, found in filters.items()},
+    }
     images = {name: np.clip(image, 0, 1) for name, image in images.items()}
     errors = [decibel(np.mean(np.square(image - hr)[hr > 0])) for image in images.values()]
     turned, _ = canonical(images, volume.image.affine)
@@ -52,16 +58,28 @@ def main():
     row, column, side = (round(part * slices[0].shape[1]) for part in SQUARE)
     figure = Figure(figsize=(4 * 2.4, 2 * 2.4 + 0.4), dpi=100, facecolor="black")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 4, left=0, right=1, bottom=0,
-                               top=1 - 0.4 / figure.get_figheight(), wspace=0.02, hspace=0.02)
+    grid = figure.add_gridspec(
+        2,
+        4,
+        left=0,
+        right=1,
+        bottom=0,
+        top=1 - 0.4 / figure.get_figheight(),
+        wspace=0.02,
+        hspace=0.02,
+    )
     for n, (name, image) in enumerate(zip(images, slices, strict=True)):
         for below, shown in enumerate((image, np.abs(image - slices[0]))):
             axes = figure.add_subplot(grid[below, n])
             axes.set_axis_off()
             if n or not below:
-                axes.imshow(shown[row:row + side, column:column + side], vmin=0,
-                            cmap="inferno" if below else "gray", vmax=ERROR if below else 1,
-                            interpolation="nearest")
+                axes.imshow(
+                    shown[row : row + side, column : column + side],
+                    vmin=0,
+                    cmap="inferno" if below else "gray",
+                    vmax=ERROR if below else 1,
+                    interpolation="nearest",
+                )
             if not below:
                 title = f"{name}\n{errors[n]:.2f} dB" if n else name
                 axes.set_title(title, color="white", fontsize=9, pad=3)

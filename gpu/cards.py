@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from machine.errors import UserError, first_line
 from gpu.compute import gather_rows, patch_offsets
+from machine.errors import UserError, first_line
 
 
 class Card(NamedTuple):

@@ -14,8 +14,8 @@ import pytest
 import synthetic
 from trainings import learned, training
 
-from disk.filters import load_filters
 from command_line import command_line
+from disk.filters import load_filters
 from filter_constant import Settings
 from machine.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Values that nobody means: no number, too large a filter, too small a ridge, a pipe that is closed."""
+"""Values that nobody means: no number, too wide a filter, too small a ridge, a closed pipe."""
 import json
 import math
 import os
@@ -14,8 +14,8 @@ from synthetic import brain, save
 
 import learning
 from command_line import command_line
-from disk.filters import PRETRAINED, load_filters
 from disk.files import write_whole
+from disk.filters import PRETRAINED, load_filters
 from disk.volumes import write_volume
 from filter_constant import OCTAHEDRAL_FILTER_MAX, Settings, checked_settings
 from get_lar import make_pair

@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 import test as script
 import train
-from disk.files import file_digest
 from command_line import command_line
+from disk.files import file_digest
 from report.page import make_page
 from report.pictures import canonical, plane
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer

@@ -9,9 +9,9 @@ from conftest import load_script
 from scipy.ndimage import gaussian_filter
 from synthetic import save
 
+from command_line import command_line
 from degradation import degradation_of
 from disk.filters import load_filters
-from command_line import command_line
 from filter_constant import PROFILES
 from get_lar import make_fine
 from restoring import axes_between, upscale

@@ -13,9 +13,9 @@ from synthetic import degrade, interpolate, one_stage
 
 import test as script
 from apply_filters import apply_filters
+from command_line import command_line
 from degradation import kspace_kept
 from disk.filters import load_filters, save_filters
-from command_line import command_line
 from filter_constant import Settings
 from get_lar import best_spline, make_fine, make_pair
 from hashtable import Boundaries
