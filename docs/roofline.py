@@ -3,8 +3,8 @@
     python docs/roofline.py
 
 Bytes and operations are counted from gpu/compute.py; a stage takes the longest of its bytes over
-the memory's rate, its bytes over the bus and its operations over the arithmetic rate. No figure here
-was measured.
+the memory's rate, its bytes over the bus and its operations over the arithmetic rate. No figure
+here was measured.
 """
 
 from typing import NamedTuple
