@@ -170,6 +170,7 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         images = comparison_images(series[..., 0], whole[0].transpose(axes), settings)
         images = {name: image.transpose(back) for name, image in images.items()}
         return Restored(row, images, header.get_best_affine(), watch)
+    del whole, restored  # a volume less in memory while the figures are taken
     with watch("figures"):
         spline, mask = best_spline(lr_volume), brain_mask(lr_volume)
         images = {"lr": lr_volume.lr, "spline5": spline, "sr": sr}
