@@ -37,6 +37,9 @@ def main(settings, given):
     folder = result_folder(settings)
     targets = target_paths(volumes, folder, settings)
     print(about_filters(settings))
+    if settings.upscale and not is_drawn(settings):
+        print("Note: these filters were learned without noise, and may sharpen that of a scan; "
+              "--preset scan takes those that were learned for scans")
     engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
     if is_drawn(settings) and not settings.upscale:
         return evaluate_files(volumes, folder, stages, settings, engine)

@@ -114,13 +114,24 @@ def _find_settings(settings):
     for folder in folders:
         for factor in axis_orders(settings.factor):
             found = dataclasses.replace(settings, arrays_dir=folder, factor=factor)
-            if settings_path(found).is_file():
-                return settings_path(found), found
+            path = settings_path(found)
+            # Asked for by name, those of the project are taken rather than other ones in arrays/.
+            other = len(folders) > 1 and settings.preset == "scan" and not _are_for_scans(path)
+            if path.is_file() and not other:
+                return path, found
     others = sorted({path.stem.partition("_")[2] for folder in folders
                      for path in Path(folder).glob("settings_*.json")})
     hint = f"; there are filters for --factor {', '.join(others)}" if others else ""
     raise UserError(f"{settings_path(settings)}: not there"
                     f"{hint or '; run python train.py first'}")
+
+
+def _are_for_scans(path):
+    """Whether a file of settings says so; False where it cannot be read."""
+    try:
+        return read_json(path)["settings"]["preset"] == "scan"
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def axis_orders(factor):

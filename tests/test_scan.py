@@ -226,3 +226,20 @@ def test_learning_twice_gives_the_same_bytes_for_any_number_of_threads(learned, 
     assert load_script("train").main(settings, given) == 0
     for name, content in kept.items():
         assert (learned / "again" / name).read_bytes() == content
+
+
+def test_filters_for_scans_are_taken_by_name_beside_others_and_others_are_said_to_be_none(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "train" / "v.nii.gz", phantom(0))
+    save(tmp_path / "low.nii.gz", phantom(1, (20, 20, 20)))
+    settings, given = command_line("train", ["--filter_len", "3", "--grad_len", "3", "--quiet",
+                                             "--q_angle_p", "1", "--q_angle_t", "1"])
+    assert load_script("train").main(settings, given) == 0
+    capsys.readouterr()
+    for options, noted in ((["--upscale"], True), (["--upscale", "--preset", "scan"], False)):
+        settings, given = command_line("test", [
+            *options, "--test_dir", "low.nii.gz", "--output", "fine.nii", "--no-report"])
+        assert load_script("test").main(settings, given) == 0
+        out = capsys.readouterr().out
+        assert ("may sharpen" in out) == noted and ("preset scan)" in out) != noted
