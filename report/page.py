@@ -6,9 +6,8 @@ and reads without a network. What is the same on every page, its style and scrip
 import html
 from pathlib import Path
 
-import numpy as np
-
 from filter_constant import start_name
+from report.figures import mean_row
 from report.viewer import SLICE_FORMAT, viewer_html
 
 TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
@@ -69,9 +68,7 @@ def table_figures(rows, start):
     names = (("lr", start), ("spline5", "best spline"), ("sr", "restored"))
     head = "".join(f'<th colspan="2" scope="colgroup">{label}</th>' for _, label in names)
     if len(rows) > 1:
-        figures = [key for key in rows[0] if key != "volume"]
-        mean = {key: float(np.mean([row[key] for row in rows])) for key in figures}
-        rows = [*rows, {"volume": "mean"} | mean]
+        rows = [*rows, mean_row(rows)]
     lines = []
     for row in rows:
         cells = "".join(f"<td>{row[f'{key}_psnr']:.2f}</td><td>{row[f'{key}_ssim']:.4f}</td>"
