@@ -105,8 +105,12 @@ class Degradation:
         """Bring an LR volume to the fine grid: the LR volume of the method. Not below zero."""
         if self.settings.start == "quadratic":  # published: without prefilter, so blurred
             return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
-        order = 5 if self.settings.start == "quintic" else 3
-        return upsample(low, self.shape, order, grid=self.grid)
+        return upsample(low, self.shape, self.start_order, grid=self.grid)
+
+    @property
+    def start_order(self):
+        """Order of the spline through the voxels that filters begin with."""
+        return 5 if self.settings.start == "quintic" else 3
 
     def spline(self, low, order=5):
         """What a user would pick without filters: the spline through the LR volume."""

@@ -340,6 +340,9 @@ def _check_scan(settings, given):
     if not settings.octahedral:
         raise ValueError("argument --lr_type: scan is for --feature_space octahedral; "
                          "take --preset scan")
+    if settings.start == "quadratic":
+        raise ValueError("argument --start: the published spline blurs once more, which scan does "
+                         "not learn for; take cubic or quintic, or leave it out")
     if settings.start == "projected" or settings.back_projections:
         raise ValueError("argument --lr_type: scan demands no agreement with a noisy volume; "
                          "leave --start projected and --back_projections out")

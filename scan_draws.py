@@ -94,16 +94,7 @@ def drawn_volumes(image, settings, name):
     ValueError
         If hardly anything is above zero, or an axis is too short.
     """
-    image = clip_bright(image)
-    if not image.max(initial=0) > 0:
-        raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
-                         "or take another volume")
-    box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
-           for side in tight_box(image > 0)]
-    hr = np.ascontiguousarray(mod_crop(image[tuple(box)], settings.factor)) / image.max()
-    if min(side // factor for side, factor in zip(hr.shape, settings.factor, strict=True)) < 2:
-        raise ValueError(f"its shape {image.shape} has a side of fewer than two LR voxels; "
-                         "give a larger volume")
+    hr = original_of(image, settings.factor)
     used, step = np.flatnonzero(hr.any((1, 2))), settings.factor[0]
     edges = np.linspace(used[0], used[-1] + 1, settings.draws + 1) / step
     edges = np.round(edges).astype(int) * step
@@ -113,6 +104,24 @@ def drawn_volumes(image, settings, name):
         volume = _drawn_volume(hr, settings, random, edges[slab], edges[slab + 1])
         if volume is not None:
             yield volume
+
+
+def original_of(image, factor):
+    """The brain of a volume with a little background around it, in [0, 1].
+
+    Its sides are multiples of the factor. Raises ValueError as `drawn_volumes` does.
+    """
+    image = clip_bright(image)
+    if not image.max(initial=0) > 0:
+        raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
+                         "or take another volume")
+    box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
+           for side in tight_box(image > 0)]
+    hr = np.ascontiguousarray(mod_crop(image[tuple(box)], factor)) / image.max()
+    if min(side // f for side, f in zip(hr.shape, factor, strict=True)) < 2:
+        raise ValueError(f"its shape {image.shape} has a side of fewer than two LR voxels; "
+                         "give a larger volume")
+    return hr
 
 
 def _drawn_volume(hr, settings, random, first, last):
@@ -150,8 +159,6 @@ def with_intensities(hr, draw):
 
 def _planes_of_start(unit, operator, planes):
     """The start on some planes of the fine grid, and its mask, as `get_lar.make_fine` has it."""
-    order = {"cubic": 3, "quintic": 5}[operator.settings.start]
-
     def upsampled(volume, order):
         matrices = [zoom_matrix(n, side, order, True, operator.grid)
                     for n, side in zip(volume.shape, operator.shape, strict=True)]
@@ -159,4 +166,4 @@ def _planes_of_start(unit, operator, planes):
         return apply_operators(volume, [banded(matrix) for matrix in matrices])
 
     mask = upsampled((unit > 0).astype(np.float32), 1) >= RIM
-    return np.clip(upsampled(unit, order), 0, None) * mask, mask
+    return np.clip(upsampled(unit, operator.start_order), 0, None) * mask, mask

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.restoration import denoise_nl_means
 
-from crop_black import tight_box
 from degradation import degradation_of
 from disk.files import make_folder
 from disk.volumes import read_volume, relative_name
@@ -18,8 +17,8 @@ from machine.progress import progress
 from report.figures import write_metrics
 from restoring import restore
 from scan_cues import NOISE
-from scan_draws import PADDING, make_low
-from util import clip_bright, decibel, mod_crop, random_of
+from scan_draws import make_low, original_of
+from util import decibel, random_of
 
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
 DEEP, AROUND = 5, 2  # voxels: `inside` lies so deep in the brain, `whole` goes so far around it
@@ -58,10 +57,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None):
     >>> row["profile"], row["noise"], sorted(row)[:3]
     ('box', 3, ['cubic_inside', 'cubic_whole', 'denoised_inside'])
     """
-    image = clip_bright(image)
-    box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
-           for side in tight_box(image > 0)]
-    hr = np.ascontiguousarray(mod_crop(image[tuple(box)], settings.factor)) / image.max()
+    hr = original_of(image, settings.factor)
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (profile,)
     low = make_low(hr, operator, noise / 100, random_of(0, f"{name} {profile} {noise}"))

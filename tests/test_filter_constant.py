@@ -144,7 +144,7 @@ def test_scan_is_for_upscaling_and_options_narrow_it(capsys):
         ["--lr_type", "scan"],
         ["--preset", "scan", "--profile", "slab"],
         ["--preset", "scan", "--back_projections", "2"],
-        ["--preset", "scan", "--start", "projected"],
+        ["--preset", "scan", "--start", "projected"], ["--preset", "scan", "--start", "quadratic"],
         ["--preset", "scan", "--grid", "centers"],
         ["--preset", "scan", "--sharpen"],
     ):
