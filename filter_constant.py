@@ -50,7 +50,7 @@ ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantiz
                   "train_div")
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
 OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
-ONLY_SCAN = ("profile", "noise", "inverted", "bent", "draws")
+ONLY_SCAN = ("profile", "noise", "inverted", "bent", "original_noise", "draws")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,9 @@ class Settings:
                              "exchanged, for other weightings", low=0, high=1, since=True)
     bent: float = option(0.0, "learning", "of scan: share of the draws whose intensities are "
                          "raised to a power between 1/2 and 2", low=0, high=1, since=True)
+    original_noise: float = option(4.0, "learning", "of scan: the most noise that half of the "
+                                   "originals get, in per cent: good volumes of many scanners are "
+                                   "noisy themselves", low=0, high=50, since=True)
     draws: int = option(16, "learning", "of scan: parts of a volume, each with a profile and a "
                         "noise level of its own", low=1, high=1000, since=True)
     solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the "

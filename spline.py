@@ -143,6 +143,28 @@ def spline_matrix(n_in, positions, order, prefilter):
     return np.einsum("ot,otn->on", weights, coefficients[taps])
 
 
+def resizing_matrix(n_in, n_out):
+    """What resamples an axis and keeps its field of view, by Lanczos' kernel of three lobes.
+
+    Where the new spacing is coarser the kernel is as much wider, so that nothing folds back.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (n_out, n_in)
+        Its rows sum to 1.
+
+    Examples
+    --------
+    >>> resizing_matrix(4, 4).round(6).tolist() == np.eye(4).tolist()
+    True
+    """
+    step, start = spacing_and_start(n_in, n_out, "edges")
+    apart = (start + step * np.arange(n_out))[:, None] - np.arange(n_in)
+    apart = apart / max(step, 1)
+    weights = np.where(np.abs(apart) < 3, np.sinc(apart) * np.sinc(apart / 3), 0)
+    return weights / weights.sum(1, keepdims=True)
+
+
 def bspline(x, order):
     """The centred cardinal B-spline of this order at `x`, by its recursion.
 
