@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from crop_black import tight_box
+from disk.results import MADE_BY
 
 SURROUND = 3  # voxels of black left around the brain
 PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS) volume
@@ -228,5 +229,6 @@ def _darkest_corner(pixels):
 def png(figure, **options):
     """A matplotlib figure as PNG bytes; `options` are those of ``savefig``."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor=figure.get_facecolor(), **options)
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor(),
+                   metadata={"Software": MADE_BY}, **options)
     return file.getvalue()
