@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
-from disk.volumes import finer_header, read_series, read_volume, write_volume
+from disk.geometry import finer_header
+from disk.volumes import read_series, read_volume, write_volume
 from engine import CPU
 from filter_func import census_blend
 from get_lar import best_spline, comparison_images, make_fine, make_pair

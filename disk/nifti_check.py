@@ -13,10 +13,11 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
+from disk.geometry import mend_geometry
 from machine.errors import UserError, first_line
 from machine.memory import GB, VOXEL_BYTES, free_memory
 
-HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the bytes of their headers
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
 OFFSET_MAX = 64 << 20  # bytes of header extensions
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
@@ -38,7 +39,8 @@ def checked_image(path, dimensions=(3,)):
     Returns
     -------
     image : nibabel image
-        Its voxels are still in the file.
+        Its voxels are still in the file. Its header says only what can be true of where they lie;
+        ``image.extra["remarks"]``: what was mended for that, a list of str.
     shape : tuple of int
         Without trailing axes of one element beyond the third.
 
@@ -57,11 +59,11 @@ def checked_image(path, dimensions=(3,)):
     except (OSError, EOFError, isal_zlib.error) as fault:
         raise _unreadable(path, fault) from fault
     sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
-    size = next((size for size in sizes if size in HEADERS), None)
+    size = next((size for size in sizes if size in IMAGES), None)
     if size is None or len(block) < size:
         raise UserError(f"{path}: not a NIfTI file; convert it to .nii or .nii.gz")
     try:
-        header = HEADERS[size](block[:size], check=False)
+        header = IMAGES[size].header_class(block[:size], check=False)
         shape, needed, voxels = _claims(header)
     except (ValueError, nib.spatialimages.HeaderDataError) as fault:
         raise UserError(f"{path}: {fault}") from fault
@@ -83,7 +85,15 @@ def checked_image(path, dimensions=(3,)):
         raise UserError(f"{path}: its shape {shape} needs {memory / GB:.1f} GB of memory, "
                         f"{free / GB:.1f} GB are free; crop it, or use a larger machine")
     try:
-        return nib.load(path, mmap=False), shape
+        with _opened(path) as file:
+            header = IMAGES[size].header_class.from_fileobj(file, check=False)
+        remarks = _mended(path, header)
+        header.check_fix()
+        proxy = IMAGES[size].ImageArrayProxy(path, header.copy(), mmap=False)
+        affine = header.get_best_affine()
+        return IMAGES[size](proxy, affine, header, {"remarks": remarks}), shape
+    except UserError:
+        raise
     except Exception as fault:  # a hostile header ends in many kinds inside the library
         raise _unreadable(path, fault) from fault
 
@@ -194,6 +204,14 @@ def _claims(header):
         raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole "
                          "file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
+
+
+def _mended(path, header):
+    """Mend what a header says of space; returns remarks on it that name the file."""
+    try:
+        return [f"{path}: {remark}" for remark in mend_geometry(header)]
+    except ValueError as fault:
+        raise UserError(f"{path}: {fault}") from fault
 
 
 def _not_real(what):
