@@ -82,7 +82,7 @@ def consistency_of(low, operator, box, mask, scale):
     return operator.consistency(low / np.float32(scale), box, mask)
 
 
-def make_pair(image, settings):
+def make_pair(image, settings, level=None):
     """Degrade a volume and bring it back to its own grid (section 3.1 of the paper).
 
     Parameters
@@ -90,6 +90,8 @@ def make_pair(image, settings):
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     settings : Settings
+    level : float, optional
+        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones.
 
     Returns
     -------
@@ -119,7 +121,8 @@ def make_pair(image, settings):
         raise ValueError(
             f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
             f"the factor need; give a larger volume{smaller}")
-    image = mod_crop(clip_bright(image), settings.factor)
+    clipped = clip_bright(image) if level is None else np.clip(image, 0, np.float32(level))
+    image = mod_crop(clipped, settings.factor)
     scale = float(image.max(initial=0))
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
