@@ -117,7 +117,9 @@ def make_pair(image, settings, level=None):
     operator = degradation_of(cropped.shape, settings)
     least = max(2 * margin + 1, 2 * max(settings.factor), operator.least_side)
     if min(cropped.shape) < least:
-        smaller = " or a smaller --filter_len" if margin else ""
+        smaller = ""
+        if least == 2 * margin + 1:  # else the factor asks for as much
+            smaller = " or learn with smaller --filter_len and --grad_len"
         raise ValueError(
             f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
             f"the factor need; give a larger volume{smaller}")
@@ -134,7 +136,8 @@ def make_pair(image, settings, level=None):
     inner = tuple(slice(side.start + margin, side.stop - margin) for side in box)
     if not image[inner].any():
         raise ValueError(f"no voxel above zero has a whole patch of {2 * margin + 1} voxels around "
-                         "it; take a larger mask or a smaller --filter_len")
+                         "it; take a larger mask, or learn with smaller --filter_len and "
+                         "--grad_len")
     low = operator.degrade(image)
     hr = np.ascontiguousarray(image[box]) / np.float32(scale)
     projected = settings.start == "projected"

@@ -14,7 +14,7 @@ from disk.volumes import read_series, read_volume, write_volume
 from engine import CPU
 from filter_func import census_blend
 from get_lar import best_spline, comparison_images, make_fine, make_pair
-from machine.errors import UserError, complain
+from machine.errors import UserError
 from machine.progress import Stopwatch, progress
 from report.figures import brain_mask, figures_of, metrics_row
 from scan_cues import NOISE
@@ -175,8 +175,6 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     with watch("read"):
         volume = read_series(path) if settings.upscale else read_volume(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1).transpose(*axes, 3)
-    if settings.upscale and series.min() < 0:
-        complain("test", f"{path}: voxels below zero are taken as background")
     whole, quiet = [], settings.quiet or series.shape[3] == 1
     with progress(series.shape[3], "series", "volume", quiet) as bar:
         for data in np.moveaxis(series, -1, 0):

@@ -18,17 +18,20 @@ from machine.errors import CannotWrite, UserError, complain
 def main(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from disk.filters import load_filters
+    from disk.filters import about_filters, load_filters
     from disk.results import run_folder
     from disk.volumes import find_volumes
     from restoring import axes_between
 
-    asked = settings.factor
+    asked = settings
     stages, settings = load_filters(settings, given)
-    axes = axes_between(asked, settings.factor)
+    axes = axes_between(asked.factor, settings.factor)
     volumes = find_volumes(settings.test_dir)
     with run_folder(settings, volumes) as folder:
-        return restore_volumes(volumes, folder, stages, settings, axes)
+        status = restore_volumes(volumes, folder, stages, settings, axes)
+    if settings.quiet and settings.arrays_dir != asked.arrays_dir and status != 2:
+        complain("test", about_filters(settings))  # which nobody chose
+    return status
 
 
 def restore_volumes(volumes, folder, stages, settings, axes):

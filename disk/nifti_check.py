@@ -20,6 +20,9 @@ from machine.memory import GB, VOXEL_BYTES, free_memory
 IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the bytes of their headers
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
 OFFSET_MAX = 64 << 20  # bytes of header extensions
+HEAD_BYTES = 64  # that tell what stands in the place of a volume
+GZIP_MAGIC = b"\x1f\x8b"
+ANNEX_GET = "datalad get or git annex get"
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
 
@@ -61,7 +64,8 @@ def checked_image(path, dimensions=(3,)):
     sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
     size = next((size for size in sizes if size in IMAGES), None)
     if size is None or len(block) < size:
-        raise UserError(f"{path}: not a NIfTI file; convert it to .nii or .nii.gz")
+        remedy = _remedy(path) or "convert it to .nii or .nii.gz"
+        raise UserError(f"{path}: not a NIfTI file; {remedy}")
     try:
         header = IMAGES[size].header_class(block[:size], check=False)
         shape, needed, voxels = _claims(header)
@@ -238,4 +242,29 @@ def _read_to_end(file, path, most):
 
 def _unreadable(path, fault):
     text = getattr(fault, "strerror", None) or first_line(fault)
-    return UserError(f"{path}: not a readable NIfTI volume ({text}); replace it by a whole file")
+    remedy = _remedy(path) or "replace it by a whole file"
+    return UserError(f"{path}: not a readable NIfTI volume ({text}); {remedy}")
+
+
+def _remedy(path):
+    """What brings the volume where something else stands in its place; None where that is not so.
+
+    Data sets come with links and pointers in the place of files that were not fetched yet.
+    """
+    if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
+        return f"bring what it links to, {os.readlink(path)}; where git-annex keeps it: {ANNEX_GET}"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return None
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, bring the volume with git lfs pull"
+    if head.startswith(b"/annex/objects/"):
+        return f"it is a pointer of git-annex, bring the volume with {ANNEX_GET}"
+    if head.startswith(GZIP_MAGIC) and not _is_gzip(path):
+        return "it is compressed, rename it to end in .nii.gz"
+    sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+    if _is_gzip(path) and set(sizes) & set(IMAGES):
+        return "it is not compressed, rename it to end in .nii"
+    return None
