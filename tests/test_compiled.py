@@ -1,4 +1,5 @@
 """Kernels: compiled where nothing can be kept, and within the bounds of their arrays."""
+import ast
 import os
 import shutil
 
@@ -44,3 +45,25 @@ def test_a_clone_that_takes_no_files_compiles_for_this_run(tmp_path, closed_clon
     assert finished.returncode == 0 and "NUMBA_CACHE_DIR" not in finished.stdout
     assert list((tmp_path / "kept").rglob("*.nbi"))
     assert (tmp_path / "one.nii").read_bytes() == (tmp_path / "two.nii").read_bytes()
+
+
+def test_no_kernel_reads_out_of_bounds_with_any_option_at_its_limits(tmp_path):
+    """numba checks each index; half a minute of it is compiling."""
+    checking = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    finished = run_command(ROOT / "tests" / "every_kernel.py", tmp_path, cwd=tmp_path,
+                           env=os.environ | checking)
+    assert finished.returncode == 0, finished.stderr
+    compiled = {path.name.split("-")[0].split(".")[-1] for path in
+                (tmp_path / "cache").rglob("*.nbi")}
+    assert kernels() <= compiled
+
+
+def kernels():
+    """Names of all functions that numba compiles and keeps."""
+    found = set()
+    for path in [*ROOT.glob("*.py"), *(ROOT / "octahedral").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and any(
+                    "njit" in ast.unparse(mark) for mark in node.decorator_list):
+                found.add(node.name)
+    return found
