@@ -14,6 +14,7 @@ PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS
 # What lies at the left, right, top and bottom of each plane.
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
 COLUMN_INCHES = 2.6  # width of a slice
+LONGEST = 20  # times the shortest side of a voxel that another is drawn: else pictures grow huge
 GOLD = "#ffb000"  # frames of what is enlarged
 
 
@@ -41,7 +42,8 @@ def canonical(images, affine):
         box = tuple(slice(max(side.start - SURROUND, 0), side.stop + SURROUND)
                     for side in tight_box(first))
     turned = {name: nib.apply_orientation(image[box], turn) for name, image in images.items()}
-    return turned, nib.affines.voxel_sizes(affine)[order]
+    sizes = nib.affines.voxel_sizes(affine)[order]
+    return turned, np.minimum(sizes, LONGEST * sizes.min())
 
 
 def plane(image, axis, place):
