@@ -110,7 +110,7 @@ def test_two_runs_at_once_share_no_folder(folder):
 @pytest.mark.parametrize("name, content", [
     ("scan.json", '{"EchoTime": 0.003}'), ("scan.json", "not even JSON"),
     ("scan.png", "a screenshot"), ("report.html", "<html>of the radiologist</html>"),
-    ("metrics.csv", "subject,age\n1,30\n")])
+    ("metrics.csv", "subject,age\n1,30\n"), ("metrics.csv", "subject,gain_kg\n1,3\n")])
 def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, content):
     place = folder / "anat"
     scan = save(place / "scan.nii", brain(0, SHAPE))
