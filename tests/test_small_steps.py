@@ -1,5 +1,6 @@
 """Steps whose absence no other test would notice: each is checked by itself."""
 import os
+import signal
 import time
 from threading import Event, Thread
 
@@ -11,6 +12,7 @@ from synthetic import brain
 from disk import files
 from disk.checkpoint import Checkpoint
 from disk.geometry import finer_header
+from disk.interrupt import Stop
 from disk.volumes import write_volume
 from filter_constant import Settings
 from get_lar import make_fine, make_pair
@@ -149,3 +151,12 @@ def test_threads_end_after_a_fault_and_begin_no_more_tasks(monkeypatch):
     Thread(target=all_of_it, daemon=True).start()
     assert ended.wait(20), "a thread waits for a task for ever"
     assert len(done) < 100
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+def test_the_second_signal_interrupts_at_once():
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
