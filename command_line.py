@@ -6,6 +6,7 @@ import dataclasses
 
 from filter_constant import PRESETS, Settings, checked
 from machine import errors
+from machine.compiled import keep_compiled_code
 from machine.options import parser_of
 
 GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
@@ -75,7 +76,12 @@ def command_line(command, arguments=None):
 def run(command, story):
     """Run ``story(settings, given)`` for the command line of the process; its exit status."""
     settings, given = command_line(command)
-    return errors.run(command, lambda: story(settings, given), settings.quiet)
+
+    def told():
+        keep_compiled_code()
+        return story(settings, given)
+
+    return errors.run(command, told, settings.quiet)
 
 
 def _three_factors(numbers):

@@ -82,7 +82,7 @@ def consistency_of(low, operator, box, mask, scale):
     return operator.consistency(low / np.float32(scale), box, mask)
 
 
-def make_pair(image, settings):
+def make_pair(image, settings, level=None):
     """Degrade a volume and bring it back to its own grid (section 3.1 of the paper).
 
     Parameters
@@ -90,6 +90,8 @@ def make_pair(image, settings):
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     settings : Settings
+    level : float, optional
+        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones.
 
     Returns
     -------
@@ -115,11 +117,14 @@ def make_pair(image, settings):
     operator = degradation_of(cropped.shape, settings)
     least = max(2 * margin + 1, 2 * max(settings.factor), operator.least_side)
     if min(cropped.shape) < least:
-        smaller = " or a smaller --filter_len" if margin else ""
+        smaller = ""
+        if least == 2 * margin + 1:  # else the factor asks for as much
+            smaller = " or learn with smaller --filter_len and --grad_len"
         raise ValueError(
             f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
             f"the factor need; give a larger volume{smaller}")
-    image = mod_crop(clip_bright(image), settings.factor)
+    clipped = clip_bright(image) if level is None else np.clip(image, 0, np.float32(level))
+    image = mod_crop(clipped, settings.factor)
     scale = float(image.max(initial=0))
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
@@ -131,7 +136,8 @@ def make_pair(image, settings):
     inner = tuple(slice(side.start + margin, side.stop - margin) for side in box)
     if not image[inner].any():
         raise ValueError(f"no voxel above zero has a whole patch of {2 * margin + 1} voxels around "
-                         "it; take a larger mask or a smaller --filter_len")
+                         "it; take a larger mask, or learn with smaller --filter_len and "
+                         "--grad_len")
     low = operator.degrade(image)
     hr = np.ascontiguousarray(image[box]) / np.float32(scale)
     projected = settings.start == "projected"

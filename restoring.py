@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
-from disk.volumes import finer_header, read_series, read_volume, write_volume
+from disk.geometry import finer_header
+from disk.volumes import read_series, read_volume, write_volume
 from engine import CPU
 from filter_func import census_blend
 from get_lar import best_spline, comparison_images, make_fine, make_pair
-from machine.errors import UserError, complain
+from machine.errors import UserError
 from machine.progress import Stopwatch, progress
 from report.figures import brain_mask, figures_of, metrics_row
 from scan_cues import NOISE
@@ -93,6 +94,46 @@ def upscale(low, stages, settings, engine=None):
     return fine.whole(restore(fine, stages, settings, engine))
 
 
+def whole_of(data, volume, sr, stages, settings, engine):
+    """Put what was restored back into the whole volume, with the brain that lies outside its box.
+
+    The published crop leaves out the last plane of a brain that fills its array, and trailing
+    planes of a side that is no multiple of the factor. These are restored from the same volume,
+    mirrored at its faces. Figures are over the box, as published.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (X, Y, Z)
+        The volume that `volume` was made from.
+    volume : get_lar.LRVolume
+    sr : ndarray of float32, shape of ``volume.lr``
+    stages, settings, engine
+        As for `restore`.
+
+    Returns
+    -------
+    ndarray of float32, shape ``volume.whole_shape``
+    """
+    whole = volume.whole(sr)
+    if volume.hr is None:  # a scan: its box holds all of it
+        return whole
+    outside = data > 0
+    outside[volume.box] = False
+    if not outside.any():
+        return whole
+    # Half a patch on each side and a voxel more, so many that blocks of the factor stay whole.
+    around = []
+    for side, factor in zip(data.shape, settings.factor, strict=True):
+        before = -(-(settings.margin + 1) // factor) * factor
+        around.append((before, before - side % -factor))
+    inner = tuple(slice(before, before + side)
+                  for (before, _), side in zip(around, data.shape, strict=True))
+    larger = make_pair(np.pad(data, around, mode="symmetric"), settings, volume.scale)
+    restored = larger.whole(restore(larger, stages, settings, engine))[inner]
+    whole[outside] = restored[outside]
+    return whole
+
+
 def axes_between(asked, learned):
     """The order of axes that turns the factor that is asked for into the one that was learned.
 
@@ -134,8 +175,6 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     with watch("read"):
         volume = read_series(path) if settings.upscale else read_volume(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1).transpose(*axes, 3)
-    if settings.upscale and series.min() < 0:
-        complain("test", f"{path}: voxels below zero are taken as background")
     whole, quiet = [], settings.quiet or series.shape[3] == 1
     with progress(series.shape[3], "series", "volume", quiet) as bar:
         for data in np.moveaxis(series, -1, 0):
@@ -146,7 +185,7 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
                 raise UserError(f"{path}: {fault}") from fault
             with watch("restore"):
                 sr = restore(lr_volume, stages, settings, engine)
-                whole.append(lr_volume.whole(sr))
+                whole.append(whole_of(data, lr_volume, sr, stages, settings, engine))
             bar.update()
     back = np.argsort(axes)  # from the filters' order of axes to the volume's
     whole = [restored.transpose(back) for restored in whole]

@@ -9,8 +9,6 @@ same low-resolution volume, and for the restored volume: the one to beat is the 
 upscaled has no original, so no figures.
 """
 import sys
-import time
-from pathlib import Path
 
 from command_line import run
 from filter_constant import start_name
@@ -20,22 +18,39 @@ from machine.errors import CannotWrite, UserError, complain
 def main(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from degradation import is_drawn
     from disk.filters import about_filters, load_filters
-    from disk.volumes import find_volumes, relative_name, sidecar_names, target_paths
+    from disk.results import run_folder
+    from disk.volumes import find_volumes
+    from restoring import axes_between
+
+    asked = settings
+    stages, settings = load_filters(settings, given)
+    axes = axes_between(asked.factor, settings.factor)
+    volumes = find_volumes(settings.test_dir)
+    with run_folder(settings, volumes) as folder:
+        status = restore_volumes(volumes, folder, stages, settings, axes)
+    if settings.quiet and settings.arrays_dir != asked.arrays_dir and status != 2:
+        complain("test", about_filters(settings))  # which nobody chose
+    return status
+
+
+def restore_volumes(volumes, folder, stages, settings, axes):
+    """Restore volumes into a folder; returns the exit status."""
+    # Here: as above.
+    from degradation import is_drawn
+    from disk.filters import about_filters
+    from disk.results import check_beside
+    from disk.volumes import relative_name, sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
-    from restoring import axes_between, restore_file
+    from restoring import restore_file
     from scan_evaluation import evaluate_files
     from structure import structure_of
 
-    asked = settings.factor
-    stages, settings = load_filters(settings, given)
-    axes = axes_between(asked, settings.factor)
-    volumes = find_volumes(settings.test_dir)
-    folder = result_folder(settings)
     targets = target_paths(volumes, folder, settings)
+    names = sidecar_names(targets)
+    check_beside(folder, names, settings)
     print(about_filters(settings))
     if settings.upscale and not is_drawn(settings):
         print("Note: these filters were learned without noise, and may sharpen that of a scan; "
@@ -46,7 +61,7 @@ def main(settings, given):
     print_head(len(volumes), settings)
     rows, viewers, failed = [], [], 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
-        for path, target, name in zip(volumes, targets, sidecar_names(targets), strict=True):
+        for path, target, name in zip(volumes, targets, names, strict=True):
             bar.set_description(path.name[:32])
             try:
                 found = restore_file(path, target, stages, settings, engine, axes)
@@ -77,13 +92,6 @@ def main(settings, given):
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed else 0
-
-
-def result_folder(settings):
-    """Where results go: that of --output, or one for this hour."""
-    if settings.output:
-        return Path(settings.output).parent
-    return Path(settings.result_dir, time.strftime("%m%d%H"))
 
 
 def report_volume(path, name, found, volumes, settings):

@@ -227,7 +227,7 @@ def read_series(path):
 def _read(path, dimensions):
     image, shape = checked_image(path, dimensions)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
-    for remark in remarks:
+    for remark in [*image.extra["remarks"], *remarks]:
         tqdm.write(one_line(remark), file=sys.stderr)
     while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         scaling = _scaling(image)
@@ -263,40 +263,6 @@ def largest_volume(volumes):
 
 
 # ------------------------------------------------------------------------------------------ writing
-
-def finer_header(image, shape, fine_to_low):
-    """The header of an image for voxels on a finer grid.
-
-    sform and qform, each with the code it had, say where the new voxels lie; where neither has a
-    code, only the voxel size says something.
-
-    Parameters
-    ----------
-    image : nibabel image
-    shape : tuple of int
-        Of the new voxels, with the fourth axis where there is one.
-    fine_to_low : ndarray, shape (4, 4)
-        From new voxels to those of `image`.
-
-    Returns
-    -------
-    nibabel header
-    """
-    header = image.header.copy()
-    sform, sform_code = header.get_sform(coded=True)
-    qform, qform_code = header.get_qform(coded=True)
-    zooms = np.array(header.get_zooms())
-    zooms[:3] *= np.diag(fine_to_low)[:3]
-    header.set_data_shape(shape)
-    header.set_zooms(zooms[:len(shape)])
-    if qform_code:
-        header.set_qform(qform @ fine_to_low, int(qform_code))
-    if sform_code:
-        header.set_sform(sform @ fine_to_low, int(sform_code))
-    for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
-        header[name] = 0  # the finer slices were not measured one after another
-    return header
-
 
 def write_volume(path, data, like, header=None, dtype="float32"):
     """Write voxels under the header, affine and codes of the image they came from.
