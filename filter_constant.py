@@ -141,6 +141,16 @@ class Settings:
                                          kind=int, low=0, high=26, bare=10)
     upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring "
                            "them to the finer grid")
+    voxel_size: tuple | None = option(None, "applying", "with --upscale, instead of --factor: the "
+                                      "voxel size to bring volumes to, in mm, one number or one "
+                                      "per axis; axes and factors follow from each header",
+                                      kind=float, several=True, low=1e-3, high=1e3, metavar="MM")
+    isotropic: bool = option(False, "applying", "as --voxel_size, with the smallest voxel size of "
+                             "each volume along all axes")
+    slice_thickness: float | None = option(None, "applying", "with --upscale: how thick slices "
+                                           "are, in mm, where they have gaps or overlap (default: "
+                                           "as the BIDS sidecar says, else as their spacing)",
+                                           kind=float, low=1e-3, high=1e3, metavar="MM")
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
                                  "slice profiles that volumes are degraded by", kind=str,
                                  several=True, choices=PROFILES)

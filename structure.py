@@ -62,6 +62,7 @@ class Published:
 
     stages = 1
     cpu_only = ""
+    restore_bytes = 52  # of memory a voxel of the volume that is restored; measured
     survey_title, classes_title, classes_unit = "class boundaries", "", ""
 
     def __init__(self, settings):
@@ -146,10 +147,12 @@ class Published:
 
     # ---- filters
 
-    def restore(self, volume, stages, engine):
+    def restore(self, volume, stages, engine, advance=lambda share: None):
         """Restore an LR volume: ndarray of float32, shape of ``volume.lr``, in [0, 1]."""
         (boundaries, h), = stages
-        return apply_filters(volume.lr, h, boundaries, self.settings, engine.filter_voxels)
+        sr = apply_filters(volume.lr, h, boundaries, self.settings, engine.filter_voxels)
+        advance(1)
+        return sr
 
     def leaves(self, stages):
         """What the saved settings say of the stages' sizes."""
@@ -191,6 +194,9 @@ class Octahedral:
 
     def __init__(self, settings):
         self.settings, self.stages = settings, settings.stages
+        # Of memory a voxel of the volume that is restored; measured. The start by projections holds
+        # more volumes at a time.
+        self.restore_bytes = 32 if settings.start == "projected" else 20
 
     # ---- what sorts voxels into classes
 
@@ -250,8 +256,8 @@ class Octahedral:
 
     # ---- filters
 
-    def restore(self, volume, stages, engine):
-        return restore_stages(volume, stages, self.settings)
+    def restore(self, volume, stages, engine, advance=lambda share: None):
+        return restore_stages(volume, stages, self.settings, advance=advance)
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]
