@@ -141,15 +141,16 @@ class Settings:
                                          kind=int, low=0, high=26, bare=10)
     upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring "
                            "them to the finer grid")
-    voxel_size: tuple | None = option(None, "applying", "with --upscale, instead of --factor: the "
-                                      "voxel size to bring volumes to, in mm, one number or one "
-                                      "per axis; axes and factors follow from each header",
+    voxel_size: tuple | None = option(None, "applying", "voxel size to bring volumes to with "
+                                      "--upscale, in mm, one number or one per axis, instead of "
+                                      "--factor: axes and factors follow from each header",
                                       kind=float, several=True, low=1e-3, high=1e3, metavar="MM")
-    isotropic: bool = option(False, "applying", "as --voxel_size, with the smallest voxel size of "
-                             "each volume along all axes")
-    slice_thickness: float | None = option(None, "applying", "with --upscale: how thick slices "
-                                           "are, in mm, where they have gaps or overlap (default: "
-                                           "as the BIDS sidecar says, else as their spacing)",
+    isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
+                             "all axes, in place of a factor")
+    slice_thickness: float | None = option(None, "applying", "how thick slices are that are "
+                                           "upscaled, in mm, where they have gaps or overlap "
+                                           "(default: as the BIDS sidecar says, else as their "
+                                           "spacing)",
                                            kind=float, low=1e-3, high=1e3, metavar="MM")
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
                                  "slice profiles that volumes are degraded by", kind=str,

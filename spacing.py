@@ -57,7 +57,7 @@ def way_to(asked, sizes, there):
     >>> way_to((1, 1, 1), (1, 1, 5.5), scan).factors
     [(1, 1, 5)]
     >>> way_to((0.5, 0.5, 0.5), (1, 1, 4), scan).factors
-    [(1, 1, 4), (2, 2, 2)]
+    [(2, 2, 2), (1, 1, 4)]
     """
     ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
     if max(ratios) < LEAST_RATIO:
@@ -74,12 +74,12 @@ def way_to(asked, sizes, there):
     if cubes and rest.min() >= LEAST_RATIO:
         together = nearest(rest.min(), cubes)
         factors.append(3 * (together,))
-        rest, most = rest / together, rest.min() >= max(cubes | single) + 1
+        rest, most = rest / together, rest.min() >= max(cubes) + 1
     least = LEAST_REST if factors else LEAST_RATIO
-    for axis in np.argsort(rest, kind="stable"):  # the coarsest last, so first of all in the end
+    for axis in np.argsort(-rest, kind="stable"):  # the coarsest first
         if rest[axis] >= least and single:
             along = nearest(rest[axis], single)
-            factors.insert(0, tuple(along if a == axis else 1 for a in range(3)))
+            factors.append(tuple(along if a == axis else 1 for a in range(3)))
             most |= rest[axis] >= max(single) + 1
             rest[axis] /= along
     if not factors:
@@ -150,9 +150,9 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal):
         operators.append(banded(_mean_matrix(side, places, new_step / step)))
         middles.append(np.clip(np.rint(places).astype(int), 0, side - 1))
         to_low[axis, axis], to_low[axis, 3] = new_step, new_start
-    volume = apply_operators(fine, operators)
-    if volume is fine:
+    if np.array_equal(to_low, fine_to_low):
         return fine, to_low
+    volume = apply_operators(fine, operators)
     np.clip(volume, 0, None, out=volume)
     if not fine.all():  # the background stays what it was
         volume[fine[np.ix_(*middles)] == 0] = 0

@@ -179,6 +179,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None):
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.settings, engine,
                          lambda share: advance(100 * share / len(uses)))
+            lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
             low = lr_volume.whole(sr).transpose(back)
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]

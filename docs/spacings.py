@@ -1,4 +1,4 @@
-"""The table of docs/conventions.md: voxel sizes asked, got, and how far voxels are from their place.
+"""The table of docs/conventions.md: voxel sizes asked and got, and how far off voxels are.
 
     .venv/bin/python docs/spacings.py
 
