@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from tqdm import tqdm
 
 from disk.files import make_folder
 from disk.filters import factors_there, load_filters
@@ -16,7 +17,7 @@ from disk.nifti_check import checked_image
 from disk.slices import slices_beside
 from disk.volumes import read_series, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
-from machine.errors import UserError, complain
+from machine.errors import UserError, complain, one_line
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress
 from restoring import Restored, axes_between, restore
@@ -205,12 +206,12 @@ def _plan(path, filters):
             way = way_to(goal, sizes, filters.there)
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
-        print(f"{path.name}: {describe(way, sizes)}", flush=True)
+        tqdm.write(one_line(f"{path.name}: {describe(way, sizes)}"))
     else:
         way = Way([asked.factor], None)
         warn_of_axis(path, asked.factor, sizes)
     if said := slices_in_words(path, sizes, asked):
-        print(f"{path.name}: {said}", flush=True)
+        tqdm.write(one_line(f"{path.name}: {said}"))
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, shape, way, uses)
     return way, uses
@@ -242,8 +243,8 @@ def slices_in_words(path, sizes, asked):
         return ""
     apart = f"slices of {thickness:.4g} mm lie {spacing:.4g} mm apart along axis {axis}"
     if thickness > spacing:
-        complain("test", f"{path}: {apart}, so they overlap; filters have learned none that do, "
-                 "and leave them somewhat blurred")
+        complain("test", f"{path}: {apart}, so they overlap; filters have learned from none that "
+                 "do, and may leave some blur there")
         return ""
     return f"{apart}, a gap of {spacing - thickness:.4g} mm"
 
