@@ -246,16 +246,7 @@ def _scaling(image):
 
 
 def largest_volume(volumes):
-    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn.
-
-    Parameters
-    ----------
-    volumes : list of Path
-
-    Returns
-    -------
-    int
-    """
+    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn."""
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
