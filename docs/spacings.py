@@ -53,6 +53,14 @@ def keeping_filters(folder):
         save_filters([Stage(boundaries, h)], settings, [])
 
 
+def affine_of(geometry):
+    """The affine of a geometry's volume, shape (4, 4)."""
+    _, directions, sizes, _, _ = geometry
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = directions * np.array(sizes), [-12.5, 7.25, 30]
+    return affine
+
+
 def measure(geometry, folder):
     """Upscale world coordinates of a geometry by the command.
 
@@ -71,9 +79,8 @@ def measure(geometry, folder):
         The largest distance, in mm, between where a voxel is said to be and where it was taken
         from; voxels less than four of the input's from its faces are left out: splines bend there.
     """
-    _, directions, sizes, sides, options = geometry
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = directions * np.array(sizes), [-12.5, 7.25, 30]
+    _, _, _, sides, options = geometry
+    affine = affine_of(geometry)
     places = _world(affine, sides)
     shifts = []
     for axis in range(3):

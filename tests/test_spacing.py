@@ -72,6 +72,9 @@ def test_voxels_have_the_size_that_was_asked_for_and_lie_where_the_header_says(k
     np.testing.assert_allclose(image.header.get_zooms(), got, rtol=1e-5)
     assert shift < 0.002 * min(sizes)  # splines bend a little, four voxels from a face
     # The middle of the field of view stays, and its length to the nearest voxel.
+    before, after = (nib.affines.apply_affine(affine, (np.array(shape) - 1) / 2) for affine, shape
+                     in ((TABLE.affine_of(geometry), sides), (image.affine, image.shape)))
+    np.testing.assert_allclose(after, before, atol=1e-4)
     length = np.multiply(sides, sizes)
     assert (np.abs(image.shape * got - length) <= got / 2 + 1e-4).all()
 
