@@ -10,7 +10,7 @@ import numpy as np
 
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
-from spline import upsample
+from spline import apply_operators, banded, spline_matrix, upsample
 from util import bright_level, clip_bright, mod_crop, without_nonsense
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
@@ -41,8 +41,9 @@ class LRVolume:
         How far `lr` reaches over the box: so that filters have whole patches at its faces.
     hr : ndarray of float32, shape of the box, optional
         The original, divided by `scale`.
-    above : ndarray of float32, shape of the box, optional
-        What clipping at `scale` took off, to be added to what is restored.
+    above : ndarray of float32, shape of `low`, optional
+        What clipping at `scale` took off `low`; brought to the fine grid, it is added to what is
+        restored.
     cues : ndarray of float32, shape (len(scan_cues.CUE_NAMES),), optional
         What `low` shows of its blur and noise, where nobody says.
     core : ndarray of bool, shape of the box, optional
@@ -72,8 +73,11 @@ class LRVolume:
         margin = self.margin
         inner = tuple(slice(margin, side - margin) for side in restored.shape)
         volume = np.zeros(self.whole_shape, np.float32)
-        found = restored[inner] * np.float32(self.scale)
-        volume[self.box] = found if self.above is None else found + self.above
+        found = volume[self.box]
+        np.multiply(restored[inner], np.float32(self.scale), out=found)
+        if self.above is not None:
+            above = self.operator.interpolate(self.above)[self.box]
+            np.add(found, above, out=found, where=self.mask)
         return volume
 
 
@@ -192,21 +196,23 @@ def make_fine(low, settings):
     scale = bright_level(low) or float(low.max(initial=0))
     if not scale > 0:
         raise ValueError("the volume holds no voxel above zero")
-    above = operator.interpolate(np.clip(low - scale, 0, None))
+    above = np.clip(low - scale, 0, None)
     # A corner of the brain's outline holds an eighth of a voxel's weight: what is cut at more would
     # lose it.
-    outside = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) < RIM
-    above[outside] = 0
-    box = tight_box(~outside)
-    mask, low = ~outside[box], np.minimum(low, scale)
+    mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
+    box = tight_box(mask)
+    mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
     cues = operator.cues(low / np.float32(scale))
     if settings.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
-        lr = operator.interpolate(low)[box] / np.float32(scale) * mask
-    lr = np.pad(lr, settings.margin, mode="reflect")
-    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin, above=above[box],
-                    cues=cues)
+        lr = np.ascontiguousarray(operator.interpolate(low)[box])
+        lr /= np.float32(scale)
+        lr *= mask
+    if settings.margin:
+        lr = np.pad(lr, settings.margin, mode="reflect")
+    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
+                    above=above if above.any() else None, cues=cues)
 
 
 def best_spline(volume, order=5):
@@ -228,7 +234,7 @@ def best_spline(volume, order=5):
     return spline
 
 
-def comparison_images(low, fine, settings):
+def comparison_images(low, fine, fine_to_low):
     """What to show beside an upscaled volume, on its grid and in [0, 1].
 
     Parameters
@@ -237,18 +243,52 @@ def comparison_images(low, fine, settings):
         The scan.
     fine : ndarray of float32, shape (X, Y, Z)
         What was made of it.
-    settings : Settings
+    fine_to_low : ndarray, shape (4, 4)
+        From its voxels to those of the scan.
 
     Returns
     -------
     dict of str to ndarray
         The LR voxels as they are, the best spline, the restored volume.
     """
-    operator = degradation_of(fine.shape, settings, low.shape)
     scale = np.float32(bright_level(low) or low.max())
-    spline = upsample(low, fine.shape, 5, grid=operator.grid) * (fine > 0)
-    images = {"LR": operator.nearest(low), "Spline": spline, "Restored": fine}
-    return {name: np.clip(image / scale, 0, 1) for name, image in images.items()}
+    places = zip(_places(fine.shape, fine_to_low), low.shape, strict=True)
+    near = [np.clip(np.floor(along + 0.5).astype(int), 0, side - 1) for along, side in places]
+    spline = spline_onto(low, fine.shape, fine_to_low)
+    spline *= fine > 0
+    images = {"LR": low[np.ix_(*near)], "Spline": spline, "Restored": fine.copy()}
+    for image in images.values():
+        image /= scale
+        np.clip(image, 0, 1, out=image)
+    return images
+
+
+def spline_onto(low, shape, fine_to_low, order=5):
+    """What a user would take without filters: the spline through a volume on another grid.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+    shape : tuple of three int
+        Of the other grid.
+    fine_to_low : ndarray, shape (4, 4)
+        From its voxels to those of `low`.
+    order : int, optional
+
+    Returns
+    -------
+    ndarray of float32, of `shape`
+        Not below zero.
+    """
+    places = zip(low.shape, _places(shape, fine_to_low), strict=True)
+    operators = [banded(spline_matrix(side, along, order, True)) for side, along in places]
+    return np.clip(apply_operators(low, operators), 0, None)
+
+
+def _places(shape, fine_to_low):
+    """Where the voxels of a grid lie along each axis, in voxels of another."""
+    return [fine_to_low[axis][3] + fine_to_low[axis][axis] * np.arange(side)
+            for axis, side in enumerate(shape)]
 
 
 def with_sharp_original(volume, sharpen):

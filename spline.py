@@ -54,7 +54,9 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     """
     operators = [zoom_operator(*sides, order=order, prefilter=prefilter, grid=grid)
                  for sides in zip(low.shape, shape, strict=True)]
-    return np.clip(apply_operators(low, operators), 0, None)
+    fine = apply_operators(low, operators)
+    # Not in place where that is `low` itself, left alone along all axes.
+    return np.clip(fine, 0, None, out=None if np.shares_memory(fine, low) else fine)
 
 
 def spacing_and_start(n_in, n_out, grid):

@@ -30,7 +30,7 @@ SMALLEST = 1e-30
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
-def checked_image(path, dimensions=(3,)):
+def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     """Open a NIfTI file, read and check its header.
 
     Parameters
@@ -38,6 +38,8 @@ def checked_image(path, dimensions=(3,)):
     path : path-like
     dimensions : tuple of int
         How many axes are accepted, once trailing axes of one element are dropped.
+    voxel_bytes : float, optional
+        Of memory that the work on each voxel takes; more than is free is refused.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def checked_image(path, dimensions=(3,)):
     if needed > held:
         raise UserError(f"{path}: truncated, or its header is wrong: it claims {needed:,} bytes, "
                         f"and the file holds {at_most}{held:,}; replace it by a whole file")
-    memory, free = needed + voxels * VOXEL_BYTES, free_memory()
+    memory, free = needed + voxels * voxel_bytes, free_memory()
     if memory > free:
         raise UserError(f"{path}: its shape {shape} needs {memory / GB:.1f} GB of memory, "
                         f"{free / GB:.1f} GB are free; crop it, or use a larger machine")

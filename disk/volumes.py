@@ -14,6 +14,7 @@ from tqdm import tqdm
 from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
 from machine.errors import UserError, one_line
+from machine.memory import SERIES_BYTES, VOXEL_BYTES
 
 SUFFIXES = (".nii.gz", ".nii")
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
@@ -221,11 +222,11 @@ def read_series(path):
         If the file is no whole NIfTI image of real numbers in three or four dimensions, or holds
         nothing.
     """
-    return _read(path, (3, 4))
+    return _read(path, (3, 4), SERIES_BYTES)
 
 
-def _read(path, dimensions):
-    image, shape = checked_image(path, dimensions)
+def _read(path, dimensions, voxel_bytes=VOXEL_BYTES):
+    image, shape = checked_image(path, dimensions, voxel_bytes)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     for remark in [*image.extra["remarks"], *remarks]:
         tqdm.write(one_line(remark), file=sys.stderr)
@@ -245,16 +246,7 @@ def _scaling(image):
 
 
 def largest_volume(volumes):
-    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn.
-
-    Parameters
-    ----------
-    volumes : list of Path
-
-    Returns
-    -------
-    int
-    """
+    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn."""
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
@@ -294,7 +286,7 @@ def write_volume(path, data, like, header=None, dtype="float32"):
                         "rescale the intensities of its input, or learn the filters again")
     header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
-    data = np.ascontiguousarray(data, np.float32)
+    data = np.asarray(data, np.float32)
     kept = like.get_data_dtype()
     if dtype == "same":
         header.set_data_dtype(kept)

@@ -9,6 +9,7 @@ from machine.errors import UserError
 GB = 1e9
 CODE_BYTES = 0.15 * GB  # of compiled code
 VOXEL_BYTES = 64  # of work per voxel of the largest volume: 43 to 52 were measured in learning
+SERIES_BYTES = 16  # per voxel of a file that is upscaled, while it is read and stays
 SPARE = 0.1  # of the free memory is left alone
 
 

@@ -59,7 +59,7 @@ def test_other_runs_within_an_hour_get_folders_of_their_own(folder):
 def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, monkeypatch):
     with monkeypatch.context() as patch:
         for options in (["--upscale"], ["--upscale", "--dtype", "same"]):
-            patch.setattr("restoring.write_volume", stops_at_the_second())
+            patch.setattr("upscaling.write_volume", stops_at_the_second())
             with pytest.raises(KeyboardInterrupt):
                 restore(folder, "--no-report", *options)
     result = folder / "result"
