@@ -155,6 +155,8 @@ class Settings:
                                            "(default: as the BIDS sidecar says, else as their "
                                            "spacing)",
                                            kind=float, low=1e-3, high=1e3, metavar="MM")
+    adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
+                         "shows within its own plane, before they are used across it", switch=True)
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
                                  "slice profiles that volumes are degraded by", kind=str,
                                  several=True, choices=PROFILES)

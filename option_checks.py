@@ -20,8 +20,8 @@ def checked(settings, given, command):
                 raise ValueError(f"argument --{entry.name}: {fault}")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
-    for name in ("voxel_size", "isotropic", "slice_thickness"):
-        if given.get(name) and not settings.upscale:
+    for name in ("voxel_size", "isotropic", "slice_thickness", "adapt"):
+        if name in given and not settings.upscale:
             raise ValueError(f"argument --{name}: has no effect without --upscale; add it")
     for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
         for other in [other for other in ("factor", "voxel_size") if other != name]:

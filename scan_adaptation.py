@@ -25,9 +25,9 @@ from slice_profile import PROFILES, profile_matrix
 from spline import apply_operators, banded, resizing_matrix, zoom_matrix
 from util import random_of
 
-ADAPTING_RIDGE = 1e6  # samples: so strong is the pull to the shipped filters
+ADAPTING_RIDGE = 5e5  # samples: so strong is the pull to the shipped filters
 TRUST = 0.5  # of a correction is made: three quarters of its gain for a quarter of its risk
-MOST_VOXELS = 8_000_000  # fine ones that an axis of the plane is learned from
+MOST_VOXELS = 4_000_000  # fine ones that an axis of the plane is learned from
 LEAST_SAMPLES = 50_000
 AS_FINE = 1.15  # an axis of the plane may be so much coarser than the slices become
 SAME = 1.02  # spacings within this need no resampling
@@ -102,7 +102,9 @@ class Scan(NamedTuple):
     def of(cls, low, settings, thick, voxel_size):
         """What `adapt_to_scan` takes, looked at."""
         fine, factor = make_fine(low, settings), settings.factor[thick]
-        size = voxel_size or [factor if axis == thick else 1 for axis in range(3)]
+        size = voxel_size
+        if size is None:
+            size = [factor if axis == thick else 1 for axis in range(3)]
         shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
         unit = np.clip(low, 0, fine.scale).astype(np.float32) / np.float32(fine.scale)
         return cls(unit, thick, factor, shrink, fine.cues, settings.seed)

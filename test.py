@@ -140,8 +140,9 @@ def line(row):
     if "to" in row:
         size = " x ".join(f"{mm:g}" for mm in row["voxel_mm"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
+        adapted = f", adapted to slices like {row['profile']}" if "profile" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
-                f"voxels of {size} mm{noise}, {row['seconds']:.1f} s")
+                f"voxels of {size} mm{noise}{adapted}, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} "
                     for image in ("lr", "spline5", "sr"))
     return f"{name:32}{cells} {row['gain_over_spline']:+.2f}"

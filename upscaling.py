@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from degradation import is_drawn
 from disk.files import make_folder
 from disk.filters import factors_there, load_filters
 from disk.geometry import finer_header
@@ -21,12 +22,14 @@ from machine.errors import UserError, complain, one_line
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress
 from restoring import Restored, axes_between, restore
+from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE
 from spacing import Way, describe, onto_sizes, way_to
 from structure import structure_of
 
 TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
+ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
@@ -97,10 +100,13 @@ def upscale_file(path, target, filters, engine):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     sizes, count = voxel_sizes(volume.image), series.shape[3]
-    fine, missed, cues = None, [], None
+    fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
             try:
+                if number == len(missed) and asked.adapt:  # the first that can be restored
+                    with watch("adapt"):
+                        uses[0], profile = adapted(path, series[..., number], sizes, uses[0])
                 found, to_low, seen = upscale_by(series[..., number], uses, engine, watch,
                                                  bar.update)
             except ValueError as fault:
@@ -132,17 +138,46 @@ def upscale_file(path, target, filters, engine):
         header = finer_header(volume.image, result.shape, to_low)
         make_folder(target.parent)
         write_volume(target, result, volume.image, header, asked.dtype)
-    seconds = sum(watch.seconds[step] for step in ("interpolate", "restore"))
+    steps = ("adapt", "interpolate", "restore")
+    seconds = sum(watch.seconds.get(step, 0) for step in steps)
     row = {"volume": path.name, "from": volume.data.shape, "to": result.shape,
            "voxel_mm": tuple(round(float(mm), 4) for mm in header.get_zooms()[:3]),
            "seconds": seconds}
     if cues is not None:
         row["noise"] = float(cues[NOISE])
+    if profile is not None:
+        row["profile"] = profile
     images = {}
     if asked.report:
         shown = next(number for number in range(count) if series[..., number].any())
         images = comparison_images(series[..., shown], fine[shown], to_low)
     return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings, len(missed))
+
+
+def adapted(path, low, sizes, use):
+    """Correct filters by what a scan of thick slices shows within its plane.
+
+    Parameters
+    ----------
+    path : Path
+        For what is said.
+    low : ndarray of float32, shape (x, y, z)
+        A volume of it.
+    sizes : sequence of three float
+        Its voxel sizes.
+    use : Use
+
+    Returns
+    -------
+    use : Use
+    profile : str or None
+        The slice profile that the scan shows; None where nothing was learned from it.
+    """
+    order = list(use.axes)
+    found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
+    if found.why_not and _is_thick(use):
+        tqdm.write(one_line(f"{path.name}: filters are used as they are: {found.why_not}"))
+    return use._replace(stages=found.stages), found.profile
 
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None):
@@ -213,7 +248,7 @@ def _plan(path, filters):
     if said := slices_in_words(path, sizes, asked):
         tqdm.write(one_line(f"{path.name}: {said}"))
     uses = [filters(factor) for factor in way.factors]
-    _check_memory(path, shape, way, uses)
+    _check_memory(path, shape, way, uses, asked)
     return way, uses
 
 
@@ -260,12 +295,18 @@ def warn_of_axis(path, factor, sizes):
                  "refines that one")
 
 
-def _check_memory(path, shape, way, uses):
+def _is_thick(use):
+    """Whether filters are for thick slices of scans, and so can be adapted to one."""
+    return is_drawn(use.settings) and sorted(use.settings.factor)[1] == 1
+
+
+def _check_memory(path, shape, way, uses, asked):
     """Refuse, before work begins, what does not fit."""
     count = shape[3] if len(shape) > 3 else 1
     voxels = int(np.prod(shape[:3], dtype=np.int64)) * int(np.prod(way.factor))
     each = max(structure_of(use.settings).restore_bytes for use in uses)
-    needed = voxels * each + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
+    learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
+    needed = max(voxels * each, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):
         finer = " x ".join(map(str, way.factor))
         raise UserError(f"{path}: to make it {finer} times finer takes {needed / GB:.1f} GB of "

@@ -58,7 +58,7 @@ def corrected_filters(gram, tree, weights, ridge, trust):
     Parameters
     ----------
     gram : Gram
-        Of the further samples, as for `solve_stage`.
+        Of the further samples, as for `solve_stage`. Changed in place: it may be large.
     tree : Tree
     weights : ndarray of float32, shape (leaves, taps)
     ridge : float
@@ -71,7 +71,8 @@ def corrected_filters(gram, tree, weights, ridge, trust):
     ndarray of float32, shape (leaves, taps)
     """
     leaves, side = tree.leaves, gram.side
-    missed = gram.packed[:leaves] + gram.packed[leaves:]
+    missed = gram.packed[:leaves]
+    missed += gram.packed[leaves:]
     counts = gram.count[:leaves] + gram.count[leaves:]
     for leaf in np.flatnonzero(counts):
         lower, g = unpacked(missed[leaf], side)[:-1, :-1], weights[leaf].astype(np.float64)

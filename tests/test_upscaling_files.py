@@ -127,3 +127,23 @@ def test_where_restoring_gives_no_numbers_a_series_gets_the_spline(tmp_path, mon
     fine = nib.load(tmp_path / "fine.nii.gz").get_fdata()
     assert np.isfinite(fine).all() and np.corrcoef(
         fine[::2, ::2, ::2, 1].ravel(), volumes[1].ravel())[0, 1] > 0.9
+
+
+def test_thick_slices_adapt_the_filters_unless_told_not_to_and_say_so(tmp_path, capsys):
+    low = brain(7, (76, 72, 18))  # enough of a plane to learn from
+    images, said = [], []
+    for options in ([], [], ["--no-adapt"]):
+        image = nib.Nifti1Image(low, np.diag([1, 1, 4, 1]))
+        assert command(tmp_path, image, "--factor", "1", "1", "4", *options) == 0
+        images.append(nib.load(tmp_path / "fine.nii.gz").get_fdata())
+        said.append(capsys.readouterr().out)
+    assert "adapted to slices like " in said[0] and "adapted" not in said[2]
+    np.testing.assert_array_equal(images[0], images[1])
+    apart = np.abs(images[0] - images[2])
+    assert 1 < apart.max() < 300
+
+
+def test_a_plane_that_is_coarser_than_the_slices_become_is_said(tmp_path, capsys):
+    image = nib.Nifti1Image(brain(7, (40, 40, 18)), np.diag([2, 2, 4, 1]))
+    assert command(tmp_path, image, "--factor", "1", "1", "4") == 0
+    assert "used as they are: its plane is coarser" in "".join(capsys.readouterr())
