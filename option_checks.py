@@ -21,7 +21,8 @@ def checked(settings, given, command):
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     for name in ("voxel_size", "isotropic", "slice_thickness", "adapt"):
-        if name in given and not settings.upscale:
+        evaluates = name == "adapt" and settings.preset == "scan"
+        if name in given and not settings.upscale and not evaluates:
             raise ValueError(f"argument --{name}: has no effect without --upscale; add it")
     for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
         for other in [other for other in ("factor", "voxel_size") if other != name]:

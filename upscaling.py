@@ -6,14 +6,13 @@ filters, one after another, and a last spline, see spacing.py.
 import dataclasses
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
 from degradation import is_drawn
 from disk.files import make_folder
 from disk.filters import factors_there, load_filters
-from disk.geometry import finer_header
+from disk.geometry import finer_header, voxel_sizes_of
 from disk.nifti_check import checked_image
 from disk.slices import slices_beside
 from disk.volumes import read_series, write_volume
@@ -99,7 +98,7 @@ def upscale_file(path, target, filters, engine):
     with watch("read"):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
-    sizes, count = voxel_sizes(volume.image), series.shape[3]
+    sizes, count = voxel_sizes_of(volume.image), series.shape[3]
     fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
@@ -225,16 +224,11 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None):
     return low, to_low, cues
 
 
-def voxel_sizes(image):
-    """The voxel sizes of an image, as its place in space has them: ndarray, shape (3,)."""
-    return nib.affines.voxel_sizes(image.header.get_best_affine())
-
-
 def _plan(path, filters):
     """The way to what is asked for, and the filters for it, from a file's header alone."""
     asked = filters.settings
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
-    sizes = voxel_sizes(image)
+    sizes = voxel_sizes_of(image)
     if asked.voxel_size or asked.isotropic:
         goal = asked.voxel_size or 3 * (float(sizes.min()),)
         try:

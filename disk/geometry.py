@@ -127,6 +127,11 @@ def _clear(header, form):
         header[name] = 0
 
 
+def voxel_sizes_of(image):
+    """The voxel sizes of an image, as its place in space has them: ndarray, shape (3,)."""
+    return voxel_sizes(image.header.get_best_affine())
+
+
 def finer_header(image, shape, fine_to_low):
     """The header of an image for voxels on a finer grid.
 
