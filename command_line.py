@@ -4,9 +4,10 @@ Only the standard library is imported, so that ``--help`` and a typing error ans
 """
 import dataclasses
 
-from filter_constant import PRESETS, Settings, checked
+from filter_constant import PRESETS, Settings
 from machine import errors
 from machine.options import parser_of
+from option_checks import checked
 
 GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
           "test": ("method", "applying", "running", "folders", "output")}
