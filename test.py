@@ -22,7 +22,8 @@ def main(settings, given):
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from degradation import is_drawn
     from disk.filters import about_filters, load_filters
-    from disk.volumes import find_volumes, relative_name, sidecar_names, target_paths
+    from disk.study import find_volumes
+    from disk.volumes import relative_name, sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
@@ -33,7 +34,8 @@ def main(settings, given):
     asked = settings.factor
     stages, settings = load_filters(settings, given)
     axes = axes_between(asked, settings.factor)
-    volumes = find_volumes(settings.test_dir)
+    volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
+                           settings.result_dir)
     folder = result_folder(settings)
     targets = target_paths(volumes, folder, settings)
     print(about_filters(settings))

@@ -16,11 +16,13 @@ from isal import igzip, isal_zlib
 from machine.errors import UserError, first_line
 from machine.memory import GB, VOXEL_BYTES, free_memory
 
-HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
 OFFSET_MAX = 64 << 20  # bytes of header extensions
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
+LABEL_INTENT = 1002  # what NIfTI headers call labels
+BLOCK = 1 << 18  # voxels that are looked at together for labels
 
 # Not a word about odd header fields that do no harm.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
@@ -57,11 +59,11 @@ def checked_image(path, dimensions=(3,)):
     except (OSError, EOFError, isal_zlib.error) as fault:
         raise _unreadable(path, fault) from fault
     sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
-    size = next((size for size in sizes if size in HEADERS), None)
+    size = next((size for size in sizes if size in IMAGES), None)
     if size is None or len(block) < size:
         raise UserError(f"{path}: not a NIfTI file; convert it to .nii or .nii.gz")
     try:
-        header = HEADERS[size](block[:size], check=False)
+        header = IMAGES[size].header_class(block[:size], check=False)
         shape, needed, voxels = _claims(header)
     except (ValueError, nib.spatialimages.HeaderDataError) as fault:
         raise UserError(f"{path}: {fault}") from fault
@@ -83,7 +85,9 @@ def checked_image(path, dimensions=(3,)):
         raise UserError(f"{path}: its shape {shape} needs {memory / GB:.1f} GB of memory, "
                         f"{free / GB:.1f} GB are free; crop it, or use a larger machine")
     try:
-        return nib.load(path, mmap=False), shape
+        # Not by nib.load, which knows a file by its name and no name in capitals and not.
+        file = {"image": nib.FileHolder(os.fspath(path))}
+        return IMAGES[size].from_file_map(file, mmap=False), shape
     except Exception as fault:  # a hostile header ends in many kinds inside the library
         raise _unreadable(path, fault) from fault
 
@@ -130,6 +134,47 @@ def read_voxels(path, image, shape):
     except MemoryError as fault:
         raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs "
                         "or crop it") from fault
+
+
+def is_label_map(path, most):
+    """Whether a file holds a mask or labels: 2 to `most` values, all of them whole numbers.
+
+    Read is no more than it takes to find more values: of a scan the first slices with tissue.
+
+    Parameters
+    ----------
+    path : path-like
+    most : int
+
+    Returns
+    -------
+    bool
+        Also by what its header calls it. False for a file that cannot be read.
+    """
+    try:
+        image, shape = checked_image(path, (3, 4))
+        if int(image.header["intent_code"]) == LABEL_INTENT:
+            return True
+        proxy, seen = image.dataobj, np.empty(0)
+        left = math.prod(shape)
+        with _opened(path) as file:
+            file.read(int(proxy.offset))
+            while left > 0 and seen.size <= most:
+                block = file.read(min(left, BLOCK) * proxy.dtype.itemsize)
+                values = np.frombuffer(block, proxy.dtype, len(block) // proxy.dtype.itemsize)
+                if not values.size:
+                    return False  # cut short
+                if values[0] == values[-1] and values.min() == values.max():
+                    values = values[:1]  # background, mostly; finding values takes longer
+                if values.dtype.kind == "f" and (values % 1 != 0).any():
+                    return False
+                seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough
+                if seen.size <= most:
+                    seen = np.union1d(seen, values)
+                left -= len(block) // proxy.dtype.itemsize
+        return 2 <= seen.size <= most
+    except (OSError, EOFError, ValueError, UserError, isal_zlib.error):
+        return False
 
 
 def clean_voxels(path, data):
@@ -201,7 +246,7 @@ def _not_real(what):
 
 
 def _is_gzip(path):
-    return str(path).endswith(".gz")
+    return str(path).lower().endswith(".gz")
 
 
 def _opened(path):

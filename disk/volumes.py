@@ -2,6 +2,7 @@
 import contextlib
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
 from machine.errors import UserError, one_line
 
-SUFFIXES = (".nii.gz", ".nii")
+ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 
 
@@ -27,54 +28,6 @@ class Volume(NamedTuple):
 
 
 # -------------------------------------------------------------------------------------------- names
-
-def find_volumes(folder, at_most=None):
-    """NIfTI files below a folder, sorted by name; of a single file, that file.
-
-    Links to folders are followed, hidden files are left out.
-
-    Parameters
-    ----------
-    folder : path-like
-    at_most : int, optional
-        How many of them; by default all.
-
-    Returns
-    -------
-    list of Path
-
-    Raises
-    ------
-    UserError
-        If the folder is missing or holds none.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        if not folder.name.endswith(SUFFIXES):
-            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
-        return [folder]
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
-    found = sorted(Path(here, name) for here, names in _walk(folder) for name in names
-                   if name.endswith(SUFFIXES) and not name.startswith("."))
-    if not found:
-        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, "
-                        "or run python sample.py for two public ones")
-    return found[:at_most]
-
-
-def _walk(folder):
-    """Folders below a folder, each once: links to folders are followed, but not in circles."""
-    seen = set()
-    for here, below, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(here)
-        if place in seen:
-            below.clear()
-            continue
-        seen.add(place)
-        below.sort()
-        yield here, names
-
 
 def relative_name(path, folder):
     """What a volume is known by in records and results: its name below its folder.
@@ -102,17 +55,20 @@ def relative_name(path, folder):
     return path.relative_to(folder).as_posix()
 
 
+def is_volume_name(name):
+    """Whether a file's name ends in .nii or .nii.gz, in any case."""
+    return bool(ENDING.search(name))
+
+
 def stem(path):
     """The name of a volume without .nii or .nii.gz.
 
     Examples
     --------
-    >>> stem("scans/sub-01_T1w.nii.gz")
-    'sub-01_T1w'
+    >>> stem("scans/sub-01_T1w.nii.gz"), stem("SCAN.NII")
+    ('sub-01_T1w', 'SCAN')
     """
-    name = Path(path).name
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
-    return name.removesuffix(suffix)
+    return ENDING.sub("", Path(path).name)
 
 
 def target_paths(volumes, folder, settings):
@@ -343,7 +299,7 @@ def write_volume(path, data, like, header=None, dtype="float32"):
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
     with whole_file(path, suffix) as temporary, open(temporary, "wb") as plain:
-        if temporary.endswith(".gz"):  # neither name nor time in the stream
+        if temporary.lower().endswith(".gz"):  # neither name nor time in the stream
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
                 image.to_stream(packed)
         else:

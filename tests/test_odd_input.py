@@ -12,7 +12,8 @@ import pytest
 from synthetic import brain, command, save
 
 from disk.nifti_check import checked_image
-from disk.volumes import find_volumes, read_volume, relative_name
+from disk.study import find_volumes
+from disk.volumes import read_volume, relative_name
 
 
 def integers():
