@@ -13,11 +13,13 @@ from disk.volumes import finer_header, read_series, read_volume, write_volume
 from engine import CPU
 from filter_func import census_blend
 from get_lar import best_spline, comparison_images, make_fine, make_pair
-from machine.errors import UserError, complain
+from intensities import shift_of
+from machine.errors import UserError
 from machine.progress import Stopwatch, progress
 from report.figures import brain_mask, figures_of, metrics_row
 from scan_cues import NOISE
 from structure import structure_of
+from util import without_nonsense
 
 
 class Restored(NamedTuple):
@@ -70,7 +72,7 @@ def upscale(low, stages, settings, engine=None):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        Background 0. Where more than one voxel in a hundred is below zero, see `intensities`.
     stages : list of Stage
     settings : Settings
         As the filters were learned.
@@ -89,8 +91,12 @@ def upscale(low, stages, settings, engine=None):
     >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, settings).shape
     (12, 12, 24)
     """
+    low = without_nonsense(low)
+    shift = shift_of(low)
+    low = shift.work(low) if shift else low
     fine = make_fine(low, settings)
-    return fine.whole(restore(fine, stages, settings, engine))
+    sr = restore(fine, stages, settings, engine)
+    return fine.whole_shifted(sr, shift, low) if shift else fine.whole(sr)
 
 
 def axes_between(asked, learned):
@@ -134,8 +140,6 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     with watch("read"):
         volume = read_series(path) if settings.upscale else read_volume(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1).transpose(*axes, 3)
-    if settings.upscale and series.min() < 0:
-        complain("test", f"{path}: voxels below zero are taken as background")
     whole, quiet = [], settings.quiet or series.shape[3] == 1
     with progress(series.shape[3], "series", "volume", quiet) as bar:
         for data in np.moveaxis(series, -1, 0):
@@ -146,7 +150,12 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
                 raise UserError(f"{path}: {fault}") from fault
             with watch("restore"):
                 sr = restore(lr_volume, stages, settings, engine)
-                whole.append(lr_volume.whole(sr))
+                found = lr_volume.whole(sr)
+                if not whole:
+                    shown = found
+                if volume.shift:
+                    found = lr_volume.whole_shifted(sr, volume.shift, data)
+                whole.append(found)
             bar.update()
     back = np.argsort(axes)  # from the filters' order of axes to the volume's
     whole = [restored.transpose(back) for restored in whole]
@@ -167,10 +176,10 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
                "seconds": seconds}
         if lr_volume.cues is not None:
             row["noise"] = float(lr_volume.cues[NOISE])
-        images = comparison_images(series[..., 0], whole[0].transpose(axes), settings)
+        images = comparison_images(series[..., 0], shown, settings)
         images = {name: image.transpose(back) for name, image in images.items()}
         return Restored(row, images, header.get_best_affine(), watch)
-    del whole, restored  # a volume less in memory while the figures are taken
+    del whole, restored, shown  # a volume less in memory while the figures are taken
     with watch("figures"):
         spline, mask = best_spline(lr_volume), brain_mask(lr_volume)
         images = {"lr": lr_volume.lr, "spline5": spline, "sr": sr}

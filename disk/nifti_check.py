@@ -211,9 +211,6 @@ def clean_voxels(path, data):
     if high < SMALLEST:
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
                         f"{SMALLEST:g}")
-    if low < 0:
-        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
-                       "published")
     return data, remarks
 
 

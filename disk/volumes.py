@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
+from intensities import Shift, shift_of
 from machine.errors import UserError, one_line
 
 ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
@@ -25,6 +26,7 @@ class Volume(NamedTuple):
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # that it came from, for its header and place in space
+    shift: Shift | None = None  # what `data` was shifted by, if many of the file's voxels were < 0
 
 
 # -------------------------------------------------------------------------------------------- names
@@ -150,6 +152,7 @@ def read_volume(path):
     -------
     Volume
         Its data in the file's intensities, shape (X, Y, Z). Voxels that are no finite number are 0.
+        Where many are below zero, all are shifted, as its `shift` says.
 
     Raises
     ------
@@ -183,13 +186,22 @@ def read_series(path):
 def _read(path, dimensions):
     image, shape = checked_image(path, dimensions)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
+    shift, low = shift_of(data), float(data.min())
+    if shift:
+        share = np.count_nonzero(data < 0) / data.size
+        remarks.append(f"{path}: {share:.0%} of its voxels are below zero (down to {low:g}): "
+                       f"{shift}")
+        data = shift.work(data)
+    elif low < 0:
+        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
+                       "published")
     for remark in remarks:
         tqdm.write(one_line(remark), file=sys.stderr)
     while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         scaling = _scaling(image)
         image = image.slicer[..., 0]
         image.header.set_slope_inter(*scaling)  # which the slice has forgotten
-    return Volume(data, image)
+    return Volume(data, image, shift)
 
 
 def _scaling(image):
