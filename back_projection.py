@@ -55,7 +55,10 @@ class DataConsistency:
         """
         for _ in range(times):
             estimate = _voxelwise(_within_bounds, estimate, self.correction(estimate), self.mask)
-        return estimate if times else np.clip(estimate, 0, 1) * self.mask
+        if not times:
+            estimate = np.clip(estimate, 0, 1)
+            estimate *= self.mask
+        return estimate
 
 
 class Projection(DataConsistency):

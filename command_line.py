@@ -6,6 +6,7 @@ import dataclasses
 
 from filter_constant import PRESETS, Settings
 from machine import errors
+from machine.compiled import keep_compiled_code
 from machine.options import parser_of
 from option_checks import checked
 
@@ -29,6 +30,7 @@ EXAMPLES = {
   python test.py
   python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
   python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
+  python test.py --upscale --isotropic --test_dir thick_slices.nii.gz
   python test.py --preset scan                      what upscaling would do to such volumes""",
 }
 
@@ -62,8 +64,8 @@ def command_line(command, arguments=None):
                        epilog=EXAMPLES[command])
     given = vars(parser.parse_args(arguments))
     try:
-        if "factor" in given:
-            given["factor"] = _three_factors(given["factor"])
+        for name in {"factor", "voxel_size"} & set(given):
+            given[name] = _three_numbers(name, given[name])
         for name in LISTS & set(given):
             given[name] = tuple(dict.fromkeys(given[name]))
         preset = PRESETS[given.get("preset", Settings.preset)]
@@ -77,10 +79,15 @@ def command_line(command, arguments=None):
 def run(command, story):
     """Run ``story(settings, given)`` for the command line of the process; its exit status."""
     settings, given = command_line(command)
-    return errors.run(command, lambda: story(settings, given), settings.quiet)
+
+    def told():
+        keep_compiled_code()
+        return story(settings, given)
+
+    return errors.run(command, told, settings.quiet)
 
 
-def _three_factors(numbers):
+def _three_numbers(name, numbers):
     if len(numbers) not in (1, 3):
-        raise ValueError(f"argument --factor: one number or three, not {len(numbers)}")
+        raise ValueError(f"argument --{name}: one number or three, not {len(numbers)}")
     return tuple(numbers * 3 if len(numbers) == 1 else numbers)

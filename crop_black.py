@@ -39,7 +39,8 @@ def black_crop_box(image, padding, factor):
         slices = slices[(slices >= padding) & (slices < image.shape[axis] - padding)]
         if not slices.size:
             raise ValueError(f"no voxel above zero lies {padding} voxels or more inside the "
-                             "volume; pad the volume with zeros, or give a smaller --filter_len")
+                             "volume; pad the volume with zeros, or learn with smaller "
+                             "--filter_len and --grad_len")
         start = slices[0] - padding
         box.append(slice(int(start - start % factor[axis]), int(slices[-1] + padding)))
     return tuple(box)

@@ -50,7 +50,7 @@ ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantiz
                   "train_div")
 ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
 OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
-ONLY_SCAN = ("profile", "noise", "inverted", "bent", "draws")
+ONLY_SCAN = ("profile", "noise", "inverted", "bent", "original_noise", "draws")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,9 @@ class Settings:
                              "exchanged, for other weightings", low=0, high=1, since=True)
     bent: float = option(0.0, "learning", "of scan: share of the draws whose intensities are "
                          "raised to a power between 1/2 and 2", low=0, high=1, since=True)
+    original_noise: float = option(4.0, "learning", "of scan: the most noise that half of the "
+                                   "originals get, in per cent: good volumes of many scanners are "
+                                   "noisy themselves", low=0, high=50, since=True)
     draws: int = option(16, "learning", "of scan: parts of a volume, each with a profile and a "
                         "noise level of its own", low=1, high=1000, since=True)
     solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the "
@@ -141,6 +144,19 @@ class Settings:
                                          kind=int, low=0, high=26, bare=10)
     upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring "
                            "them to the finer grid")
+    voxel_size: tuple | None = option(None, "applying", "voxel size to bring volumes to with "
+                                      "--upscale, in mm, one number or one per axis, instead of "
+                                      "--factor: axes and factors follow from each header",
+                                      kind=float, several=True, low=1e-3, high=1e3, metavar="MM")
+    isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
+                             "all axes, in place of a factor")
+    slice_thickness: float | None = option(None, "applying", "how thick slices are that are "
+                                           "upscaled, in mm, where they have gaps or overlap "
+                                           "(default: as the BIDS sidecar says, else as their "
+                                           "spacing)",
+                                           kind=float, low=1e-3, high=1e3, metavar="MM")
+    adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
+                         "shows within its own plane, before they are used across it", switch=True)
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
                                  "slice profiles that volumes are degraded by", kind=str,
                                  several=True, choices=PROFILES)

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
-from spline import upsample
+from spline import apply_operators, banded, spline_matrix, upsample
 from util import bright_level, clip_bright, mod_crop, without_nonsense
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
@@ -42,8 +42,9 @@ class LRVolume:
         How far `lr` reaches over the box: so that filters have whole patches at its faces.
     hr : ndarray of float32, shape of the box, optional
         The original, divided by `scale`.
-    above : ndarray of float32, shape of the box, optional
-        What clipping at `scale` took off, to be added to what is restored.
+    above : ndarray of float32, shape of `low`, optional
+        What clipping at `scale` took off `low`; brought to the fine grid, it is added to what is
+        restored.
     cues : ndarray of float32, shape (len(scan_cues.CUE_NAMES),), optional
         What `low` shows of its blur and noise, where nobody says.
     core : ndarray of bool, shape of the box, optional
@@ -73,16 +74,19 @@ class LRVolume:
         margin = self.margin
         inner = tuple(slice(margin, side - margin) for side in restored.shape)
         volume = np.zeros(self.whole_shape, np.float32)
-        found = restored[inner] * np.float32(self.scale)
-        volume[self.box] = found if self.above is None else found + self.above
+        found = volume[self.box]
+        np.multiply(restored[inner], np.float32(self.scale), out=found)
+        if self.above is not None:
+            above = self.operator.interpolate(self.above)[self.box]
+            np.add(found, above, out=found, where=self.mask)
         return volume
 
     def whole_shifted(self, restored, shift, low):
         """As `whole`, of a volume that was shifted: in the intensities that it had before.
 
         Where zero is a background among the other intensities, the outline decides how much of the
-        shift a voxel gets. In evaluating the original knows it. In upscaling voxels nearer to it
-        than their filters are sure of (one of the LR volume) take the plain spline instead.
+        shift a voxel gets. Voxels nearer to it than their filters are sure of (one of the LR
+        volume) take the plain spline instead.
 
         Parameters
         ----------
@@ -96,9 +100,6 @@ class LRVolume:
             whole += np.float32(shift.low)
             return whole
         own = np.full(whole.shape, shift.background, np.float32)
-        if self.hr is not None:
-            own[self.box][self.hr != 0] = whole[self.box][self.hr != 0] + np.float32(shift.low)
-            return own
         share = upsample((low != 0).astype(np.float32), whole.shape, 1, grid=self.operator.grid)
         deep = binary_erosion(share > 0.999, border_value=1)
         plain = shift.undo(low)
@@ -115,7 +116,7 @@ def consistency_of(low, operator, box, mask, scale):
     return operator.consistency(low / np.float32(scale), box, mask)
 
 
-def make_pair(image, settings):
+def make_pair(image, settings, level=None):
     """Degrade a volume and bring it back to its own grid (section 3.1 of the paper).
 
     Parameters
@@ -123,6 +124,8 @@ def make_pair(image, settings):
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     settings : Settings
+    level : float, optional
+        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones.
 
     Returns
     -------
@@ -148,11 +151,14 @@ def make_pair(image, settings):
     operator = degradation_of(cropped.shape, settings)
     least = max(2 * margin + 1, 2 * max(settings.factor), operator.least_side)
     if min(cropped.shape) < least:
-        smaller = " or a smaller --filter_len" if margin else ""
+        smaller = ""
+        if least == 2 * margin + 1:  # else the factor asks for as much
+            smaller = " or learn with smaller --filter_len and --grad_len"
         raise ValueError(
             f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
             f"the factor need; give a larger volume{smaller}")
-    image = mod_crop(clip_bright(image), settings.factor)
+    clipped = clip_bright(image) if level is None else np.clip(image, 0, np.float32(level))
+    image = mod_crop(clipped, settings.factor)
     scale = float(image.max(initial=0))
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
@@ -164,7 +170,8 @@ def make_pair(image, settings):
     inner = tuple(slice(side.start + margin, side.stop - margin) for side in box)
     if not image[inner].any():
         raise ValueError(f"no voxel above zero has a whole patch of {2 * margin + 1} voxels around "
-                         "it; take a larger mask or a smaller --filter_len")
+                         "it; take a larger mask, or learn with smaller --filter_len and "
+                         "--grad_len")
     low = operator.degrade(image)
     hr = np.ascontiguousarray(image[box]) / np.float32(scale)
     projected = settings.start == "projected"
@@ -219,21 +226,23 @@ def make_fine(low, settings):
     scale = bright_level(low) or float(low.max(initial=0))
     if not scale > 0:
         raise ValueError("the volume holds no voxel above zero")
-    above = operator.interpolate(np.clip(low - scale, 0, None))
+    above = np.clip(low - scale, 0, None)
     # A corner of the brain's outline holds an eighth of a voxel's weight: what is cut at more would
     # lose it.
-    outside = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) < RIM
-    above[outside] = 0
-    box = tight_box(~outside)
-    mask, low = ~outside[box], np.minimum(low, scale)
+    mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
+    box = tight_box(mask)
+    mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
     cues = operator.cues(low / np.float32(scale))
     if settings.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
-        lr = operator.interpolate(low)[box] / np.float32(scale) * mask
-    lr = np.pad(lr, settings.margin, mode="reflect")
-    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin, above=above[box],
-                    cues=cues)
+        lr = np.ascontiguousarray(operator.interpolate(low)[box])
+        lr /= np.float32(scale)
+        lr *= mask
+    if settings.margin:
+        lr = np.pad(lr, settings.margin, mode="reflect")
+    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
+                    above=above if above.any() else None, cues=cues)
 
 
 def best_spline(volume, order=5):
@@ -255,7 +264,7 @@ def best_spline(volume, order=5):
     return spline
 
 
-def comparison_images(low, fine, settings):
+def comparison_images(low, fine, fine_to_low):
     """What to show beside an upscaled volume, on its grid and in [0, 1].
 
     Parameters
@@ -264,18 +273,52 @@ def comparison_images(low, fine, settings):
         The scan.
     fine : ndarray of float32, shape (X, Y, Z)
         What was made of it.
-    settings : Settings
+    fine_to_low : ndarray, shape (4, 4)
+        From its voxels to those of the scan.
 
     Returns
     -------
     dict of str to ndarray
         The LR voxels as they are, the best spline, the restored volume.
     """
-    operator = degradation_of(fine.shape, settings, low.shape)
     scale = np.float32(bright_level(low) or low.max())
-    spline = upsample(low, fine.shape, 5, grid=operator.grid) * (fine > 0)
-    images = {"LR": operator.nearest(low), "Spline": spline, "Restored": fine}
-    return {name: np.clip(image / scale, 0, 1) for name, image in images.items()}
+    places = zip(_places(fine.shape, fine_to_low), low.shape, strict=True)
+    near = [np.clip(np.floor(along + 0.5).astype(int), 0, side - 1) for along, side in places]
+    spline = spline_onto(low, fine.shape, fine_to_low)
+    spline *= fine > 0
+    images = {"LR": low[np.ix_(*near)], "Spline": spline, "Restored": fine.copy()}
+    for image in images.values():
+        image /= scale
+        np.clip(image, 0, 1, out=image)
+    return images
+
+
+def spline_onto(low, shape, fine_to_low, order=5):
+    """What a user would take without filters: the spline through a volume on another grid.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+    shape : tuple of three int
+        Of the other grid.
+    fine_to_low : ndarray, shape (4, 4)
+        From its voxels to those of `low`.
+    order : int, optional
+
+    Returns
+    -------
+    ndarray of float32, of `shape`
+        Not below zero.
+    """
+    places = zip(low.shape, _places(shape, fine_to_low), strict=True)
+    operators = [banded(spline_matrix(side, along, order, True)) for side, along in places]
+    return np.clip(apply_operators(low, operators), 0, None)
+
+
+def _places(shape, fine_to_low):
+    """Where the voxels of a grid lie along each axis, in voxels of another."""
+    return [fine_to_low[axis][3] + fine_to_low[axis][axis] * np.arange(side)
+            for axis, side in enumerate(shape)]
 
 
 def with_sharp_original(volume, sharpen):

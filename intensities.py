@@ -29,11 +29,18 @@ class Shift(NamedTuple):
             shifted[data == np.float32(self.background)] = 0
         return shifted
 
-    def undo(self, work):
-        """The volume in its own intensities, from what `work` gave."""
+    def undo(self, work, black=None):
+        """The volume in its own intensities, from what `work` gave.
+
+        Parameters
+        ----------
+        work : ndarray of float32
+        black : ndarray of bool, of the same shape, optional
+            Where its background is; by default where it is zero.
+        """
         own = work + np.float32(self.low)
-        if self.background is not None:
-            own[work == 0] = self.background
+        if self.background not in (None, self.low):
+            own[work == 0 if black is None else black] = self.background
         return own
 
 

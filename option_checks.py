@@ -20,6 +20,15 @@ def checked(settings, given, command):
                 raise ValueError(f"argument --{entry.name}: {fault}")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
+    for name in ("voxel_size", "isotropic", "slice_thickness", "adapt"):
+        evaluates = name == "adapt" and settings.preset == "scan"
+        if name in given and not settings.upscale and not evaluates:
+            raise ValueError(f"argument --{name}: has no effect without --upscale; add it")
+    for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
+        for other in [other for other in ("factor", "voxel_size") if other != name]:
+            if other in given:
+                raise ValueError(f"argument --{name}: says how fine voxels become, and so does "
+                                 f"--{other}; leave one of the two out")
     lr_type = settings.lr_type
     if given.get("grid") == "centers" and lr_type in ("average", "scan"):
         what = "means of blocks" if lr_type == "average" else "LR volumes of scanners"

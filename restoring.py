@@ -1,7 +1,6 @@
-"""The steps of restoring: a volume, an array or a file, degraded here or truly low-resolution.
+"""The steps of restoring: a volume or an array, degraded here or truly low-resolution, or a file.
 
-Evaluating and upscaling are one path. They differ in where the LR volume comes from, and in what is
-known to compare with.
+Files that are truly low-resolution are for upscaling.py.
 """
 import itertools
 from typing import NamedTuple
@@ -9,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
-from disk.volumes import finer_header, read_series, read_volume, write_volume
+from disk.volumes import read_volume, write_volume
 from engine import CPU
+from filter_constant import Settings
 from filter_func import census_blend
-from get_lar import best_spline, comparison_images, make_fine, make_pair
+from get_lar import best_spline, make_fine, make_pair
 from intensities import shift_of
 from machine.errors import UserError
-from machine.progress import Stopwatch, progress
+from machine.progress import Stopwatch
 from report.figures import brain_mask, figures_of, metrics_row
-from scan_cues import NOISE
 from structure import structure_of
 from util import without_nonsense
 
@@ -29,9 +28,11 @@ class Restored(NamedTuple):
     images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
     affine: np.ndarray  # (4, 4), of the images' orientation and voxel size
     watch: Stopwatch
+    settings: Settings  # as the filters, or the last of them, were learned
+    missed: int = 0  # volumes of a series that could not be restored
 
 
-def restore(volume, stages, settings, engine=None):
+def restore(volume, stages, settings, engine=None, advance=lambda share: None):
     """Restore an LR volume with learned filters, whichever structure they have.
 
     Parameters
@@ -41,6 +42,8 @@ def restore(volume, stages, settings, engine=None):
     settings : Settings
         As the filters were learned.
     engine : engine.CPU or its like, optional
+    advance : callable, optional
+        Told, now and then, of the share of the work that was done since.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def restore(volume, stages, settings, engine=None):
     >>> restore(make_pair(hr, settings), stages, settings).shape
     (16, 16, 16)
     """
-    sr = structure_of(settings).restore(volume, stages, engine or CPU())
+    sr = structure_of(settings).restore(volume, stages, engine or CPU(), advance)
     if settings.blend_threshold is None:
         return sr
     # The outermost shell has no 26 neighbours and becomes 0. Where that could be brain, one more
@@ -99,6 +102,44 @@ def upscale(low, stages, settings, engine=None):
     return fine.whole_shifted(sr, shift, low) if shift else fine.whole(sr)
 
 
+def whole_of(data, volume, sr, stages, settings, engine):
+    """Put what was restored back into the whole volume, with the brain that lies outside its box.
+
+    The published crop leaves out the last plane of a brain that fills its array, and trailing
+    planes of a side that is no multiple of the factor. These are restored from the same volume,
+    mirrored at its faces. Figures are over the box, as published.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (X, Y, Z)
+        The volume that `volume` was made from.
+    volume : get_lar.LRVolume
+    sr : ndarray of float32, shape of ``volume.lr``
+    stages, settings, engine
+        As for `restore`.
+
+    Returns
+    -------
+    ndarray of float32, shape ``volume.whole_shape``
+    """
+    whole = volume.whole(sr)
+    outside = data > 0
+    outside[volume.box] = False
+    if not outside.any():
+        return whole
+    # Half a patch on each side and a voxel more, so many that blocks of the factor stay whole.
+    around = []
+    for side, factor in zip(data.shape, settings.factor, strict=True):
+        before = -(-(settings.margin + 1) // factor) * factor
+        around.append((before, before - side % -factor))
+    inner = tuple(slice(before, before + side)
+                  for (before, _), side in zip(around, data.shape, strict=True))
+    larger = make_pair(np.pad(data, around, mode="symmetric"), settings, volume.scale)
+    restored = larger.whole(restore(larger, stages, settings, engine))[inner]
+    whole[outside] = restored[outside]
+    return whole
+
+
 def axes_between(asked, learned):
     """The order of axes that turns the factor that is asked for into the one that was learned.
 
@@ -114,7 +155,7 @@ def axes_between(asked, learned):
 
 
 def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
-    """Restore one file, degraded first or, with --upscale, as it is; each volume of a series.
+    """Degrade and restore one file.
 
     Parameters
     ----------
@@ -134,56 +175,28 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         If the file is no volume to restore, or the result cannot be written.
     """
     watch = Stopwatch()
-    prepare, preparing = make_pair, "degrade and interpolate"
-    if settings.upscale:
-        prepare, preparing = make_fine, "interpolate"
     with watch("read"):
-        volume = read_series(path) if settings.upscale else read_volume(path)
-        series = volume.data.reshape(*volume.data.shape[:3], -1).transpose(*axes, 3)
-    whole, quiet = [], settings.quiet or series.shape[3] == 1
-    with progress(series.shape[3], "series", "volume", quiet) as bar:
-        for data in np.moveaxis(series, -1, 0):
-            try:
-                with watch(preparing):
-                    lr_volume = prepare(data, settings)
-            except ValueError as fault:
-                raise UserError(f"{path}: {fault}") from fault
-            with watch("restore"):
-                sr = restore(lr_volume, stages, settings, engine)
-                found = lr_volume.whole(sr)
-                if not whole:
-                    shown = found
-                if volume.shift:
-                    found = lr_volume.whole_shifted(sr, volume.shift, data)
-                whole.append(found)
-            bar.update()
+        volume = read_volume(path)
+    try:
+        with watch("degrade and interpolate"):
+            data = volume.data.transpose(axes)
+            pair = make_pair(data, settings)
+    except ValueError as fault:
+        raise UserError(f"{path}: {fault}") from fault
+    with watch("restore"):
+        sr = restore(pair, stages, settings, engine)
+        whole = whole_of(data, pair, sr, stages, settings, engine)
     back = np.argsort(axes)  # from the filters' order of axes to the volume's
-    whole = [restored.transpose(back) for restored in whole]
-    restored = whole[0] if len(whole) == 1 else np.stack(whole, axis=-1)
-    restored = restored.reshape(*whole[0].shape, *volume.data.shape[3:])
     with watch("write"):
-        header = None
-        if settings.upscale:
-            order = [*back, 3]
-            fine_to_low = lr_volume.operator.fine_to_low()[np.ix_(order, order)]
-            header = finer_header(volume.image, restored.shape, fine_to_low)
         make_folder(target.parent)
-        write_volume(target, restored, volume.image, header, settings.dtype)
-    if settings.upscale:
-        seconds = watch.seconds[preparing] + watch.seconds["restore"]
-        row = {"volume": path.name, "from": volume.data.shape, "to": restored.shape,
-               "voxel_mm": tuple(round(float(mm), 4) for mm in header.get_zooms()[:3]),
-               "seconds": seconds}
-        if lr_volume.cues is not None:
-            row["noise"] = float(lr_volume.cues[NOISE])
-        images = comparison_images(series[..., 0], shown, settings)
-        images = {name: image.transpose(back) for name, image in images.items()}
-        return Restored(row, images, header.get_best_affine(), watch)
-    del whole, restored, shown  # a volume less in memory while the figures are taken
+        if volume.shift:
+            whole = volume.shift.undo(whole, data == 0)
+        write_volume(target, whole.transpose(back), volume.image, dtype=settings.dtype)
+    del whole  # a volume less in memory while the figures are taken
     with watch("figures"):
-        spline, mask = best_spline(lr_volume), brain_mask(lr_volume)
-        images = {"lr": lr_volume.lr, "spline5": spline, "sr": sr}
-        row = metrics_row(path.name, mask.sum(), figures_of(lr_volume.hr, images, mask))
-    images = {"HR": lr_volume.hr, "Spline": spline, "Restored": sr}
+        spline, mask = best_spline(pair), brain_mask(pair)
+        images = {"lr": pair.lr, "spline5": spline, "sr": sr}
+        row = metrics_row(path.name, mask.sum(), figures_of(pair.hr, images, mask))
+    images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, volume.image.affine, watch)
+    return Restored(row, images, volume.image.affine, watch, settings)

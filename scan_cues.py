@@ -92,6 +92,28 @@ def noise_of(unit):
     return float(flattest), float(noise)
 
 
+def differences_along(volume, axis):
+    """How energy falls off along an axis and how edges run: five numbers to compare axes by.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (x, y, z)
+        Background 0.
+    axis : int
+
+    Returns
+    -------
+    ndarray of float64, shape (5,)
+        As the cues from ``cue_second`` on, without ``cue_grain``; None if the axis is too short.
+    """
+    found = _along(np.moveaxis(volume, axis, -1))
+    if found is None:
+        return None
+    lag_2, lag_4, second, fourth, edge_2, edge_3 = found
+    return np.array([np.log(second / lag_2), np.log(lag_4 / lag_2), edge_2, edge_3,
+                     np.log(fourth / lag_2)])
+
+
 def _three_taps(volume, weights, axis):
     """Correlate with three weights along an axis, without the ends."""
     count = volume.shape[axis] - 2

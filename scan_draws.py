@@ -20,6 +20,8 @@ PADDING = 8  # voxels of background that are kept around the brain
 HALO = 10  # planes around a slab, which filters and features see
 CLEAN = 0.2  # share of draws without noise
 LOW_NOISE = 1.5  # power of a uniform number: noise is low more often than high
+NOISY_ORIGINALS = 0.5  # share of draws
+FAINTEST = 1e-3  # of the brightest intensity: so dark a voxel of brain may become by noise
 KSPACE = 0.3  # share of k-space among the draws, where other profiles are drawn too
 
 
@@ -30,6 +32,7 @@ class Draw(NamedTuple):
     sigma: float  # of the noise, of the brightest intensity
     inverted: bool  # bright and dark exchanged, a stand-in for other weightings
     power: float  # that intensities are raised to
+    grain: float  # sigma of the original's own noise, of the brightest intensity
 
 
 def draw_of(settings, random):
@@ -43,8 +46,10 @@ def draw_of(settings, random):
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else settings.noise / 100 * level**LOW_NOISE
     turned, bent, power = random.random(3)
+    noisy, grain = random.random(2)
     return Draw(profile, sigma, turned < settings.inverted,
-                2 ** (2 * power - 1) if bent < settings.bent else 1.0)
+                2 ** (2 * power - 1) if bent < settings.bent else 1.0,
+                settings.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0)
 
 
 def make_low(hr, operator, sigma, random):
@@ -127,7 +132,7 @@ def original_of(image, factor):
 def _drawn_volume(hr, settings, random, first, last):
     """One LR volume of `hr`, of planes first to last; None where they hold no brain."""
     draw = draw_of(settings, random)
-    hr = with_intensities(hr, draw)
+    hr = with_grain(with_intensities(hr, draw), draw.grain, random)
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (draw.profile,)
     low = make_low(hr, operator, draw.sigma, random)
@@ -155,6 +160,17 @@ def with_intensities(hr, draw):
         hr = np.where(hr > 0, np.clip(1.05 - hr, 0.02, None), 0).astype(np.float32)
         hr /= hr.max()
     return hr if draw.power == 1 else hr ** np.float32(draw.power)
+
+
+def with_grain(hr, sigma, random):
+    """The volume with noise of its own, which filters cannot tell from anatomy: they shall keep it.
+
+    Good volumes of many scanners are noisy. Their LR volumes show noise, and so do their originals.
+    """
+    if not sigma:
+        return hr
+    noise = np.float32(sigma) * random.standard_normal(hr.shape, np.float32)
+    return np.clip(hr + noise, FAINTEST, 1) * (hr > 0)
 
 
 def _planes_of_start(unit, operator, planes):

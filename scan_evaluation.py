@@ -10,12 +10,14 @@ from skimage.restoration import denoise_nl_means
 
 from degradation import degradation_of
 from disk.files import make_folder
+from disk.geometry import voxel_sizes_of
 from disk.volumes import read_volume, relative_name
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
 from report.figures import write_metrics
 from restoring import restore
+from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE
 from scan_draws import make_low, original_of
 from util import decibel, random_of
@@ -24,7 +26,8 @@ SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
 DEEP, AROUND = 5, 2  # voxels: `inside` lies so deep in the brain, `whole` goes so far around it
 
 
-def evaluate_scan(image, stages, settings, profile, noise, name, engine=None):
+def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
+                  voxel_size=(1, 1, 1)):
     """Degrade a volume as a scanner does, restore it, and compare.
 
     Parameters
@@ -41,6 +44,8 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None):
     name : str
         Of the volume: the noise hangs on it.
     engine : engine.CPU or its like, optional
+    voxel_size : sequence of three float, optional
+        Of the image: says how fine the plane of thick slices is.
 
     Returns
     -------
@@ -61,6 +66,9 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None):
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (profile,)
     low = make_low(hr, operator, noise / 100, random_of(0, f"{name} {profile} {noise}"))
+    if settings.adapt:
+        sizes = np.multiply(voxel_size, settings.factor)
+        stages = adapt_to_scan(low, stages, settings, sizes).stages
     fine = make_fine(low, settings)
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
@@ -98,9 +106,10 @@ def evaluate_files(volumes, folder, stages, settings, engine):
         for path in volumes:
             name = relative_name(path, settings.test_dir)
             try:
-                image = read_volume(path).data
+                volume = read_volume(path)
+                image, sizes = volume.data, voxel_sizes_of(volume.image)
                 for cell in cells:
-                    row = evaluate_scan(image, stages, settings, *cell, name, engine)
+                    row = evaluate_scan(image, stages, settings, *cell, name, engine, sizes)
                     rows.append({"volume": name} | row)
                     bar.write(line(rows[-1]))
                     bar.update()

@@ -54,7 +54,9 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     """
     operators = [zoom_operator(*sides, order=order, prefilter=prefilter, grid=grid)
                  for sides in zip(low.shape, shape, strict=True)]
-    return np.clip(apply_operators(low, operators), 0, None)
+    fine = apply_operators(low, operators)
+    # Not in place where that is `low` itself, left alone along all axes.
+    return np.clip(fine, 0, None, out=None if np.shares_memory(fine, low) else fine)
 
 
 def spacing_and_start(n_in, n_out, grid):
@@ -141,6 +143,28 @@ def spline_matrix(n_in, positions, order, prefilter):
     if prefilter and order > 1 and n_in > 1:
         coefficients = spline_filter1d(coefficients, order, axis=0, mode="mirror")
     return np.einsum("ot,otn->on", weights, coefficients[taps])
+
+
+def resizing_matrix(n_in, n_out):
+    """What resamples an axis and keeps its field of view, by Lanczos' kernel of three lobes.
+
+    Where the new spacing is coarser the kernel is as much wider, so that nothing folds back.
+
+    Returns
+    -------
+    matrix : ndarray of float64, shape (n_out, n_in)
+        Its rows sum to 1.
+
+    Examples
+    --------
+    >>> resizing_matrix(4, 4).round(6).tolist() == np.eye(4).tolist()
+    True
+    """
+    step, start = spacing_and_start(n_in, n_out, "edges")
+    apart = (start + step * np.arange(n_out))[:, None] - np.arange(n_in)
+    apart = apart / max(step, 1)
+    weights = np.where(np.abs(apart) < 3, np.sinc(apart) * np.sinc(apart / 3), 0)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def bspline(x, order):

@@ -9,8 +9,6 @@ same low-resolution volume, and for the restored volume: the one to beat is the 
 upscaled has no original, so no figures.
 """
 import sys
-import time
-from pathlib import Path
 
 from command_line import run
 from filter_constant import start_name
@@ -20,24 +18,41 @@ from machine.errors import CannotWrite, UserError, complain
 def main(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
-    from degradation import is_drawn
-    from disk.filters import about_filters, load_filters
+    from disk.filters import about_filters
+    from disk.results import run_folder
     from disk.study import find_volumes
+    from upscaling import Filters
+
+    filters = Filters(settings, given)
+    chosen = filters.first().settings
+    volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
+                           settings.result_dir)
+    with run_folder(chosen, volumes) as folder:
+        status = restore_volumes(volumes, folder, filters)
+    if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:
+        complain("test", about_filters(chosen))  # which nobody chose
+    return status
+
+
+def restore_volumes(volumes, folder, filters):
+    """Restore volumes into a folder; returns the exit status."""
+    # Here: as above.
+    from degradation import is_drawn
+    from disk.filters import about_filters
+    from disk.results import check_beside
     from disk.volumes import relative_name, sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
-    from restoring import axes_between, restore_file
+    from restoring import restore_file
     from scan_evaluation import evaluate_files
     from structure import structure_of
+    from upscaling import upscale_file
 
-    asked = settings.factor
-    stages, settings = load_filters(settings, given)
-    axes = axes_between(asked, settings.factor)
-    volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
-                           settings.result_dir)
-    folder = result_folder(settings)
+    stages, settings, axes = filters.first()
     targets = target_paths(volumes, folder, settings)
+    names = sidecar_names(targets)
+    check_beside(folder, names, settings)
     print(about_filters(settings))
     if settings.upscale and not is_drawn(settings):
         print("Note: these filters were learned without noise, and may sharpen that of a scan; "
@@ -46,12 +61,15 @@ def main(settings, given):
     if is_drawn(settings) and not settings.upscale:
         return evaluate_files(volumes, folder, stages, settings, engine)
     print_head(len(volumes), settings)
-    rows, viewers, failed = [], [], 0
+    rows, viewers, failed, missed = [], [], 0, 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
-        for path, target, name in zip(volumes, targets, sidecar_names(targets), strict=True):
+        for path, target, name in zip(volumes, targets, names, strict=True):
             bar.set_description(path.name[:32])
             try:
-                found = restore_file(path, target, stages, settings, engine, axes)
+                if settings.upscale:
+                    found = upscale_file(path, target, filters, engine)
+                else:
+                    found = restore_file(path, target, stages, settings, engine, axes)
             except CannotWrite:
                 raise
             except UserError as fault:
@@ -65,8 +83,9 @@ def main(settings, given):
                     # Each time: it never lacks more than the volume at hand.
                     write_metrics(folder / "metrics.csv", rows)
                 bar.write(line(row))
+                missed += found.missed
                 if settings.report:
-                    viewers.append(report_volume(path, name, found, len(volumes), settings))
+                    viewers.append(report_volume(path, name, found, len(volumes)))
             bar.update()
     if not rows:
         return 2
@@ -74,28 +93,21 @@ def main(settings, given):
         print(line(mean_row(rows)))
     print(f"Restored volumes{'' if settings.upscale else ' and metrics.csv'} are in {folder}")
     if settings.report:
-        report_run(folder / "report.html", rows, viewers, settings)
+        report_run(folder / "report.html", rows, viewers, found.settings)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
-    return 1 if failed else 0
+    return 1 if failed or missed else 0
 
 
-def result_folder(settings):
-    """Where results go: that of --output, or one for this hour."""
-    if settings.output:
-        return Path(settings.output).parent
-    return Path(settings.result_dir, time.strftime("%m%d%H"))
-
-
-def report_volume(path, name, found, volumes, settings):
+def report_volume(path, name, found, volumes):
     """Write a volume's picture and JSON file under a name; returns its viewer for the page."""
     # Here: drawing takes half a second to load, which --no-report need not wait for.
     from disk.volumes import relative_name
     from report.record import write_beside
 
-    return write_beside(path, relative_name(path, settings.test_dir), name, found, volumes,
-                        settings)
+    title = relative_name(path, found.settings.test_dir)
+    return write_beside(path, title, name, found, volumes, found.settings)
 
 
 def report_run(path, rows, viewers, settings):
@@ -116,8 +128,11 @@ def print_head(volumes, settings):
         more = (f"; PSNR in dB and SSIM over the brain\n{'':32} {start_name(settings.start):>16} "
                 f"{'spline':>16} {'restored':>16}  gain over spline")
     plural = "s" if volumes > 1 else ""
-    print(f"{doing} {volumes} volume{plural} of {settings.test_dir}, x{settings.tag}{more}",
-          flush=True)
+    finer = f"x{settings.tag}"
+    if settings.voxel_size or settings.isotropic:
+        size = " x ".join(f"{mm:g}" for mm in settings.voxel_size or ())
+        finer = f"to voxels of {size} mm" if size else "to isotropic voxels"
+    print(f"{doing} {volumes} volume{plural} of {settings.test_dir}, {finer}{more}", flush=True)
 
 
 def line(row):
@@ -126,8 +141,9 @@ def line(row):
     if "to" in row:
         size = " x ".join(f"{mm:g}" for mm in row["voxel_mm"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
+        adapted = f", adapted to slices like {row['profile']}" if "profile" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
-                f"voxels of {size} mm{noise}, {row['seconds']:.1f} s")
+                f"voxels of {size} mm{noise}{adapted}, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} "
                     for image in ("lr", "spline5", "sr"))
     return f"{name:32}{cells} {row['gain_over_spline']:+.2f}"

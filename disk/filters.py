@@ -11,6 +11,7 @@ import numpy as np
 from disk.files import array_header, file_digest, make_folder, read_json, whole_file, write_json
 from filter_constant import Settings, checked_settings
 from machine.errors import UserError, first_line, one_line
+from spacing import tags, way_to
 from structure import structure_of
 
 FORMAT = 3  # of the saved settings
@@ -107,10 +108,7 @@ def load_filters(settings, given=frozenset()):
 
 def _find_settings(settings):
     """The path of the settings to take, and where and for which order of axes they were found."""
-    folders = [settings.arrays_dir]
-    if settings.arrays_dir == Settings.arrays_dir:
-        scan = settings.upscale or settings.preset == "scan"
-        folders += map(str, (PRETRAINED_SCAN, PRETRAINED) if scan else (PRETRAINED,))
+    folders = _folders(settings)
     for folder in folders:
         for factor in axis_orders(settings.factor):
             found = dataclasses.replace(settings, arrays_dir=folder, factor=factor)
@@ -119,11 +117,49 @@ def _find_settings(settings):
             other = len(folders) > 1 and settings.preset == "scan" and not _are_for_scans(path)
             if path.is_file() and not other:
                 return path, found
-    others = sorted({path.stem.partition("_")[2] for folder in folders
-                     for path in Path(folder).glob("settings_*.json")})
-    hint = f"; there are filters for --factor {', '.join(others)}" if others else ""
-    raise UserError(f"{settings_path(settings)}: not there"
-                    f"{hint or '; run python train.py first'}")
+    raise UserError(f"{settings_path(settings)}: not there{_what_serves(settings)}")
+
+
+def _folders(settings):
+    """Where filters are looked for."""
+    folders = [settings.arrays_dir]
+    if settings.arrays_dir == Settings.arrays_dir:
+        scan = settings.upscale or settings.preset == "scan"
+        folders += map(str, (PRETRAINED_SCAN, PRETRAINED) if scan else (PRETRAINED,))
+    return folders
+
+
+def factors_there(settings):
+    """Factors that there are filters for, cubes first: a list of tuple of three int.
+
+    Examples
+    --------
+    >>> factors_there(Settings(arrays_dir=str(PRETRAINED)))
+    [(2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4)]
+    """
+    found = set()
+    for path in (path for folder in _folders(settings)
+                 for path in Path(folder).glob("settings_*.json")):
+        with contextlib.suppress(ValueError):
+            sides = [int(side) for side in path.stem.partition("_")[2].split("x")]
+            found.add(tuple(3 * sides if len(sides) == 1 else sides))
+    return sorted((factor for factor in found if len(factor) == 3),
+                  key=lambda factor: (len(set(factor)) > 1, factor))
+
+
+def _what_serves(settings):
+    """What to do where there are no filters for a factor."""
+    there, learn = factors_there(settings), f"python train.py --factor {tags([settings.factor])}"
+    if not there:
+        return "; run python train.py first"
+    text = f"; there are filters for --factor {tags(there)}"
+    if not settings.upscale:
+        return f"{text}; {learn} learns those"
+    with contextlib.suppress(ValueError):
+        way = way_to((1, 1, 1), settings.factor, there)
+        steps = ", then ".join(tags([factor]) for factor in way.factors)
+        text += f"; --voxel_size instead of --factor would take {steps} and a spline for the rest"
+    return f"{text}; {learn} learns those"
 
 
 def _are_for_scans(path):

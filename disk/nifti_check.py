@@ -13,12 +13,16 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
+from disk.geometry import mend_geometry
 from machine.errors import UserError, first_line
 from machine.memory import GB, VOXEL_BYTES, free_memory
 
-IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
+IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the bytes of their headers
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
 OFFSET_MAX = 64 << 20  # bytes of header extensions
+HEAD_BYTES = 64  # that tell what stands in the place of a volume
+GZIP_MAGIC = b"\x1f\x8b"
+ANNEX_GET = "datalad get or git annex get"
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
 LABEL_INTENT = 1002  # what NIfTI headers call labels
@@ -28,7 +32,7 @@ BLOCK = 1 << 18  # voxels that are looked at together for labels
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
-def checked_image(path, dimensions=(3,)):
+def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     """Open a NIfTI file, read and check its header.
 
     Parameters
@@ -36,11 +40,14 @@ def checked_image(path, dimensions=(3,)):
     path : path-like
     dimensions : tuple of int
         How many axes are accepted, once trailing axes of one element are dropped.
+    voxel_bytes : float, optional
+        Of memory that the work on each voxel takes; more than is free is refused.
 
     Returns
     -------
     image : nibabel image
-        Its voxels are still in the file.
+        Its voxels are still in the file. Its header says only what can be true of where they lie;
+        ``image.extra["remarks"]``: what was mended for that, a list of str.
     shape : tuple of int
         Without trailing axes of one element beyond the third.
 
@@ -61,7 +68,8 @@ def checked_image(path, dimensions=(3,)):
     sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
     size = next((size for size in sizes if size in IMAGES), None)
     if size is None or len(block) < size:
-        raise UserError(f"{path}: not a NIfTI file; convert it to .nii or .nii.gz")
+        remedy = _remedy(path) or "convert it to .nii or .nii.gz"
+        raise UserError(f"{path}: not a NIfTI file; {remedy}")
     try:
         header = IMAGES[size].header_class(block[:size], check=False)
         shape, needed, voxels = _claims(header)
@@ -80,14 +88,20 @@ def checked_image(path, dimensions=(3,)):
     if needed > held:
         raise UserError(f"{path}: truncated, or its header is wrong: it claims {needed:,} bytes, "
                         f"and the file holds {at_most}{held:,}; replace it by a whole file")
-    memory, free = needed + voxels * VOXEL_BYTES, free_memory()
+    memory, free = needed + voxels * voxel_bytes, free_memory()
     if memory > free:
         raise UserError(f"{path}: its shape {shape} needs {memory / GB:.1f} GB of memory, "
                         f"{free / GB:.1f} GB are free; crop it, or use a larger machine")
     try:
-        # Not by nib.load, which knows a file by its name and no name in capitals and not.
-        file = {"image": nib.FileHolder(os.fspath(path))}
-        return IMAGES[size].from_file_map(file, mmap=False), shape
+        with _opened(path) as file:
+            header = IMAGES[size].header_class.from_fileobj(file, check=False)
+        remarks = _mended(path, header)
+        header.check_fix()
+        proxy = IMAGES[size].ImageArrayProxy(path, header.copy(), mmap=False)
+        affine = header.get_best_affine()
+        return IMAGES[size](proxy, affine, header, {"remarks": remarks}), shape
+    except UserError:
+        raise
     except Exception as fault:  # a hostile header ends in many kinds inside the library
         raise _unreadable(path, fault) from fault
 
@@ -238,6 +252,14 @@ def _claims(header):
     return shape, int(offset) + voxels * dtype.itemsize, voxels
 
 
+def _mended(path, header):
+    """Mend what a header says of space; returns remarks on it that name the file."""
+    try:
+        return [f"{path}: {remark}" for remark in mend_geometry(header)]
+    except ValueError as fault:
+        raise UserError(f"{path}: {fault}") from fault
+
+
 def _not_real(what):
     return ValueError(f"holds {what}, not real numbers; save its magnitude or one channel instead")
 
@@ -262,4 +284,29 @@ def _read_to_end(file, path, most):
 
 def _unreadable(path, fault):
     text = getattr(fault, "strerror", None) or first_line(fault)
-    return UserError(f"{path}: not a readable NIfTI volume ({text}); replace it by a whole file")
+    remedy = _remedy(path) or "replace it by a whole file"
+    return UserError(f"{path}: not a readable NIfTI volume ({text}); {remedy}")
+
+
+def _remedy(path):
+    """What brings the volume where something else stands in its place; None where that is not so.
+
+    Data sets come with links and pointers in the place of files that were not fetched yet.
+    """
+    if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
+        return f"bring what it links to, {os.readlink(path)}; where git-annex keeps it: {ANNEX_GET}"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return None
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, bring the volume with git lfs pull"
+    if head.startswith(b"/annex/objects/"):
+        return f"it is a pointer of git-annex, bring the volume with {ANNEX_GET}"
+    if head.startswith(GZIP_MAGIC) and not _is_gzip(path):
+        return "it is compressed, rename it to end in .nii.gz"
+    sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+    if _is_gzip(path) and set(sizes) & set(IMAGES):
+        return "it is not compressed, rename it to end in .nii"
+    return None

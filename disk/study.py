@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from disk.files import read_json
 from disk.nifti_check import is_label_map
+from disk.results import is_ours
 from disk.volumes import is_volume_name, relative_name, stem
 from machine.errors import UserError, one_line
 
@@ -19,7 +20,6 @@ LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among 
 LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map
 BIDS_FILE, BIDS_SUFFIX = "dataset_description.json", "_T1w"
 BIDS_ASIDE = ("derivatives", "sourcedata")  # folders of a BIDS dataset that are not its raw data
-RECORD_KEYS = {"input_sha256", "filters", "settings"}  # of the JSON file beside a result of ours
 
 
 def find_volumes(folder, at_most=None, include=(), exclude=(), results=None):
@@ -173,10 +173,7 @@ def _fits(name, patterns):
 def _is_result(path):
     """Whether the JSON file beside a volume says that test.py wrote it, from another volume."""
     for record in (path.with_name(f"{stem(path)}.json"), path.with_name(f"{path.name}.json")):
-        try:
-            held = read_json(record) if record.is_file() else {}
-        except ValueError:
-            continue
-        if set(held) >= RECORD_KEYS:
-            return os.path.realpath(str(held.get("input"))) != os.path.realpath(path)
+        if record.is_file() and is_ours(record):
+            written_from = str(read_json(record).get("input"))
+            return os.path.realpath(written_from) != os.path.realpath(path)
     return False

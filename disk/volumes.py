@@ -16,6 +16,7 @@ from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
 from intensities import Shift, shift_of
 from machine.errors import UserError, one_line
+from machine.memory import SERIES_BYTES, VOXEL_BYTES
 
 ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
@@ -180,11 +181,11 @@ def read_series(path):
         If the file is no whole NIfTI image of real numbers in three or four dimensions, or holds
         nothing.
     """
-    return _read(path, (3, 4))
+    return _read(path, (3, 4), SERIES_BYTES)
 
 
-def _read(path, dimensions):
-    image, shape = checked_image(path, dimensions)
+def _read(path, dimensions, voxel_bytes=VOXEL_BYTES):
+    image, shape = checked_image(path, dimensions, voxel_bytes)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
     shift, low = shift_of(data), float(data.min())
     if shift:
@@ -195,7 +196,7 @@ def _read(path, dimensions):
     elif low < 0:
         remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
                        "published")
-    for remark in remarks:
+    for remark in [*image.extra["remarks"], *remarks]:
         tqdm.write(one_line(remark), file=sys.stderr)
     while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         scaling = _scaling(image)
@@ -213,16 +214,7 @@ def _scaling(image):
 
 
 def largest_volume(volumes):
-    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn.
-
-    Parameters
-    ----------
-    volumes : list of Path
-
-    Returns
-    -------
-    int
-    """
+    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn."""
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
@@ -231,40 +223,6 @@ def largest_volume(volumes):
 
 
 # ------------------------------------------------------------------------------------------ writing
-
-def finer_header(image, shape, fine_to_low):
-    """The header of an image for voxels on a finer grid.
-
-    sform and qform, each with the code it had, say where the new voxels lie; where neither has a
-    code, only the voxel size says something.
-
-    Parameters
-    ----------
-    image : nibabel image
-    shape : tuple of int
-        Of the new voxels, with the fourth axis where there is one.
-    fine_to_low : ndarray, shape (4, 4)
-        From new voxels to those of `image`.
-
-    Returns
-    -------
-    nibabel header
-    """
-    header = image.header.copy()
-    sform, sform_code = header.get_sform(coded=True)
-    qform, qform_code = header.get_qform(coded=True)
-    zooms = np.array(header.get_zooms())
-    zooms[:3] *= np.diag(fine_to_low)[:3]
-    header.set_data_shape(shape)
-    header.set_zooms(zooms[:len(shape)])
-    if qform_code:
-        header.set_qform(qform @ fine_to_low, int(qform_code))
-    if sform_code:
-        header.set_sform(sform @ fine_to_low, int(sform_code))
-    for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
-        header[name] = 0  # the finer slices were not measured one after another
-    return header
-
 
 def write_volume(path, data, like, header=None, dtype="float32"):
     """Write voxels under the header, affine and codes of the image they came from.
@@ -296,7 +254,7 @@ def write_volume(path, data, like, header=None, dtype="float32"):
                         "rescale the intensities of its input, or learn the filters again")
     header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
-    data = np.ascontiguousarray(data, np.float32)
+    data = np.asarray(data, np.float32)
     kept = like.get_data_dtype()
     if dtype == "same":
         header.set_data_dtype(kept)

@@ -52,7 +52,7 @@ def run(command, story, quiet=False):
         complain(
             command,
             "error: too little memory; close other programs, or take smaller volumes "
-            "or a smaller --filter_len",
+            "or learn with a smaller --filter_len",
         )
         return 2
     except KeyboardInterrupt:

@@ -1,19 +1,16 @@
 """How much memory there is, and how sums are laid out to fit: all at once, or in several passes."""
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+from machine.cgroups import group_memory
 from machine.errors import UserError
 
 GB = 1e9
 CODE_BYTES = 0.15 * GB  # of compiled code
 VOXEL_BYTES = 64  # of work per voxel of the largest volume: 43 to 52 were measured in learning
+SERIES_BYTES = 16  # per voxel of a file that is upscaled, while it is read and stays
 SPARE = 0.1  # of the free memory is left alone
-CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 class Plan(NamedTuple):
@@ -32,14 +29,8 @@ class Plan(NamedTuple):
 
 
 def free_memory():
-    """Bytes that this process may still take: of the system's, or of a container's limit."""
-    free = psutil.virtual_memory().available
-    for limit, used in CGROUPS:
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue  # no such group, or "max": no limit
-    return max(free, 0)
+    """Bytes that this process may still take: of the system's, within the limits of its groups."""
+    return min(psutil.virtual_memory().available, group_memory())
 
 
 def memory_budget(max_memory):

@@ -49,6 +49,38 @@ def solve_stage(gram, tree, settings):
     return weights.astype(np.float32), ridge, missed
 
 
+def corrected_filters(gram, tree, weights, ridge, trust):
+    """Filters of leaves corrected by what they miss of further samples.
+
+    A node's correction d minimises ``|b - a.g - a.d|^2 + r |d - d of its parent|^2``, with g the
+    filter of each sample's leaf and r as in `solve_stage`; above the root there is none.
+
+    Parameters
+    ----------
+    gram : Gram
+        Of the further samples, as for `solve_stage`. Changed in place: it may be large.
+    tree : Tree
+    weights : ndarray of float32, shape (leaves, taps)
+    ridge : float
+        Samples.
+    trust : float
+        Share of the correction that is made.
+
+    Returns
+    -------
+    ndarray of float32, shape (leaves, taps)
+    """
+    leaves, side = tree.leaves, gram.side
+    missed = gram.packed[:leaves]
+    missed += gram.packed[leaves:]
+    counts = gram.count[:leaves] + gram.count[leaves:]
+    for leaf in np.flatnonzero(counts):
+        lower, g = unpacked(missed[leaf], side)[:-1, :-1], weights[leaf].astype(np.float64)
+        missed[leaf, -side:-1] -= lower @ g + g @ lower - lower.diagonal() * g
+    corrections = _filters_of_leaves(*_sums_of_nodes(missed, counts, tree), tree, ridge, side)
+    return (weights + trust * corrections).astype(np.float32)
+
+
 def _sums_of_nodes(packed, counts, tree):
     """Sums and samples of all nodes from those of the leaves."""
     nodes, total = np.empty((len(tree.leaf), packed.shape[1])), np.empty(len(tree.leaf), np.int64)

@@ -19,15 +19,43 @@ class Scene(NamedTuple):
     cues: np.ndarray | None = None  # (8,) float32: what the LR volume shows of itself
 
 
-def make_scene(estimate, start, mask, place, factor, cues=None):
-    """The Scene of volumes that are not padded yet; `place` holds what `places` gives, per axis."""
-    padded = np.zeros((3, max(mask.shape) + 2 * REACH), np.float32)
-    for axis, along in enumerate(place):
-        padded[axis, REACH:REACH + len(along)] = along
+def make_scene(estimate, start, mask, place, factor, cues=None, tile=None):
+    """The Scene of volumes that are not padded yet.
+
+    Parameters
+    ----------
+    estimate, start, mask : ndarray, shape (X, Y, Z)
+    place : list of ndarray of float32
+        What `places` gives, per axis.
+    factor : tuple of three int
+    cues : ndarray of float32, optional
+    tile : tuple of three slice, optional
+        The part of the volumes that is to be restored, by default all of them.
+
+    Returns
+    -------
+    Scene
+        Of the tile, with what lies around it.
+    """
+    tile = tile or tuple(slice(0, side) for side in mask.shape)
+    longest = max(side.stop - side.start for side in tile)
+    padded = np.zeros((3, longest + 2 * REACH), np.float32)
+    for axis, (along, side) in enumerate(zip(place, tile, strict=True)):
+        padded[axis, REACH:REACH + side.stop - side.start] = along[side]
     swaps = np.array([factor.index(f) for f in factor])
-    around = np.pad(estimate, REACH, mode="symmetric")
-    begun = around if start is estimate else np.pad(start, REACH, mode="symmetric")
-    return Scene(around, begun, np.pad(mask, REACH), padded, swaps, cues)
+    around = _with_reach(estimate, tile, "symmetric")
+    begun = around if start is estimate else _with_reach(start, tile, "symmetric")
+    return Scene(around, begun, _with_reach(mask, tile, "constant"), padded, swaps, cues)
+
+
+def _with_reach(volume, tile, mode):
+    """A tile with REACH voxels around: the volume's own, beyond its faces as np.pad has them."""
+    inside, beyond = [], []
+    for side, length in zip(tile, volume.shape, strict=True):
+        first, last = side.start - REACH, side.stop + REACH
+        inside.append(slice(max(first, 0), min(last, length)))
+        beyond.append((max(-first, 0), max(last - length, 0)))
+    return np.pad(volume[tuple(inside)], beyond, mode=mode)
 
 
 def places(side, step, first):

@@ -12,11 +12,13 @@ from apply_filters import TILE
 from hashtable import sample_voxels
 from machine.threads import in_threads, spans
 from matrix_compute import BLOCK, Drawn, bucket_order
-from octahedral.features import classify, features_of_voxels
+from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import grow, quantile_tree
 from util import random_of
 
+TILE_VOXELS = 3_500_000  # restored at a time, with their surroundings: some 70 bytes each
+LEAST_TILE = 8  # voxels across a tile
 NEAR = 4  # voxels around those that are learned from, which later stages see restored
 START_RADIUS_SQUARED = 6  # of the ball of the start that later stages see
 SMALL_BALL = ball(3, centre=False), np.array(  # what a tree is grown by
@@ -46,8 +48,8 @@ def tap_count(number, settings):
 
 # ----------------------------------------------------------------------------------------- applying
 
-def restore_stages(volume, stages, settings, near=None):
-    """Restore a volume by all stages.
+def restore_stages(volume, stages, settings, near=None, advance=lambda share: None):
+    """Restore a volume by all stages, tile by tile, so that little memory is in use at a time.
 
     Parameters
     ----------
@@ -56,16 +58,24 @@ def restore_stages(volume, stages, settings, near=None):
     settings : Settings
     near : ndarray of bool, shape of the box, optional
         Voxels to restore; by default all of the mask.
+    advance : callable, optional
+        Told, now and then, of the share of the work that was done since.
 
     Returns
     -------
     sr : ndarray of float32, shape of the box, in [0, 1]
     """
-    estimate = volume.lr
+    estimate, tiles = volume.lr, tiles_of(volume.lr.shape)
     for number, stage in enumerate(stages):
-        scene = scene_of(volume, estimate, settings)
-        estimate = volume.consistency.refine(apply_stage(scene, stage, number, settings, near),
-                                             settings.back_projections)
+        restored = np.empty_like(estimate)
+        for tile in tiles:
+            scene = scene_of(volume, estimate, settings, tile)
+            wanted = None if near is None else near[tile]
+            restored[tile] = apply_stage(scene, stage, number, settings, wanted)
+            advance(1 / (len(tiles) * len(stages)))
+        estimate = restored  # the one before is let go of
+        del restored
+        estimate = volume.consistency.refine(estimate, settings.back_projections)
     return estimate
 
 
@@ -79,17 +89,40 @@ def what_stages_learn_from(volume, stages, settings):
     return scene, np.flatnonzero(np.pad(core, REACH))
 
 
-def scene_of(volume, estimate, settings):
-    """What a stage sees of a volume, given the estimate so far."""
+def tiles_of(shape):
+    """Tiles that together are a volume, each of a slab's planes and of whole rows.
+
+    Parameters
+    ----------
+    shape : tuple of three int
+
+    Returns
+    -------
+    list of tuple of three slice
+
+    Examples
+    --------
+    >>> [y for x, y, z in tiles_of((40, 300, 200))]
+    [slice(0, 150, None), slice(150, 300, None)]
+    """
+    around = 2 * REACH
+    across = TILE_VOXELS // ((SLAB + around) * (shape[2] + around)) - around
+    return [(slice(*x), slice(*y), slice(0, shape[2])) for x in spans(shape[0], SLAB)
+            for y in spans(shape[1], max(across, LEAST_TILE))]
+
+
+def scene_of(volume, estimate, settings, tile=None):
+    """What a stage sees of a volume, or of a tile of it, given the estimate so far."""
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]
-    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues)
+    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues, tile)
 
 
 def apply_stage(scene, stage, number, settings, near=None):
     """The output of one stage, unclipped; the estimate itself outside the mask, or `near`."""
-    voxels = np.flatnonzero(scene.mask if near is None else np.pad(near, REACH))
+    inner = 3 * (slice(REACH, -REACH),)
+    voxels = np.flatnonzero(np.pad(scene.mask[inner] if near is None else near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
     in_estimate, in_start = _offsets(stage_taps(number, settings), scene)
     result = scene.estimate.copy()
@@ -100,7 +133,7 @@ def apply_stage(scene, stage, number, settings, near=None):
                orientation[tile], in_estimate, in_start, stage.weights, result.reshape(-1))
 
     in_threads(spans(voxels.size, TILE), restore_tile)
-    return np.ascontiguousarray(result[REACH:-REACH, REACH:-REACH, REACH:-REACH])
+    return np.ascontiguousarray(result[inner])
 
 
 # ----------------------------------------------------------------------------------------- learning

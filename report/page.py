@@ -6,6 +6,7 @@ and reads without a network. What is the same on every page, its style and scrip
 import html
 from pathlib import Path
 
+from disk.results import MADE_BY
 from filter_constant import start_name
 from report.figures import mean_row
 from report.viewer import SLICE_FORMAT, viewer_html
@@ -36,7 +37,7 @@ def make_page(about, rows, viewers):
         figures = table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
     plural = "s" if len(rows) > 1 else ""
     title = f"{len(rows)} volume{plural} {done} by {by_axis(about['settings']['factor'])}"
-    parts = {"TITLE": title, "FIGURES": figures,
+    parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
              "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
              "ABOUT": about_html(about), "FORMAT": SLICE_FORMAT}
     text = TEMPLATE.read_text(encoding="utf-8")

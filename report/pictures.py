@@ -7,12 +7,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from crop_black import tight_box
+from disk.results import MADE_BY
 
 SURROUND = 3  # voxels of black left around the brain
 PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS) volume
 # What lies at the left, right, top and bottom of each plane.
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
 COLUMN_INCHES = 2.6  # width of a slice
+LONGEST = 20  # times the shortest side of a voxel that another is drawn: else pictures grow huge
 GOLD = "#ffb000"  # frames of what is enlarged
 
 
@@ -40,7 +42,8 @@ def canonical(images, affine):
         box = tuple(slice(max(side.start - SURROUND, 0), side.stop + SURROUND)
                     for side in tight_box(first))
     turned = {name: nib.apply_orientation(image[box], turn) for name, image in images.items()}
-    return turned, nib.affines.voxel_sizes(affine)[order]
+    sizes = nib.affines.voxel_sizes(affine)[order]
+    return turned, np.minimum(sizes, LONGEST * sizes.min())
 
 
 def plane(image, axis, place):
@@ -228,5 +231,6 @@ def _darkest_corner(pixels):
 def png(figure, **options):
     """A matplotlib figure as PNG bytes; `options` are those of ``savefig``."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor=figure.get_facecolor(), **options)
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor(),
+                   metadata={"Software": MADE_BY}, **options)
     return file.getvalue()

@@ -36,7 +36,8 @@ def make_viewer(name, images, affine, volumes=1):
     dict of plain values
     """
     images, sizes = canonical(images, affine)
-    images = {label: np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    # Slice by slice: whole volumes of floats would take more memory than restoring did.
+    images = {label: np.stack([np.rint(np.clip(cut, 0, 1) * 255).astype(np.uint8) for cut in image])
               for label, image in images.items()}
     first = next(iter(images.values()))
     cuts, budget = middle(first), min(VOLUME_BYTES, PAGE_BYTES / volumes) / 3

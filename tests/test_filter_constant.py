@@ -164,6 +164,8 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
             best = ["--preset", "best"] if needs_best else []
             if field.name in ONLY_SCAN:
                 best = ["--preset", "scan"]
+            if field.name in ("voxel_size", "slice_thickness"):
+                best = ["--upscale"]
             if field.name != "factor" or end > 1:  # a factor of 1 on all axes is no task
                 assert field.name in command_line(command, [f"--{field.name}", str(end), *best])[1]
             assert f"--{field.name}" in refused(capsys, command, f"--{field.name}", outside)

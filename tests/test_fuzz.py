@@ -33,7 +33,19 @@ from restoring import restore_file
 from structure import structure_of
 
 CASES = int(os.environ.get("FUZZ_CASES", 2100))
-SHARES = {"volume": 0.25, "gzip": 0.25, "packed": 0.2, "filters": 0.15, "checkpoint": 0.15}
+SHARES = {
+    "volume": 0.25,
+    "gzip": 0.25,
+    "packed": 0.2,
+    "filters": 0.15,
+    "checkpoint": 0.15,
+    # Those of test_fuzz_scans.py come on top.
+    "geometry": 0.15,
+    "upscaled": 0.1,
+    "stages": 0.1,
+    "report": 0.01,
+}
+BOTH = ("volume", "packed", "geometry", "upscaled", "stages")  # kinds that also end in results
 SECONDS = 20  # for one case; they take some milliseconds
 GROWN = 600 << 20  # bytes that the process may take more at the end than at the beginning
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
@@ -96,7 +108,7 @@ def mutated(content, changes):
     return bytes(content)
 
 
-def fuzz(kind, longest):
+def fuzz(kind, changes):
     """Run a test on so many mutations.
 
     They must end in both ways where they can, or the mutations test nothing.
@@ -110,7 +122,7 @@ def fuzz(kind, longest):
             database=None,
             derandomize=CASES < 5000,
             suppress_health_check=list(HealthCheck),
-        )(given(changes=mutations(longest))(test))
+        )(given(changes=changes)(test))
 
         def checked(files):
             run(files=files)
@@ -125,7 +137,7 @@ def fuzz(kind, longest):
             assert (
                 cases < 200
                 or ended[kind, "refused"]
-                and (kind not in ("volume", "packed") or ended[kind, "result"])
+                and (kind not in BOTH or ended[kind, "result"])
             )
 
         checked.__name__, checked.__doc__ = test.__name__, test.__doc__
@@ -202,24 +214,24 @@ def restored_or_refused(kind, name, content, files):
         assert np.isfinite(np.asarray(written.dataobj)).all()
 
 
-@fuzz("volume", 7000)
+@fuzz("volume", mutations(7000))
 def test_mutated_volumes(files, changes):
     restored_or_refused("volume", "m.nii", mutated(files["volume"], changes), files)
 
 
-@fuzz("gzip", 2000)
+@fuzz("gzip", mutations(2000))
 def test_mutated_gzip(files, changes):
     restored_or_refused("gzip", "m.nii.gz", mutated(files["gzip"], changes), files)
 
 
-@fuzz("packed", 3800)
+@fuzz("packed", mutations(3800))
 def test_mutated_volumes_in_good_gzip(files, changes):
     restored_or_refused(
         "packed", "p.nii.gz", gzip.compress(mutated(files["integers"], changes), 1), files
     )
 
 
-@fuzz("filters", 4000)
+@fuzz("filters", mutations(4000))
 def test_mutated_filters(files, changes):
     """One of the four files.
 
@@ -245,7 +257,7 @@ def test_mutated_filters(files, changes):
             shutil.copy(folder / "kept" / name, folder / name)
 
 
-@fuzz("checkpoint", 4000)
+@fuzz("checkpoint", mutations(4000))
 def test_mutated_checkpoint(files, changes):
     folder = files["folder"]
     checkpoint = checkpoint_of(structure_of(files["settings"]), [], files["settings"])

@@ -150,6 +150,15 @@ def test_sampling_is_reproducible_and_differs_by_seed_and_by_name():
         assert np.intersect1d(first, other).size / first.size == pytest.approx(1 / 3, abs=0.05)
 
 
+def test_one_voxel_more_shifts_the_draws_of_those_behind_it():
+    voxels = np.arange(3000)
+    first = sample_voxels(voxels, 3, 0, "a.nii.gz learn")
+    more = sample_voxels(np.delete(voxels, 1000), 3, 0, "a.nii.gz learn")
+    np.testing.assert_array_equal(first[first < 1000], more[more < 1000])
+    behind = first[first > 1000]
+    assert np.isin(behind, more).mean() == pytest.approx(1 / 3, abs=0.1)
+
+
 @pytest.mark.parametrize("rate", [2, 3, 10])
 def test_sampling_draws_one_voxel_in_rate_in_raster_order(rate):
     drawn = sample_voxels(np.arange(100_000), rate, 5, "x")

@@ -147,14 +147,19 @@ def test_a_result_never_overwrites_its_input(tmp_path, trained):
             brain(1),
         )
     (tmp_path / "other").mkdir()
-    for where in (
-        ["--test_dir", tmp_path / "v.nii.gz", "--output", tmp_path / "other" / ".." / "v.nii.gz"],
-        ["--test_dir", tmp_path, "--result_dir", tmp_path],
-    ):
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
-        status, _, errors = command("test.py", *where, "--arrays_dir", trained / "arrays")
-        assert status == 2 and len(errors) == 1 and "would overwrite it" in errors[0]
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    filters = ["--arrays_dir", trained / "arrays", "--no-report"]
+    itself = tmp_path / "other" / ".." / "v.nii.gz"
+    status, _, errors = command(
+        "test.py", "--test_dir", tmp_path / "v.nii.gz", "--output", itself, *filters
+    )
+    assert status == 2 and len(errors) == 1 and "would overwrite it" in errors[0]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")} == before
+    status, *_ = command("test.py", "--test_dir", tmp_path, "--result_dir", tmp_path, *filters)
+    assert status == 0
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    assert len(after) == 2 * len(before)
+    assert {path: after[path] for path in before} == before
 
 
 def test_checked_image_reads_no_voxels(tmp_path):

@@ -1,0 +1,154 @@
+"""Where results go: a folder for each run, and never over files that test.py did not write.
+
+A run that is finished leaves a folder that no other run writes into. One that was interrupted
+leaves a record of itself there, by which the same command takes the folder up again.
+"""
+import contextlib
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+
+from disk.files import make_folder, read_json, write_json
+from disk.filters import settings_path
+from machine.errors import CannotWrite, UserError
+
+MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
+UNFINISHED = ".unfinished.json"  # what a run is doing in its folder, until it is done
+HEAD_BYTES = 4096  # of a file, in which MADE_BY stands
+NOT_OF_RESULTS = {"quiet", "device"}  # settings that say nothing of what is written
+
+
+# ------------------------------------------------------------------------------------- whose folder
+
+@contextlib.contextmanager
+def run_folder(settings, volumes):
+    """The folder of a run's results: that of --output, or one for this hour.
+
+    A folder of this hour that another run made, finished or not, is left alone: its successor is
+    taken (``112522-2``, ``112522-3`` ...). The folder of an interrupted run is taken again by the
+    same command.
+
+    Parameters
+    ----------
+    settings : Settings
+    volumes : list of Path
+        Those to restore.
+
+    Yields
+    ------
+    Path
+        Removed at the end where nothing was written into it.
+
+    Raises
+    ------
+    CannotWrite
+        If it cannot be made.
+    """
+    if settings.output:
+        yield Path(settings.output).parent
+        return
+    hour, about = Path(settings.result_dir, time.strftime("%m%d%H")), _about(settings, volumes)
+    new = not hour.parent.exists()
+    make_folder(hour.parent)
+    folder = next(folder for folder in _successors(hour) if _taken(folder, about))
+    try:
+        yield folder
+        (folder / UNFINISHED).unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):  # not empty: that is the rule
+            if {path.name for path in folder.iterdir()} <= {UNFINISHED}:
+                (folder / UNFINISHED).unlink(missing_ok=True)
+                folder.rmdir()
+                if new:
+                    hour.parent.rmdir()
+
+
+def _about(settings, volumes):
+    """What two runs must share to be the same, as JSON gives it back."""
+    decides = {name: value for name, value in dataclasses.asdict(settings).items()
+               if name not in NOT_OF_RESULTS}
+    about = {"settings": decides, "filters": read_json(settings_path(settings))["sha256"],
+             "volumes": [os.path.abspath(path) for path in volumes]}
+    return json.loads(json.dumps(about))
+
+
+def _successors(folder):
+    """A folder's name, then the same with -2, -3 and so on."""
+    return itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}")
+                                      for number in itertools.count(2)))
+
+
+def _taken(folder, about):
+    """Make a folder for this run, or find that it is one that the same run was interrupted in."""
+    try:
+        folder.mkdir()  # fails where another process was first
+    except FileExistsError:
+        with contextlib.suppress(ValueError):
+            return read_json(folder / UNFINISHED) == about
+        return False
+    except OSError as fault:
+        raise CannotWrite(f"{folder}: cannot be made ({fault.strerror}); "
+                          "give a --result_dir that can be written") from fault
+    write_json(folder / UNFINISHED, about)
+    return True
+
+
+# --------------------------------------------------------------------------------------- whose file
+
+def check_beside(folder, names, settings):
+    """Refuse to write beside results where a file lies that is not one of ours.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the results.
+    names : list of Path
+        Of the files beside each result, without their endings; see `volumes.sidecar_names`.
+    settings : Settings
+
+    Raises
+    ------
+    UserError
+        Naming the first such file, before anything is written.
+    """
+    wanted = [] if settings.upscale else [folder / "metrics.csv"]
+    if settings.report:
+        wanted.append(folder / "report.html")
+        wanted += [name.with_name(f"{name.name}{ending}")
+                   for name in names for ending in (".png", ".json")]
+    for path in wanted:
+        if os.path.lexists(path) and not is_ours(path):
+            remedy = "move it, or give another --output or --result_dir"
+            if path.name != "metrics.csv":
+                remedy += ", or --no-report"
+            raise UserError(f"{path}: is there already and was not written by test.py, which "
+                            f"would replace it; {remedy}")
+
+
+def is_ours(path):
+    """Whether a picture, page, record or table says inside that test.py wrote it.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    bool
+        False where it cannot be read.
+    """
+    try:
+        if path.suffix == ".json":
+            return {"input_sha256", "filters", "settings"} <= set(read_json(path))
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return False
+    if path.suffix == ".csv":
+        columns = next(csv.reader(head.decode(errors="replace").splitlines()), [])
+        return columns[:1] == ["volume"] and any(name.startswith("gain_") for name in columns)
+    return MADE_BY.encode() in head

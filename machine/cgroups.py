@@ -1,0 +1,92 @@
+"""What the control groups of Linux leave this process of memory: containers, SLURM, systemd.
+
+A process is in one group of each hierarchy, and the limits of all groups above it hold, too. There
+are two versions; version 1 has a hierarchy of its own for memory.
+"""
+import contextlib
+import math
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+
+class Version(NamedTuple):
+    """Names of the files of a group."""
+
+    limit: str
+    used: str
+    cache: str  # the line of memory.stat with what was read from files and can be dropped
+
+
+VERSIONS = {
+    "cgroup2": Version("memory.max", "memory.current", "inactive_file"),
+    "cgroup": Version("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def group_memory(root="/"):
+    """Bytes that this process may still take within its groups.
+
+    What the system keeps of files that were read counts as free, since it is dropped on demand.
+
+    Parameters
+    ----------
+    root : path-like, optional
+        Where proc/self and the mounted groups are looked for.
+
+    Returns
+    -------
+    float
+        Infinite where there is no limit, or no such groups.
+    """
+    free = [_free_in(group, version) for group, version in _groups(Path(root))]
+    return max(min(free, default=math.inf), 0)
+
+
+def _free_in(group, version):
+    """What the limit of one group leaves."""
+    try:
+        limit = int(Path(group, version.limit).read_text())
+        used = int(Path(group, version.used).read_text())
+    except (OSError, ValueError):
+        return math.inf  # no file, as in the topmost group, or "max": no limit
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(group, "memory.stat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == version.cache:
+                used -= int(count)
+    return limit - used
+
+
+def _groups(root):
+    """The groups of this process and all above them that are mounted: (folder, Version)."""
+    try:
+        of_process = Path(root, "proc/self/cgroup").read_text().splitlines()
+        mounts = Path(root, "proc/self/mountinfo").read_text().splitlines()
+    except (OSError, ValueError):
+        return  # not Linux
+    paths = {}
+    for line in of_process:  # as 4:memory:/slurm/job_1 or, of version 2, 0::/user.slice
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            paths["cgroup2"] = path
+        elif "memory" in controllers.split(","):
+            paths["cgroup"] = path
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        kind, _, options = (after.split(" ") + ["", ""])[:3]
+        if kind not in paths or kind == "cgroup" and "memory" not in options.split(","):
+            continue
+        top, place = (_unescaped(part) for part in before.split(" ")[3:5])
+        below = PurePosixPath()
+        # In a container only its own group may be mounted, and the path may lie outside of that.
+        with contextlib.suppress(ValueError):
+            below = PurePosixPath(paths[kind]).relative_to(top)
+        if ".." in below.parts:
+            below = PurePosixPath()
+        for group in (below, *below.parents):
+            yield Path(root, place.lstrip("/"), group), VERSIONS[kind]
+
+
+def _unescaped(path):
+    """A path of mountinfo, in which a space is written as \\040."""
+    return path.encode().decode("unicode_escape") if "\\" in path else path

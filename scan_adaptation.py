@@ -1,0 +1,243 @@
+"""Filters adapted to a scan of thick slices, by examples from its own plane.
+
+Within their plane, thick slices are fine. Blurred along an axis of the plane as the scanner blurred
+across it, the scan is an LR volume whose original is known: the scan itself, with its weighting,
+its noise, its anatomy. Shipped filters are corrected by what they miss there; how far is held back
+by a ridge. So a FLAIR gets filters that learned from T1-weighted volumes, and from itself.
+
+The noise of the scan would be in the example and in its original, and filters would learn to keep
+it. So noise e of the scan's own level s is added to the one and taken from the other, in a
+proportion in which nothing they share is left (Pang et al., CVPR 2021, section 3): of y + t e and
+y - e / t the noises have covariance s^2 - s^2 = 0.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+from crop_black import tight_box
+from degradation import degradation_of, is_drawn
+from get_lar import RIM, LRVolume, make_fine
+from matrix_compute import Gram, Stage, sum_rows
+from octahedral.ridge import corrected_filters
+from octahedral.stages import draw_stage_samples, tap_count
+from scan_cues import NOISE, differences_along
+from slice_profile import PROFILES, profile_matrix
+from spline import apply_operators, banded, resizing_matrix, zoom_matrix
+from util import random_of
+
+ADAPTING_RIDGE = 5e5  # samples: so strong is the pull to the shipped filters
+TRUST = 0.5  # of a correction is made: three quarters of its gain for a quarter of its risk
+MOST_VOXELS = 4_000_000  # fine ones that an axis of the plane is learned from
+LEAST_SAMPLES = 50_000
+AS_FINE = 1.15  # an axis of the plane may be so much coarser than the slices become
+SAME = 1.02  # spacings within this need no resampling
+
+
+class Adapted(NamedTuple):
+    """Filters for one scan."""
+
+    stages: list  # of Stage
+    profile: str | None  # the slice profile that the scan shows; None if nothing was learned
+    why_not: str  # what kept the scan from being learned from
+
+
+def adapt_to_scan(low, stages, settings, voxel_size=None):
+    """Correct filters by what a scan of thick slices shows within its plane.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+        Background 0.
+    stages : list of Stage
+    settings : Settings
+        As the filters were learned, for one thick axis.
+    voxel_size : sequence of three float, optional
+        Of `low`, in any unit; by default its plane is as fine as the slices become.
+
+    Returns
+    -------
+    Adapted
+
+    Examples
+    --------
+    >>> from disk.filters import load_filters
+    >>> from filter_constant import Settings
+    >>> stages, settings = load_filters(Settings(preset="scan", factor=(1, 1, 4)))
+    >>> scan = np.random.default_rng(0).random((12, 12, 6), np.float32)
+    >>> adapt_to_scan(scan, stages, settings).why_not
+    'its plane holds too few voxels to learn from'
+    """
+    refined = [axis for axis in range(3) if settings.factor[axis] > 1]
+    if not is_drawn(settings) or len(refined) != 1:
+        return Adapted(stages, None, "the filters are not for thick slices of scans")
+    scan = Scan.of(low, settings, refined[0], voxel_size)
+    if not scan.axes:
+        return Adapted(stages, None, "its plane is coarser than the slices become")
+    profile = profile_of_slices(scan)
+    examples = [example for axis in scan.axes
+                if (example := own_example(scan, axis, profile, settings)) is not None]
+    if sum(int(example.mask.sum()) for example in examples) < LEAST_SAMPLES * settings.sample_rate:
+        return Adapted(stages, None, "its plane holds too few voxels to learn from")
+    corrected = []
+    for number, (tree, weights) in enumerate(stages):
+        gram = Gram(2 * tree.leaves, tap_count(number, settings))
+        for axis, example in enumerate(examples):
+            drawn = draw_stage_samples(example, corrected, tree, settings, f"own plane {axis}")
+            sum_rows(gram, drawn.ends, drawn.fill)
+        corrected.append(Stage(tree, corrected_filters(gram, tree, weights, ADAPTING_RIDGE, TRUST)))
+    return Adapted(corrected, profile, "")
+
+
+class Scan(NamedTuple):
+    """A scan of thick slices, and what is known of it."""
+
+    unit: np.ndarray  # (x, y, z) float32, in [0, 1]
+    thick: int  # the thick axis
+    factor: int  # how many times finer the slices become
+    shrink: dict  # of axis to float: of the plane's axes, fine spacing over their own
+    cues: np.ndarray
+    seed: int
+
+    @classmethod
+    def of(cls, low, settings, thick, voxel_size):
+        """What `adapt_to_scan` takes, looked at."""
+        fine, factor = make_fine(low, settings), settings.factor[thick]
+        size = voxel_size
+        if size is None:
+            size = [factor if axis == thick else 1 for axis in range(3)]
+        shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
+        unit = np.clip(low, 0, fine.scale).astype(np.float32) / np.float32(fine.scale)
+        return cls(unit, thick, factor, shrink, fine.cues, settings.seed)
+
+    @property
+    def axes(self):
+        """The axes of the plane that are fine enough to learn from."""
+        return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
+
+    def resizing(self, axis):
+        """The matrix that brings an axis of the plane to the spacing that the slices get.
+
+        It is cut to a multiple of the factor: that is what an example's original is.
+        """
+        side = self.unit.shape[axis]
+        fine = side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
+        return resizing_matrix(side, fine)[:fine // self.factor * self.factor]
+
+    def twins(self, blur):
+        """The scan with noise added, and with noise taken away: their own noises are independent.
+
+        Parameters
+        ----------
+        blur : ndarray, shape (n, side)
+            What an axis of the first is to be multiplied by. So much noise is added that as much is
+            left behind it as the scan has.
+        """
+        kept = np.square(blur[len(blur) // 2]).sum()
+        share = np.sqrt(max(1 / kept - 1, 0.1))
+        noise = random_of(self.seed, "own plane").standard_normal(self.unit.shape, np.float32)
+        noise *= self.cues[NOISE]
+        brain = self.unit > 0
+        return ((self.unit + np.float32(share) * noise) * brain,
+                (self.unit - noise / np.float32(share)) * brain)
+
+
+def profile_of_slices(scan):
+    """The slice profile that makes the plane look as the scan does across its slices.
+
+    Each profile is tried along an axis of the plane. Then that axis and the thick one are sampled
+    alike, in the same volume; where their finest differences agree best, the profile is the
+    scanner's. ``box`` where there are too few slices to tell.
+
+    Parameters
+    ----------
+    scan : Scan
+
+    Returns
+    -------
+    profile : str
+        A key of `slice_profile.PROFILES`.
+    """
+    apart = dict.fromkeys(PROFILES, 0.0)
+    for axis in scan.axes:
+        fine = scan.resizing(axis)
+        seen = _along(scan.unit > 0, _blur(fine, scan.factor, "box"), axis) >= 0.5
+        for profile in PROFILES:
+            blur = _blur(fine, scan.factor, profile)
+            blurred = np.maximum(_along(scan.twins(blur)[0], blur, axis), 0) * seen
+            found, across = (differences_along(blurred, a) for a in (axis, scan.thick))
+            if found is None or across is None:
+                return "box"
+            apart[profile] += float(np.abs(found - across).sum())
+    return min(apart, key=apart.get)
+
+
+def own_example(scan, axis, profile, settings):
+    """An LR volume made of the scan, its axis `axis` blurred, with the scan as its original.
+
+    Parameters
+    ----------
+    scan : Scan
+    axis : int
+        Of the plane.
+    profile : str
+    settings : Settings
+
+    Returns
+    -------
+    LRVolume
+        Its axes exchanged, so that the blurred one is where the filters expect the thick one; None
+        if there is no brain in it.
+    """
+    fine = scan.resizing(axis)
+    noisy, original = scan.twins(_blur(fine, scan.factor, profile))
+    other = 3 - axis - scan.thick
+    planes = _middle(scan.unit, other, len(fine) * scan.unit.shape[scan.thick] * scan.factor)
+
+    def on_fine_grid(volume, order):
+        """The plane's axis at its new spacing, the slices brought to theirs by a spline."""
+        side = scan.unit.shape[scan.thick]
+        volume = _along(volume[planes], fine, axis)
+        matrix = zoom_matrix(side, side * scan.factor, order, True, "edges")
+        volume = _along(volume, matrix, scan.thick)
+        order = [other, scan.thick, axis]
+        order.insert(scan.thick, order.pop())  # the blurred axis where the thick one was
+        return np.ascontiguousarray(volume.transpose(order))
+
+    brain = on_fine_grid((scan.unit > 0).astype(np.float32), 1) >= 0.5
+    if not brain.any():
+        return None
+    noisy, original = (on_fine_grid(part, 5) * brain for part in (noisy, original))
+    operator = degradation_of(original.shape, settings)
+    operator.profiles = 3 * (profile,)
+    outline = _along(brain, profile_matrix(brain.shape[scan.thick], scan.factor, "box"), scan.thick)
+    low = np.maximum(operator.forward(noisy), 0) * (outline >= 0.5)
+    mask = operator.spline((low > 0).astype(np.float32), 1) >= RIM
+    if not mask.any():
+        return None
+    start = operator.interpolate(low) * mask
+    box = tight_box(mask)
+    start, mask, original = (np.ascontiguousarray(part[box]) for part in (start, mask, original))
+    return LRVolume(start, low, operator, box, original.shape, 1.0, mask,
+                    hr=np.maximum(original, 0), cues=scan.cues)
+
+
+def _blur(fine, factor, profile):
+    """The matrix from an axis of the plane to thick voxels."""
+    return profile_matrix(len(fine), factor, profile) @ fine
+
+
+def _along(volume, matrix, axis):
+    """A volume multiplied by a matrix along one axis."""
+    operators = [banded(np.eye(side)) for side in volume.shape]
+    operators[axis] = banded(matrix)
+    return apply_operators(volume, operators)
+
+
+def _middle(unit, axis, voxels_of_plane):
+    """The middle planes across an axis, as many as may be learned from."""
+    used = np.flatnonzero(unit.any(tuple(a for a in range(3) if a != axis)))
+    most = max(MOST_VOXELS // voxels_of_plane, 2)
+    spare = max(used[-1] + 1 - used[0] - most, 0) // 2
+    index = [slice(None)] * 3
+    index[axis] = slice(used[0] + spare, used[-1] + 1 - spare)
+    return tuple(index)

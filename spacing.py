@@ -1,0 +1,228 @@
+"""From a volume's voxel sizes to those that are asked for: which filters, and the last spline.
+
+Filters know whole factors only. A ratio that is none is served by the nearest filters there are; a
+spline goes from their grid, which is about as fine as what is asked for, to exactly that. Nothing
+here reads a file or restores a voxel.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+from spline import apply_operators, banded, spline_matrix
+
+SAME = 1e-5  # relative: voxel sizes that differ by less are those of one header, rounded
+LEAST_RATIO = 1.1  # an axis that is to be hardly finer than it is needs no filters
+LEAST_REST = 1.5  # the same, once filters have been used: what is left of a ratio
+# What is over a whole factor, from which on filters of the next one restore more: measured, see
+# docs/scans.md.
+OVER, OVER_FROM_3 = 0.2, 0.5
+SUB_VOXELS = 8  # places over which a coarser voxel is a mean
+
+
+class Way(NamedTuple):
+    """How a volume gets to the voxel sizes that are asked for."""
+
+    factors: list  # of tuple of three int: of the filters that are used, one after another
+    sizes: tuple  # of three float, of the voxels in the end; None: what the filters give
+    most: bool = False  # whether an axis asked for more than the filters there are can do
+
+    @property
+    def factor(self):
+        """How many times finer the filters make each axis, in all."""
+        return tuple(int(product) for product in np.prod(self.factors, axis=0))
+
+
+def way_to(asked, sizes, there):
+    """Which filters to use for the voxel sizes that are asked for.
+
+    Parameters
+    ----------
+    asked, sizes : sequence of three float
+        Voxel sizes, those that are asked for and those of the volume.
+    there : iterable of tuple of three int
+        Factors that there are filters for, along axes in any order.
+
+    Returns
+    -------
+    Way
+
+    Raises
+    ------
+    ValueError
+        If no axis is to be finer than it is, or no filters serve.
+
+    Examples
+    --------
+    >>> scan = [(2, 2, 2), (3, 3, 3), (1, 1, 2), (1, 1, 4), (1, 1, 5)]
+    >>> way_to((1, 1, 1), (1, 1, 5.5), scan).factors
+    [(1, 1, 5)]
+    >>> way_to((0.5, 0.5, 0.5), (1, 1, 4), scan).factors
+    [(2, 2, 2), (1, 1, 4)]
+    """
+    ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
+    if max(ratios) < LEAST_RATIO:
+        raise ValueError(f"its voxels are {of_three(sizes)} already, {of_three(asked)} is hardly "
+                         "finer: there is nothing to restore; ask for smaller voxels")
+    goal = tuple(asked)
+    whole = tuple(round(ratio) for ratio in ratios)
+    exact = all(_same(ratio, factor) for ratio, factor in zip(ratios, whole, strict=True))
+    if exact and any(sorted(whole) == sorted(factor) for factor in there):
+        return Way([whole], goal)
+    cubes = {factor[0] for factor in there if len(set(factor)) == 1}
+    single = {max(factor) for factor in there if sorted(factor)[1] == 1}
+    rest, factors, most = np.array(ratios), [], False
+    if cubes and rest.min() >= LEAST_RATIO:
+        together = nearest(rest.min(), cubes)
+        factors.append(3 * (together,))
+        rest, most = rest / together, rest.min() >= max(cubes) + 1
+    least = LEAST_REST if factors else LEAST_RATIO
+    for axis in np.argsort(-rest, kind="stable"):  # the coarsest first
+        if rest[axis] >= least and single:
+            along = nearest(rest[axis], single)
+            factors.append(tuple(along if a == axis else 1 for a in range(3)))
+            most |= rest[axis] >= max(single) + 1
+            rest[axis] /= along
+    if not factors:
+        raise ValueError(f"no filters serve voxels of {of_three(sizes)} and {of_three(asked)}; "
+                         f"there are some for {tags(there)}; learn others, or take --factor")
+    return Way(factors, goal, bool(most))
+
+
+def nearest(ratio, there):
+    """The whole factor whose filters serve a ratio best.
+
+    Parameters
+    ----------
+    ratio : float
+    there : set of int
+
+    Examples
+    --------
+    >>> [nearest(ratio, {2, 3, 4, 5}) for ratio in (1.5, 2.1, 2.5, 3.5, 12.8)]
+    [2, 2, 3, 3, 5]
+    """
+    over = OVER if ratio < 3 else OVER_FROM_3
+    above = [factor for factor in there if factor + over >= ratio]
+    return min(above, default=max(there))
+
+
+def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=0.0):
+    """Bring a restored volume to exact voxel sizes, around the middle of its field of view.
+
+    Where voxels become smaller the cubic spline is taken at their middles. Where they become larger
+    it is the mean over so much that, with a fine voxel's own width, a coarser voxel's is had.
+
+    Parameters
+    ----------
+    fine : ndarray of float32, shape (X, Y, Z)
+    fine_to_low : ndarray, shape (4, 4)
+        From its voxels to those of the volume it came from.
+    low_shape : tuple of three int
+        Of that volume.
+    sizes, goal : sequence of three float
+        Its voxel sizes, and those that are asked for.
+    least : float, optional
+        The lowest intensity: splines go no further below it.
+    background : float, optional
+        Exactly this is background; None: there is none.
+
+    Returns
+    -------
+    volume : ndarray of float32
+        Each side is the field of view's, to the nearest voxel. The volume itself, where its voxels
+        have these sizes.
+    to_low : ndarray, shape (4, 4)
+        From its voxels to those of the volume it came from.
+
+    Examples
+    --------
+    >>> fine, to_low = np.arange(11, dtype=np.float32).reshape(1, 1, 11), np.diag([1, 1, 0.5, 1])
+    >>> onto_sizes(fine, to_low, (1, 1, 6), (1, 1, 2), (1, 1, 1.25))[0].shape
+    (1, 1, 10)
+    """
+    to_low, operators, middles = np.array(fine_to_low, float), [], []
+    for axis, (side, low_side) in enumerate(zip(fine.shape, low_shape, strict=True)):
+        step, start = fine_to_low[axis][axis], fine_to_low[axis][3]
+        if _same(step * sizes[axis], goal[axis]):
+            operators.append(banded(np.eye(side)))
+            middles.append(np.arange(side))
+            continue
+        new_step = goal[axis] / sizes[axis]  # in voxels of the volume it came from
+        count = max(round(low_side / new_step), 1)
+        new_start = (low_side - 1) / 2 - (count - 1) / 2 * new_step
+        places = (new_start + new_step * np.arange(count) - start) / step
+        operators.append(banded(_mean_matrix(side, places, new_step / step)))
+        middles.append(np.clip(np.rint(places).astype(int), 0, side - 1))
+        to_low[axis, axis], to_low[axis, 3] = new_step, new_start
+    if np.array_equal(to_low, fine_to_low):
+        return fine, to_low
+    volume = apply_operators(fine, operators)
+    np.clip(volume, least, None, out=volume)
+    if background is not None:  # it stays what it was
+        volume[fine[np.ix_(*middles)] == np.float32(background)] = background
+    return volume, to_low
+
+
+def _mean_matrix(side, places, ratio):
+    """The spline of `side` voxels at places, or means of it where voxels are larger by `ratio`."""
+    if ratio <= 1:
+        return spline_matrix(side, places, 3, True)
+    width = np.sqrt(ratio**2 - 1)
+    within = (np.arange(SUB_VOXELS) + 0.5) / SUB_VOXELS - 0.5
+    matrix = spline_matrix(side, (places[:, None] + width * within).ravel(), 3, True)
+    return matrix.reshape(len(places), SUB_VOXELS, side).mean(1)
+
+
+def describe(way, sizes):
+    """What is done to a volume of these voxel sizes, in words.
+
+    Examples
+    --------
+    >>> describe(Way([(1, 1, 5)], (1, 1, 1)), (1, 1, 5.5))
+    'slices of 5.5 mm along axis 2: 5 times finer, then to 1 mm'
+    >>> describe(Way([(2, 2, 2)], (1, 1, 1)), (2, 2, 2))
+    'voxels of 2 x 2 x 2 mm: 2 times finer'
+    """
+    fine = [size / factor for size, factor in zip(sizes, way.factor, strict=True)]
+    refined = [axis for axis in range(3) if way.factor[axis] > 1]
+    left = [axis for axis in range(3) if not _same(fine[axis], way.sizes[axis])]
+    most = " (the most that there are filters for)" if way.most else ""
+    if len(way.factors) == 1 and len(set(way.factor)) == 1:
+        text = f"voxels of {of_three(sizes)}: {way.factor[0]} times finer"
+        return text + (f"{most}, then to {of_three(way.sizes)}" if left else "")
+    parts = []
+    for axis in refined:
+        what = "slices" if len(refined) == 1 else "voxels"
+        then = f"{most}, then to {way.sizes[axis]:.4g} mm" if axis in left else ""
+        parts.append(f"{what} of {sizes[axis]:.4g} mm along axis {axis}: {way.factor[axis]} times "
+                     f"finer{then}")
+    parts += [f"axis {axis} from {sizes[axis]:.4g} to {way.sizes[axis]:.4g} mm by spline"
+              for axis in left if axis not in refined]
+    return "; ".join(parts)
+
+
+def of_three(sizes):
+    """Voxel sizes in words.
+
+    Examples
+    --------
+    >>> of_three((0.5, 0.5, 2.0))
+    '0.5 x 0.5 x 2 mm'
+    """
+    return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
+
+
+def tags(factors):
+    """Factors as they are given to --factor.
+
+    Examples
+    --------
+    >>> tags([(2, 2, 2), (1, 1, 4)])
+    '2, 1 1 4'
+    """
+    return ", ".join(str(factor[0]) if len(set(factor)) == 1 else " ".join(map(str, factor))
+                     for factor in factors)
+
+
+def _same(one, other):
+    return abs(one - other) <= SAME * abs(other)

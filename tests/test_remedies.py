@@ -1,0 +1,91 @@
+"""What messages advise does help, and nothing is said twice or hidden."""
+import gzip
+import os
+
+import numpy as np
+import pytest
+from conftest import run_command
+from synthetic import brain, save
+
+from disk.filters import PRETRAINED, load_filters
+from disk.nifti_check import checked_image
+from filter_constant import Settings
+from get_lar import make_pair
+from machine.errors import UserError
+from scan_evaluation import evaluate_scan
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+ANNEX = "/annex/objects/MD5E-s123--0f.nii.gz\n"
+
+
+@pytest.mark.parametrize("name, content, remedy", [
+    ("v.nii.gz", LFS.encode(), "git lfs pull"),
+    ("v.nii", LFS.encode(), "git lfs pull"),
+    ("v.nii.gz", ANNEX.encode(), "datalad get or git annex get"),
+    ("v.nii", gzip.compress(bytes(2000)), "rename it to end in .nii.gz"),
+    ("v.nii", b"word " * 200, "convert it to .nii or .nii.gz"),
+    ("v.nii.gz", b"word " * 200, "replace it by a whole file")])
+def test_what_stands_in_the_place_of_a_volume_is_told_apart(tmp_path, name, content, remedy):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=remedy):
+        checked_image(tmp_path / name)
+
+
+def test_a_volume_that_is_not_compressed_is_to_be_renamed(tmp_path):
+    save(tmp_path / "v.nii", brain(0, (12, 11, 10))).rename(tmp_path / "v.nii.gz")
+    with pytest.raises(UserError, match="rename it to end in .nii$"):
+        checked_image(tmp_path / "v.nii.gz")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_whose_file_was_not_fetched_says_how_to_fetch_it(tmp_path):
+    (tmp_path / "v.nii.gz").symlink_to(".git/annex/objects/aa/bb/MD5E-s123--0f.nii.gz")
+    with pytest.raises(UserError, match="bring what it links to, .git/annex.*datalad get"):
+        checked_image(tmp_path / "v.nii.gz")
+
+
+@pytest.mark.parametrize("shape, factor, filter_len, helps", [
+    ((8, 20, 20), (2, 2, 2), 11, True), ((8, 20, 20), (8, 8, 8), 11, False),
+    ((6, 20, 20), (4, 4, 4), 7, False)])
+def test_smaller_filters_are_advised_only_where_they_help(shape, factor, filter_len, helps):
+    with pytest.raises(ValueError, match="give a larger volume") as fault:
+        make_pair(np.ones(shape, np.float32),
+                  Settings(factor=factor, filter_len=filter_len, grad_len=3))
+    assert ("--filter_len" in str(fault.value)) == helps
+
+
+@pytest.mark.parametrize("at", [12, 13, 14])
+def test_one_slice_of_brain_is_evaluated_or_said_to_be_empty(at):
+    data = np.zeros((30, 30, 30), np.float32)
+    data[at] = brain(0, (30, 30, 30))[14]
+    stages, settings = load_filters(Settings(factor=(3, 3, 3), preset="scan"))
+    try:
+        row = evaluate_scan(data, stages, settings, "box", 0, "v")
+    except ValueError as fault:
+        assert "no voxel above zero" in str(fault)
+    else:
+        assert np.isfinite(row["restored_whole"])
+
+
+@pytest.mark.parametrize("mode", [[], ["--upscale"]], ids=["evaluate", "upscale"])
+def test_voxels_below_zero_are_said_once(tmp_path, mode):
+    data = brain(0, (18, 17, 16))
+    data[0, 0, 0] = -3
+    save(tmp_path / "v.nii", data)
+    finished = run_command("test.py", *mode, "--no-report", "--test_dir", tmp_path / "v.nii",
+                           "--result_dir", tmp_path / "result")
+    assert finished.returncode == 0
+    assert finished.stderr.count("below zero") == 1
+
+
+def test_quiet_does_not_hide_that_the_projects_filters_were_taken(tmp_path):
+    low = save(tmp_path / "low.nii", brain(0, (16, 15, 14)))
+    command = ["test.py", "--upscale", "--quiet", "--no-report", "--test_dir", low,
+               "--output", tmp_path / "fine.nii"]
+    finished = run_command(*command)
+    assert finished.returncode == 0 and not finished.stdout
+    line, = finished.stderr.splitlines()
+    assert "that come with the project" in line
+    finished = run_command(*command, "--arrays_dir", PRETRAINED)
+    assert load_filters(Settings(arrays_dir=str(PRETRAINED)))[1].preset == "best"
+    assert finished.returncode == 0 and not finished.stderr

@@ -1,0 +1,156 @@
+"""Where results go: no run writes into another's folder, nor over a file that is not ours."""
+import json
+import os
+import time
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+from conftest import load_script, run_command
+from synthetic import brain, save
+
+from command_line import command_line
+from disk.filters import load_filters
+from disk.results import UNFINISHED, is_ours, run_folder
+from disk.volumes import write_volume
+from machine.errors import UserError
+
+SHAPE = (18, 17, 16)
+
+
+def restore(folder, *options):
+    """test.py on the volumes in a folder, in this process; its exit status."""
+    settings, given = command_line("test", [
+        "--test_dir", str(folder / "low"), "--result_dir", str(folder / "result"), "--quiet",
+        *map(str, options)])
+    return load_script("test").main(settings, given)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with two volumes; the hour in it does not change."""
+    monkeypatch.setattr(time, "strftime", lambda *_: "112522")
+    for number in range(2):
+        save(tmp_path / "low" / f"{number}.nii", brain(number, SHAPE))
+    return tmp_path
+
+
+def shapes(folder):
+    return {path.relative_to(folder).as_posix(): nib.load(path).shape
+            for path in sorted(folder.rglob("*.nii"))}
+
+
+# ---- a folder for each run
+
+def test_other_runs_within_an_hour_get_folders_of_their_own(folder):
+    for options in (["--upscale"], ["--upscale", "--factor", 3], [], ["--upscale"]):
+        assert restore(folder, "--no-report", *options) == 0
+    result = folder / "result"
+    assert sorted(path.name for path in result.iterdir()) == [
+        "112522", "112522-2", "112522-3", "112522-4"]
+    assert shapes(result)["112522/1.nii"] == (36, 34, 32)
+    assert shapes(result)["112522-2/1.nii"] == (54, 51, 48)
+    assert shapes(result)["112522-3/1.nii"] == SHAPE
+    with_figures = [path.parent.name for path in result.glob("*/metrics.csv")]
+    assert with_figures == ["112522-3"]
+    assert not list(result.rglob(UNFINISHED))
+
+
+def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        for options in (["--upscale"], ["--upscale", "--dtype", "same"]):
+            patch.setattr("upscaling.write_volume", stops_at_the_second())
+            with pytest.raises(KeyboardInterrupt):
+                restore(folder, "--no-report", *options)
+    result = folder / "result"
+    assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii"]
+    assert restore(folder, "--no-report", "--upscale") == 0
+    assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
+    save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
+    assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
+    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [UNFINISHED, "0.nii"]
+    assert len(shapes(result / "112522-3")) == 3
+
+
+def stops_at_the_second():
+    """A `write_volume` that Ctrl-C falls into at the second volume."""
+    done = []
+
+    def write(*arguments):
+        if done:
+            raise KeyboardInterrupt
+        done.append(write_volume(*arguments))
+
+    return write
+
+
+def test_a_run_that_writes_nothing_leaves_no_folder(folder):
+    for path in (folder / "low").iterdir():
+        path.write_bytes(b"no volume")
+    assert restore(folder, "--upscale") == 2
+    assert not (folder / "result").exists()
+    (folder / "result").mkdir()
+    assert restore(folder, "--upscale") == 2
+    assert not list((folder / "result").iterdir())
+
+
+def test_two_runs_at_once_share_no_folder(folder):
+    first, second = (
+        load_filters(command_line("test", ["--result_dir", str(folder / "result"), *more])[0])[1]
+        for more in ([], ["--upscale"]))
+    with run_folder(first, []) as one, run_folder(second, []) as two:
+        assert one != two
+        for place in (one, two):
+            (place / "x").write_text("")
+    assert sorted(os.listdir(folder / "result")) == ["112522", "112522-2"]
+
+
+# ---- files beside results
+
+@pytest.mark.parametrize("name, content", [
+    ("scan.json", '{"EchoTime": 0.003}'), ("scan.json", "not even JSON"),
+    ("scan.png", "a screenshot"), ("report.html", "<html>of the radiologist</html>"),
+    ("metrics.csv", "subject,age\n1,30\n"), ("metrics.csv", "subject,gain_kg\n1,3\n")])
+def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, content):
+    place = folder / "anat"
+    scan = save(place / "scan.nii", brain(0, SHAPE))
+    (place / name).write_text(content)
+    options = ["--test_dir", scan, "--output", place / "scan.nii.gz", "--quiet"]
+    if name != "metrics.csv":
+        options.append("--upscale")
+    finished = run_command("test.py", *options)
+    assert finished.returncode == 2
+    message, = finished.stderr.splitlines()
+    assert name in message and "--output" in message
+    assert ("--no-report" in message) == (name != "metrics.csv")
+    assert (place / name).read_text() == content
+    assert sorted(path.name for path in place.iterdir()) == sorted(["scan.nii", name])
+
+
+def test_without_a_report_what_it_would_fall_on_does_not_matter(folder):
+    (folder / "scan.json").write_text('{"EchoTime": 0.003}')
+    assert restore(folder, "--test_dir", folder / "low" / "0.nii", "--upscale", "--no-report",
+                   "--output", folder / "scan.nii.gz") == 0
+    assert json.loads((folder / "scan.json").read_text()) == {"EchoTime": 0.003}
+
+
+def test_what_test_py_wrote_itself_is_known_and_replaced(folder):
+    options = ["--test_dir", folder / "low" / "0.nii", "--output", folder / "fine" / "scan.nii"]
+    for _ in range(2):
+        assert restore(folder, *options) == 0
+    beside = {path.name for path in (folder / "fine").iterdir() if is_ours(path)}
+    assert beside == {"scan.json", "scan.png", "report.html", "metrics.csv"}
+    assert not is_ours(folder / "nowhere.json") and not is_ours(Path(folder, "low"))
+
+
+def test_the_figures_of_filters_for_scans_are_known_as_ours(folder):
+    save(folder / "low" / "0.nii", brain(0, (30, 28, 26)))
+    assert restore(folder, "--preset", "scan", "--test_dir", folder / "low" / "0.nii",
+                   "--test_profile", "box", "--test_noise", 0) == 0
+    assert is_ours(folder / "result" / "112522" / "metrics.csv")
+
+
+def test_a_result_folder_that_takes_no_files_is_one_line(folder):
+    (folder / "result").write_text("a file")
+    with pytest.raises(UserError, match="result"):
+        restore(folder, "--upscale")

@@ -1,0 +1,140 @@
+"""Filters adapted to a scan of thick slices by examples from its own plane."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from test_scan import phantom
+
+from disk.filters import PRETRAINED_SCAN, load_filters
+from filter_constant import Settings
+from matrix_compute import Gram
+from octahedral.ridge import corrected_filters
+from octahedral.tree import tree_of
+from restoring import upscale
+from scan_adaptation import Scan, adapt_to_scan, own_example, profile_of_slices
+from slice_profile import profile_matrix
+from spline import resizing_matrix
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_filters(Settings(factor=(1, 1, 4), arrays_dir=str(PRETRAINED_SCAN)))
+
+
+def tissue(seed, shape=(72, 72, 72)):
+    """A brain with detail of all sizes, alike along all axes."""
+    fine = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 0.8)
+    return np.where(phantom(seed, shape) > 0, phantom(seed, shape) + 300 * fine / fine.std(), 0)
+
+
+def thick_slices(volume, profile="box", factor=4):
+    low = volume @ profile_matrix(volume.shape[2], factor, profile).T
+    outline = (volume > 0) @ profile_matrix(volume.shape[2], factor, "box").T >= 0.5
+    return (np.maximum(low, 1) * outline).astype(np.float32)
+
+
+@pytest.mark.parametrize("profile", ["box", "gauss", "kspace"])
+def test_the_profile_of_slices_is_told_from_the_plane(shipped, profile):
+    scan = Scan.of(thick_slices(tissue(0), profile), shipped[1], 2, None)
+    assert profile_of_slices(scan) == profile
+
+
+def test_the_profile_is_told_where_the_plane_is_finer_than_the_slices_become(shipped):
+    # Sampled at 1.5 mm along the first two axes, at 6 mm across: the slices become 1.5 mm.
+    volume = tissue(1, (120, 120, 120))
+    low = thick_slices(volume, "gauss", 6)
+    settings = replace(shipped[1], factor=(1, 1, 4))
+    assert profile_of_slices(Scan.of(low, settings, 2, (1.0, 1.0, 6.0))) == "gauss"
+
+
+def test_too_few_slices_count_as_means_over_the_slice(shipped):
+    low = thick_slices(tissue(0), "gauss")[:, :, 7:11]
+    assert profile_of_slices(Scan.of(low, shipped[1], 2, None)) == "box"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_example_is_the_scan_blurred_along_an_axis_of_its_plane(shipped, axis):
+    low = thick_slices(tissue(2, (48, 44, 40)))
+    scan = Scan.of(low, shipped[1], 2, None)
+    scan.cues[1] = 0  # no noise: the scan is its own original
+    example = own_example(scan, axis, "box", shipped[1])
+    # Exchanged back, the original is the scan with its slices brought to the fine grid.
+    expected = np.repeat(scan.unit, 4, axis=2).transpose(1 - axis, 2, axis)
+    expected = expected[expected.any((1, 2))][example.box]  # without planes that are background
+    inside = example.mask & (example.hr > 0)
+    assert np.corrcoef(example.hr[inside], expected[inside])[0, 1] > 0.9
+    whole = np.zeros(example.operator.shape, np.float32)
+    whole[example.box] = example.hr
+    means = whole.reshape(*whole.shape[:2], -1, 4).mean(3)
+    apart = np.abs(example.low - means)[example.low > 0]
+    assert np.quantile(apart, 0.9) < 1e-5  # the original is cut where its spline is below zero
+
+
+def test_noise_of_example_and_original_are_independent_and_as_strong_as_the_scan_s(shipped):
+    sigma, blur = 0.05, profile_matrix(64, 4, "box")
+    noise = np.random.default_rng(3).normal(0, sigma, (64, 64, 64))
+    scan = Scan.of(thick_slices(tissue(4)), shipped[1], 2, None)
+    flat = scan._replace(unit=(0.5 + noise).astype(np.float32), cues=np.full(8, sigma, np.float32))
+    noisy, original = (twin - 0.5 for twin in flat.twins(blur))
+    assert abs(np.corrcoef(noisy.ravel(), original.ravel())[0, 1]) < 0.01
+    assert np.einsum("ij,jkl->ikl", blur, noisy).std() == pytest.approx(sigma, rel=0.03)
+
+
+def test_corrections_are_those_of_a_ridge_regression_of_what_is_missed():
+    random = np.random.default_rng(5)
+    rows = random.standard_normal((400, 7))
+    tree = tree_of([(0, 0.0, 1, 2), None, None])
+    weights = random.standard_normal((2, 6)).astype(np.float32)
+    gram, leaf = Gram(4, 6), np.arange(400) % 2
+    for bucket in range(4):  # leaves, then the same of voxels held out: both count here
+        part = rows[(leaf == bucket % 2) & (np.arange(400) // 200 == bucket // 2)]
+        gram.packed[bucket] = (part.T @ part)[np.tril_indices(7)]
+        gram.count[bucket] = len(part)
+    taps, target, ridge = rows[:, :6], rows[:, 6], 50.0
+    missed = target - np.einsum("ij,ij->i", taps, weights[leaf])
+    pull = ridge * np.square(taps).sum() / taps.size
+    root = np.linalg.solve(taps.T @ taps + pull * np.eye(6), taps.T @ missed)
+    expected = []
+    for number in range(2):
+        a, b = taps[leaf == number], missed[leaf == number]
+        pull = ridge * np.square(a).sum() / a.size
+        d = np.linalg.solve(a.T @ a + pull * np.eye(6), a.T @ b + pull * root)
+        expected.append(weights[number] + 0.5 * d)
+    found = corrected_filters(gram, tree, weights, ridge, trust=0.5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_scan_unlike_those_learned_from_is_nearer_to_the_truth_than_without(shipped):
+    stages, settings = shipped
+    truth = tissue(6, (96, 96, 96))  # random texture, as no brain has it
+    low = thick_slices(truth, "gauss")
+    adapted = adapt_to_scan(low, stages, settings)
+    assert adapted.profile == "gauss"
+    inside = truth > 0
+    missed = [np.square(upscale(low, filters, settings) - truth)[inside].mean()
+              for filters in (stages, adapted.stages)]
+    assert missed[1] < 0.95 * missed[0]
+    again = adapt_to_scan(low, stages, settings, (0.3, 0.3, 1.2))  # the unit plays no part
+    for one, other in zip(adapted.stages, again.stages, strict=True):
+        np.testing.assert_array_equal(one.weights, other.weights)
+
+
+def test_a_scan_that_cannot_be_learned_from_keeps_the_filters_and_says_why(shipped):
+    stages, settings = shipped
+    low = thick_slices(tissue(0))
+    coarse = adapt_to_scan(low, stages, settings, (1.0, 1.0, 2.0))
+    assert coarse.stages is stages and "coarser" in coarse.why_not
+    few = adapt_to_scan(low[20:40, 20:40, 6:10], stages, settings)
+    assert few.stages is stages and "too few" in few.why_not
+    cubes, of_cubes = load_filters(Settings(arrays_dir=str(PRETRAINED_SCAN)))
+    assert adapt_to_scan(low, cubes, of_cubes).stages is cubes
+
+
+def test_resampling_an_axis_keeps_constants_ramps_and_its_field_of_view():
+    for n_in, n_out in ((40, 40), (46, 40), (60, 40), (40, 52)):
+        matrix = resizing_matrix(n_in, n_out)
+        np.testing.assert_allclose(matrix.sum(1), 1)
+        places = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+        inner = slice(6, -6)
+        np.testing.assert_allclose((matrix @ np.arange(n_in))[inner], places[inner], atol=0.03)

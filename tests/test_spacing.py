@@ -1,0 +1,179 @@
+"""Voxel sizes that are asked for: which filters, where voxels lie, what is said of slices."""
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import load_script
+from synthetic import command
+
+import test as script
+from command_line import command_line
+from disk.slices import Slices, slices_beside
+from spacing import Way, describe, nearest, onto_sizes, way_to
+
+SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
+TABLE = load_script("docs/spacings")
+
+
+@pytest.mark.parametrize("sizes, asked, factors, most", [
+    ((0.43, 0.43, 5.5), (1, 1, 1), [(1, 1, 5)], False),
+    ((0.43, 0.43, 5.5), (0.43, 0.43, 0.43), [(1, 1, 8)], True),
+    ((1, 4, 1), (1, 1, 1), [(1, 4, 1)], False),
+    ((2, 2, 2), (1, 1, 1), [(2, 2, 2)], False),
+    ((2, 2, 2), (0.8, 0.8, 0.8), [(3, 3, 3)], False),
+    ((2, 2, 1), (1, 1, 1), [(2, 1, 1), (1, 2, 1)], False),
+    ((1, 1, 4), (0.5, 0.5, 0.5), [(2, 2, 2), (1, 1, 4)], False),
+    ((5, 5, 5), (1, 1, 1), [(4, 4, 4)], True),
+    ((0.9, 0.9000001, 3.6), (0.9, 0.9, 0.9), [(1, 1, 4)], False),
+])
+def test_filters_follow_from_the_header(sizes, asked, factors, most):
+    way = way_to(asked, sizes, SCAN)
+    assert way == Way(factors, asked, most)
+
+
+def test_what_cannot_be_finer_or_has_no_filters_is_refused():
+    with pytest.raises(ValueError, match="nothing to restore"):
+        way_to((1, 1, 1), (1, 0.5, 1.05), SCAN)
+    with pytest.raises(ValueError, match="some for 2;"):
+        way_to((1, 1, 1), (1, 1, 3), [(2, 2, 2)])
+
+
+def test_the_nearest_filters_are_those_that_restore_most():
+    there = {2, 3, 4, 5, 6, 7, 8}
+    assert [nearest(ratio, there) for ratio in (1.2, 2.1, 2.3, 3.5, 4.8, 5.5, 8.9, 40)] == [
+        2, 2, 3, 3, 5, 5, 8, 8]
+
+
+def test_what_is_done_is_said():
+    way = Way([(1, 1, 5)], (1.0, 1.0, 1.0))
+    assert describe(way, (1, 1, 5.5)) == (
+        "slices of 5.5 mm along axis 2: 5 times finer, then to 1 mm")
+    assert describe(way, (0.43, 1, 5.5)).endswith("; axis 0 from 0.43 to 1 mm by spline")
+    said = describe(Way([(1, 1, 8)], (0.43, 0.43, 0.43), True), (0.43, 0.43, 5.5))
+    assert "8 times finer (the most that there are filters for), then to 0.43 mm" in said
+
+
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory):
+    """A folder with filters in arrays/ that keep voxels as they are."""
+    folder = tmp_path_factory.mktemp("keeping")
+    TABLE.keeping_filters(folder / "arrays")
+    return folder
+
+
+@pytest.mark.parametrize("geometry", TABLE.GEOMETRIES, ids=lambda geometry: geometry[0])
+def test_voxels_have_the_size_that_was_asked_for_and_lie_where_the_header_says(keeping, geometry):
+    what, _, sizes, sides, options = geometry
+    image, shift = TABLE.measure(geometry, keeping)
+    asked = [float(word) for word in options.split()[1:]] or [min(sizes)]
+    got = nib.affines.voxel_sizes(image.affine)
+    np.testing.assert_allclose(got, asked * (3 // len(asked)), rtol=1e-5)
+    np.testing.assert_allclose(image.header.get_zooms(), got, rtol=1e-5)
+    assert shift < 0.002 * min(sizes)  # splines bend a little, four voxels from a face
+    # The middle of the field of view stays, and its length to the nearest voxel.
+    before, after = (nib.affines.apply_affine(affine, (np.array(shape) - 1) / 2) for affine, shape
+                     in ((TABLE.affine_of(geometry), sides), (image.affine, image.shape)))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+    length = np.multiply(sides, sizes)
+    assert (np.abs(image.shape * got - length) <= got / 2 + 1e-4).all()
+
+
+def test_coarser_voxels_are_means_not_samples():
+    wave = 1 + 0.5 * np.cos(np.pi * 0.95 * np.arange(200))
+    fine = np.broadcast_to(wave, (3, 3, 200)).astype(np.float32)
+    coarse, _ = onto_sizes(fine, np.eye(4), fine.shape, (1, 1, 1), (1, 1, 2.5))
+    inner = coarse[1, 1, 4:-4]
+    assert np.abs(inner - 1).max() < 0.12  # sampled, it would be another wave, of 0.5
+    same, to_low = onto_sizes(fine, np.eye(4), fine.shape, (1, 1, 1), (1, 1, 1.000001))
+    assert same is fine and np.array_equal(to_low, np.eye(4))
+
+
+def test_the_background_stays_zero_on_the_last_grid():
+    fine = np.zeros((9, 9, 30), np.float32)
+    fine[:, :, 10:20] = 100
+    coarse, _ = onto_sizes(fine, np.eye(4), fine.shape, (1, 1, 1), (1, 1, 0.8))
+    assert not coarse[:, :, :11].any() and not coarse[:, :, 26:].any() and coarse[:, :, 13:24].all()
+
+
+# ---- slices
+
+def thick(folder, name="scan.nii", sizes=(1, 1, 4), **beside):
+    """Write a volume of thick slices and, with further arguments, its BIDS sidecar."""
+    data = 100 + np.random.default_rng(0).random((12, 13, 10), np.float32)
+    nib.save(nib.Nifti1Image(data, np.diag([*sizes, 1])), folder / name)
+    (folder / "scan.json").unlink(missing_ok=True)
+    if beside:
+        (folder / "scan.json").write_text(json.dumps(beside))
+    return folder / name
+
+
+def upscaled(folder, path, *options):
+    return script.main(*command_line("test", [
+        "--upscale", "--no-report", "--arrays_dir", str(folder / "arrays"), "--test_dir", str(path),
+        "--output", str(folder / "fine.nii"), *options]))
+
+
+def test_gaps_overlaps_and_contradictions_are_said(keeping, capsys):
+    for beside, options, out, err in (
+        ({"SliceThickness": 3}, [], "slices of 3 mm lie 4 mm apart along axis 2, a gap of", ""),
+        ({"SliceThickness": 3}, ["--slice_thickness", "2"], "slices of 2 mm lie 4 mm apart", ""),
+        ({"SliceThickness": 6}, [], "", "slices of 6 mm lie 4 mm apart along axis 2, so they over"),
+        ({"SpacingBetweenSlices": 5}, [], "", "slices lie 5 mm apart, its header says 4 mm"),
+        ({"SliceThickness": 4, "SpacingBetweenSlices": 4}, [], "", ""),
+        ({"SliceThickness": "4"}, [], "", ""),
+    ):
+        assert upscaled(keeping, thick(keeping, **beside), "--isotropic", *options) == 0
+        said = capsys.readouterr()
+        assert out in said.out and err in said.err
+        assert out or "apart" not in said.out
+        assert err or said.err == ""
+        assert "slices of 4 mm along axis 2: 4 times finer" in said.out
+
+
+def test_a_sidecar_that_is_none_says_nothing(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    for text in ("{", "[1]", '{"SliceThickness": true}', '{"SliceThickness": -1}', '{}'):
+        (tmp_path / "scan.json").write_text(text)
+        assert slices_beside(path) == Slices(None, None)
+
+
+def test_a_factor_along_another_axis_than_the_thick_one_is_warned_of(keeping, capsys):
+    assert upscaled(keeping, thick(keeping, sizes=(4, 1, 1)), "--factor", "1", "1", "4") == 0
+    said = capsys.readouterr().err
+    assert "slices are thick along axis 0" in said and "--factor 4 1 1 refines" in said
+    assert upscaled(keeping, thick(keeping), "--factor", "1", "1", "4") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ("--voxel_size 1", "without --upscale"),
+    ("--isotropic", "without --upscale"),
+    ("--slice_thickness 3", "without --upscale"),
+    ("--upscale --voxel_size 1 --factor 2", "leave one of the two out"),
+    ("--upscale --isotropic --voxel_size 1", "leave one of the two out"),
+    ("--upscale --isotropic --factor 2", "leave one of the two out"),
+    ("--upscale --voxel_size 1 1", "one number or three"),
+])
+def test_options_that_mean_nothing_together_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line("test", arguments.split())
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and message in said and said.count("\n") == 1
+
+
+def test_a_factor_without_filters_names_those_there_are_and_what_would_serve(tmp_path):
+    status, _, errors = command(
+        "test.py", "--upscale", "--factor", "5", "--test_dir", thick(tmp_path))
+    assert status == 2 and len(errors) == 1
+    assert "there are filters for --factor 2, 3, 4, 1 1 2, 1 1 3" in errors[0]
+    assert "--voxel_size instead of --factor would take 4 and a spline" in errors[0]
+
+
+def test_what_there_is_nothing_to_restore_of_is_one_line(keeping):
+    path = thick(keeping, sizes=(1, 1, 1))
+    status, _, errors = command(
+        "test.py", "--upscale", "--isotropic", "--test_dir", path,
+        "--arrays_dir", keeping / "arrays", "--output", keeping / "none.nii")
+    assert status == 2 and len(errors) == 1 and "nothing to restore" in errors[0]
+    assert not (keeping / "none.nii").exists() and str(path) in errors[0]

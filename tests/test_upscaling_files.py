@@ -1,0 +1,149 @@
+"""Upscaling files: in tiles, within memory that is planned before, and series with bad volumes."""
+import tracemalloc
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from synthetic import brain
+
+import octahedral.stages as stages_of
+import test as script
+import upscaling
+from command_line import command_line
+from disk.filters import PRETRAINED_SCAN, load_filters
+from engine import CPU
+from filter_constant import Settings
+from get_lar import make_fine
+from machine.progress import Stopwatch
+from restoring import restore, upscale
+from structure import structure_of
+
+SCAN = Settings(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
+
+
+@pytest.fixture(scope="module")
+def filters():
+    return {factor: load_filters(replace(SCAN, factor=factor)) for factor in ((2, 2, 2), (1, 1, 2))}
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of a few planes and rows, so that small volumes have many."""
+    monkeypatch.setattr(stages_of, "SLAB", 7)
+    monkeypatch.setattr(stages_of, "TILE_VOXELS", 30_000)
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
+def test_tiles_restore_to_the_bit_what_the_whole_does(filters, factor, request):
+    low = brain(1, (20, 22, 21))
+    whole = upscale(low, *filters[factor])
+    request.getfixturevalue("small_tiles")
+    shares = []
+    assert len(stages_of.tiles_of(whole.shape)) > 2
+    fine = make_fine(low, filters[factor][1])
+    tiled = fine.whole(restore(fine, *filters[factor], advance=shares.append))
+    np.testing.assert_array_equal(tiled, whole)
+    assert sum(shares) == pytest.approx(1) and len(shares) > 4
+
+
+def test_bright_voxels_are_added_where_there_is_brain_only(filters):
+    low = brain(2, (20, 20, 20))
+    low[10, 10, 10] = 50_000
+    fine = make_fine(low, filters[2, 2, 2][1])
+    assert fine.above.shape == low.shape and fine.above.max() > 40_000
+    found, outside = fine.whole(np.zeros_like(fine.lr)), np.ones(fine.whole_shape, bool)
+    outside[fine.box] = ~fine.mask
+    assert found.max() > 10_000 and outside.any() and not found[outside].any()
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
+def test_memory_stays_below_what_is_planned(filters, small_tiles, factor):
+    stages, settings = filters[factor]
+    uses = [upscaling.Use(stages, settings, (0, 1, 2))]
+    low = 1 + brain(3, (72, 72, 72))  # without background: all of it is restored
+    upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch())  # compiles
+    tracemalloc.start()
+    fine, *_ = upscaling.upscale_by(low, uses, CPU(), Stopwatch())
+    peak = tracemalloc.get_traced_memory()[1] - 30_000 * 70  # but for a tile
+    tracemalloc.stop()
+    assert peak / fine.size < structure_of(settings).restore_bytes
+
+
+def command(folder, image, *options):
+    nib.save(image, folder / "scan.nii.gz")
+    return script.main(*command_line("test", [
+        "--upscale", "--no-report", "--arrays_dir", str(PRETRAINED_SCAN), "--test_dir",
+        str(folder / "scan.nii.gz"), "--output", str(folder / "fine.nii.gz"), *options]))
+
+
+def test_too_little_memory_is_said_before_work_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(upscaling, "free_memory", lambda: 0.5e9)
+    monkeypatch.setattr(upscaling, "read_series", None)
+    assert command(tmp_path, nib.Nifti1Image(brain(4), np.eye(4))) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "takes 0.6 GB of memory, 0.5 GB are free" in said[0]
+    assert not (tmp_path / "fine.nii.gz").exists()
+
+
+def test_a_long_series_of_small_volumes_needs_little(tmp_path, monkeypatch):
+    monkeypatch.setattr("disk.nifti_check.free_memory", lambda: 2e8)  # 64 bytes a voxel are more
+    series = nib.Nifti1Image(np.ones((20, 20, 20, 500), np.uint8), np.eye(4))
+    nib.save(series, tmp_path / "series.nii.gz")
+    assert upscaling.checked_image(tmp_path / "series.nii.gz", (3, 4), upscaling.SERIES_BYTES)
+
+
+@pytest.mark.parametrize("options", [["--factor", "2"], ["--voxel_size", "0.6"]])
+def test_a_volume_of_a_series_that_cannot_be_restored_is_named_and_the_others_done(
+        tmp_path, capsys, options):
+    volumes = [brain(5, (14, 15, 16)), np.zeros((14, 15, 16), np.float32), brain(6, (14, 15, 16))]
+    alone = []
+    for volume in volumes[::2]:
+        assert command(tmp_path, nib.Nifti1Image(volume, np.eye(4)), *options) == 0
+        alone.append(nib.load(tmp_path / "fine.nii.gz").get_fdata())
+    capsys.readouterr()
+    series = nib.Nifti1Image(np.stack(volumes, -1), np.eye(4))
+    assert command(tmp_path, series, *options) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "volume 2 of 3 is left black: the volume holds no voxel" in said[0]
+    fine = nib.load(tmp_path / "fine.nii.gz").get_fdata()
+    for number, volume in zip((0, 2), alone, strict=True):
+        np.testing.assert_array_equal(fine[..., number], volume)
+    assert not fine[..., 1].any()
+
+
+def test_where_restoring_gives_no_numbers_a_series_gets_the_spline(tmp_path, monkeypatch, capsys):
+    plain, calls = upscaling.restore, []
+
+    def second_fails(volume, *arguments):
+        calls.append(1)
+        return plain(volume, *arguments) * np.float32(np.nan if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(upscaling, "restore", second_fails)
+    volumes = [brain(seed, (14, 15, 16)) for seed in (7, 8)]
+    assert command(tmp_path, nib.Nifti1Image(np.stack(volumes, -1), np.eye(4))) == 1
+    said = capsys.readouterr().err
+    assert "volume 2 of 2 is a spline, not restored" in said
+    fine = nib.load(tmp_path / "fine.nii.gz").get_fdata()
+    assert np.isfinite(fine).all() and np.corrcoef(
+        fine[::2, ::2, ::2, 1].ravel(), volumes[1].ravel())[0, 1] > 0.9
+
+
+def test_thick_slices_adapt_the_filters_unless_told_not_to_and_say_so(tmp_path, capsys):
+    low = brain(7, (76, 72, 18))  # enough of a plane to learn from
+    images, said = [], []
+    for options in ([], [], ["--no-adapt"]):
+        image = nib.Nifti1Image(low, np.diag([1, 1, 4, 1]))
+        assert command(tmp_path, image, "--factor", "1", "1", "4", *options) == 0
+        images.append(nib.load(tmp_path / "fine.nii.gz").get_fdata())
+        said.append(capsys.readouterr().out)
+    assert "adapted to slices like " in said[0] and "adapted" not in said[2]
+    np.testing.assert_array_equal(images[0], images[1])
+    apart = np.abs(images[0] - images[2])
+    assert 1 < apart.max() < 300
+
+
+def test_a_plane_that_is_coarser_than_the_slices_become_is_said(tmp_path, capsys):
+    image = nib.Nifti1Image(brain(7, (40, 40, 18)), np.diag([2, 2, 4, 1]))
+    assert command(tmp_path, image, "--factor", "1", "1", "4") == 0
+    assert "used as they are: its plane is coarser" in "".join(capsys.readouterr())

@@ -1,0 +1,68 @@
+"""In evaluation all of a brain is restored, also where the published crop leaves some of it out."""
+import numpy as np
+import pytest
+from conftest import load_script
+from synthetic import brain, save
+
+from command_line import command_line
+from disk.filters import PRETRAINED, load_filters
+from disk.volumes import read_volume
+from engine import CPU
+from filter_constant import Settings
+from get_lar import make_pair
+from restoring import restore, whole_of
+
+
+def filling(shape, seed=0):
+    """A volume of brain from face to face."""
+    inner = tuple(slice(side // 2, side // 2 + side) for side in shape)
+    return np.maximum(brain(seed, tuple(2 * side for side in shape))[inner], 100)
+
+
+@pytest.fixture(params=["published", "octahedral"])
+def filters(request):
+    if request.param == "octahedral":
+        return load_filters(Settings(arrays_dir=str(PRETRAINED)))
+    small = request.getfixturevalue("small_filters")
+    return load_filters(Settings(arrays_dir=str(small.arrays)))
+
+
+@pytest.mark.parametrize("shape", [(24, 22, 20), (25, 23, 21), (24, 23, 20)])
+def test_a_brain_from_face_to_face_keeps_its_last_planes(filters, shape):
+    stages, settings = filters
+    data = filling(shape)
+    assert (data > 0).all()
+    pair = make_pair(data, settings)
+    sr = restore(pair, stages, settings)
+    whole = whole_of(data, pair, sr, stages, settings, CPU())
+    assert (whole > 0).mean() > 0.99
+    np.testing.assert_array_equal(whole[pair.box], pair.whole(sr)[pair.box])
+    outside = np.ones(shape, bool)
+    outside[pair.box] = False
+    assert outside.any() or settings.octahedral
+    if outside.any():
+        assert np.abs(whole - data)[outside].mean() < 0.1 * data.mean()
+
+
+def test_other_volumes_are_restored_once(filters, monkeypatch):
+    stages, settings = filters
+    data = np.pad(filling((16, 16, 16)), 8)
+    pair = make_pair(data, settings)
+    sr = restore(pair, stages, settings)
+    monkeypatch.setattr("restoring.make_pair", None)
+    whole = whole_of(data, pair, sr, stages, settings, CPU())
+    np.testing.assert_array_equal(whole, pair.whole(sr))
+
+
+def test_the_command_writes_all_of_it_and_gives_the_published_figures(
+        tmp_path, pieces, small_filters):
+    save(tmp_path / "test" / "v.nii", filling((25, 24, 23)))
+    settings, given = command_line("test", [
+        "--test_dir", str(tmp_path / "test"), "--arrays_dir", str(small_filters.arrays),
+        "--result_dir", str(tmp_path / "result"), "--no-report"])
+    assert load_script("test").main(settings, given) == 0
+    path, = (tmp_path / "result").rglob("*.nii")
+    assert (read_volume(path).data > 0).mean() > 0.99
+    rows = next((tmp_path / "result").rglob("metrics.csv")).read_text().splitlines()
+    box = make_pair(filling((25, 24, 23)), small_filters.settings).hr
+    assert int(rows[1].split(",")[1]) <= box.size < 25 * 24 * 23

@@ -1,0 +1,331 @@
+"""The steps of upscaling a file: from its header to a finer volume, or series, on disk.
+
+By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may take several uses of
+filters, one after another, and a last spline, see spacing.py.
+"""
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from degradation import is_drawn
+from disk.files import make_folder
+from disk.filters import factors_there, load_filters
+from disk.geometry import finer_header, voxel_sizes_of
+from disk.nifti_check import checked_image
+from disk.slices import slices_beside
+from disk.volumes import read_series, write_volume
+from get_lar import comparison_images, make_fine, spline_onto
+from machine.errors import UserError, complain, one_line
+from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
+from machine.progress import Stopwatch, progress
+from restoring import Restored, axes_between, restore
+from scan_adaptation import adapt_to_scan
+from scan_cues import NOISE
+from spacing import Way, describe, onto_sizes, way_to
+from structure import structure_of
+
+TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
+THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
+ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
+WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
+
+
+class Use(NamedTuple):
+    """Filters for one factor, ready to be used."""
+
+    stages: list  # of Stage
+    settings: object  # Settings, as the filters were learned
+    axes: tuple  # the volume's axes in the order in which the filters take them
+
+
+class Filters:
+    """Filters by the factor that is asked for, each read once.
+
+    Parameters
+    ----------
+    settings : Settings
+        As the user gave them.
+    given : set of str
+        Options that stood on the command line.
+    """
+
+    def __init__(self, settings, given):
+        self.settings, self.given, self._read = settings, given, {}
+
+    @property
+    def there(self):
+        """Factors that there are filters for: list of tuple of three int."""
+        return factors_there(self.settings)
+
+    def first(self):
+        """The `Use` for --factor; with --voxel_size that for any factor, to say what they are."""
+        asked = self.settings
+        free = asked.voxel_size or asked.isotropic
+        return self(self.there[0] if free and self.there else asked.factor)
+
+    def __call__(self, factor):
+        """The `Use` for a factor; raises UserError where there are no filters."""
+        if factor not in self._read:
+            asked = dataclasses.replace(self.settings, factor=factor)
+            stages, settings = load_filters(asked, self.given)
+            self._read[factor] = Use(stages, settings, axes_between(factor, settings.factor))
+        return self._read[factor]
+
+
+def upscale_file(path, target, filters, engine):
+    """Upscale one file, each volume of a series for itself.
+
+    Parameters
+    ----------
+    path, target : Path
+    filters : Filters
+    engine : engine.CPU or its like
+
+    Returns
+    -------
+    restoring.Restored
+
+    Raises
+    ------
+    UserError
+        If the file is no volume to upscale, memory does not suffice, or the result cannot be
+        written.
+    """
+    watch, asked = Stopwatch(), filters.settings
+    way, uses = _plan(path, filters)
+    with watch("read"):
+        volume = read_series(path)
+        series = volume.data.reshape(*volume.data.shape[:3], -1)
+    sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
+    fine, missed, cues, profile = None, [], None, None
+    with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
+        for number in range(count):
+            try:
+                if number == len(missed) and asked.adapt:  # the first that can be restored
+                    with watch("adapt"):
+                        uses[0], profile = adapted(path, series[..., number], sizes, uses[0])
+                found, to_low, seen = upscale_by(series[..., number], uses, engine, watch,
+                                                 bar.update, shift)
+            except ValueError as fault:
+                if count == 1:
+                    raise UserError(f"{path}: {fault}") from fault
+                missed.append(f"volume {number + 1} of {count} is left black: {fault}")
+                continue
+            finally:
+                bar.update(100 * (number + 1) - bar.n)
+            with watch("restore"):
+                if way.sizes is not None:
+                    found, to_low = onto_sizes(found, to_low, series.shape[:3], sizes, way.sizes,
+                                               *_range_of(found, shift))
+            if not np.isfinite(found).all() and count > 1:
+                found = _own_spline(series[..., number], found.shape, to_low, shift)
+                missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
+                              "restoring gave voxels that are no numbers")
+            if fine is None:
+                cues = seen
+                fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
+                if shift and missed:
+                    fine[:] = shift.undo(fine[:1, :1, :1, :1])
+            if count > 1:
+                fine[number] = found
+            del found
+    if fine is None:
+        raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
+    for remark in missed:
+        complain("test", f"{path}: {remark}")
+    result = np.moveaxis(fine, 0, -1).reshape(*fine.shape[1:], *volume.data.shape[3:])
+    with watch("write"):
+        header = finer_header(volume.image, result.shape, to_low)
+        make_folder(target.parent)
+        write_volume(target, result, volume.image, header, asked.dtype)
+    steps = ("adapt", "interpolate", "restore")
+    seconds = sum(watch.seconds.get(step, 0) for step in steps)
+    row = {"volume": path.name, "from": volume.data.shape, "to": result.shape,
+           "voxel_mm": tuple(round(float(mm), 4) for mm in header.get_zooms()[:3]),
+           "seconds": seconds}
+    if cues is not None:
+        row["noise"] = float(cues[NOISE])
+    if profile is not None:
+        row["profile"] = profile
+    images = {}
+    if asked.report:
+        shown = next(number for number in range(count) if series[..., number].any())
+        shown_fine = shift.work(fine[shown]) if shift else fine[shown]
+        images = comparison_images(series[..., shown], shown_fine, to_low)
+    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings, len(missed))
+
+
+def adapted(path, low, sizes, use):
+    """Correct filters by what a scan of thick slices shows within its plane.
+
+    Parameters
+    ----------
+    path : Path
+        For what is said.
+    low : ndarray of float32, shape (x, y, z)
+        A volume of it.
+    sizes : sequence of three float
+        Its voxel sizes.
+    use : Use
+
+    Returns
+    -------
+    use : Use
+    profile : str or None
+        The slice profile that the scan shows; None where nothing was learned from it.
+    """
+    order = list(use.axes)
+    found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
+    if found.why_not and _is_thick(use):
+        tqdm.write(one_line(f"{path.name}: filters are used as they are: {found.why_not}"))
+    return use._replace(stages=found.stages), found.profile
+
+
+def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None):
+    """Bring a volume to a finer grid by one use of filters after another.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+        Background 0.
+    uses : list of Use
+    engine : engine.CPU or its like
+    watch : machine.progress.Stopwatch
+    advance : callable, optional
+        Told, now and then, of the per cent of the work that was done since.
+    shift : intensities.Shift, optional
+        What `low` was shifted by.
+
+    Returns
+    -------
+    fine : ndarray of float32, shape (X, Y, Z)
+        In the intensities of `low`, before it was shifted.
+    to_low : ndarray, shape (4, 4)
+        From its voxels to those of `low`.
+    cues : ndarray of float32
+        What `low` shows of its blur and noise; None where filters do not ask.
+
+    Raises
+    ------
+    ValueError
+        If `low` cannot be upscaled.
+    """
+    to_low, cues = np.eye(4), None
+    for number, use in enumerate(uses):
+        back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
+        with watch("interpolate"):
+            lr_volume = make_fine(low.transpose(use.axes), use.settings)
+        with watch("restore"):
+            sr = restore(lr_volume, use.stages, use.settings, engine,
+                         lambda share: advance(100 * share / len(uses)))
+            lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
+            fine = (lr_volume.whole_shifted(sr, shift, low.transpose(use.axes)) if shift
+                    else lr_volume.whole(sr)).transpose(back)
+        order = [*back, 3]
+        to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
+        if number == 0:
+            cues = lr_volume.cues
+        del lr_volume, sr  # before the next one begins
+        if number + 1 < len(uses):
+            low = shift.work(fine) if shift else fine
+    return fine, to_low, cues
+
+
+def _range_of(fine, shift):
+    """The lowest intensity and the background of a volume that was shifted back, or never was."""
+    return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
+
+
+def _own_spline(low, shape, to_low, shift):
+    """The cubic spline through a volume on another grid, in the intensities before a shift."""
+    if not shift:
+        return spline_onto(low, shape, to_low, 3)
+    own = shift.undo(low)
+    least = own.min()
+    return spline_onto(own - least, shape, to_low, 3) + least
+
+
+def _plan(path, filters):
+    """The way to what is asked for, and the filters for it, from a file's header alone."""
+    asked = filters.settings
+    image, shape = checked_image(path, (3, 4), SERIES_BYTES)
+    sizes = voxel_sizes_of(image)
+    if asked.voxel_size or asked.isotropic:
+        goal = asked.voxel_size or 3 * (float(sizes.min()),)
+        try:
+            way = way_to(goal, sizes, filters.there)
+        except ValueError as fault:
+            raise UserError(f"{path}: {fault}") from fault
+        tqdm.write(one_line(f"{path.name}: {describe(way, sizes)}"))
+    else:
+        way = Way([asked.factor], None)
+        warn_of_axis(path, asked.factor, sizes)
+    if said := slices_in_words(path, sizes, asked):
+        tqdm.write(one_line(f"{path.name}: {said}"))
+    uses = [filters(factor) for factor in way.factors]
+    _check_memory(path, shape, way, uses, asked)
+    return way, uses
+
+
+def slices_in_words(path, sizes, asked):
+    """What is known of the slices beyond the header: their thickness, and gaps or overlaps.
+
+    Parameters
+    ----------
+    path : Path
+        A BIDS sidecar may lie beside it.
+    sizes : ndarray, shape (3,)
+        Voxel sizes. Slices are taken to be along the longest.
+    asked : Settings
+
+    Returns
+    -------
+    str
+        Empty where nobody says how thick they are, or they just touch.
+    """
+    beside = slices_beside(path)
+    axis = int(np.argmax(sizes))
+    spacing, thickness = sizes[axis], asked.slice_thickness or beside.thickness
+    if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
+        complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} mm apart, "
+                 f"its header says {spacing:.4g} mm, which is taken; correct the one that is wrong")
+    if not thickness or abs(thickness - spacing) <= TOUCHING * spacing:
+        return ""
+    apart = f"slices of {thickness:.4g} mm lie {spacing:.4g} mm apart along axis {axis}"
+    if thickness > spacing:
+        complain("test", f"{path}: {apart}, so they overlap; filters have learned from none that "
+                 "do, and may leave some blur there")
+        return ""
+    return f"{apart}, a gap of {spacing - thickness:.4g} mm"
+
+
+def warn_of_axis(path, factor, sizes):
+    """Say where slices are thick along another axis than the one that is refined."""
+    refined = [axis for axis in range(3) if factor[axis] > 1]
+    thick = int(np.argmax(sizes))
+    if len(refined) == 1 and sizes[thick] > THICK * sizes[refined[0]]:
+        better = " ".join(str(max(factor) if axis == thick else 1) for axis in range(3))
+        complain("test", f"{path}: axis {refined[0]} is refined ({sizes[refined[0]]:.4g} mm), but "
+                 f"slices are thick along axis {thick} ({sizes[thick]:.4g} mm): --factor {better} "
+                 "refines that one")
+
+
+def _is_thick(use):
+    """Whether filters are for thick slices of scans, and so can be adapted to one."""
+    return is_drawn(use.settings) and sorted(use.settings.factor)[1] == 1
+
+
+def _check_memory(path, shape, way, uses, asked):
+    """Refuse, before work begins, what does not fit."""
+    count = shape[3] if len(shape) > 3 else 1
+    voxels = int(np.prod(shape[:3], dtype=np.int64)) * int(np.prod(way.factor))
+    each = max(structure_of(use.settings).restore_bytes for use in uses)
+    learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
+    needed = max(voxels * each, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
+    if needed > (free := free_memory()):
+        finer = " x ".join(map(str, way.factor))
+        raise UserError(f"{path}: to make it {finer} times finer takes {needed / GB:.1f} GB of "
+                        f"memory, {free / GB:.1f} GB are free; close other programs, crop it, or "
+                        "ask for fewer voxels")
