@@ -87,7 +87,8 @@ def command_line():
 
 def volume_to_measure(path):
     """The voxels to measure with, as read, and where they are from."""
-    from disk.volumes import find_volumes, read_volume  # as in main
+    from disk.study import find_volumes  # as in main
+    from disk.volumes import read_volume  # as in main
 
     if not path:
         try:

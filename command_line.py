@@ -15,6 +15,7 @@ GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
 ALSO_FOR = {"train": set(), "test": {"preset"}}  # options of other groups
 NOT_FOR = {"train": {"test_dir", "result_dir"},
            "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
+LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
     "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to "
@@ -65,7 +66,7 @@ def command_line(command, arguments=None):
     try:
         for name in {"factor", "voxel_size"} & set(given):
             given[name] = _three_numbers(name, given[name])
-        for name in {"profile", "test_profile", "test_noise"} & set(given):
+        for name in LISTS & set(given):
             given[name] = tuple(dict.fromkeys(given[name]))
         preset = PRESETS[given.get("preset", Settings.preset)]
         settings = dataclasses.replace(Settings(), **preset | given)

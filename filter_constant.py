@@ -188,6 +188,11 @@ class Settings:
     train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder "
                             "or one file")
     test_dir: str = option("test", "folders", "volumes to restore: a folder or one file")
+    include: tuple = option((), "folders", "of a folder, only volumes whose name or path fits one "
+                            "of these patterns, such as \"*_T1w.nii.gz\" (default: all; of a BIDS "
+                            "dataset its T1w)", kind=str, several=True, metavar="PATTERN")
+    exclude: tuple = option((), "folders", "leave out volumes whose name or path fits one of these "
+                            "patterns", kind=str, several=True, metavar="PATTERN")
     arrays_dir: str = option("arrays", "folders", "the learned filters")
     result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
 

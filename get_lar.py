@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
@@ -79,6 +80,35 @@ class LRVolume:
             above = self.operator.interpolate(self.above)[self.box]
             np.add(found, above, out=found, where=self.mask)
         return volume
+
+    def whole_shifted(self, restored, shift, low):
+        """As `whole`, of a volume that was shifted: in the intensities that it had before.
+
+        Where zero is a background among the other intensities, the outline decides how much of the
+        shift a voxel gets. Voxels nearer to it than their filters are sure of (one of the LR
+        volume) take the plain spline instead.
+
+        Parameters
+        ----------
+        restored : ndarray of float32, shape of `lr`
+        shift : intensities.Shift
+        low : ndarray of float32
+            The shifted volume, as this one was made from.
+        """
+        whole = self.whole(restored)
+        if shift.background in (None, shift.low):
+            whole += np.float32(shift.low)
+            return whole
+        own = np.full(whole.shape, shift.background, np.float32)
+        share = upsample((low != 0).astype(np.float32), whole.shape, 1, grid=self.operator.grid)
+        deep = binary_erosion(share > 0.999, border_value=1)
+        plain = shift.undo(low)
+        least = plain.min()
+        spline = self.operator.spline(plain - least) + least  # splines are clipped at zero
+        rim = (share >= RIM) & ~deep
+        own[rim] = spline[rim]
+        own[deep] = whole[deep] + np.float32(shift.low)
+        return own
 
 
 def consistency_of(low, operator, box, mask, scale):

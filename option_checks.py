@@ -48,7 +48,7 @@ def checked(settings, given, command):
                          "--result_dir or --output")
     if settings.output and settings.suffix:
         raise ValueError("argument --output: names the file in full; leave --suffix out")
-    if settings.output and not settings.output.endswith((".nii", ".nii.gz")):
+    if settings.output and not settings.output.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
     if command == "train":
         _check_spaces(settings, given)

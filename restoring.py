@@ -13,10 +13,12 @@ from engine import CPU
 from filter_constant import Settings
 from filter_func import census_blend
 from get_lar import best_spline, make_fine, make_pair
+from intensities import shift_of
 from machine.errors import UserError
 from machine.progress import Stopwatch
 from report.figures import brain_mask, figures_of, metrics_row
 from structure import structure_of
+from util import without_nonsense
 
 
 class Restored(NamedTuple):
@@ -73,7 +75,7 @@ def upscale(low, stages, settings, engine=None):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        Background 0. Where more than one voxel in a hundred is below zero, see `intensities`.
     stages : list of Stage
     settings : Settings
         As the filters were learned.
@@ -92,8 +94,12 @@ def upscale(low, stages, settings, engine=None):
     >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, settings).shape
     (12, 12, 24)
     """
+    low = without_nonsense(low)
+    shift = shift_of(low)
+    low = shift.work(low) if shift else low
     fine = make_fine(low, settings)
-    return fine.whole(restore(fine, stages, settings, engine))
+    sr = restore(fine, stages, settings, engine)
+    return fine.whole_shifted(sr, shift, low) if shift else fine.whole(sr)
 
 
 def whole_of(data, volume, sr, stages, settings, engine):
@@ -183,6 +189,8 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     back = np.argsort(axes)  # from the filters' order of axes to the volume's
     with watch("write"):
         make_folder(target.parent)
+        if volume.shift:
+            whole = volume.shift.undo(whole, data == 0)
         write_volume(target, whole.transpose(back), volume.image, dtype=settings.dtype)
     del whole  # a volume less in memory while the figures are taken
     with watch("figures"):

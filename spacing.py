@@ -106,7 +106,7 @@ def nearest(ratio, there):
     return min(above, default=max(there))
 
 
-def onto_sizes(fine, fine_to_low, low_shape, sizes, goal):
+def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=0.0):
     """Bring a restored volume to exact voxel sizes, around the middle of its field of view.
 
     Where voxels become smaller the cubic spline is taken at their middles. Where they become larger
@@ -121,6 +121,10 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal):
         Of that volume.
     sizes, goal : sequence of three float
         Its voxel sizes, and those that are asked for.
+    least : float, optional
+        The lowest intensity: splines go no further below it.
+    background : float, optional
+        Exactly this is background; None: there is none.
 
     Returns
     -------
@@ -153,9 +157,9 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal):
     if np.array_equal(to_low, fine_to_low):
         return fine, to_low
     volume = apply_operators(fine, operators)
-    np.clip(volume, 0, None, out=volume)
-    if not fine.all():  # the background stays what it was
-        volume[fine[np.ix_(*middles)] == 0] = 0
+    np.clip(volume, least, None, out=volume)
+    if background is not None:  # it stays what it was
+        volume[fine[np.ix_(*middles)] == np.float32(background)] = background
     return volume, to_low
 
 

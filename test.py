@@ -20,12 +20,13 @@ def main(settings, given):
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import about_filters
     from disk.results import run_folder
-    from disk.volumes import find_volumes
+    from disk.study import find_volumes
     from upscaling import Filters
 
     filters = Filters(settings, given)
     chosen = filters.first().settings
-    volumes = find_volumes(settings.test_dir)
+    volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
+                           settings.result_dir)
     with run_folder(chosen, volumes) as folder:
         status = restore_volumes(volumes, folder, filters)
     if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:

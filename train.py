@@ -25,12 +25,13 @@ def main(settings, given):
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
-    from disk.volumes import find_volumes
+    from disk.study import find_volumes
     from learning import learn_stages, write_pictures
     from structure import structure_of
 
     started = time.perf_counter()
-    volumes = find_volumes(settings.train_dir, settings.train_file_max)
+    volumes = find_volumes(settings.train_dir, settings.train_file_max, settings.include,
+                           settings.exclude)
     plural = "s" if len(volumes) > 1 else ""
     print(f"Learning x{settings.tag} filters from {len(volumes)} volume{plural} in "
           f"{settings.train_dir}", flush=True)

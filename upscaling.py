@@ -98,7 +98,7 @@ def upscale_file(path, target, filters, engine):
     with watch("read"):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
-    sizes, count = voxel_sizes_of(volume.image), series.shape[3]
+    sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
     fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
@@ -107,7 +107,7 @@ def upscale_file(path, target, filters, engine):
                     with watch("adapt"):
                         uses[0], profile = adapted(path, series[..., number], sizes, uses[0])
                 found, to_low, seen = upscale_by(series[..., number], uses, engine, watch,
-                                                 bar.update)
+                                                 bar.update, shift)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -117,14 +117,17 @@ def upscale_file(path, target, filters, engine):
                 bar.update(100 * (number + 1) - bar.n)
             with watch("restore"):
                 if way.sizes is not None:
-                    found, to_low = onto_sizes(found, to_low, series.shape[:3], sizes, way.sizes)
+                    found, to_low = onto_sizes(found, to_low, series.shape[:3], sizes, way.sizes,
+                                               *_range_of(found, shift))
             if not np.isfinite(found).all() and count > 1:
-                found = spline_onto(series[..., number], found.shape, to_low, 3)
+                found = _own_spline(series[..., number], found.shape, to_low, shift)
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
                               "restoring gave voxels that are no numbers")
             if fine is None:
                 cues = seen
                 fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
+                if shift and missed:
+                    fine[:] = shift.undo(fine[:1, :1, :1, :1])
             if count > 1:
                 fine[number] = found
             del found
@@ -149,7 +152,8 @@ def upscale_file(path, target, filters, engine):
     images = {}
     if asked.report:
         shown = next(number for number in range(count) if series[..., number].any())
-        images = comparison_images(series[..., shown], fine[shown], to_low)
+        shown_fine = shift.work(fine[shown]) if shift else fine[shown]
+        images = comparison_images(series[..., shown], shown_fine, to_low)
     return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings, len(missed))
 
 
@@ -179,7 +183,7 @@ def adapted(path, low, sizes, use):
     return use._replace(stages=found.stages), found.profile
 
 
-def upscale_by(low, uses, engine, watch, advance=lambda percent: None):
+def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None):
     """Bring a volume to a finer grid by one use of filters after another.
 
     Parameters
@@ -191,11 +195,13 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None):
     watch : machine.progress.Stopwatch
     advance : callable, optional
         Told, now and then, of the per cent of the work that was done since.
+    shift : intensities.Shift, optional
+        What `low` was shifted by.
 
     Returns
     -------
     fine : ndarray of float32, shape (X, Y, Z)
-        In the intensities of `low`.
+        In the intensities of `low`, before it was shifted.
     to_low : ndarray, shape (4, 4)
         From its voxels to those of `low`.
     cues : ndarray of float32
@@ -215,13 +221,30 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None):
             sr = restore(lr_volume, use.stages, use.settings, engine,
                          lambda share: advance(100 * share / len(uses)))
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
-            low = lr_volume.whole(sr).transpose(back)
+            fine = (lr_volume.whole_shifted(sr, shift, low.transpose(use.axes)) if shift
+                    else lr_volume.whole(sr)).transpose(back)
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
             cues = lr_volume.cues
         del lr_volume, sr  # before the next one begins
-    return low, to_low, cues
+        if number + 1 < len(uses):
+            low = shift.work(fine) if shift else fine
+    return fine, to_low, cues
+
+
+def _range_of(fine, shift):
+    """The lowest intensity and the background of a volume that was shifted back, or never was."""
+    return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
+
+
+def _own_spline(low, shape, to_low, shift):
+    """The cubic spline through a volume on another grid, in the intensities before a shift."""
+    if not shift:
+        return spline_onto(low, shape, to_low, 3)
+    own = shift.undo(low)
+    least = own.min()
+    return spline_onto(own - least, shape, to_low, 3) + least
 
 
 def _plan(path, filters):

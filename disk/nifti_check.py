@@ -25,6 +25,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 ANNEX_GET = "datalad get or git annex get"
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
+LABEL_INTENT = 1002  # what NIfTI headers call labels
+BLOCK = 1 << 18  # voxels that are looked at together for labels
 
 # Not a word about odd header fields that do no harm.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
@@ -148,6 +150,47 @@ def read_voxels(path, image, shape):
                         "or crop it") from fault
 
 
+def is_label_map(path, most):
+    """Whether a file holds a mask or labels: 2 to `most` values, all of them whole numbers.
+
+    Read is no more than it takes to find more values: of a scan the first slices with tissue.
+
+    Parameters
+    ----------
+    path : path-like
+    most : int
+
+    Returns
+    -------
+    bool
+        Also by what its header calls it. False for a file that cannot be read.
+    """
+    try:
+        image, shape = checked_image(path, (3, 4))
+        if int(image.header["intent_code"]) == LABEL_INTENT:
+            return True
+        proxy, seen = image.dataobj, np.empty(0)
+        left = math.prod(shape)
+        with _opened(path) as file:
+            file.read(int(proxy.offset))
+            while left > 0 and seen.size <= most:
+                block = file.read(min(left, BLOCK) * proxy.dtype.itemsize)
+                values = np.frombuffer(block, proxy.dtype, len(block) // proxy.dtype.itemsize)
+                if not values.size:
+                    return False  # cut short
+                if values[0] == values[-1] and values.min() == values.max():
+                    values = values[:1]  # background, mostly; finding values takes longer
+                if values.dtype.kind == "f" and (values % 1 != 0).any():
+                    return False
+                seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough
+                if seen.size <= most:
+                    seen = np.union1d(seen, values)
+                left -= len(block) // proxy.dtype.itemsize
+        return 2 <= seen.size <= most
+    except (OSError, EOFError, ValueError, UserError, isal_zlib.error):
+        return False
+
+
 def clean_voxels(path, data):
     """Replace what is no intensity by background, and say so.
 
@@ -182,9 +225,6 @@ def clean_voxels(path, data):
     if high < SMALLEST:
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
                         f"{SMALLEST:g}")
-    if low < 0:
-        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
-                       "published")
     return data, remarks
 
 
@@ -225,7 +265,7 @@ def _not_real(what):
 
 
 def _is_gzip(path):
-    return str(path).endswith(".gz")
+    return str(path).lower().endswith(".gz")
 
 
 def _opened(path):

@@ -2,6 +2,7 @@
 import contextlib
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,11 @@ from tqdm import tqdm
 
 from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
+from intensities import Shift, shift_of
 from machine.errors import UserError, one_line
 from machine.memory import SERIES_BYTES, VOXEL_BYTES
 
-SUFFIXES = (".nii.gz", ".nii")
+ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 
 
@@ -25,57 +27,10 @@ class Volume(NamedTuple):
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # that it came from, for its header and place in space
+    shift: Shift | None = None  # what `data` was shifted by, if many of the file's voxels were < 0
 
 
 # -------------------------------------------------------------------------------------------- names
-
-def find_volumes(folder, at_most=None):
-    """NIfTI files below a folder, sorted by name; of a single file, that file.
-
-    Links to folders are followed, hidden files are left out.
-
-    Parameters
-    ----------
-    folder : path-like
-    at_most : int, optional
-        How many of them; by default all.
-
-    Returns
-    -------
-    list of Path
-
-    Raises
-    ------
-    UserError
-        If the folder is missing or holds none.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        if not folder.name.endswith(SUFFIXES):
-            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
-        return [folder]
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
-    found = sorted(Path(here, name) for here, names in _walk(folder) for name in names
-                   if name.endswith(SUFFIXES) and not name.startswith("."))
-    if not found:
-        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, "
-                        "or run python sample.py for two public ones")
-    return found[:at_most]
-
-
-def _walk(folder):
-    """Folders below a folder, each once: links to folders are followed, but not in circles."""
-    seen = set()
-    for here, below, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(here)
-        if place in seen:
-            below.clear()
-            continue
-        seen.add(place)
-        below.sort()
-        yield here, names
-
 
 def relative_name(path, folder):
     """What a volume is known by in records and results: its name below its folder.
@@ -103,17 +58,20 @@ def relative_name(path, folder):
     return path.relative_to(folder).as_posix()
 
 
+def is_volume_name(name):
+    """Whether a file's name ends in .nii or .nii.gz, in any case."""
+    return bool(ENDING.search(name))
+
+
 def stem(path):
     """The name of a volume without .nii or .nii.gz.
 
     Examples
     --------
-    >>> stem("scans/sub-01_T1w.nii.gz")
-    'sub-01_T1w'
+    >>> stem("scans/sub-01_T1w.nii.gz"), stem("SCAN.NII")
+    ('sub-01_T1w', 'SCAN')
     """
-    name = Path(path).name
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
-    return name.removesuffix(suffix)
+    return ENDING.sub("", Path(path).name)
 
 
 def target_paths(volumes, folder, settings):
@@ -195,6 +153,7 @@ def read_volume(path):
     -------
     Volume
         Its data in the file's intensities, shape (X, Y, Z). Voxels that are no finite number are 0.
+        Where many are below zero, all are shifted, as its `shift` says.
 
     Raises
     ------
@@ -228,13 +187,22 @@ def read_series(path):
 def _read(path, dimensions, voxel_bytes=VOXEL_BYTES):
     image, shape = checked_image(path, dimensions, voxel_bytes)
     data, remarks = clean_voxels(path, read_voxels(path, image, shape))
+    shift, low = shift_of(data), float(data.min())
+    if shift:
+        share = np.count_nonzero(data < 0) / data.size
+        remarks.append(f"{path}: {share:.0%} of its voxels are below zero (down to {low:g}): "
+                       f"{shift}")
+        data = shift.work(data)
+    elif low < 0:
+        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
+                       "published")
     for remark in [*image.extra["remarks"], *remarks]:
         tqdm.write(one_line(remark), file=sys.stderr)
     while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         scaling = _scaling(image)
         image = image.slicer[..., 0]
         image.header.set_slope_inter(*scaling)  # which the slice has forgotten
-    return Volume(data, image)
+    return Volume(data, image, shift)
 
 
 def _scaling(image):
@@ -301,7 +269,7 @@ def write_volume(path, data, like, header=None, dtype="float32"):
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
     with whole_file(path, suffix) as temporary, open(temporary, "wb") as plain:
-        if temporary.endswith(".gz"):  # neither name nor time in the stream
+        if temporary.lower().endswith(".gz"):  # neither name nor time in the stream
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
                 image.to_stream(packed)
         else:

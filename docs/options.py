@@ -36,7 +36,7 @@ def shown(default):
         return "on" if default else "off"
     if isinstance(default, tuple):
         values = default[:1] if len(set(default)) == 1 else default
-        return " ".join(map(shown, values))
+        return " ".join(map(shown, values)) or "none"
     return f"{default:g}" if isinstance(default, float) else str(default) or "none"
 
 

@@ -55,7 +55,7 @@ def argument_of(entry):
     """What argparse needs to know of a field."""
     limits, default, kind = entry.metadata, entry.default, entry.metadata["kind"]
     about = {"help": limits["help"].replace("%", "%%")}
-    if default not in (None, ""):
+    if default not in (None, "", ()):
         about["help"] += f" (default: {shown_default(entry)})"
     if "switch" in limits:
         return about | {"action": argparse.BooleanOptionalAction}

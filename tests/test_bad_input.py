@@ -55,14 +55,14 @@ def checksum(folder):
 
 def nearly_empty(folder):
     data = np.zeros((30, 28, 26), np.float32)
-    data[15, 14, 13] = 5
+    data[15, 14, 13] = 5.5  # no whole number: those would be labels
     data[3, 3, 3] = 7
     save(folder / "bad.nii", data)
 
 
 def hollow(folder):  # enough voxels, none of which has a whole patch around it
     data = np.zeros((30, 28, 26), np.float32)
-    data[15, 0], data[0, 14], data[:2, :2] = 5, 6, 7
+    data[15, 0], data[0, 14], data[:2, :2] = 5.5, 6, 7  # as above
     save(folder / "bad.nii", data)
 
 

@@ -201,11 +201,11 @@ def test_help_shows_every_option_with_its_default(capsys, command):
         assert " ".join(field.metadata["help"].split())[:30] in entry
         if field.name == "factor":
             assert "(default: 2)" in entry
-        elif isinstance(field.default, tuple):
+        elif isinstance(field.default, tuple) and field.default:
             assert f"(default: {' '.join(map(str, field.default))})" in entry
         elif "switch" in field.metadata:
             assert f"(default: {'yes' if field.default else 'no'})" in entry
-        elif field.default not in (None, ""):  # those are off unless given
+        elif field.default not in (None, "", ()):  # those are off unless given
             assert f"(default: {field.default})" in entry
         for choice in field.metadata.get("choices", ()):
             assert choice in entry

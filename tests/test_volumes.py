@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import one_line, write_nifti
 
+from disk.study import find_volumes
 from disk.volumes import (
-    find_volumes,
     read_series,
     read_volume,
     sidecar_names,

@@ -1,0 +1,179 @@
+"""Which volumes a folder of a study holds: what is taken, what is left out, and by which rule.
+
+Studies lie on disk beside masks, label maps, earlier results and version control. What is left out
+is counted and said, one line a rule.
+"""
+import os
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from disk.files import read_json
+from disk.nifti_check import is_label_map
+from disk.results import is_ours
+from disk.volumes import is_volume_name, relative_name, stem
+from machine.errors import UserError, one_line
+
+LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
+LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map
+BIDS_FILE, BIDS_SUFFIX = "dataset_description.json", "_T1w"
+BIDS_ASIDE = ("derivatives", "sourcedata")  # folders of a BIDS dataset that are not its raw data
+
+
+def find_volumes(folder, at_most=None, include=(), exclude=(), results=None):
+    """NIfTI files below a folder, sorted by name; of a single file, that file, whatever it is.
+
+    Links to folders are followed; hidden files and folders are left out. So are, with one line on
+    standard error for each rule: results of earlier runs, masks and label maps, and of a BIDS
+    dataset all but its T1w volumes, unless `include` says which.
+
+    Parameters
+    ----------
+    folder : path-like
+    at_most : int, optional
+        How many of them; by default all.
+    include, exclude : sequence of str, optional
+        Patterns (``*_T1w.nii.gz``, ``sub-0[12]/*``) of a file's name or of its path below `folder`.
+        One of `include` must fit, none of `exclude` may.
+    results : path-like, optional
+        A folder that is not searched, since results are written there.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    UserError
+        If the folder is missing or holds none.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        if not is_volume_name(folder.name):
+            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
+        if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
+            tqdm.write(one_line(f"{folder}: looks like a mask or label map; it is taken as a scan, "
+                                "which leaves no labels"), file=sys.stderr)
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
+    found, rules = [], _Rules(folder)
+    for here, names, dataset in _walk(folder, results, rules):
+        for name in names:
+            if is_volume_name(name) and not name.startswith("."):
+                path = Path(here, name)
+                if rules.takes(path, include, exclude, dataset):
+                    found.append(path)
+    for remark in rules.remarks():
+        tqdm.write(one_line(remark), file=sys.stderr)
+    if not found:
+        if rules.passed_over:
+            raise UserError(f"{folder}: no volume in it is left to take, see --include and "
+                            "--exclude; give one of its files itself to take it whatever it is")
+        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, "
+                        "or run python sample.py for two public ones")
+    return sorted(found)[:at_most]
+
+
+def _walk(folder, results, rules):
+    """Folders below a folder, each once, their files, and whether they are of a BIDS dataset.
+
+    Links to folders are followed, but not in circles.
+    """
+    results = results and os.path.realpath(results)
+    seen, datasets = set(), set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        root = BIDS_FILE in names
+        kept = [name for name in sorted(below) if not name.startswith(".")]
+        if root:
+            rules.datasets.append(here)
+            kept = [name for name in kept if name not in BIDS_ASIDE]
+        if results != os.path.realpath(folder):  # results beside their inputs
+            aside = [name for name in kept if os.path.realpath(Path(here, name)) == results]
+            rules.folders += [Path(here, name) for name in aside]
+            kept = [name for name in kept if name not in aside]
+        below[:] = kept
+        if root or os.path.dirname(here) in datasets:
+            datasets.add(here)
+        yield here, names, here in datasets
+
+
+class _Rules:
+    """What is left out of a folder, and what is said of it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.datasets, self.folders = [], []  # of BIDS; of results
+        self.named, self.labels, self.results, self.not_t1w = [], [], [], []
+        self.passed_over = 0
+
+    def takes(self, path, include, exclude, dataset):
+        """Whether a volume is taken; notes by which rule it is not."""
+        name = relative_name(path, self.folder)
+        if include and not _fits(name, include) or _fits(name, exclude):
+            self.passed_over += 1
+            return False
+        rule = self._against(path, include, dataset)
+        if rule is None:
+            return True
+        rule.append(name)
+        self.passed_over += 1
+        return False
+
+    def _against(self, path, include, dataset):
+        """The list of those that are left out by the same rule; None for a volume to take."""
+        name = stem(path).lower()
+        if _is_result(path):
+            return self.results
+        if name.endswith(LABEL_NAMES):
+            return self.named
+        if dataset and not include and not name.endswith(BIDS_SUFFIX.lower()):
+            return self.not_t1w
+        return self.labels if is_label_map(path, LABEL_VALUES) else None
+
+    def remarks(self):
+        """What is said: a line for each rule that left something out."""
+        for dataset in self.datasets:
+            others = f", {len(self.not_t1w)} others are not" if self.not_t1w else ""
+            yield (f"{dataset}: a BIDS dataset; its T1w volumes are taken{others} "
+                   f"(--include says which), nor is {' or '.join(BIDS_ASIDE)} searched")
+        aside = [*self.named, *self.labels]
+        if aside:
+            ways = ([f"{len(self.named)} by names that end in mask, seg or label"]
+                    * bool(self.named)
+                    + [f"{len(self.labels)} that hold at most {LABEL_VALUES} whole numbers"]
+                    * bool(self.labels))
+            yield (f"{self.folder}: {_counted(aside, 'mask or label map')} left out "
+                   f"({', '.join(ways)})")
+        if self.results:
+            yield (f"{self.folder}: {_counted(self.results, 'result')} of earlier runs left out, "
+                   "by the JSON file beside")
+        for folder in self.folders:
+            yield f"{folder}: not searched, since results are written there"
+
+
+def _counted(names, what):
+    many = "s" if len(names) > 1 else ""
+    return f"{len(names)} {what.replace(' or ', f'{many} or ')}{many} such as {names[0]}"
+
+
+def _fits(name, patterns):
+    """Whether a path below the folder, or its last parts, fit one of the patterns."""
+    path = PurePosixPath(name)
+    return any(fnmatchcase(name, pattern) or path.match(pattern) for pattern in patterns)
+
+
+def _is_result(path):
+    """Whether the JSON file beside a volume says that test.py wrote it, from another volume."""
+    for record in (path.with_name(f"{stem(path)}.json"), path.with_name(f"{path.name}.json")):
+        if record.is_file() and is_ours(record):
+            written_from = str(read_json(record).get("input"))
+            return os.path.realpath(written_from) != os.path.realpath(path)
+    return False

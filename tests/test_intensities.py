@@ -1,0 +1,144 @@
+"""Intensities that are not those of a skull-stripped scan: negative, sparse."""
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import read_rows, run_command
+from synthetic import brain, command, save
+
+from disk.filters import PRETRAINED, load_filters
+from disk.volumes import read_series, read_volume
+from filter_constant import Settings
+from intensities import shift_of
+from restoring import upscale
+
+SHIPPED = Settings(arrays_dir=str(PRETRAINED))
+
+
+def scored(kind, seed=0, shape=(26, 25, 24)):
+    """A brain with a mean of 0 and its background."""
+    data = brain(seed, shape)
+    inside = data > 0
+    scores = (data - data[inside].mean()) / data[inside].std()
+    if kind == "zero around":
+        return np.where(inside, scores, 0).astype(np.float32), 0
+    if kind == "lowest around":
+        return np.where(inside, scores, np.float32(-4.5)).astype(np.float32), -4.5
+    noise = np.random.default_rng(seed).normal(-1, 0.2, shape)  # a whole head: air, no background
+    return np.where(inside, scores, noise).astype(np.float32), None
+
+
+KINDS = ("zero around", "lowest around", "no background")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shift_makes_background_zero_and_all_else_positive_and_goes_back(kind):
+    data, background = scored(kind)
+    shift = shift_of(data)
+    assert shift.background == background
+    work = shift.work(data)
+    outside = np.zeros(data.shape, bool) if background is None else data == np.float32(background)
+    np.testing.assert_array_equal(work == 0, outside)
+    assert work.min() >= 0
+    back = shift.undo(work)
+    np.testing.assert_allclose(back, data, atol=1e-5)
+    np.testing.assert_array_equal(back[outside], data[outside])
+
+
+def test_up_to_one_voxel_in_a_hundred_below_zero_is_clipped_as_ever(tmp_path, capsys):
+    data = brain(1, (20, 20, 20))
+    data.reshape(-1)[np.flatnonzero(data)[:80]] = -3  # a hundredth of 8000
+    assert shift_of(data) is None
+    path = save(tmp_path / "v.nii", data)
+    np.testing.assert_array_equal(read_volume(path).data, data)
+    line, = capsys.readouterr().err.splitlines()
+    assert "clipped" in line
+    data.reshape(-1)[np.flatnonzero(data > 0)[0]] = -3
+    assert shift_of(data) is not None
+
+
+def test_zeros_that_do_not_surround_are_no_background():
+    difference = np.random.default_rng(5).integers(-2, 3, (15, 15, 15)).astype(np.float32)
+    assert shift_of(difference).background is None
+
+
+@pytest.mark.parametrize("preset", ["paper", "scan"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_upscaling_a_shifted_volume_is_upscaling_and_shifting(kind, preset):
+    stages, settings = load_filters(
+        Settings(arrays_dir=str(PRETRAINED)) if preset == "paper" else Settings(preset="scan"))
+    data, background = scored(kind, 2)
+    shift = shift_of(data)
+    fine, work = (upscale(part, stages, settings) for part in (data, shift.work(data)))
+    if background is None or background == shift.low:
+        np.testing.assert_allclose(fine, work + np.float32(shift.low), atol=1e-5)
+        return
+    deep = np.kron(data != background, np.ones((2, 2, 2))) > 0
+    for axis in range(3):  # two LR voxels from the edge there is brain all around
+        for step in (-4, -3, -2, -1, 1, 2, 3, 4):
+            deep &= np.roll(deep, step, axis)
+    assert deep.sum() > 300
+    np.testing.assert_allclose(fine[deep], work[deep] + np.float32(shift.low), atol=1e-5)
+    assert (fine[work == 0] == 0).mean() > 0.97  # background, and no brain of the lowest intensity
+    assert fine.min() > data.min() - 0.5
+    # No rim of the lowest intensity: at the outline the brain goes over into background.
+    rim = (work != 0) & (np.kron(data, np.ones((2, 2, 2))) == 0)
+    assert abs(fine[rim]).mean() < 0.5 * abs(shift.low) < abs(work[rim] + shift.low).mean()
+
+
+@pytest.mark.parametrize("options", [[], ["--upscale"]], ids=["evaluate", "upscale"])
+def test_a_z_scored_brain_keeps_its_background_and_its_dark_half(tmp_path, options):
+    data, _ = scored("zero around", 3, (30, 30, 30))
+    save(tmp_path / "z.nii", data)
+    save(tmp_path / "plain.nii", np.where(data, data + 5, 0).astype(np.float32))
+    rows = {}
+    for name in ("z", "plain"):
+        status, out, errors = command(
+            "test.py", *options, "--test_dir", tmp_path / f"{name}.nii", "--no-report",
+            "--output", tmp_path / name / "fine.nii")
+        assert status == 0
+        if name == "z":
+            line, = errors  # said once
+            assert "below zero" in line and "shifted" in line and "background of 0 stays" in line
+        if not options:
+            rows[name] = read_rows(tmp_path / name / "metrics.csv")[0]
+    z = nib.load(tmp_path / "z" / "fine.nii").get_fdata()
+    assert (z < -0.2).mean() > 0.5 * (data < -0.2).mean()
+    assert 0.9 < (z == 0).sum() / z.size / (data == 0).mean() < 1.4
+    assert z.min() > data.min() - 1 and z.max() < data.max() + 2
+    if rows:
+        assert abs(float(rows["z"]["sr_psnr"]) - float(rows["plain"]["sr_psnr"])) < 4
+
+
+def test_a_series_below_zero_is_shifted_as_one(tmp_path):
+    data, _ = scored("zero around", 4, (16, 16, 16))
+    path = save(tmp_path / "s.nii", np.stack([data, 2 * data], -1))
+    volume = read_series(path)
+    assert volume.shift.background == 0 and volume.data.shape == (16, 16, 16, 2)
+    finished = run_command("test.py", "--upscale", "--test_dir", path,
+                           "--output", tmp_path / "o.nii")
+    assert finished.returncode == 0 and finished.stderr.count("below zero") == 1
+    fine = nib.load(tmp_path / "o.nii").get_fdata()
+    assert fine.shape == (32, 32, 32, 2)
+    for part, factor in ((fine[..., 0], 1), (fine[..., 1], 2)):
+        assert (part == 0).mean() > 0.4 and (part < -factor * 0.5).mean() > 0.05
+
+
+def test_few_voxels_below_zero_are_said_once(tmp_path):
+    data = brain(5, (16, 16, 16))
+    data[0, 0, 0] = -2
+    finished = run_command("test.py", "--upscale", "--no-report", "--test_dir",
+                           save(tmp_path / "v.nii", data), "--output", tmp_path / "o.nii")
+    line, = finished.stderr.splitlines()
+    assert "below zero (down to -2)" in line
+
+
+def test_learning_takes_all_of_a_z_scored_brain(tmp_path):
+    data, _ = scored("zero around", 6, (30, 28, 26))
+    save(tmp_path / "in" / "z.nii", data)
+    small = ["--filter_len", "3", "--grad_len", "3", "--q_angle_p", "1", "--q_angle_t", "1",
+             "--sample_rate", "1"]
+    status, out, errors = command("train.py", "--train_dir", tmp_path / "in",
+                                  "--arrays_dir", tmp_path / "a", *small)
+    assert status == 0 and all("shifted" in line for line in errors)
+    samples = int(out.split("z.nii: ")[1].split(" samples")[0].replace(",", ""))
+    assert samples > 0.8 * (data != 0).sum()
