@@ -1,0 +1,1 @@
+"""Training on the worker processes of a Dask cluster; loaded only where one is asked for."""
