@@ -39,13 +39,15 @@ class Learned(NamedTuple):
     signal: int | None  # what stopped it before the end
 
 
-def learn_stages(volumes, settings):
+def learn_stages(volumes, settings, summing=None):
     """Learn all stages of the structure that the settings ask for.
 
     Parameters
     ----------
     volumes : list of Path
     settings : Settings
+    summing : callable, optional
+        What sums the samples in place of `sum_samples`, with its parameters.
 
     Returns
     -------
@@ -67,7 +69,8 @@ def learn_stages(volumes, settings):
         else:
             begin(checkpoint, structure, volumes, stages, settings)
         passes = plan.passes or [range(checkpoint.buckets)]
-        gram, faulty, signal = sum_samples(checkpoint, structure, engine, stages, volumes, passes)
+        gram, faulty, signal = (summing or sum_samples)(
+            checkpoint, structure, engine, stages, volumes, passes)
         failed |= faulty
         if signal:
             return Learned(stages, counts, failed, checkpoint, signal)

@@ -14,10 +14,11 @@ and so does one whose folder has got more volumes.
 """
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from command_line import run
-from machine.errors import complain
+from machine.errors import UserError, complain
 
 
 def main(settings, given):
@@ -35,8 +36,8 @@ def main(settings, given):
     plural = "s" if len(volumes) > 1 else ""
     print(f"Learning x{settings.tag} filters from {len(volumes)} volume{plural} in "
           f"{settings.train_dir}", flush=True)
-    with only_training(settings.arrays_dir):
-        learned = learn_stages(volumes, settings)
+    with only_training(settings.arrays_dir), place_of(settings) as (settings, summing):
+        learned = learn_stages(volumes, settings, summing)
         if learned.signal:
             return stopped(learned.signal, learned.checkpoint)
         save_filters(learned.stages, settings, sorted(learned.checkpoint.names()[0]))
@@ -52,6 +53,19 @@ def main(settings, given):
         complain("train", f"{len(learned.failed)} of {len(volumes)} volumes could not be used, "
                           "see above")
     return 1 if learned.failed else 0
+
+
+def place_of(settings):
+    """Where samples are summed: a context of settings that fit there, and what sums or None."""
+    if not settings.scheduler:
+        return nullcontext((settings, None))
+    try:
+        # Here: Dask is optional.
+        from cluster.training import on_cluster
+    except ImportError as fault:
+        raise UserError("argument --scheduler: Dask is not installed; "
+                        "python -m pip install -r requirements-cluster.txt") from fault
+    return on_cluster(settings)
 
 
 def next_command(settings):

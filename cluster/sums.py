@@ -5,9 +5,11 @@ lost, and nothing is added twice. A task sums a batch of volumes with the code o
 its sums are cut into groups of buckets, and each group is added up in a tree, worker to worker.
 Sums are float64, but are added in another order than in the plain run: they differ by rounding.
 """
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+from distributed import get_worker
 
 from engine import CPU
 from learning import pairs_of
@@ -28,7 +30,7 @@ class Batch(NamedTuple):
     faults: list  # of str, per volume; empty where it could be used
 
 
-def sum_batch(paths, classes, stages, settings, shape, buckets):
+def sum_batch(paths, classes, stages, settings, shape, buckets, wanted=None):
     """Sum some volumes' samples; what a worker does.
 
     Parameters
@@ -42,28 +44,39 @@ def sum_batch(paths, classes, stages, settings, shape, buckets):
     shape : (int, int)
         Buckets of the stage, of which `buckets` are summed, and taps.
     buckets : range
+    wanted : ndarray of bool, shape (all buckets,), optional
+        Those of `buckets` that lack the volumes; all where left out.
 
     Returns
     -------
     Batch
         A volume that cannot be used is named in `faults`; none of its samples are in the sums.
+
+    Raises
+    ------
+    UserError
+        If a volume turns out to be of no use after its first samples were summed.
     """
     structure, engine, taps = structure_of(settings), CPU(), shape[1]
     gram, samples, faults = Gram(len(buckets), taps, buckets.start), [], []
-    wanted = np.zeros(shape[0], bool)
-    wanted[buckets.start:buckets.stop] = True
+    if wanted is None:
+        wanted = np.zeros(shape[0], bool)
+        wanted[buckets.start:buckets.stop] = True
     for path in paths:
-        seen, fault = 0, ""
+        parts = (structure.draw(pair, stages, classes, part, buckets, wanted)
+                 for part, pair in pairs_of(path, settings))
         try:
-            for part, pair in pairs_of(path, settings):
-                drawn = structure.draw(pair, stages, classes, part, buckets, wanted)
-                engine.add(gram, drawn, settings)
-                seen += drawn.voxels.size
+            first = next(parts, None)  # what is wrong with a volume is found here
         except UserError as found:
-            # Only before the first samples of a volume: they come from what was read whole.
-            seen, fault = None, one_line(found)
+            samples.append(None)
+            faults.append(one_line(found))
+            continue
+        seen = 0
+        for drawn in chain([first] if first else [], parts):
+            engine.add(gram, drawn, settings)
+            seen += drawn.voxels.size
         samples.append(seen)
-        faults.append(fault)
+        faults.append("")
     return Batch([_part(gram, *span) for span in group_spans(len(buckets), taps)], samples, faults)
 
 
@@ -79,14 +92,14 @@ def add_grams(left, right):
     return total
 
 
-def submit_sums(client, batches, classes, stages, settings, shape, buckets):
+def submit_sums(client, batches, classes, stages, settings, shape, buckets, wanted=None):
     """Hand the summing of batches of volumes to a cluster.
 
     Parameters
     ----------
     client : distributed.Client
     batches : list of list of Path
-    classes, stages, settings, shape, buckets
+    classes, stages, settings, shape, buckets, wanted
         As for `sum_batch`.
 
     Returns
@@ -98,7 +111,8 @@ def submit_sums(client, batches, classes, stages, settings, shape, buckets):
     """
     # A task, where `scatter` would do but for a lost worker: what is scattered is not made again.
     common = client.submit(_both, classes, stages)
-    done = [client.submit(_sum_batch, paths, common, settings, shape, buckets) for paths in batches]
+    done = [client.submit(_sum_batch, paths, common, settings, shape, buckets, wanted)
+            for paths in batches]
     notes = [client.submit(_notes, batch) for batch in done]
     groups = []
     for number in range(len(group_spans(len(buckets), shape[1]))):
@@ -115,8 +129,13 @@ def _both(classes, stages):
     return classes, stages
 
 
-def _sum_batch(paths, common, settings, shape, buckets):
-    return sum_batch(paths, *common, settings, shape, buckets)
+def _sum_batch(paths, common, settings, shape, buckets, wanted):
+    done = sum_batch(paths, *common, settings, shape, buckets, wanted)
+    try:
+        worker = f" (on worker {get_worker().address})"
+    except ValueError:  # called by no worker
+        return done
+    return done._replace(faults=[fault and fault + worker for fault in done.faults])
 
 
 def _part(gram, start, stop):
