@@ -115,7 +115,7 @@ def _connect(name, stack):
         threads = {name: threads for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS",
                                               "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         cluster = stack.enter_context(LocalCluster(
-            count, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
+            n_workers=count, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
             dashboard_address="127.0.0.1:0", env=threads))
         return Client(cluster)
     try:

@@ -18,7 +18,7 @@ sums = pytest.importorskip("cluster.sums")
 @pytest.fixture(scope="module")
 def client():
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, processes=True, memory_limit=0,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, memory_limit=0,
                                  dashboard_address=None) as cluster,
         distributed.Client(cluster) as found,
     ):
