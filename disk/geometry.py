@@ -132,6 +132,17 @@ def voxel_sizes_of(image):
     return voxel_sizes(image.header.get_best_affine())
 
 
+def unit_of(image):
+    """The unit of an image's voxel sizes, as its header says it: mm where it does not.
+
+    Returns
+    -------
+    {"mm", "um", "m"}
+    """
+    unit = image.header["xyzt_units"].item() % 8  # the rest is the unit of time
+    return {1: "m", 3: "um"}.get(unit, "mm")
+
+
 def finer_header(image, shape, fine_to_low):
     """The header of an image for voxels on a finer grid.
 
