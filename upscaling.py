@@ -22,7 +22,7 @@ from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress
 from restoring import Restored, axes_between, restore
 from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE
+from scan_cues import NOISE, bright_part
 from spacing import Way, describe, onto_sizes, way_to
 from structure import structure_of
 
@@ -99,6 +99,7 @@ def upscale_file(path, target, filters, engine):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
+    say_of_head(path, series[..., 0], uses[0])
     fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
@@ -299,6 +300,13 @@ def slices_in_words(path, sizes, asked):
                  "do, and may leave some blur there")
         return ""
     return f"{apart}, a gap of {spacing - thickness:.4g} mm"
+
+
+def say_of_head(path, low, use):
+    """Say where a volume seems to be a whole head, whose cues are read from its bright part."""
+    if is_drawn(use.settings) and bright_part(low) is not None:
+        tqdm.write(one_line(f"{path.name}: seems to be a whole head, not a brain cut out; noise "
+                            "and blur are read from its bright part"))
 
 
 def warn_of_axis(path, factor, sizes):

@@ -3,6 +3,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import read_rows, run_command
+from scipy.ndimage import binary_erosion
 from synthetic import brain, command, save
 
 from disk.filters import PRETRAINED, load_filters
@@ -142,3 +143,22 @@ def test_learning_takes_all_of_a_z_scored_brain(tmp_path):
     assert status == 0 and all("shifted" in line for line in errors)
     samples = int(out.split("z.nii: ")[1].split(" samples")[0].replace(",", ""))
     assert samples > 0.8 * (data != 0).sum()
+
+
+@pytest.mark.parametrize("options", [["--voxel_size", "0.55"], ["--factor", "1", "1", "4"]],
+                         ids=["last spline", "thick slices"])
+def test_a_shift_goes_with_any_way_of_upscaling(tmp_path, options):
+    data, background = scored("zero around", 7, (30, 28, 14))
+    shift, fine = shift_of(data), {}
+    for name, volume in (("z", data), ("work", shift.work(data))):
+        status, out, errors = command(
+            "test.py", "--upscale", "--no-report", "--preset", "scan", *options, "--output",
+            tmp_path / f"{name}_fine.nii", "--test_dir",
+            save(tmp_path / f"{name}.nii", volume, np.diag([1, 1, 1.2, 1])))
+        assert status == 0 and sum("below zero" in line for line in errors) == (name == "z")
+        fine[name] = nib.load(tmp_path / f"{name}_fine.nii").get_fdata()
+    deep = binary_erosion(fine["work"] > 0, iterations=8)  # the rim is the spline's
+    assert deep.sum() > 100
+    apart = fine["z"] - (fine["work"] + shift.low)
+    assert np.quantile(abs(apart[deep]), 0.99) < 0.02  # of a standard deviation
+    assert (fine["z"] == 0).mean() > 0.3 and data.min() - 0.5 < fine["z"].min() < -1
