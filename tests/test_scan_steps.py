@@ -1,0 +1,66 @@
+"""Steps of learning and evaluating for scans whose absence would go unnoticed elsewhere."""
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation, binary_erosion
+from test_scan import SCAN, phantom
+
+import scan_evaluation
+from degradation import degradation_of
+from disk.filters import PRETRAINED_SCAN, load_filters
+from filter_constant import Settings
+from octahedral.scene import REACH
+from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
+from scan_draws import draw_of, drawn_volumes, make_low, with_grain
+from util import random_of
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_filters(Settings(arrays_dir=str(PRETRAINED_SCAN)))
+
+
+def test_a_noisy_lr_volume_is_black_outside_its_outline():
+    hr = phantom(0) / 1000
+    low = make_low(hr, degradation_of(hr.shape, SCAN), 0.05, random_of(0, "noise"))
+    share = (hr > 0).reshape(24, 2, 22, 2, 20, 2).mean(axis=(1, 3, 5))
+    assert not low[share < 0.5].any() and low[share >= 0.5].all()
+
+
+def test_half_of_the_originals_are_noisy_and_stay_in_their_outline():
+    draws = [draw_of(SCAN, random_of(0, f"draw {number}")) for number in range(400)]
+    grains = np.array([draw.grain for draw in draws])
+    assert 0.4 < (grains > 0).mean() < 0.6 and 0.035 < grains.max() <= 0.04
+    hr = phantom(1) / 1000
+    noisy = with_grain(hr, 0.04, random_of(0, "grain"))
+    np.testing.assert_array_equal(noisy > 0, hr > 0)
+    middle = (hr > 0.3) & (hr < 0.8)
+    assert (noisy - hr)[middle].std() == pytest.approx(0.04, rel=0.05) and noisy.max() <= 1
+    assert with_grain(hr, 0.0, random_of(0, "grain")) is hr
+
+
+def test_later_stages_learn_from_voxels_whose_surroundings_are_restored(shipped):
+    stages, settings = shipped
+    volume = next(drawn_volumes(phantom(2), SCAN, "one"))
+    scene, voxels = what_stages_learn_from(volume, stages[:1], settings)
+    inner = 3 * (slice(REACH, -REACH),)
+    near = binary_dilation(volume.core, iterations=NEAR) & volume.mask
+    whole = restore_stages(volume, stages[:1], settings)
+    np.testing.assert_array_equal(scene.estimate[inner][near], whole[near])
+    assert NEAR >= 3 and voxels.size == volume.core.sum()  # filters of later stages see 3 voxels
+
+
+def test_inside_is_what_lies_five_voxels_deep(shipped, monkeypatch):
+    stages, settings = shipped
+    seen = []
+    monkeypatch.setattr(scan_evaluation, "decibel", lambda error: seen.append(float(error)) or 0.0)
+    brain = phantom(3)
+    monkeypatch.setattr(scan_evaluation, "restore", lambda fine, *_: fine.lr)
+    scan_evaluation.evaluate_scan(brain, stages, settings, "box", 0, "brain")
+    hr = scan_evaluation.original_of(brain, settings.factor)
+    operator = degradation_of(hr.shape, settings)
+    low = make_low(hr, operator, 0, random_of(0, "brain box 0"))
+    missed = np.square(np.clip(operator.spline(low, 1), 0, 1) - hr)
+    inside = binary_erosion(hr > 0, iterations=5)
+    whole = binary_dilation(hr > 0, iterations=2)
+    assert seen[0] == pytest.approx(missed[inside].mean(), rel=1e-5)
+    assert seen[len(seen) // 2] == pytest.approx(missed[whole].mean(), rel=1e-5)
