@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
 from spline import apply_operators, banded, spline_matrix, upsample
-from util import bright_level, clip_bright, mod_crop, without_nonsense
+from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
 
@@ -188,7 +188,8 @@ def make_pair(image, settings, level=None):
 def make_fine(low, settings):
     """Bring a truly low-resolution volume to the grid that is finer by the factor.
 
-    Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning. What lies
+    Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning (in sparse
+    volumes, of those that are not zero). What lies
     above that is clipped for the filters, but kept aside to be added to their result: a bright
     vessel or lesion stays bright. The background is where the volume itself is zero. Around the
     faces the volume is mirrored, so that voxels less than half a patch from them have whole
@@ -223,7 +224,7 @@ def make_fine(low, settings):
     operator = degradation_of(shape, settings, low.shape)
     operator.check_upscaling()
     low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
-    scale = bright_level(low) or float(low.max(initial=0))
+    scale = bright_level_of_scan(low) or float(low.max(initial=0))
     if not scale > 0:
         raise ValueError("the volume holds no voxel above zero")
     above = np.clip(low - scale, 0, None)
@@ -281,7 +282,7 @@ def comparison_images(low, fine, fine_to_low):
     dict of str to ndarray
         The LR voxels as they are, the best spline, the restored volume.
     """
-    scale = np.float32(bright_level(low) or low.max())
+    scale = np.float32(bright_level_of_scan(low) or low.max())
     places = zip(_places(fine.shape, fine_to_low), low.shape, strict=True)
     near = [np.clip(np.floor(along + 0.5).astype(int), 0, side - 1) for along, side in places]
     spline = spline_onto(low, fine.shape, fine_to_low)

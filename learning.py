@@ -27,6 +27,7 @@ from machine.threads import in_turn
 from matrix_compute import Stage
 from scan_draws import drawn_volumes
 from structure import structure_of
+from util import clipping_in_words
 
 
 class Learned(NamedTuple):
@@ -165,6 +166,8 @@ def pairs_of(path, settings):
                 yield f"{name} draw {number}", volume
             return
         pair = make_pair(image, settings)
+        if said := clipping_in_words(image, pair.scale):
+            complain("train", f"{path}: {said}")
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
     yield name, with_sharp_original(pair, sharpen) if settings.sharpen else pair

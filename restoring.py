@@ -14,11 +14,11 @@ from filter_constant import Settings
 from filter_func import census_blend
 from get_lar import best_spline, make_fine, make_pair
 from intensities import shift_of
-from machine.errors import UserError
+from machine.errors import UserError, complain
 from machine.progress import Stopwatch
 from report.figures import brain_mask, figures_of, metrics_row
 from structure import structure_of
-from util import without_nonsense
+from util import clipping_in_words, without_nonsense
 
 
 class Restored(NamedTuple):
@@ -181,6 +181,8 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
             pair = make_pair(data, settings)
+        if said := clipping_in_words(data, pair.scale):
+            complain("test", f"{path}: {said}")
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
     with watch("restore"):

@@ -5,6 +5,7 @@ in learning as in restoring, and trees may split on them: which filters fit is l
 """
 import numpy as np
 from scipy.ndimage import uniform_filter
+from skimage.filters import threshold_otsu
 
 CUE_NAMES = (
     "cue_floor",  # standard deviation of what is finest, in the flattest tenth of the brain
@@ -24,6 +25,8 @@ MEDIAN_OF_NORMAL = 0.6745  # median of |x|, x of standard deviation 1
 REACH = 4  # LR voxels on either side of one
 WINDOWS = 60_000  # voxels per axis whose surroundings are looked at
 STRONG = 0.9  # quantile of the differences that count as strong edges
+HEAD_ZEROS = 0.1  # share of the voxels: brains cut out have more that are exactly zero
+AIR = 1 / 3  # of the median above Otsu's threshold: so dark is the median below it, where air is
 
 
 def cues_of(unit, factor):
@@ -36,6 +39,11 @@ def cues_of(unit, factor):
     factor : tuple of three int
         Blur is looked for along axes whose factor is above 1.
 
+    Notes
+    -----
+    Of a whole head in noisy air only the bright part is looked at: air has other noise than tissue,
+    and hides how edges run.
+
     Returns
     -------
     cues : ndarray of float32, shape (len(CUE_NAMES),)
@@ -47,6 +55,9 @@ def cues_of(unit, factor):
     >>> round(float(cues_of(unit, (2, 2, 2))[NOISE]), 2)
     0.03
     """
+    bright = bright_part(unit)
+    if bright is not None:
+        unit = unit * bright
     floor, noise = noise_of(unit)
     axes = [_along(np.moveaxis(unit, axis, -1)) for axis in range(3) if factor[axis] > 1]
     axes = [found for found in axes if found is not None]
@@ -55,6 +66,35 @@ def cues_of(unit, factor):
     lag_2, lag_4, second, fourth, edge_2, edge_3 = np.mean(axes, axis=0)
     return np.array([floor, noise, np.log(second / lag_2), np.log(lag_4 / lag_2), edge_2, edge_3,
                      np.log(floor**2 / lag_2 + 1e-4), np.log(fourth / lag_2)], np.float32)
+
+
+def bright_part(volume):
+    """What is not air, by Otsu's threshold, in a whole head whose air is not zero.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (x, y, z)
+        Not below zero.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+        None where it is not such a head: a brain cut out has a background of zeros, and a part of
+        one no air.
+
+    Examples
+    --------
+    >>> head = np.random.default_rng(0).random((20, 20, 20), np.float32) / 10
+    >>> head[5:15, 5:15, 5:15] += 1
+    >>> int(bright_part(head).sum()), bright_part(np.where(head > 0.5, head, 0))
+    (1000, None)
+    """
+    if np.count_nonzero(volume) <= (1 - HEAD_ZEROS) * volume.size:
+        return None
+    bright = volume > threshold_otsu(volume)
+    if not bright.any() or np.median(volume[~bright]) > AIR * np.median(volume[bright]):
+        return None
+    return bright
 
 
 def noise_of(unit):

@@ -14,7 +14,7 @@ from degradation import degradation_of
 from get_lar import RIM, LRVolume
 from slice_profile import profile_matrix
 from spline import apply_operators, banded, zoom_matrix
-from util import bright_level, clip_bright, mod_crop, random_of
+from util import bright_level_of_scan, mod_crop, random_of
 
 PADDING = 8  # voxels of background that are kept around the brain
 HALO = 10  # planes around a slab, which filters and features see
@@ -116,7 +116,7 @@ def original_of(image, factor):
 
     Its sides are multiples of the factor. Raises ValueError as `drawn_volumes` does.
     """
-    image = clip_bright(image)
+    image = np.clip(image, 0, np.float32(bright_level_of_scan(image)))
     if not image.max(initial=0) > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
                          "or take another volume")
@@ -136,7 +136,7 @@ def _drawn_volume(hr, settings, random, first, last):
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (draw.profile,)
     low = make_low(hr, operator, draw.sigma, random)
-    scale = bright_level(low)
+    scale = bright_level_of_scan(low)
     if not scale > 0:
         return None
     unit = np.minimum(low, scale) / np.float32(scale)

@@ -32,7 +32,7 @@ class Way(NamedTuple):
         return tuple(int(product) for product in np.prod(self.factors, axis=0))
 
 
-def way_to(asked, sizes, there):
+def way_to(asked, sizes, there, unit="mm"):
     """Which filters to use for the voxel sizes that are asked for.
 
     Parameters
@@ -41,6 +41,8 @@ def way_to(asked, sizes, there):
         Voxel sizes, those that are asked for and those of the volume.
     there : iterable of tuple of three int
         Factors that there are filters for, along axes in any order.
+    unit : str, optional
+        Of the sizes.
 
     Returns
     -------
@@ -61,8 +63,9 @@ def way_to(asked, sizes, there):
     """
     ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
     if max(ratios) < LEAST_RATIO:
-        raise ValueError(f"its voxels are {of_three(sizes)} already, {of_three(asked)} is hardly "
-                         "finer: there is nothing to restore; ask for smaller voxels")
+        raise ValueError(f"its voxels are {of_three(sizes, unit)} already, "
+                         f"{of_three(asked, unit)} is hardly finer: there is nothing "
+                         "to restore; ask for smaller voxels")
     goal = tuple(asked)
     whole = tuple(round(ratio) for ratio in ratios)
     exact = all(_same(ratio, factor) for ratio, factor in zip(ratios, whole, strict=True))
@@ -83,8 +86,9 @@ def way_to(asked, sizes, there):
             most |= rest[axis] >= max(single) + 1
             rest[axis] /= along
     if not factors:
-        raise ValueError(f"no filters serve voxels of {of_three(sizes)} and {of_three(asked)}; "
-                         f"there are some for {tags(there)}; learn others, or take --factor")
+        raise ValueError(f"no filters serve voxels of {of_three(sizes, unit)} and "
+                         f"{of_three(asked, unit)}; there are some for "
+                         f"{tags(there)}; learn others, or take --factor")
     return Way(factors, goal, bool(most))
 
 
@@ -173,7 +177,7 @@ def _mean_matrix(side, places, ratio):
     return matrix.reshape(len(places), SUB_VOXELS, side).mean(1)
 
 
-def describe(way, sizes):
+def describe(way, sizes, unit="mm"):
     """What is done to a volume of these voxel sizes, in words.
 
     Examples
@@ -188,20 +192,20 @@ def describe(way, sizes):
     left = [axis for axis in range(3) if not _same(fine[axis], way.sizes[axis])]
     most = " (the most that there are filters for)" if way.most else ""
     if len(way.factors) == 1 and len(set(way.factor)) == 1:
-        text = f"voxels of {of_three(sizes)}: {way.factor[0]} times finer"
-        return text + (f"{most}, then to {of_three(way.sizes)}" if left else "")
+        text = f"voxels of {of_three(sizes, unit)}: {way.factor[0]} times finer"
+        return text + (f"{most}, then to {of_three(way.sizes, unit)}" if left else "")
     parts = []
     for axis in refined:
         what = "slices" if len(refined) == 1 else "voxels"
-        then = f"{most}, then to {way.sizes[axis]:.4g} mm" if axis in left else ""
-        parts.append(f"{what} of {sizes[axis]:.4g} mm along axis {axis}: {way.factor[axis]} times "
-                     f"finer{then}")
-    parts += [f"axis {axis} from {sizes[axis]:.4g} to {way.sizes[axis]:.4g} mm by spline"
+        then = f"{most}, then to {way.sizes[axis]:.4g} {unit}" if axis in left else ""
+        parts.append(f"{what} of {sizes[axis]:.4g} {unit} along axis {axis}: {way.factor[axis]} "
+                     f"times finer{then}")
+    parts += [f"axis {axis} from {sizes[axis]:.4g} to {way.sizes[axis]:.4g} {unit} by spline"
               for axis in left if axis not in refined]
     return "; ".join(parts)
 
 
-def of_three(sizes):
+def of_three(sizes, unit="mm"):
     """Voxel sizes in words.
 
     Examples
@@ -209,7 +213,7 @@ def of_three(sizes):
     >>> of_three((0.5, 0.5, 2.0))
     '0.5 x 0.5 x 2 mm'
     """
-    return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
+    return " x ".join(f"{size:.4g}" for size in sizes) + f" {unit}"
 
 
 def tags(factors):

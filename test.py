@@ -130,8 +130,8 @@ def print_head(volumes, settings):
     plural = "s" if volumes > 1 else ""
     finer = f"x{settings.tag}"
     if settings.voxel_size or settings.isotropic:
-        size = " x ".join(f"{mm:g}" for mm in settings.voxel_size or ())
-        finer = f"to voxels of {size} mm" if size else "to isotropic voxels"
+        size = " x ".join(f"{side:g}" for side in settings.voxel_size or ())
+        finer = f"to voxels of {size}" if size else "to isotropic voxels"
     print(f"{doing} {volumes} volume{plural} of {settings.test_dir}, {finer}{more}", flush=True)
 
 
@@ -139,11 +139,11 @@ def line(row):
     """One line of the table of figures, or of what was upscaled."""
     name = row["volume"][:32]
     if "to" in row:
-        size = " x ".join(f"{mm:g}" for mm in row["voxel_mm"])
+        size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
         adapted = f", adapted to slices like {row['profile']}" if "profile" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
-                f"voxels of {size} mm{noise}{adapted}, {row['seconds']:.1f} s")
+                f"voxels of {size} {row['unit']}{noise}{adapted}, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} "
                     for image in ("lr", "spline5", "sr"))
     return f"{name:32}{cells} {row['gain_over_spline']:+.2f}"

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from degradation import is_drawn
 from disk.files import make_folder
 from disk.filters import factors_there, load_filters
-from disk.geometry import finer_header, voxel_sizes_of
+from disk.geometry import finer_header, unit_of, voxel_sizes_of
 from disk.nifti_check import checked_image
-from disk.slices import slices_beside
+from disk.slices import Slices, slices_beside
 from disk.volumes import read_series, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain, one_line
@@ -22,11 +22,12 @@ from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress
 from restoring import Restored, axes_between, restore
 from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE
+from scan_cues import NOISE, bright_part
 from spacing import Way, describe, onto_sizes, way_to
 from structure import structure_of
 
 TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
+MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # by the units of headers
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
 ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
@@ -99,6 +100,7 @@ def upscale_file(path, target, filters, engine):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
+    say_of_head(path, series[..., 0], uses[0])
     fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
@@ -143,8 +145,8 @@ def upscale_file(path, target, filters, engine):
     steps = ("adapt", "interpolate", "restore")
     seconds = sum(watch.seconds.get(step, 0) for step in steps)
     row = {"volume": path.name, "from": volume.data.shape, "to": result.shape,
-           "voxel_mm": tuple(round(float(mm), 4) for mm in header.get_zooms()[:3]),
-           "seconds": seconds}
+           "voxel_size": tuple(round(float(side), 4) for side in header.get_zooms()[:3]),
+           "unit": unit_of(volume.image), "seconds": seconds}
     if cues is not None:
         row["noise"] = float(cues[NOISE])
     if profile is not None:
@@ -251,25 +253,25 @@ def _plan(path, filters):
     """The way to what is asked for, and the filters for it, from a file's header alone."""
     asked = filters.settings
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
-    sizes = voxel_sizes_of(image)
+    sizes, unit = voxel_sizes_of(image), unit_of(image)
     if asked.voxel_size or asked.isotropic:
         goal = asked.voxel_size or 3 * (float(sizes.min()),)
         try:
-            way = way_to(goal, sizes, filters.there)
+            way = way_to(goal, sizes, filters.there, unit)
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
-        tqdm.write(one_line(f"{path.name}: {describe(way, sizes)}"))
+        tqdm.write(one_line(f"{path.name}: {describe(way, sizes, unit)}"))
     else:
         way = Way([asked.factor], None)
-        warn_of_axis(path, asked.factor, sizes)
-    if said := slices_in_words(path, sizes, asked):
+        warn_of_axis(path, asked.factor, sizes, unit)
+    if said := slices_in_words(path, sizes, asked, unit):
         tqdm.write(one_line(f"{path.name}: {said}"))
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, shape, way, uses, asked)
     return way, uses
 
 
-def slices_in_words(path, sizes, asked):
+def slices_in_words(path, sizes, asked, unit="mm"):
     """What is known of the slices beyond the header: their thickness, and gaps or overlaps.
 
     Parameters
@@ -279,37 +281,47 @@ def slices_in_words(path, sizes, asked):
     sizes : ndarray, shape (3,)
         Voxel sizes. Slices are taken to be along the longest.
     asked : Settings
+    unit : {"mm", "um", "m"}, optional
+        Of the sizes, and of --slice_thickness. Sidecars are in mm.
 
     Returns
     -------
     str
         Empty where nobody says how thick they are, or they just touch.
     """
-    beside = slices_beside(path)
+    beside = Slices(*(said and said / MM[unit] for said in slices_beside(path)))
     axis = int(np.argmax(sizes))
     spacing, thickness = sizes[axis], asked.slice_thickness or beside.thickness
     if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
-        complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} mm apart, "
-                 f"its header says {spacing:.4g} mm, which is taken; correct the one that is wrong")
+        complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} {unit} "
+                 f"apart, its header says {spacing:.4g} {unit}, which is taken; correct the one "
+                 "that is wrong")
     if not thickness or abs(thickness - spacing) <= TOUCHING * spacing:
         return ""
-    apart = f"slices of {thickness:.4g} mm lie {spacing:.4g} mm apart along axis {axis}"
+    apart = f"slices of {thickness:.4g} {unit} lie {spacing:.4g} {unit} apart along axis {axis}"
     if thickness > spacing:
         complain("test", f"{path}: {apart}, so they overlap; filters have learned from none that "
                  "do, and may leave some blur there")
         return ""
-    return f"{apart}, a gap of {spacing - thickness:.4g} mm"
+    return f"{apart}, a gap of {spacing - thickness:.4g} {unit}"
 
 
-def warn_of_axis(path, factor, sizes):
+def say_of_head(path, low, use):
+    """Say where a volume seems to be a whole head, whose cues are read from its bright part."""
+    if is_drawn(use.settings) and bright_part(low) is not None:
+        tqdm.write(one_line(f"{path.name}: seems to be a whole head, not a brain cut out; noise "
+                            "and blur are read from its bright part"))
+
+
+def warn_of_axis(path, factor, sizes, unit="mm"):
     """Say where slices are thick along another axis than the one that is refined."""
     refined = [axis for axis in range(3) if factor[axis] > 1]
     thick = int(np.argmax(sizes))
     if len(refined) == 1 and sizes[thick] > THICK * sizes[refined[0]]:
         better = " ".join(str(max(factor) if axis == thick else 1) for axis in range(3))
-        complain("test", f"{path}: axis {refined[0]} is refined ({sizes[refined[0]]:.4g} mm), but "
-                 f"slices are thick along axis {thick} ({sizes[thick]:.4g} mm): --factor {better} "
-                 "refines that one")
+        complain("test", f"{path}: axis {refined[0]} is refined ({sizes[refined[0]]:.4g} {unit}), "
+                 f"but slices are thick along axis {thick} ({sizes[thick]:.4g} {unit}): --factor "
+                 f"{better} refines that one")
 
 
 def _is_thick(use):

@@ -3,6 +3,9 @@ import numpy as np
 
 from filter_constant import CLIP_FRACTION
 
+SPARSE = 0.05  # share of the voxels: where fewer are not zero, zeros would decide what is bright
+MUCH = 0.01  # of the voxels above zero: what published clipping may cut off without a word
+
 
 def bright_level(image):
     """The voxel at 99.9 % of the sorted ones."""
@@ -19,6 +22,52 @@ def bright_level(image):
 def clip_bright(image):
     """Clip to [0, v], v the voxel at 99.9 % of the sorted ones."""
     return np.clip(image, 0, np.float32(bright_level(image)))
+
+
+def bright_level_of_scan(image):
+    """The same; of a sparse volume, as an angiogram is, among the voxels that are not zero.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (x, y, z)
+        Background 0.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> vessels = np.zeros((40, 40, 40), np.float32)
+    >>> vessels[20, 20] = np.arange(40)
+    >>> bright_level(vessels), bright_level_of_scan(vessels)
+    (0.0, 39.0)
+    """
+    if 0 < np.count_nonzero(image) < SPARSE * image.size:
+        return bright_level(image[image != 0])
+    return bright_level(image)
+
+
+def clipping_in_words(image, scale):
+    """What the published clipping, at 99.9 % of all voxels, cuts off a sparse volume.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (X, Y, Z)
+        Background 0.
+    scale : float
+        The intensity that it is clipped to.
+
+    Returns
+    -------
+    str
+        Empty where it is hardly anything, as of a brain.
+    """
+    share = np.count_nonzero(image > scale) / max(np.count_nonzero(image > 0), 1)
+    if share <= MUCH:
+        return ""
+    return (f"{share:.1%} of its voxels above zero are clipped to {scale:g}, as published: it is "
+            "mostly zeros, and they count; crop it, or take --preset scan")
 
 
 def mod_crop(image, factor):

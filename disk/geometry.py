@@ -5,6 +5,7 @@ from nibabel.affines import voxel_sizes
 SMALLEST_MM, LARGEST_MM = 1e-6, 1e6  # of a voxel; others are no sizes
 FARTHEST_MM = 1e9  # that a voxel may lie from the origin
 FLATTEST = 1e-4  # volume of a voxel, as a share of what upright edges would give
+READABLE = 1 + 2 * np.finfo(np.float32).eps  # a quaternion's square that nibabel lets pass
 ROUNDING = 1e-3  # by which the square of a quaternion's length may lie above 1
 CODES = range(1, 6)  # of sform and qform that say something
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
@@ -85,7 +86,7 @@ def _mend_quaternion(header):
     """Shorten a quaternion that rounding made longer than 1; returns the remarks on it."""
     quaternion = _numbers([header[name] for name in QUATERNION])
     square = quaternion @ quaternion
-    if not 1 < square <= 1 + ROUNDING:
+    if not READABLE < square <= 1 + ROUNDING:
         return []
     # A step below 1, so that it stays there when it is rounded to the header's type.
     shortened = quaternion / np.sqrt(square) * (1 - 2**-23)
@@ -114,7 +115,7 @@ def _fault_of_qform(header, sized):
         return "holds values that are no numbers"
     if not sized:
         return "has voxel sizes that are not above zero"
-    if quaternion @ quaternion > 1:
+    if quaternion @ quaternion > READABLE:
         return "has a quaternion longer than 1"
     if np.abs(offsets).max() > FARTHEST_MM:
         return "is out of all bounds"
@@ -130,6 +131,17 @@ def _clear(header, form):
 def voxel_sizes_of(image):
     """The voxel sizes of an image, as its place in space has them: ndarray, shape (3,)."""
     return voxel_sizes(image.header.get_best_affine())
+
+
+def unit_of(image):
+    """The unit of an image's voxel sizes, as its header says it: mm where it does not.
+
+    Returns
+    -------
+    {"mm", "um", "m"}
+    """
+    unit = image.header["xyzt_units"].item() % 8  # the rest is the unit of time
+    return {1: "m", 3: "um"}.get(unit, "mm")
 
 
 def finer_header(image, shape, fine_to_low):

@@ -90,7 +90,7 @@ def table_upscaled(rows):
     Parameters
     ----------
     rows : list of dict
-        volume; from and to, voxels along each axis; voxel_mm; seconds.
+        volume; from and to, voxels along each axis; voxel_size and its unit; seconds.
 
     Returns
     -------
@@ -98,12 +98,12 @@ def table_upscaled(rows):
     """
     lines = []
     for row in rows:
-        size = by_axis(f"{mm:g}" for mm in row["voxel_mm"])
+        size = f"{by_axis(f'{side:g}' for side in row['voxel_size'])} {row['unit']}"
         lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>'
                      f'<td>{by_axis(row["from"])}</td><td>{by_axis(row["to"])}</td>'
                      f'<td>{size}</td><td>{row["seconds"]:.1f}</td></tr>')
     return ('<div class="scroll"><table><thead><tr><th>volume</th><th>voxels</th>'
-            '<th>upscaled to</th><th>voxel, mm</th><th>seconds</th></tr></thead>'
+            '<th>upscaled to</th><th>voxel</th><th>seconds</th></tr></thead>'
             f'<tbody>{"".join(lines)}</tbody></table></div>')
 
 

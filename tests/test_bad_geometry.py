@@ -76,6 +76,14 @@ def test_voxel_sizes_alone_must_be_above_zero(tmp_path):
             read_volume(path)
 
 
+def test_a_quaternion_that_nibabel_reads_is_left_as_it_is():
+    header = nib.Nifti1Header()
+    header["qform_code"], header["pixdim"][:4] = 1, 1
+    header["quatern_b"], header["quatern_c"] = 0.013130163, 0.9999138  # squares: 1 + 2e-8
+    before = header.binaryblock
+    assert mend_geometry(header) == [] and header.binaryblock == before
+
+
 @pytest.mark.parametrize("over", [1.000001, 1.0004])
 def test_a_quaternion_longer_than_1_by_rounding_is_shortened(tmp_path, over, capsys):
     path = written(tmp_path / "v.nii", dict(quatern_b=over, quatern_c=0, quatern_d=0), sform=0)

@@ -3,13 +3,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import read_rows, run_command
+from scipy.ndimage import binary_erosion
 from synthetic import brain, command, save
 
 from disk.filters import PRETRAINED, load_filters
 from disk.volumes import read_series, read_volume
 from filter_constant import Settings
+from get_lar import make_fine
 from intensities import shift_of
 from restoring import upscale
+from scan_draws import original_of
+from util import bright_level, bright_level_of_scan
 
 SHIPPED = Settings(arrays_dir=str(PRETRAINED))
 
@@ -142,3 +146,53 @@ def test_learning_takes_all_of_a_z_scored_brain(tmp_path):
     assert status == 0 and all("shifted" in line for line in errors)
     samples = int(out.split("z.nii: ")[1].split(" samples")[0].replace(",", ""))
     assert samples > 0.8 * (data != 0).sum()
+
+
+@pytest.mark.parametrize("options", [["--voxel_size", "0.55"], ["--factor", "1", "1", "4"]],
+                         ids=["last spline", "thick slices"])
+def test_a_shift_goes_with_any_way_of_upscaling(tmp_path, options):
+    data, background = scored("zero around", 7, (30, 28, 14))
+    shift, fine = shift_of(data), {}
+    for name, volume in (("z", data), ("work", shift.work(data))):
+        status, out, errors = command(
+            "test.py", "--upscale", "--no-report", "--preset", "scan", *options, "--output",
+            tmp_path / f"{name}_fine.nii", "--test_dir",
+            save(tmp_path / f"{name}.nii", volume, np.diag([1, 1, 1.2, 1])))
+        assert status == 0 and sum("below zero" in line for line in errors) == (name == "z")
+        fine[name] = nib.load(tmp_path / f"{name}_fine.nii").get_fdata()
+    deep = binary_erosion(fine["work"] > 0, iterations=8)  # the rim is the spline's
+    assert deep.sum() > 100
+    apart = fine["z"] - (fine["work"] + shift.low)
+    assert np.quantile(abs(apart[deep]), 0.99) < 0.02  # of a standard deviation
+    assert (fine["z"] == 0).mean() > 0.3 and data.min() - 0.5 < fine["z"].min() < -1
+
+
+def sparse(seed=0, shape=(48, 48, 48)):
+    """A cube in 97 % of zeros."""
+    data = np.zeros(shape, np.float32)
+    data[16:31, 16:31, 16:31] = np.random.default_rng(seed).uniform(50, 250, (15, 15, 15))
+    return data
+
+
+def test_a_sparse_volume_is_as_bright_as_what_is_not_zero_in_it():
+    data = sparse()
+    assert bright_level(data) < 245 < bright_level_of_scan(data)
+    assert make_fine(data, Settings()).scale == bright_level_of_scan(data)
+    assert original_of(data, (2, 2, 2)).max() == 1
+    assert (original_of(data, (2, 2, 2)) == 1).sum() < 10
+    whole = brain(8)
+    assert bright_level_of_scan(whole) == bright_level(whole) == make_fine(whole, Settings()).scale
+
+
+@pytest.mark.parametrize("script", ["test.py", "train.py"])
+def test_what_published_clipping_cuts_off_a_sparse_volume_is_said(tmp_path, script):
+    for name, data in (("sparse", sparse()), ("brain", brain(9))):
+        folder = save(tmp_path / name / f"{name}.nii", data).parent
+        options = (["--test_dir", folder, "--no-report", "--output", tmp_path / "o.nii"]
+                   if script == "test.py" else
+                   ["--train_dir", folder, "--arrays_dir", tmp_path / f"{name}_a",
+                    "--filter_len", "3", "--grad_len", "3"])
+        status, out, errors = command(script, *options)
+        assert status == 0
+        assert any("% of its voxels above zero are clipped" in line for line in errors) == (
+            name == "sparse")

@@ -143,7 +143,7 @@ def test_names_from_the_user_are_text_in_the_page():
         "volume": "</script><b>",
         "from": (1, 1, 1),
         "to": (2, 2, 2),
-        "voxel_mm": (1, 1, 1),
+        "voxel_size": (1, 1, 1), "unit": "mm",
         "seconds": 1.0,
     }
     images = {"LR": np.ones((9, 9, 9)), "Restored": np.ones((9, 9, 9))}

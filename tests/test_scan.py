@@ -249,7 +249,7 @@ def test_filters_for_scans_are_taken_by_name_beside_others_and_others_are_said_t
 def test_evaluating_what_is_no_brain_is_one_line_and_the_others_are_done(
         learned, tmp_path, options, capsys):
     speck = np.zeros((40, 40, 40), np.float32)
-    speck[20, 20, 20] = 5  # fewer than one voxel in a thousand
+    speck[20, 20, 20] = 5.5  # one voxel; no whole number, as those of label maps are
     save(tmp_path / "in" / "a.nii", speck)
     save(tmp_path / "in" / "b.nii", phantom(7))
     settings, given = command_line("test", [
@@ -257,7 +257,7 @@ def test_evaluating_what_is_no_brain_is_one_line_and_the_others_are_done(
         "--result_dir", str(tmp_path / "result"), "--test_profile", "box"])
     assert load_script("test").main(settings, given) == 1
     said = capsys.readouterr()
-    assert "a.nii: hardly any voxel" in said.err and said.err.count("\n") == 1
+    assert "a.nii: the volume holds no voxel" in said.err and said.err.count("\n") == 1
     folder, = (tmp_path / "result").iterdir()
     assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
     assert (folder / "metrics.csv").read_text().count("b.nii") == 2  # two levels of noise

@@ -5,12 +5,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import load_script
-from synthetic import command
+from synthetic import brain, command
 
 import test as script
 from command_line import command_line
 from disk.slices import Slices, slices_beside
+from filter_constant import Settings
 from spacing import Way, describe, nearest, onto_sizes, way_to
+from upscaling import slices_in_words
 
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")
@@ -177,3 +179,24 @@ def test_what_there_is_nothing_to_restore_of_is_one_line(keeping):
         "--arrays_dir", keeping / "arrays", "--output", keeping / "none.nii")
     assert status == 2 and len(errors) == 1 and "nothing to restore" in errors[0]
     assert not (keeping / "none.nii").exists() and str(path) in errors[0]
+
+
+@pytest.mark.parametrize("unit, said", [("micron", "um"), ("mm", "mm"), ("unknown", "mm"),
+                                        ("meter", "m")])
+def test_sizes_are_printed_in_the_unit_of_the_header(tmp_path, unit, said):
+    image = nib.Nifti1Image(brain(3, (20, 20, 10)), np.diag([50, 50, 100, 1]))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "mouse.nii")
+    status, out, _ = command("test.py", "--upscale", "--isotropic", "--test_dir",
+                             tmp_path / "mouse.nii", "--output", tmp_path / "o.nii")
+    assert status == 0
+    assert f"slices of 100 {said} along axis 2" in out
+    assert f"voxels of 50 x 50 x 50 {said}," in out
+    assert f" 50 {said}</td>" in (tmp_path / "report.html").read_text()
+    assert nib.load(tmp_path / "o.nii").header.get_xyzt_units() == (unit, "sec")
+
+
+def test_a_sidecar_in_mm_is_compared_in_the_unit_of_the_header(tmp_path):
+    (tmp_path / "v.json").write_text(json.dumps({"SliceThickness": 0.08}))
+    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Settings(), "um")
+    assert said == "slices of 80 um lie 100 um apart along axis 2, a gap of 20 um"

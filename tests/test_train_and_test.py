@@ -174,7 +174,9 @@ def test_result_keeps_place_header_and_intensity_unit(small_filters, tmp_path, d
     inside = np.s_[4:-4, 4:-4, 4:-4]
     slope_of_fit = (restored * original)[inside].sum() / (original**2)[inside].sum()
     assert slope_of_fit == pytest.approx(1, abs=0.03)  # in the input's own unit
-    assert restored[..., -1].max() == 0 and float(row["sr_psnr"]) > 15
+    assert float(row["sr_psnr"]) > 15
+    # The published crop leaves out the last plane: restored all the same.
+    assert restored[..., -1].any() == original[..., -1].any()
 
 
 def test_same_command_gives_the_same_filters_and_results(pieces, small_filters, tmp_path):

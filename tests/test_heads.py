@@ -1,0 +1,91 @@
+"""Whole heads: around them is air, noisy and not zero."""
+import numpy as np
+import pytest
+from scipy.ndimage import binary_erosion
+from synthetic import brain, command, save
+from test_scan import phantom
+
+import scan_cues
+from degradation import degradation_of
+from disk.filters import load_filters
+from filter_constant import Settings
+from restoring import upscale
+from scan_adaptation import adapt_to_scan
+from scan_cues import NOISE, bright_part, cues_of
+from slice_profile import profile_matrix
+from util import decibel
+
+
+def in_air(clean, sigma, seed=0):
+    """What a scanner shows of a head: Rician noise, in the air too. In the units of `clean`."""
+    noise = sigma * np.random.default_rng(seed).standard_normal((2, *clean.shape), np.float32)
+    return np.hypot(clean + noise[0], noise[1]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_filters(Settings(preset="scan"))
+
+
+def test_cues_of_a_head_in_noisy_air_are_those_of_its_brain_cut_out():
+    clean = phantom(0, (64, 64, 64))
+    clean *= 0.8 / clean.max()
+    head = np.clip(in_air(clean, 0.04), 0, 1)
+    bright = bright_part(head)
+    assert bright[clean == 0].mean() < 0.01 and bright[clean > 0].mean() > 0.6
+    cut = cues_of(np.where(bright, head, 0), (2, 2, 2))
+    np.testing.assert_array_equal(cues_of(head, (2, 2, 2)), cut)
+    assert 0.03 < cut[NOISE] < 0.05
+
+
+@pytest.mark.parametrize("kind", ["brain", "part of a brain", "all alike"])
+def test_brains_and_parts_of_them_are_no_heads(kind):
+    volume = brain(1, (40, 40, 40)) / 1000
+    if kind == "part of a brain":
+        volume = in_air(phantom(1, (64, 64, 64))[24:40, 24:40, 24:40] / 1000, 0.02)
+        assert volume.all()
+    if kind == "all alike":
+        volume = np.ones((9, 9, 9), np.float32)
+    assert bright_part(volume) is None
+
+
+def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypatch):
+    stages, settings = shipped
+    hr = phantom(2, (64, 64, 64))
+    hr /= hr.max()
+    operator = degradation_of(hr.shape, settings)
+    operator.profiles = 3 * ("box",)
+    low = in_air(np.maximum(operator.forward(hr), 0), 0.03)
+    inside = binary_erosion(hr > 0, iterations=3)
+    found = {}
+    for way in ("bright part", "all of it"):
+        if way == "all of it":
+            monkeypatch.setattr(scan_cues, "bright_part", lambda volume: None)
+        fine = upscale(low, stages, settings)
+        found[way] = decibel(np.mean(np.square(fine - hr)[inside], dtype=np.float64))
+    assert found["bright part"] > found["all of it"] + 0.1
+
+
+def test_thick_slices_of_a_head_in_air_are_adapted_to_sanely():
+    stages, settings = load_filters(Settings(preset="scan", factor=(1, 1, 4)))
+    hr = phantom(3, (64, 64, 64))
+    hr /= hr.max()
+    low = in_air(hr @ profile_matrix(64, 4, "box").T.astype(np.float32), 0.02)
+    inside = binary_erosion(hr > 0, iterations=3)
+    adapted = adapt_to_scan(low, stages, settings)
+    errors = {}
+    for way, used in (("as they are", stages), ("adapted", adapted.stages)):
+        fine = upscale(low, used, settings)
+        assert np.isfinite(fine).all() and fine.max() < 1.5 * low.max()
+        errors[way] = decibel(np.mean(np.square(fine - hr)[inside], dtype=np.float64))
+    assert errors["adapted"] > errors["as they are"] - 0.2
+
+
+def test_a_head_is_said_to_be_one(tmp_path):
+    clean = phantom(4, (32, 32, 32))
+    for name, volume in (("head", in_air(clean, 30)), ("brain", clean)):
+        status, out, errors = command(
+            "test.py", "--upscale", "--no-report", "--preset", "scan", "--test_dir",
+            save(tmp_path / f"{name}.nii", volume), "--output", tmp_path / "o.nii")
+        assert status == 0 and not errors
+        assert out.count("seems to be a whole head") == (name == "head")
