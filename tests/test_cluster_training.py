@@ -1,13 +1,19 @@
 """train.py --scheduler: the filters of the plain run, and one line for what is wrong."""
+import os
+import socket
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from synthetic import QUICK, brain, command, save
+from synthetic import QUICK, ROOT, brain, command, save
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5", "--draws", "3")
 BEST = ("--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5")
 
 
-@pytest.mark.parametrize(("options", "files"), [(QUICK, ["h_2.npy"]), (BEST, None)])
+@pytest.mark.parametrize(("options", "files"), [(QUICK, ["h_2.npy"]), (BEST, None), (SCAN, None)])
 def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
     for n in range(3):
         save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
@@ -15,7 +21,8 @@ def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
     for name, more in (("plain", ()), ("cluster", ("--scheduler", "local:2"))):
         status, out, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
                                       tmp_path / name, *options, *more)
-        assert status == 1 and "bad.nii.gz" in errors[0] and len(errors) == 2, errors
+        assert status == 1 and "1 of 4 volumes" in errors[-1], errors
+        assert all("bad.nii.gz" in line for line in errors[:-1]), errors  # once a stage
     assert "Cluster: 2 workers" in out and "on worker tcp://" in errors[0]
     names = files or [path.name for path in (tmp_path / "plain").glob("*.npy")]
     assert names
@@ -31,3 +38,28 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
                                 tmp_path / "arrays", "--scheduler", "tcp://127.0.0.1:9")
     assert status == 2 and len(errors) == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in errors[0]
+
+
+def test_a_scheduler_and_workers_that_a_user_starts(tmp_path):
+    for n in range(2):
+        save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address,
+            "--dashboard-address", ":0"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
+    quiet = {"env": environment, "cwd": tmp_path, "stdout": subprocess.DEVNULL,
+             "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(line, **quiet) for line in (dask, worker, worker)]
+    try:
+        status, out, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
+                                      tmp_path / "arrays", "--scheduler", address, *QUICK)
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(30)
+    assert status == 0 and not errors, errors
+    assert "Cluster: " in out and (tmp_path / "arrays" / "h_2.npy").is_file()
