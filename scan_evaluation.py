@@ -11,7 +11,8 @@ from skimage.restoration import denoise_nl_means
 from degradation import degradation_of
 from disk.files import make_folder
 from disk.geometry import voxel_sizes_of
-from disk.volumes import read_volume, relative_name
+from disk.masks import read_brain
+from disk.volumes import relative_name
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
@@ -106,11 +107,11 @@ def evaluate_files(volumes, folder, stages, settings, engine):
         for path in volumes:
             name = relative_name(path, settings.test_dir)
             try:
-                volume = read_volume(path)
+                volume, mask = read_brain(path, settings.mask)
                 image, sizes = volume.data, voxel_sizes_of(volume.image)
                 for cell in cells:
                     row = evaluate_scan(image, stages, settings, *cell, name, engine, sizes)
-                    rows.append({"volume": name} | row)
+                    rows.append({"volume": name} | row | ({"mask": mask.name} if mask else {}))
                     bar.write(line(rows[-1]))
                     bar.update()
             except (UserError, ValueError) as fault:

@@ -51,6 +51,12 @@ def by_axis(values):
     return " × ".join(map(str, values))
 
 
+def named(row):
+    """The name of a row's volume, and of the mask of its brain, as HTML."""
+    mask = f'<br><small>mask: {html.escape(row["mask"])}</small>' if "mask" in row else ""
+    return html.escape(row["volume"]) + mask
+
+
 def table_figures(rows, start):
     """Figures as an HTML table, with a last row of means.
 
@@ -74,7 +80,7 @@ def table_figures(rows, start):
     for row in rows:
         cells = "".join(f"<td>{row[f'{key}_psnr']:.2f}</td><td>{row[f'{key}_ssim']:.4f}</td>"
                         for key, _ in names)
-        lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>{cells}'
+        lines.append(f'<tr><th scope="row">{named(row)}</th>{cells}'
                      f'<td>{row["gain_over_spline"]:+.2f}</td></tr>')
     return ('<div class="scroll"><table><thead><tr><th rowspan="2" scope="col">volume</th>'
             f'{head}<th rowspan="2" scope="col">gain over<br>spline, dB</th></tr><tr>'
@@ -99,7 +105,7 @@ def table_upscaled(rows):
     lines = []
     for row in rows:
         size = f"{by_axis(f'{side:g}' for side in row['voxel_size'])} {row['unit']}"
-        lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>'
+        lines.append(f'<tr><th scope="row">{named(row)}</th>'
                      f'<td>{by_axis(row["from"])}</td><td>{by_axis(row["to"])}</td>'
                      f'<td>{size}</td><td>{row["seconds"]:.1f}</td></tr>')
     return ('<div class="scroll"><table><thead><tr><th>volume</th><th>voxels</th>'
