@@ -207,12 +207,12 @@ def upscaled(folder, *options):
     return nib.load(folder / "o.nii").get_fdata(dtype=np.float32), out
 
 
-@pytest.mark.parametrize("options", [(), ("--voxel_size", "0.5", "0.5", "0.9")],
+@pytest.mark.parametrize("options", [(), ("--voxel_size", "0.5")],
                          ids=["factor", "two steps"])
 def test_the_command_upscales_a_head_by_its_mask(scan, tmp_path, options):
     head, inside = scan
-    head, inside = (part[:, :, ::2] if options else part for part in (head, inside))
-    affine = np.diag([1, 1, 2 if options else 1, 1])
+    head, inside = (part[:, :, ::4] if options else part for part in (head, inside))
+    affine = np.diag([1, 1, 4 if options else 1, 1])
     write_nifti(tmp_path / "v.nii", head, affine)
     write_nifti(tmp_path / "v_mask.nii", inside.astype("u1"), affine)
     fine, out = upscaled(tmp_path, "--mask", "auto", *options)

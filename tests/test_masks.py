@@ -107,7 +107,7 @@ def pair(folder, mask=INSIDE, volume=HEAD, affine=None, **header):
     return write_nifti(folder / "v.nii", volume)
 
 
-@pytest.mark.parametrize("mask", [INSIDE, INSIDE[..., None], 255 * INSIDE, 0.7 * INSIDE - 0.1,
+@pytest.mark.parametrize("mask", [INSIDE, INSIDE[..., None], 255 * INSIDE, 0.5 * INSIDE + 0.3,
                                   np.where(INSIDE, 2.0, np.nan)],
                          ids=["bytes", "trailing axis", "255", "soft", "nan"])
 def test_what_lies_outside_the_mask_becomes_zero(tmp_path, mask):
