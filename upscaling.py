@@ -292,7 +292,7 @@ def say_of_head(path, low, use, mask=None):
                             "the head is restored"))
     elif is_drawn(use.settings) and bright_part(low) is not None:
         tqdm.write(one_line(f"{path.name}: seems to be a whole head, not a brain cut out; noise "
-                            "and blur are read from its bright part"))
+                            "and blur are read from its bright part (--mask: from its brain)"))
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):
