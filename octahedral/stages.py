@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 from scipy.ndimage import binary_dilation
 
-from apply_filters import TILE
 from hashtable import sample_voxels
 from machine.threads import in_threads, spans
 from matrix_compute import BLOCK, Drawn, bucket_order
+from octahedral.applying import apply_turned, lines_of
 from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import grow, quantile_tree
@@ -124,15 +124,10 @@ def apply_stage(scene, stage, number, settings, near=None):
     inner = 3 * (slice(REACH, -REACH),)
     voxels = np.flatnonzero(np.pad(scene.mask[inner] if near is None else near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
-    in_estimate, in_start = _offsets(stage_taps(number, settings), scene)
     result = scene.estimate.copy()
-
-    def restore_tile(span):
-        tile = slice(*span)
-        _apply(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels[tile], leaf[tile],
-               orientation[tile], in_estimate, in_start, stage.weights, result.reshape(-1))
-
-    in_threads(spans(voxels.size, TILE), restore_tile)
+    apply_turned(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels, leaf, orientation,
+                 lines_of(stage_taps(number, settings), result.shape), stage.weights,
+                 result.reshape(-1))
     return np.ascontiguousarray(result[inner])
 
 
@@ -258,18 +253,3 @@ def _gather(x, start, hr, voxels, orientation, in_estimate, in_start, rows):
         for j in range(more):
             row[taps + j] = start[at + far[j]] - centre
         row[taps + more] = hr[at] - centre
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, weights, result):
-    """``result[voxels]``: x there, and the leaf's weights times the taps less x there."""
-    taps, more = in_estimate.shape[1], in_start.shape[1]
-    for n in range(voxels.size):
-        at, w = voxels[n], weights[leaf[n]]
-        near, far = in_estimate[orientation[n]], in_start[orientation[n]]
-        centre, total = x[at], np.float32(0)
-        for j in range(taps):
-            total += w[j] * (x[at + near[j]] - centre)
-        for j in range(more):
-            total += w[taps + j] * (start[at + far[j]] - centre)
-        result[at] = centre + total

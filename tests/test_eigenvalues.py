@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 
-from structure_tensor import eigen_3x3
+from structure_tensor import BATCH, eigen_3x3, eigen_batch
 
 
 def assert_eigen(tensor):
@@ -74,3 +74,26 @@ def test_line_along_each_axis_is_its_own_eigenvector():
         l1, l2, l3, *v = eigen_3x3(*entries)
         assert (l1, l2, l3) == pytest.approx((4, 0, 0), abs=1e-7)
         assert abs(v[axis]) == pytest.approx(1)
+
+
+def test_a_batch_is_what_one_matrix_after_another_gives():
+    rng = np.random.default_rng(24)
+    parts = rng.standard_normal((BATCH, 3, 3))
+    parts[:20, 2] = 0  # of rank 2, 1 and 0
+    parts[:10, 1] = parts[:5] = 0
+    tensors = parts.transpose(0, 2, 1) @ parts
+    tensors[20:30] = np.diag([1, 1, 0.5])  # equal eigenvalues
+    tensors[30:34] = np.eye(3) * 1e-14
+    w = np.full(13 * BATCH, np.nan)
+    entries = tensors[:, (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)]
+    w[: 6 * BATCH] = entries.T.reshape(-1)
+    eigen_batch(w)
+    found = w[6 * BATCH : 12 * BATCH].reshape(6, BATCH).T
+    np.testing.assert_array_equal(found, [eigen_3x3(*row) for row in entries])
+    assert np.isfinite(found).all()
+
+
+def test_equal_eigenvalues_of_float32_are_themselves():
+    for size in (1.2298989e-14, 0.1, 3e5):
+        entries = np.array([size] * 3 + [0] * 3, np.float32)
+        assert eigen_3x3(*entries) == pytest.approx((*entries[:3], 0, 0, 1), rel=1e-7)
