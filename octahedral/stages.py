@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from scipy.ndimage import binary_dilation
 
+from crop_black import tight_box
 from hashtable import sample_voxels
 from machine.threads import in_threads, spans
 from matrix_compute import BLOCK, Drawn, bucket_order
@@ -66,12 +67,13 @@ def restore_stages(volume, stages, settings, near=None, advance=lambda share: No
     sr : ndarray of float32, shape of the box, in [0, 1]
     """
     estimate, tiles = volume.lr, tiles_of(volume.lr.shape)
+    wanted = volume.mask if near is None else near
     for number, stage in enumerate(stages):
-        restored = np.empty_like(estimate)
+        restored = estimate.copy()
         for tile in tiles:
-            scene = scene_of(volume, estimate, settings, tile)
-            wanted = None if near is None else near[tile]
-            restored[tile] = apply_stage(scene, stage, number, settings, wanted)
+            if inner := part_of(tile, wanted):
+                scene = scene_of(volume, estimate, settings, inner)
+                restored[inner] = apply_stage(scene, stage, number, settings, wanted[inner])
             advance(1 / (len(tiles) * len(stages)))
         estimate = restored  # the one before is let go of
         del restored
@@ -109,6 +111,22 @@ def tiles_of(shape):
     across = TILE_VOXELS // ((SLAB + around) * (shape[2] + around)) - around
     return [(slice(*x), slice(*y), slice(0, shape[2])) for x in spans(shape[0], SLAB)
             for y in spans(shape[1], max(across, LEAST_TILE))]
+
+
+def part_of(tile, wanted):
+    """The smallest part of a tile that holds its wanted voxels; None where it has none.
+
+    Examples
+    --------
+    >>> wanted = np.zeros((4, 5, 6), bool)
+    >>> wanted[2, 1:3, 4] = True
+    >>> part_of((slice(1, 4), slice(0, 5), slice(0, 6)), wanted)
+    (slice(2, 3, None), slice(1, 3, None), slice(4, 5, None))
+    """
+    if not wanted[tile].any():
+        return None
+    return tuple(slice(side.start + inner.start, side.start + inner.stop)
+                 for side, inner in zip(tile, tight_box(wanted[tile]), strict=True))
 
 
 def scene_of(volume, estimate, settings, tile=None):
