@@ -150,37 +150,26 @@ def _smooth_across(ring, weights, plane, row, low, high, tensor):
 
 
 @njit(cache=True, error_model="numpy")
-def eigen_3x3(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues, descending, and the principal unit eigenvector of a symmetric 3x3 matrix.
+def eigen_batch(w):
+    """Eigenvalues, descending, and principal unit eigenvectors of `BATCH` symmetric 3x3 matrices.
 
     The closed form of the characteristic cubic, in float64 on the matrix divided by its largest
     entry; the eigenvector is the longest cross product of two rows of T - l1. Where the two largest
     eigenvalues are equal, no direction in their plane is better than another, and one is taken.
-
-    Returns
-    -------
-    l1, l2, l3, vx, vy, vz : float
-
-    Examples
-    --------
-    >>> [round(float(number), 9) + 0.0 for number in eigen_3x3(1.0, 2.0, 4.0, 0.0, 0.0, 0.0)]
-    [4.0, 2.0, 1.0, 0.0, 0.0, 1.0]
-    """
-    l1, l2, l3, vx, vy, vz, longest = _eigen(xx, yy, zz, xy, xz, yz)
-    if not longest >= SHORTEST:
-        l1, l2, l3, vx, vy, vz = _degenerate(xx, yy, zz, xy, xz, yz)
-    return l1, l2, l3, vx, vy, vz
-
-
-@njit(cache=True, error_model="numpy")
-def eigen_batch(w):
-    """`eigen_3x3` of `BATCH` matrices, several at a time.
 
     Parameters
     ----------
     w : ndarray of float64, shape (13 * BATCH,)
         Rows of `BATCH` numbers: xx, yy, zz, xy, xz, yz are read, l1, l2, l3, vx, vy, vz written.
         The last row is scratch.
+
+    Examples
+    --------
+    >>> w = np.zeros((13, BATCH))
+    >>> w[:3, 0] = 1, 2, 4
+    >>> eigen_batch(w.reshape(-1))
+    >>> [round(float(number), 9) + 0.0 for number in w[6:12, 0]]
+    [4.0, 2.0, 1.0, 0.0, 0.0, 1.0]
     """
     for m in range(BATCH):
         l1, l2, l3, vx, vy, vz, longest = _eigen(
@@ -261,7 +250,7 @@ def _cosine_of_third(x):
 
 @njit(cache=True, error_model="numpy")
 def _degenerate(xx, yy, zz, xy, xz, yz):
-    """`eigen_3x3` where the two largest eigenvalues are equal, all three are, or all are 0."""
+    """Eigenvalues and eigenvector where the two largest are equal, all three are, or all are 0."""
     size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
     if not size > 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0

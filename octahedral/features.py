@@ -92,6 +92,7 @@ def features_of_voxels(scene, voxels):
     Examples
     --------
     >>> from octahedral.scene import make_scene, places
+    >>> from octahedral.voxel_features import RATIO_2
     >>> estimate = np.tile(np.linspace(0, 1, 8, dtype=np.float32)[:, None, None], (1, 8, 8))
     >>> along = 3 * [places(8, 0.5, 0.0)]
     >>> scene = make_scene(estimate, estimate, estimate > 0, along, (2, 2, 2))
