@@ -9,7 +9,7 @@ from pathlib import Path
 from disk.results import MADE_BY
 from filter_constant import start_name
 from report.figures import mean_row
-from report.viewer import SLICE_FORMAT, viewer_html
+from report.viewer import viewer_html
 
 TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
 
@@ -39,7 +39,7 @@ def make_page(about, rows, viewers):
     title = f"{len(rows)} volume{plural} {done} by {by_axis(about['settings']['factor'])}"
     parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
              "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
-             "ABOUT": about_html(about), "FORMAT": SLICE_FORMAT}
+             "ABOUT": about_html(about)}
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, part in parts.items():
         text = text.replace(f"@{name}@", part)
