@@ -14,8 +14,8 @@ from filter_constant import Settings
 from get_lar import make_fine
 from restoring import restore, upscale
 from scan_adaptation import adapt_to_scan
-from scan_evaluation import evaluate_scan
 from scan_cues import NOISE, bright_part, cues_of
+from scan_evaluation import evaluate_scan
 from slice_profile import profile_matrix
 from util import decibel
 
