@@ -10,15 +10,16 @@ from skimage.restoration import denoise_nl_means
 
 from degradation import degradation_of
 from disk.files import make_folder
-from disk.geometry import voxel_sizes_of
-from disk.volumes import read_volume, relative_name
+from disk.geometry import voxel_sizes_in_mm
+from disk.masks import read_brain
+from disk.volumes import relative_name
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
 from report.figures import write_metrics
 from restoring import restore
 from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE
+from scan_cues import NOISE, head_in_zeros
 from scan_draws import make_low, original_of
 from util import decibel, random_of
 
@@ -45,7 +46,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
         Of the volume: the noise hangs on it.
     engine : engine.CPU or its like, optional
     voxel_size : sequence of three float, optional
-        Of the image: says how fine the plane of thick slices is.
+        Of the image, in mm: says how fine the plane of thick slices is, and whether it is a head.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     if settings.adapt:
         sizes = np.multiply(voxel_size, settings.factor)
         stages = adapt_to_scan(low, stages, settings, sizes).stages
-    fine = make_fine(low, settings)
+    fine = make_fine(low, settings, head_in_zeros(low, np.multiply(voxel_size, settings.factor)))
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,
@@ -106,11 +107,11 @@ def evaluate_files(volumes, folder, stages, settings, engine):
         for path in volumes:
             name = relative_name(path, settings.test_dir)
             try:
-                volume = read_volume(path)
-                image, sizes = volume.data, voxel_sizes_of(volume.image)
+                volume, mask = read_brain(path, settings.mask)
+                image, sizes = volume.data, voxel_sizes_in_mm(volume.image)
                 for cell in cells:
                     row = evaluate_scan(image, stages, settings, *cell, name, engine, sizes)
-                    rows.append({"volume": name} | row)
+                    rows.append({"volume": name} | row | ({"mask": mask.name} if mask else {}))
                     bar.write(line(rows[-1]))
                     bar.update()
             except (UserError, ValueError) as fault:

@@ -21,9 +21,10 @@ def about_run(settings, command):
             "versions": {"python": platform.python_version()} | versions}
 
 
-def sidecar(path, seconds, settings):
+def sidecar(path, seconds, settings, mask=None):
     """What lies beside a result as JSON: where it came from and how, a dict."""
-    return {"input": str(path), "input_sha256": file_digest(path),
+    masked = {"mask": str(mask), "mask_sha256": file_digest(mask)} if mask else {}
+    return {"input": str(path), "input_sha256": file_digest(path), **masked,
             **about_run(settings, sys.argv), "seconds": seconds}
 
 
@@ -54,5 +55,6 @@ def write_beside(path, title, name, found, volumes, settings):
         picture = aside.submit(picture_volume, *views, compare=not settings.upscale)
         shown = make_viewer(title, *views, volumes)
         write_whole(name.with_name(f"{name.name}.png"), picture.result())
-    write_json(name.with_name(f"{name.name}.json"), sidecar(path, found.watch.seconds, settings))
+    write_json(name.with_name(f"{name.name}.json"),
+               sidecar(path, found.watch.seconds, settings, found.mask))
     return shown
