@@ -72,7 +72,8 @@ def mend_geometry(header):
 
 
 def _numbers(values):
-    return np.array(values, np.float64)
+    with np.errstate(invalid="ignore"):  # said of signalling numbers that are none
+        return np.array(values, np.float64)
 
 
 def _are_sizes(sizes):
