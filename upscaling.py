@@ -7,7 +7,6 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from degradation import is_drawn
 from disk.files import make_folder
@@ -17,9 +16,9 @@ from disk.nifti_check import checked_image
 from disk.slices import Slices, slices_beside
 from disk.volumes import read_series, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
-from machine.errors import UserError, complain, one_line
+from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
-from machine.progress import Stopwatch, progress
+from machine.progress import Stopwatch, progress, say
 from restoring import Restored, axes_between, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part
@@ -181,7 +180,7 @@ def adapted(path, low, sizes, use):
     order = list(use.axes)
     found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
     if found.why_not and _is_thick(use):
-        tqdm.write(one_line(f"{path.name}: filters are used as they are: {found.why_not}"))
+        say(f"{path.name}: filters are used as they are: {found.why_not}")
     return use._replace(stages=found.stages), found.profile
 
 
@@ -260,12 +259,12 @@ def _plan(path, filters):
             way = way_to(goal, sizes, filters.there, unit)
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
-        tqdm.write(one_line(f"{path.name}: {describe(way, sizes, unit)}"))
+        say(f"{path.name}: {describe(way, sizes, unit)}")
     else:
         way = Way([asked.factor], None)
         warn_of_axis(path, asked.factor, sizes, unit)
     if said := slices_in_words(path, sizes, asked, unit):
-        tqdm.write(one_line(f"{path.name}: {said}"))
+        say(f"{path.name}: {said}")
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, shape, way, uses, asked)
     return way, uses
@@ -309,8 +308,8 @@ def slices_in_words(path, sizes, asked, unit="mm"):
 def say_of_head(path, low, use):
     """Say where a volume seems to be a whole head, whose cues are read from its bright part."""
     if is_drawn(use.settings) and bright_part(low) is not None:
-        tqdm.write(one_line(f"{path.name}: seems to be a whole head, not a brain cut out; noise "
-                            "and blur are read from its bright part"))
+        say(f"{path.name}: seems to be a whole head, not a brain cut out; noise and blur are read "
+            "from its bright part")
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):
