@@ -184,8 +184,9 @@ class Settings:
                                        "many minutes have passed; 0: after each", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "memory to use at most, in GB (default: "
                                       "what is free)", kind=float, low=0, high=1e6, none=0)
-    scheduler: str = option("", "running", "sum the samples on the workers of a Dask cluster: its "
-                            "scheduler's address, or local:N for N processes here",
+    scheduler: str = option("", "running", "sum samples, or restore volumes, on the workers of "
+                            "a Dask cluster: its scheduler's address, or local:N for N processes "
+                            "here",
                             metavar="ADDRESS")
 
     # Folders.

@@ -4,13 +4,11 @@ By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may tak
 filters, one after another, and a last spline, see spacing.py.
 """
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
 from degradation import is_drawn
 from disk.files import make_folder
-from disk.filters import factors_there, load_filters
 from disk.geometry import finer_header, unit_of, voxel_sizes_of
 from disk.nifti_check import checked_image
 from disk.slices import Slices, slices_beside
@@ -19,7 +17,7 @@ from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
-from restoring import Restored, axes_between, restore
+from restoring import Restored, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part
 from spacing import Way, describe, onto_sizes, way_to
@@ -32,55 +30,13 @@ ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
-class Use(NamedTuple):
-    """Filters for one factor, ready to be used."""
-
-    stages: list  # of Stage
-    settings: object  # Settings, as the filters were learned
-    axes: tuple  # the volume's axes in the order in which the filters take them
-
-
-class Filters:
-    """Filters by the factor that is asked for, each read once.
-
-    Parameters
-    ----------
-    settings : Settings
-        As the user gave them.
-    given : set of str
-        Options that stood on the command line.
-    """
-
-    def __init__(self, settings, given):
-        self.settings, self.given, self._read = settings, given, {}
-
-    @property
-    def there(self):
-        """Factors that there are filters for: list of tuple of three int."""
-        return factors_there(self.settings)
-
-    def first(self):
-        """The `Use` for --factor; with --voxel_size that for any factor, to say what they are."""
-        asked = self.settings
-        free = asked.voxel_size or asked.isotropic
-        return self(self.there[0] if free and self.there else asked.factor)
-
-    def __call__(self, factor):
-        """The `Use` for a factor; raises UserError where there are no filters."""
-        if factor not in self._read:
-            asked = dataclasses.replace(self.settings, factor=factor)
-            stages, settings = load_filters(asked, self.given)
-            self._read[factor] = Use(stages, settings, axes_between(factor, settings.factor))
-        return self._read[factor]
-
-
 def upscale_file(path, target, filters, engine):
     """Upscale one file, each volume of a series for itself.
 
     Parameters
     ----------
     path, target : Path
-    filters : Filters
+    filters : restoring.Filters
     engine : engine.CPU or its like
 
     Returns
@@ -169,11 +125,11 @@ def adapted(path, low, sizes, use):
         A volume of it.
     sizes : sequence of three float
         Its voxel sizes.
-    use : Use
+    use : restoring.Use
 
     Returns
     -------
-    use : Use
+    use : restoring.Use
     profile : str or None
         The slice profile that the scan shows; None where nothing was learned from it.
     """
@@ -191,7 +147,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     ----------
     low : ndarray of float32, shape (x, y, z)
         Background 0.
-    uses : list of Use
+    uses : list of restoring.Use
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     advance : callable, optional
