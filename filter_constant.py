@@ -6,6 +6,7 @@ values it takes stand on one spot. Nothing here imports more than the standard l
 """
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 
 from machine.options import fault_of, option
@@ -238,6 +239,11 @@ class Settings:
         """The settings of these groups as a plain dict."""
         return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
                 if entry.metadata["group"] in groups}
+
+    def with_whole_paths(self, *names):
+        """The settings with these paths absolute, for workers that may run in other folders."""
+        paths = {name: os.path.abspath(path) for name in names if (path := getattr(self, name))}
+        return dataclasses.replace(self, **paths)
 
 
 def start_name(start):

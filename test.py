@@ -8,8 +8,6 @@ Figures are over the brain. They are given for the LR volume, for the best plain
 same low-resolution volume, and for the restored volume: the one to beat is the spline. What is
 upscaled has no original, so no figures.
 """
-import dataclasses
-import os
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -28,7 +26,7 @@ def main(settings, given):
     from restoring import Filters
 
     if settings.scheduler:
-        settings = with_whole_paths(settings)
+        settings = settings.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
     filters = Filters(settings, given)
     chosen = filters.first().settings
     volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
@@ -54,13 +52,6 @@ def place_of(settings):
         from cluster.workers import connected
     with connected(settings.scheduler) as workers:
         yield workers.in_order
-
-
-def with_whole_paths(settings):
-    """The settings with absolute paths, since workers may run in other folders."""
-    names = ["test_dir", "arrays_dir", "result_dir"] + ["output"] * bool(settings.output)
-    paths = {name: os.path.abspath(getattr(settings, name)) for name in names}
-    return dataclasses.replace(settings, **paths)
 
 
 def restore_volumes(volumes, folder, filters, each):

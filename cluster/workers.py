@@ -131,7 +131,7 @@ class Workers:
         UserError
             If the scheduler or all workers are lost.
         """
-        shared, begun = self.client.submit(_itself, work, pure=False), deque()
+        shared, begun = self.client.submit(itself, work, pure=False), deque()
         for item in items:
             begun.append((item, self.client.submit(_done, shared, item, pure=False)))
             if len(begun) > AHEAD * self.slots:
@@ -194,12 +194,13 @@ def software():
     return {"a version of this project": found.hexdigest()[:12]} | versions
 
 
-def here():
-    """The address of the worker that this is, in words; empty where it is none."""
+def with_remedy(fault, path):
+    """What a worker says of a volume: the fault, its own address, and a remedy that it knows."""
+    missing = "" if Path(path).exists() else "; volumes must lie there at the same paths as here"
     try:
-        return f" (on worker {get_worker().address})"
-    except ValueError:
-        return ""
+        return f"{fault} (on worker {get_worker().address}{missing})"
+    except ValueError:  # called by no worker
+        return str(fault)
 
 
 def error_of(fault, about=""):
@@ -245,7 +246,7 @@ class _Deaf(WorkerPlugin):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _itself(work):
+def itself(work):
     """A task, where `scatter` would do but for a lost worker: that is not made again."""
     return work
 
@@ -256,10 +257,7 @@ def _done(work, item):
         try:
             return work(item), None, said
         except UserError as fault:
-            path, remedy = getattr(item, "path", item), ""
-            if not Path(path).exists():
-                remedy = "; there it must lie at the same path as here"
-            return None, type(fault)(f"{fault}{here()}{remedy}"), said
+            return None, type(fault)(with_remedy(fault, getattr(item, "path", item))), said
 
 
 def _told(future, path):
