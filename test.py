@@ -11,6 +11,7 @@ upscaled has no original, so no figures.
 import sys
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from command_line import run
 from filter_constant import start_name
@@ -31,7 +32,7 @@ def main(settings, given):
     chosen = filters.first().settings
     volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
                            settings.result_dir)
-    with run_folder(chosen, volumes) as folder, place_of(settings) as each:
+    with run_folder(chosen, volumes) as folder, place_of(settings, folder) as each:
         status = restore_volumes(volumes, folder, filters, each)
     if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:
         complain("test", about_filters(chosen))  # which nobody chose
@@ -39,9 +40,10 @@ def main(settings, given):
 
 
 @contextmanager
-def place_of(settings):
+def place_of(settings, folder):
     """Where volumes are worked on: yields what has that done, as `machine.threads.in_turn`."""
     # Here: as above, and Dask is optional.
+    from disk.files import remove_unfinished
     from engine import demanding_dask
     from machine.threads import in_turn
 
@@ -50,8 +52,14 @@ def place_of(settings):
         return
     with demanding_dask():
         from cluster.workers import connected
-    with connected(settings.scheduler) as workers:
-        yield workers.in_order
+    try:
+        with connected(settings.scheduler) as workers:
+            yield workers.in_order
+    except BaseException:
+        # Processes here were ended amid their volumes. Others finish theirs.
+        if settings.scheduler.startswith("local"):
+            remove_unfinished(folder, settings.output and Path(settings.output).name)
+        raise
 
 
 def restore_volumes(volumes, folder, filters, each):

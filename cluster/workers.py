@@ -13,12 +13,13 @@ import re
 import signal
 import time
 from collections import deque
+from concurrent.futures import CancelledError
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import dask
 import psutil
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 
 from machine.errors import UserError, first_line
 from machine.memory import GB
@@ -165,16 +166,20 @@ class Workers:
         if stop:
             stop.wake = functools.partial(done.put, None)
         while left and not (stop and stop.asked):
+            if self.about:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > ALONE:
+                raise UserError("the cluster has lost all its workers; run the same command again")
             try:
                 future = done.get(timeout=PATIENCE)
             except Empty:
-                if self.about:
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > ALONE:
-                    raise UserError("the cluster has lost all its workers; run the same command "
-                                    "again") from None
                 continue
             if future is None:  # a stop
+                continue
+            if future.status == "lost":  # with its worker; Dask has it made again
+                with contextlib.suppress(TimeoutError, CancelledError):
+                    wait(future, timeout=1)
+                done.put(future)
                 continue
             if future.status not in ("finished", "error"):
                 raise UserError("the scheduler was lost; run the same command again")
@@ -228,11 +233,12 @@ def _connect(name, stack):
         cluster = stack.enter_context(LocalCluster(
             n_workers=count, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
             dashboard_address="127.0.0.1:0", env=threads))
-        client = stack.enter_context(Client(cluster))
+        client = stack.enter_context(Client(cluster, direct_to_workers=True))
         client.register_plugin(_Deaf())
         return client
     try:
-        return stack.enter_context(Client(name, timeout=PATIENCE))
+        # Sums of groups and pages do not pass through the scheduler.
+        return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True))
     except (OSError, ValueError) as fault:  # TimeoutError is an OSError
         raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}; start one "
                         "with: dask scheduler, or give local:2") from fault
