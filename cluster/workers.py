@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import logging
 import re
 import signal
@@ -132,18 +133,26 @@ class Workers:
         UserError
             If the scheduler or all workers are lost.
         """
-        shared, begun = self.client.submit(itself, work, pure=False), deque()
-        for item in items:
-            begun.append((item, self.client.submit(_done, shared, item, pure=False)))
-            if len(begun) > AHEAD * self.slots:
-                yield self._result(*begun.popleft())
-        while begun:
-            yield self._result(*begun.popleft())
+        submit = functools.partial(self.client.submit, pure=False)
+        shared, begun, items = submit(itself, work), deque(), iter(items)
+        while True:
+            for item in itertools.islice(items, AHEAD * self.slots + 1 - len(begun)):
+                begun.append((item, submit(_done, shared, item)))
+            if not begun:
+                return
+            item, future = begun.popleft()
+            self._wait([future])
+            if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                # Whatever waits on a worker that is killed is blamed with it: once more, alone.
+                self._wait([other for _, other in begun])
+                future = submit(_done, shared, item)
+                self._wait([future])
+            yield item, functools.partial(_told, future, getattr(item, "path", item))
 
-    def _result(self, item, future):
-        for _ in self.completed([future], whatever=True):
+    def _wait(self, futures):
+        """Wait for futures, whether they succeed or fail."""
+        for _ in self.completed(futures, whatever=True):
             pass
-        return item, functools.partial(_told, future, getattr(item, "path", item))
 
     def completed(self, futures, stop=None, whatever=False):
         """Yield futures as they are finished; no more of them once a stop is asked for.

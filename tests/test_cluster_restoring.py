@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from clusters import prepared
 from conftest import refused
 from synthetic import ROOT, brain, command, save, start
 
@@ -80,20 +82,10 @@ def test_all_that_is_written_is_that_of_the_plain_run(folder, tmp_path, options)
 def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path):
     for name in ("a", "deadly", "z"):
         save(tmp_path / "test" / f"{name}.nii.gz", brain(0, SHAPE))
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "class Deadly:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'whole_volume':\n"
-        "            sys.meta_path.remove(self)\n"
-        "            import restoring\n"
-        "            read = restoring.read_volume\n"
-        "            restoring.read_volume = lambda path: (\n"
-        "                os._exit(1) if 'deadly' in str(path) else read(path))\n"
-        "sys.meta_path.insert(0, Deadly())\n")
+    environment = prepared(tmp_path, "restoring", "deadly", "os._exit(1)")
     status, _, errors = command("test.py", "--test_dir", tmp_path / "test", "--result_dir",
                                 tmp_path / "result", "--no-report", *CLUSTER,
-                                env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+                                env=environment)
     assert status == 1 and len(errors) == 2, errors
     assert "deadly.nii.gz: worker tcp://" in errors[0] and "--memory-limit" in errors[0]
     (table,) = (tmp_path / "result").glob("*/metrics.csv")
@@ -132,8 +124,6 @@ def test_without_the_option_dask_is_not_imported(folder, tmp_path):
     code = ("import sys, test\nfrom command_line import run\n"
             "status = run('test', test.main)\nassert 'dask' not in sys.modules\n"
             "sys.exit(status)")
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code, "--test_dir", str(folder), "--result_dir",
                            str(tmp_path), "--no-report"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
