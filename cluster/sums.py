@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cluster.workers import itself, with_remedy
+from cluster.workers import demand_same_here, itself, with_remedy
 from engine import CPU
 from learning import pairs_of
 from machine.errors import UserError
@@ -58,6 +58,7 @@ class Task(NamedTuple):
     groups: list  # of range, ascending: the buckets of each
     wanted: np.ndarray  # bool, of all buckets: those that lack the volumes
     training: str = ""  # what `stop_summing` knows it by
+    software: dict | None = None  # of the command, see `cluster.workers.software`
 
 
 def sum_batch(volumes, task):
@@ -77,8 +78,11 @@ def sum_batch(volumes, task):
     Raises
     ------
     UserError
-        If a volume turns out to be of no use after its first samples were summed.
+        If a volume turns out to be of no use after its first samples were summed, or the worker
+        has other software.
     """
+    if task.software:
+        demand_same_here(task.software)
     buckets = range(task.groups[0].start, task.groups[-1].stop)
     gram, notes = Gram(len(buckets), task.taps, buckets.start), []
     for name, path in volumes:

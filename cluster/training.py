@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from cluster.sums import Task, stop_summing, submit_sums
-from cluster.workers import connected
+from cluster.workers import connected, software
 from disk.checkpoint import WRITE_SHARE
 from disk.interrupt import Stop
 from disk.ledger import fingerprint
@@ -81,7 +81,8 @@ class OnCluster:
                     where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}{name}"
                              for name, (path, _) in records.items()}
                     task = Task(checkpoint.classes, stages, settings, checkpoint.taps,
-                                _files(checkpoint, buckets, wanted), wanted, self.training)
+                                _files(checkpoint, buckets, wanted), wanted, self.training,
+                                software())
                     for part in self._rounds(records, settings, stop):
                         faults = self._sum_round(part, task, checkpoint, where, stop)
                         failed |= {records[name][0] for name in faults}

@@ -107,10 +107,7 @@ class Workers:
             if isinstance(there, Exception):
                 raise UserError(f"worker {worker}: does not find this project "
                                 f"({first_line(there)}); start it with PYTHONPATH={ROOT}")
-            for what, version in software().items():
-                if there.get(what) != version:
-                    raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is "
-                                    f"{version}; install the same on both and start it again")
+            demand_same(software(), there, worker)
 
     def in_order(self, work, items):
         """Have ``work(item)`` done for each item, as `machine.threads.in_turn` does here.
@@ -131,10 +128,10 @@ class Workers:
         Raises
         ------
         UserError
-            If the scheduler or all workers are lost.
+            If the scheduler or all workers are lost, or a worker that joined has other software.
         """
         submit = functools.partial(self.client.submit, pure=False)
-        shared, begun, items = submit(itself, work), deque(), iter(items)
+        shared, begun, items = submit(itself, (work, software())), deque(), iter(items)
         while True:
             for item in itertools.islice(items, AHEAD * self.slots + 1 - len(begun)):
                 begun.append((item, submit(_done, shared, item)))
@@ -147,6 +144,8 @@ class Workers:
                 self._wait([other for _, other in begun])
                 future = submit(_done, shared, item)
                 self._wait([future])
+            if future.status == "error" and isinstance(future.exception(), UserError):
+                raise future.exception()  # of the worker, not of the volume
             yield item, functools.partial(_told, future, getattr(item, "path", item))
 
     def _wait(self, futures):
@@ -198,6 +197,7 @@ class Workers:
             yield future
 
 
+@functools.cache
 def software():
     """What must be the same on all machines, by name: str to str."""
     found = hashlib.sha256()
@@ -206,6 +206,20 @@ def software():
         found.update(path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
     return {"a version of this project": found.hexdigest()[:12]} | versions
+
+
+def demand_same(asked, there, worker):
+    """Refuse a worker whose software is not that of the command."""
+    for what, version in asked.items():
+        if there.get(what) != version:
+            raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is {version}; "
+                            "install the same on both and start it again")
+
+
+def demand_same_here(asked):
+    """On a worker: as `demand_same`, since it may have come when the work had begun."""
+    with contextlib.suppress(ValueError):  # called by no worker
+        demand_same(asked, software(), get_worker().address)
 
 
 def with_remedy(fault, path):
@@ -266,8 +280,10 @@ def itself(work):
     return work
 
 
-def _done(work, item):
+def _done(shared, item):
     """What a worker does of `in_order`: the result, a UserError or None, and what was said."""
+    work, asked = shared
+    demand_same_here(asked)
     with listening() as said:
         try:
             return work(item), None, said

@@ -136,6 +136,14 @@ def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path, monkey
         assert said.startswith("worker tcp://") and all(word in said for word in words), said
 
 
+def test_a_worker_that_joins_with_another_version_ends_the_run(monkeypatch, tmp_path):
+    with workers_of.connected("local:1") as workers:
+        # To it, the command has another one.
+        monkeypatch.setattr(workers_of, "software", lambda: {"numba": "0"})
+        said = one_line(list, workers.in_order(str, [tmp_path]))
+    assert said.startswith("worker tcp://") and "here it is 0; install the same" in said
+
+
 def test_a_worker_with_too_little_memory(folder, tmp_path):
     with dask(tmp_path, ["--memory-limit", "600MB"]) as address:
         with distributed.Client(address, timeout=60) as client:
