@@ -21,6 +21,8 @@ PROFILES = ("box", "gap", "gauss", "sharp", "kspace")
 FEATURE_SPACES = ("spherical", "octahedral")
 SPLITS = ("learned", "quantiles")
 DEVICES = ("auto", "cpu", "gpu")
+MASK_AUTO = "auto"  # of --mask: by the names of BIDS and other common ones
+MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # in its patterns
 
 WINDOW_SIGMA = 0.85  # voxels; of the Gaussian over a window of gradients (section 3.2 of the paper)
 CLIP_FRACTION = 0.999  # of the sorted voxels: clipped above, so that a bright vessel sets no scale
@@ -199,6 +201,11 @@ class Settings:
                             "dataset its T1w)", kind=str, several=True, metavar="PATTERN")
     exclude: tuple = option((), "folders", "leave out volumes whose name or path fits one of these "
                             "patterns", kind=str, several=True, metavar="PATTERN")
+    mask: str = option("", "folders", "of whole heads, the brain masks beside them: auto, by the "
+                       "names of BIDS and other common ones, or a path from the volume's folder, "
+                       "such as \"masks/{name}.nii.gz\", with wildcards; learned from and "
+                       "evaluated is what lies inside; upscaled is the whole head, its noise and "
+                       "blur read inside", metavar="PATTERN")
     arrays_dir: str = option("arrays", "folders", "the learned filters")
     result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
 

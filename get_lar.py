@@ -185,7 +185,7 @@ def make_pair(image, settings, level=None):
     return LRVolume(lr, low, operator, box, whole_shape, scale, mask, hr=hr)
 
 
-def make_fine(low, settings):
+def make_fine(low, settings, inside=None):
     """Bring a truly low-resolution volume to the grid that is finer by the factor.
 
     Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning (in sparse
@@ -200,6 +200,9 @@ def make_fine(low, settings):
     low : ndarray of float32, shape (x, y, z)
         Voxels below zero, infinite or not a number count as background.
     settings : Settings
+    inside : ndarray of bool, shape (x, y, z), optional
+        The brain in a whole head: what is bright, and the cues, are read from it alone. All of the
+        head is brought to the finer grid.
 
     Returns
     -------
@@ -224,16 +227,17 @@ def make_fine(low, settings):
     operator = degradation_of(shape, settings, low.shape)
     operator.check_upscaling()
     low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
-    scale = bright_level_of_scan(low) or float(low.max(initial=0))
+    scale = _brightness(low if inside is None else low * inside)
     if not scale > 0:
-        raise ValueError("the volume holds no voxel above zero")
+        where = "" if inside is None else " inside its mask"
+        raise ValueError(f"the volume holds no voxel above zero{where}")
     above = np.clip(low - scale, 0, None)
     # A corner of the brain's outline holds an eighth of a voxel's weight: what is cut at more would
     # lose it.
     mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
     box = tight_box(mask)
     mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
-    cues = operator.cues(low / np.float32(scale))
+    cues = operator.cues((low if inside is None else low * inside) / np.float32(scale))
     if settings.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
@@ -244,6 +248,10 @@ def make_fine(low, settings):
         lr = np.pad(lr, settings.margin, mode="reflect")
     return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
                     above=above if above.any() else None, cues=cues)
+
+
+def _brightness(low):
+    return bright_level_of_scan(low) or float(low.max(initial=0))
 
 
 def best_spline(volume, order=5):

@@ -17,7 +17,8 @@ from disk.checkpoint import Checkpoint, Sums, buckets_per_file
 from disk.files import write_whole
 from disk.interrupt import Stop
 from disk.ledger import fingerprint
-from disk.volumes import largest_volume, read_volume, relative_name
+from disk.masks import read_brain
+from disk.volumes import largest_volume, relative_name
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair, with_sharp_original
@@ -186,7 +187,7 @@ def pairs_of(path, settings):
 
     That is its LR counterpart or, with --preset scan, as many as are drawn.
     """
-    image, name = read_volume(path).data, relative_name(path, settings.train_dir)
+    image, name = read_brain(path, settings.mask)[0].data, relative_name(path, settings.train_dir)
     try:
         if is_drawn(settings):
             for number, volume in enumerate(drawn_volumes(image, settings, name)):

@@ -2,6 +2,9 @@
 import dataclasses
 
 from filter_constant import (
+    MASK_AUTO,
+    MASK_ENTITIES,
+    MASK_NAME,
     OCTAHEDRAL_FILTER_MAX,
     ONLY_OCTAHEDRAL,
     ONLY_SCAN,
@@ -43,6 +46,8 @@ def checked(settings, given, command):
     if "start" in given and lr_type == "kspace" and settings.start in ("cubic", "quintic"):
         raise ValueError(f"argument --start: {settings.start} has no effect with --lr_type kspace, "
                          "whose spectrum is filled with zeros; leave one of the two out")
+    if fault := _fault_of_mask(settings.mask):
+        raise ValueError(f"argument --mask: '{settings.mask}' {fault}")
     if settings.suffix and any(sign in settings.suffix for sign in "/\\"):
         raise ValueError(f"argument --suffix: '{settings.suffix}' holds a slash; folders are for "
                          "--result_dir or --output")
@@ -61,6 +66,18 @@ def checked(settings, given, command):
     if lr_type in ("average", "scan"):
         return dataclasses.replace(settings, grid="edges")
     return settings
+
+
+def _fault_of_mask(pattern):
+    """What is wrong with a pattern of masks; empty where nothing is."""
+    if pattern in ("", MASK_AUTO):
+        return ""
+    bare = pattern.replace(MASK_NAME, "").replace(MASK_ENTITIES, "")
+    if "{" in bare or "}" in bare:
+        return f"has braces around what is neither {MASK_NAME} nor {MASK_ENTITIES}"
+    if not pattern.lower().endswith((".nii", ".nii.gz", "*")):
+        return "must end in .nii, .nii.gz or *, or be auto"
+    return ""
 
 
 def _check_spaces(settings, given):

@@ -5,13 +5,15 @@ Files that are truly low-resolution are for upscaling.py.
 import contextlib
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from disk.files import make_folder
 from disk.filters import factors_there, load_filters
-from disk.volumes import read_volume, write_volume
+from disk.masks import read_brain
+from disk.volumes import write_volume
 from engine import CPU
 from filter_constant import Settings
 from filter_func import census_blend
@@ -33,6 +35,7 @@ class Restored(NamedTuple):
     watch: Stopwatch
     settings: Settings  # as the filters, or the last of them, were learned
     missed: int = 0  # volumes of a series that could not be restored
+    mask: Path | None = None  # that its brain was taken from
 
 
 class Use(NamedTuple):
@@ -234,7 +237,7 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     """
     watch = Stopwatch()
     with watch("read"):
-        volume = read_volume(path)
+        volume, mask_path = read_brain(path, settings.mask)
     try:
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
@@ -257,6 +260,7 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         spline, mask = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}
         row = metrics_row(path.name, mask.sum(), figures_of(pair.hr, images, mask))
+        row |= {"mask": mask_path.name} if mask_path else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, volume.image.affine, watch, settings)
+    return Restored(row, images, volume.image.affine, watch, settings, mask=mask_path)

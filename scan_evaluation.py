@@ -14,7 +14,8 @@ from skimage.restoration import denoise_nl_means
 from degradation import degradation_of
 from disk.files import make_folder
 from disk.geometry import voxel_sizes_of
-from disk.volumes import read_volume, relative_name
+from disk.masks import read_brain
+from disk.volumes import relative_name
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
@@ -114,11 +115,12 @@ def evaluate_file(path, stages, settings, engine):
     UserError
         If the file is no volume that this can be done with.
     """
-    volume, name = read_volume(path), relative_name(path, settings.test_dir)
+    (volume, mask), name = read_brain(path, settings.mask), relative_name(path, settings.test_dir)
     image, sizes = volume.data, voxel_sizes_of(volume.image)
+    masked = {"mask": mask.name} if mask else {}
     try:
         return [{"volume": name} | evaluate_scan(image, stages, settings, *cell, name, engine,
-                                                 sizes) for cell in _cells(settings)]
+                                                 sizes) | masked for cell in _cells(settings)]
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
 

@@ -14,6 +14,7 @@ from scipy.ndimage import spline_filter1d
 
 from machine.threads import in_threads, spans
 
+COLUMN = 2048  # voxels of a row, or plane, that stay in the first-level cache while taps are added
 ROWS = 64  # output rows, or planes of them, that a thread takes at a time
 
 
@@ -52,9 +53,13 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     >>> upsample(low, (4, 2, 1), order=3)[:, 0, 0].round(3)
     array([3.   , 3.778, 5.222, 6.   ], dtype=float32)
     """
-    operators = [zoom_operator(*sides, order=order, prefilter=prefilter, grid=grid)
-                 for sides in zip(low.shape, shape, strict=True)]
-    fine = apply_operators(low, operators)
+    sides = list(zip(low.shape, shape, strict=True))
+    # Apart, since it has some forty weights a voxel, and the small volume has few voxels.
+    coefficients = apply_operators(low, [
+        prefilter_operator(n_in, order if prefilter and n_in != n_out else 0)
+        for n_in, n_out in sides])
+    fine = apply_operators(coefficients, [zoom_operator(*pair, order, False, grid)
+                                          for pair in sides])
     # Not in place where that is `low` itself, left alone along all axes.
     return np.clip(fine, 0, None, out=None if np.shares_memory(fine, low) else fine)
 
@@ -95,6 +100,19 @@ def spacing_and_start(n_in, n_out, grid):
 def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
     """`zoom_matrix` as a banded matrix."""
     return banded(zoom_matrix(n_in, n_out, order, prefilter, grid))
+
+
+@lru_cache(maxsize=64)
+def prefilter_operator(side, order):
+    """What makes the voxels along an axis the coefficients of the spline through them."""
+    return banded(_coefficients(side, order))
+
+
+def _coefficients(side, order):
+    """The coefficients of the splines through each unit vector: ndarray, shape (side, side)."""
+    if order < 2 or side < 2:
+        return np.eye(side)
+    return spline_filter1d(np.eye(side), order, axis=0, mode="mirror")
 
 
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
@@ -139,9 +157,7 @@ def spline_matrix(n_in, positions, order, prefilter):
     weights = bspline(positions[:, None] - taps, order)
     period = max(2 * (n_in - 1), 1)
     taps = np.abs((taps + period // 2) % period - period // 2) if n_in > 1 else taps * 0
-    coefficients = np.eye(n_in)
-    if prefilter and order > 1 and n_in > 1:
-        coefficients = spline_filter1d(coefficients, order, axis=0, mode="mirror")
+    coefficients = _coefficients(n_in, order if prefilter else 0)
     return np.einsum("ot,otn->on", weights, coefficients[taps])
 
 
@@ -244,15 +260,16 @@ def apply_operators(volume, operators):
 @njit(cache=True, nogil=True, fastmath=True)
 def _across_rows(volume, start, weights, result, first, last):
     n_out, taps = weights.shape
-    for row in range(first, last):
-        a, o = row // n_out, row % n_out
-        for k in range(result.shape[1]):
-            result[row, k] = 0
-        for t in range(taps):
-            weight, at = weights[o, t], start[o] + t
-            if weight != 0:
-                for k in range(result.shape[1]):
-                    result[row, k] += weight * volume[a, at, k]
+    for begin in range(0, result.shape[1], COLUMN):
+        end = min(begin + COLUMN, result.shape[1])
+        for row in range(first, last):
+            a, o, target = row // n_out, row % n_out, result[row, begin:end]
+            target[:] = 0
+            for t in range(taps):
+                weight, source = weights[o, t], volume[a, start[o] + t, begin:end]
+                if weight != 0:
+                    for k in range(target.size):
+                        target[k] += weight * source[k]
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -11,6 +11,10 @@ from numba import njit
 
 from machine.simd import LANES, correlate, load, multiply_add, splat, store, zeros
 
+BATCH = 64  # tensors at a time
+SHORTEST = 1e-28  # squared length of a cross product: shorter, and two eigenvalues are equal
+NEARLY_ROUND = 1e-12  # half the spread of the eigenvalues, where the largest entry is 1
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_t, trace, fa,
@@ -53,7 +57,7 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     products = np.zeros((6, height + 2 * half, width + 2 * half), np.float32)
     rows = np.zeros((height + 2 * half, width), np.float32)
     ring = np.zeros((length, 6, height, width), np.float32)
-    tensor = np.zeros((6, width), np.float32)
+    tensor, w = np.zeros((6, width), np.float32), np.zeros(13 * BATCH)
     for plane in range(max(start - half, 0), min(stop + half, lr.shape[0])):
         _gradient_products(lr, plane, y0 - half, z0 - half, z1 - z0 + 2 * half, products)
         for c in range(6):
@@ -70,13 +74,21 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
                 end += 1
             _smooth_across(ring, weights, centre - half, y - y0, voxels[n] - origin,
                            voxels[end - 1] - origin + 1, tensor)
-            for m in range(n, end):
-                k = voxels[m] - origin
-                l1, l2, l3, vx, vy, vz = eigen_3x3(tensor[0, k], tensor[1, k], tensor[2, k],
-                                                   tensor[3, k], tensor[4, k], tensor[5, k])
-                angle[m, 0], angle[m, 1] = _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t)
-                strength[m] = l1 + l2 + l3 if trace else l1
-                coherence[m] = _fractional_anisotropy(l1, l2, l3) if fa else _coherence(l1, l2, l3)
+            for begin in range(n, end, BATCH):
+                count = min(BATCH, end - begin)
+                for m in range(count):
+                    k = voxels[begin + m] - origin
+                    for c in range(6):
+                        w[c * BATCH + m] = tensor[c, k]
+                eigen_batch(w)
+                for m in range(count):
+                    l1, l2, l3 = w[6 * BATCH + m], w[7 * BATCH + m], w[8 * BATCH + m]
+                    here = begin + m
+                    angle[here, 0], angle[here, 1] = _angle_classes(
+                        w[9 * BATCH + m], w[10 * BATCH + m], w[11 * BATCH + m], sin_p, cos_p, cos_t)
+                    strength[here] = l1 + l2 + l3 if trace else l1
+                    coherence[here] = (_fractional_anisotropy(l1, l2, l3) if fa
+                                       else _coherence(l1, l2, l3))
             n = end
 
 
@@ -138,38 +150,61 @@ def _smooth_across(ring, weights, plane, row, low, high, tensor):
 
 
 @njit(cache=True, error_model="numpy")
-def eigen_3x3(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues, descending, and the principal unit eigenvector of a symmetric 3x3 matrix.
+def eigen_batch(w):
+    """Eigenvalues, descending, and principal unit eigenvectors of `BATCH` symmetric 3x3 matrices.
 
     The closed form of the characteristic cubic, in float64 on the matrix divided by its largest
     entry; the eigenvector is the longest cross product of two rows of T - l1. Where the two largest
     eigenvalues are equal, no direction in their plane is better than another, and one is taken.
 
-    Returns
-    -------
-    l1, l2, l3, vx, vy, vz : float
+    Parameters
+    ----------
+    w : ndarray of float64, shape (13 * BATCH,)
+        Rows of `BATCH` numbers: xx, yy, zz, xy, xz, yz are read, l1, l2, l3, vx, vy, vz written.
+        The last row is scratch.
 
     Examples
     --------
-    >>> [round(float(number), 9) + 0.0 for number in eigen_3x3(1.0, 2.0, 4.0, 0.0, 0.0, 0.0)]
+    >>> w = np.zeros((13, BATCH))
+    >>> w[:3, 0] = 1, 2, 4
+    >>> eigen_batch(w.reshape(-1))
+    >>> [round(float(number), 9) + 0.0 for number in w[6:12, 0]]
     [4.0, 2.0, 1.0, 0.0, 0.0, 1.0]
     """
-    size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
-    if not size > 0:
-        return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
+    for m in range(BATCH):
+        l1, l2, l3, vx, vy, vz, longest = _eigen(
+            w[m], w[BATCH + m], w[2 * BATCH + m], w[3 * BATCH + m], w[4 * BATCH + m],
+            w[5 * BATCH + m])
+        w[6 * BATCH + m], w[7 * BATCH + m], w[8 * BATCH + m] = l1, l2, l3
+        w[9 * BATCH + m], w[10 * BATCH + m], w[11 * BATCH + m] = vx, vy, vz
+        w[12 * BATCH + m] = longest
+    for m in range(BATCH):
+        if not w[12 * BATCH + m] >= SHORTEST:
+            l1, l2, l3, vx, vy, vz = _degenerate(
+                w[m], w[BATCH + m], w[2 * BATCH + m], w[3 * BATCH + m], w[4 * BATCH + m],
+                w[5 * BATCH + m])
+            w[6 * BATCH + m], w[7 * BATCH + m], w[8 * BATCH + m] = l1, l2, l3
+            w[9 * BATCH + m], w[10 * BATCH + m], w[11 * BATCH + m] = vx, vy, vz
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _eigen(xx, yy, zz, xy, xz, yz):
+    """Eigenvalues and eigenvector, and the squared length of the cross product that it is from.
+
+    There is no branch and no call, so that the compiler can do several matrices at a time. Where
+    the length is below `SHORTEST`, or no number, the matrix is for `_degenerate`.
+    """
+    size = max(max(max(abs(xx), abs(yy)), max(abs(zz), abs(xy))), max(abs(xz), abs(yz)))
     per_size = 1 / np.float64(size)
     a, b, c = xx * per_size, yy * per_size, zz * per_size
     d, e, f = xy * per_size, xz * per_size, yz * per_size
     mean = (a + b + c) / 3
     a0, b0, c0 = a - mean, b - mean, c - mean
     radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
-    if radius < 1e-12:
-        return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
     det = a0 * (b0 * c0 - f * f) - d * (d * c0 - f * e) + e * (d * f - b0 * e)
-    # The cosine of an angle between 0 and pi / 3.
-    cosine = np.cos(np.arccos(min(max(det / (2 * radius**3), -1.0), 1.0)) / 3)
+    cosine = _cosine_of_third(min(max(det / (2 * radius * radius * radius), -1.0), 1.0))
     l1 = mean + 2 * radius * cosine
-    l3 = mean - radius * (cosine + np.sqrt(3 * max(1 - cosine * cosine, 0.0)))
+    l3 = mean - radius * (cosine + np.sqrt(max(3 * (1 - cosine * cosine), 0.0)))
     l2 = 3 * mean - l1 - l3
     a, b, c = a - l1, b - l1, c - l1
     # Cross products of rows of T - l1: each is along the eigenvector, the longest the most exact.
@@ -177,25 +212,72 @@ def eigen_3x3(xx, yy, zz, xy, xz, yz):
     qx, qy, qz = d * c - e * f, e * e - a * c, a * f - d * e  # rows 1 and 3
     rx, ry, rz = b * c - f * f, f * e - d * c, d * f - b * e  # rows 2 and 3
     p, q, r = px * px + py * py + pz * pz, qx * qx + qy * qy + qz * qz, rx * rx + ry * ry + rz * rz
-    if q > p and q >= r:
-        px, py, pz, p = qx, qy, qz, q
-    elif r > p:
-        px, py, pz, p = rx, ry, rz, r
-    if p < 1e-28:  # l1 equals l2: any vector at right angles to the third eigenvector will do
-        if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
-            nx, ny, nz = a, d, e
-        elif abs(d) + abs(b) + abs(f) >= abs(e) + abs(f) + abs(c):
-            nx, ny, nz = d, b, f
-        else:
-            nx, ny, nz = e, f, c
-        if abs(nx) > abs(ny):
-            px, py, pz = -nz, 0.0, nx
-        else:
-            px, py, pz = 0.0, nz, -ny
-        p = px * px + py * py + pz * pz
-    length = 1 / np.sqrt(p) if p > 0 else 0.0
-    return (l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size,
-            px * length, py * length, pz * length)
+    longer = q > p
+    px, py, pz = qx if longer else px, qy if longer else py, qz if longer else pz
+    p = q if longer else p
+    longer = r > p
+    px, py, pz = rx if longer else px, ry if longer else py, rz if longer else pz
+    p = r if longer else p
+    per_length = 1 / np.sqrt(p)
+    return (l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size, px * per_length, py * per_length,
+            pz * per_length, p if radius >= NEARLY_ROUND else 0.0)
+
+
+@njit(cache=True, inline="always")
+def _cosine_of_third(x):
+    """``cos(arccos(x) / 3)`` for x in [-1, 1], to 1e-14.
+
+    It is smooth in the cosine of half the angle, where Chebyshev's series converges fast; these are
+    the series' first sixteen terms as a polynomial, in Horner's form.
+    """
+    t = 2 * np.sqrt(0.5 * (x + 1)) - 1
+    y = 5.240740064138549e-10 * t - 1.7099900037620408e-09
+    y = y * t + 3.6113593365749708e-09
+    y = y * t - 1.2408720391054312e-08
+    y = y * t + 4.616534620208168e-08
+    y = y * t - 1.603772091709338e-07
+    y = y * t + 5.639880958007923e-07
+    y = y * t - 2.035467208442483e-06
+    y = y * t + 7.541127389750022e-06
+    y = y * t - 2.8920040854758718e-05
+    y = y * t + 0.00011642544526763838
+    y = y * t - 0.0005041246778717787
+    y = y * t + 0.002466352815624197
+    y = y * t - 0.015509188437124618
+    y = y * t + 0.24740906632284215
+    return y * t + 0.7660444431189831
+
+
+@njit(cache=True, error_model="numpy")
+def _degenerate(xx, yy, zz, xy, xz, yz):
+    """Eigenvalues and eigenvector where the two largest are equal, all three are, or all are 0."""
+    size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
+    if not size > 0:
+        return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
+    per_size = 1 / np.float64(size)
+    a, b, c = xx * per_size, yy * per_size, zz * per_size
+    d, e, f = xy * per_size, xz * per_size, yz * per_size
+    mean = (a + b + c) / 3
+    a, b, c = a - mean, b - mean, c - mean
+    radius = np.sqrt((a * a + b * b + c * c + 2 * (d * d + e * e + f * f)) / 6)
+    if radius < NEARLY_ROUND:
+        return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
+    l1, l2, l3, _, _, _, _ = _eigen(xx, yy, zz, xy, xz, yz)
+    # Any vector at right angles to the third eigenvector will do.
+    a, b, c = a + mean - l1 / size, b + mean - l1 / size, c + mean - l1 / size
+    if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
+        nx, ny, nz = a, d, e
+    elif abs(d) + abs(b) + abs(f) >= abs(e) + abs(f) + abs(c):
+        nx, ny, nz = d, b, f
+    else:
+        nx, ny, nz = e, f, c
+    if abs(nx) > abs(ny):
+        px, py, pz = -nz, 0.0, nx
+    else:
+        px, py, pz = 0.0, nz, -ny
+    length = np.sqrt(px * px + py * py + pz * pz)
+    per_length = 1 / length if length > 0 else 0.0
+    return l1, l2, l3, px * per_length, py * per_length, pz * per_length
 
 
 @njit(cache=True, error_model="numpy")

@@ -22,6 +22,7 @@ def main(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import about_filters
+    from disk.masks import masks_in_words
     from disk.results import run_folder
     from disk.study import find_volumes
     from restoring import Filters
@@ -31,7 +32,9 @@ def main(settings, given):
     filters = Filters(settings, given)
     chosen = filters.first().settings
     volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
-                           settings.result_dir)
+                           settings.result_dir, settings.mask)
+    if settings.mask:
+        print(masks_in_words(volumes, settings.mask))
     with run_folder(chosen, volumes) as folder, place_of(settings, folder) as each:
         status = restore_volumes(volumes, folder, filters, each)
     if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:

@@ -26,6 +26,7 @@ def main(settings, given):
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
+    from disk.masks import masks_in_words
     from disk.study import find_volumes
     from learning import learn_stages, write_pictures
     from structure import structure_of
@@ -34,10 +35,12 @@ def main(settings, given):
     if settings.scheduler:
         settings = settings.with_whole_paths("train_dir")
     volumes = find_volumes(settings.train_dir, settings.train_file_max, settings.include,
-                           settings.exclude)
+                           settings.exclude, mask=settings.mask)
     plural = "s" if len(volumes) > 1 else ""
     print(f"Learning x{settings.tag} filters from {len(volumes)} volume{plural} in "
           f"{settings.train_dir}", flush=True)
+    if settings.mask:
+        print(masks_in_words(volumes, settings.mask), flush=True)
     with only_training(settings.arrays_dir), place_of(settings) as place:
         learned = learn_stages(volumes, settings, place)
         if learned.signal:

@@ -10,8 +10,9 @@ import numpy as np
 from degradation import is_drawn
 from disk.files import make_folder
 from disk.geometry import finer_header, unit_of, voxel_sizes_of
+from disk.masks import mask_for
 from disk.nifti_check import checked_image
-from disk.slices import Slices, slices_beside
+from disk.slices import slices_in_words
 from disk.volumes import read_series, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
@@ -23,8 +24,6 @@ from scan_cues import NOISE, bright_part
 from spacing import Way, describe, onto_sizes, way_to
 from structure import structure_of
 
-TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
-MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # by the units of headers
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
 ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
@@ -52,19 +51,22 @@ def upscale_file(path, target, filters, engine):
     watch, asked = Stopwatch(), filters.settings
     way, uses = _plan(path, filters)
     with watch("read"):
+        mask = mask_for(path, asked.mask)
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
-    say_of_head(path, series[..., 0], uses[0])
+    inside = mask and mask.inside
+    say_of_head(path, series[..., 0], uses[0], mask)
     fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
             try:
                 if number == len(missed) and asked.adapt:  # the first that can be restored
                     with watch("adapt"):
-                        uses[0], profile = adapted(path, series[..., number], sizes, uses[0])
+                        uses[0], profile = adapted(path, series[..., number], sizes, uses[0],
+                                                   inside)
                 found, to_low, seen = upscale_by(series[..., number], uses, engine, watch,
-                                                 bar.update, shift)
+                                                 bar.update, shift, inside)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -106,15 +108,18 @@ def upscale_file(path, target, filters, engine):
         row["noise"] = float(cues[NOISE])
     if profile is not None:
         row["profile"] = profile
+    if mask:
+        row["mask"] = mask.path.name
     images = {}
     if asked.report:
         shown = next(number for number in range(count) if series[..., number].any())
         shown_fine = shift.work(fine[shown]) if shift else fine[shown]
         images = comparison_images(series[..., shown], shown_fine, to_low)
-    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings, len(missed))
+    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings, len(missed),
+                    mask and mask.path)
 
 
-def adapted(path, low, sizes, use):
+def adapted(path, low, sizes, use, inside=None):
     """Correct filters by what a scan of thick slices shows within its plane.
 
     Parameters
@@ -126,6 +131,8 @@ def adapted(path, low, sizes, use):
     sizes : sequence of three float
         Its voxel sizes.
     use : restoring.Use
+    inside : ndarray of bool, shape (x, y, z), optional
+        The brain of a whole head, which alone is learned from.
 
     Returns
     -------
@@ -134,13 +141,14 @@ def adapted(path, low, sizes, use):
         The slice profile that the scan shows; None where nothing was learned from it.
     """
     order = list(use.axes)
+    low = low if inside is None else low * inside
     found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
     if found.why_not and _is_thick(use):
         say(f"{path.name}: filters are used as they are: {found.why_not}")
     return use._replace(stages=found.stages), found.profile
 
 
-def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None):
+def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None):
     """Bring a volume to a finer grid by one use of filters after another.
 
     Parameters
@@ -154,6 +162,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         Told, now and then, of the per cent of the work that was done since.
     shift : intensities.Shift, optional
         What `low` was shifted by.
+    inside : ndarray of bool, shape (x, y, z), optional
+        The brain of a whole head, see `get_lar.make_fine`.
 
     Returns
     -------
@@ -173,7 +183,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     for number, use in enumerate(uses):
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
-            lr_volume = make_fine(low.transpose(use.axes), use.settings)
+            within = None if inside is None else inside.transpose(use.axes)
+            lr_volume = make_fine(low.transpose(use.axes), use.settings, within)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.settings, engine,
                          lambda share: advance(100 * share / len(uses)))
@@ -184,9 +195,11 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
             cues = lr_volume.cues
-        del lr_volume, sr  # before the next one begins
         if number + 1 < len(uses):
             low = shift.work(fine) if shift else fine
+            if inside is not None:
+                inside = lr_volume.operator.nearest(within).transpose(back)
+        del lr_volume, sr  # before the next one begins
     return fine, to_low, cues
 
 
@@ -226,46 +239,15 @@ def _plan(path, filters):
     return way, uses
 
 
-def slices_in_words(path, sizes, asked, unit="mm"):
-    """What is known of the slices beyond the header: their thickness, and gaps or overlaps.
-
-    Parameters
-    ----------
-    path : Path
-        A BIDS sidecar may lie beside it.
-    sizes : ndarray, shape (3,)
-        Voxel sizes. Slices are taken to be along the longest.
-    asked : Settings
-    unit : {"mm", "um", "m"}, optional
-        Of the sizes, and of --slice_thickness. Sidecars are in mm.
-
-    Returns
-    -------
-    str
-        Empty where nobody says how thick they are, or they just touch.
-    """
-    beside = Slices(*(said and said / MM[unit] for said in slices_beside(path)))
-    axis = int(np.argmax(sizes))
-    spacing, thickness = sizes[axis], asked.slice_thickness or beside.thickness
-    if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
-        complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} {unit} "
-                 f"apart, its header says {spacing:.4g} {unit}, which is taken; correct the one "
-                 "that is wrong")
-    if not thickness or abs(thickness - spacing) <= TOUCHING * spacing:
-        return ""
-    apart = f"slices of {thickness:.4g} {unit} lie {spacing:.4g} {unit} apart along axis {axis}"
-    if thickness > spacing:
-        complain("test", f"{path}: {apart}, so they overlap; filters have learned from none that "
-                 "do, and may leave some blur there")
-        return ""
-    return f"{apart}, a gap of {spacing - thickness:.4g} {unit}"
-
-
-def say_of_head(path, low, use):
-    """Say where a volume seems to be a whole head, whose cues are read from its bright part."""
-    if is_drawn(use.settings) and bright_part(low) is not None:
+def say_of_head(path, low, use, mask=None):
+    """Say from which part of a whole head its cues are read: inside its mask, or what is bright."""
+    if mask:
+        read = "noise and blur are" if is_drawn(use.settings) else "what is bright is"
+        say(f"{path.name}: {read} read inside its mask, {mask.path.name}; all of the head is "
+            "restored")
+    elif is_drawn(use.settings) and bright_part(low) is not None:
         say(f"{path.name}: seems to be a whole head, not a brain cut out; noise and blur are read "
-            "from its bright part")
+            "from its bright part (--mask: from its brain)")
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):

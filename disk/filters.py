@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from disk.files import array_header, file_digest, make_folder, read_json, whole_file, write_json
+from disk.ledger import mask_setting
 from filter_constant import Settings, checked_settings
 from machine.errors import UserError, first_line, one_line
 from spacing import tags, way_to
@@ -39,6 +40,7 @@ def save_filters(stages, settings, volumes):
     make_folder(settings.arrays_dir)
     about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"),
              "leaves": leaves, "volumes": [str(name) for name in volumes], "sha256": {}}
+    about |= mask_setting(settings)
     # All are written before any is renamed. Should a kill fall between two renames, the digests
     # tell.
     with contextlib.ExitStack() as written:

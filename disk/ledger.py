@@ -4,6 +4,7 @@ How it was begun stands in ``about.json``: settings, what sorts voxels into buck
 that this was found from. Which volumes were summed stands in each file of sums (`disk.sums`), since
 a kill between two of them leaves some buckets one volume ahead of others.
 """
+import hashlib
 import os
 import stat
 import uuid
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import read_json, stream_digest, write_json
+from disk.masks import find_mask
 from disk.volumes import relative_name
 from filter_constant import checked_settings
 from machine.errors import UserError, first_line
@@ -114,13 +116,14 @@ class Ledger:
         CannotWrite
             If the disk refuses.
         """
-        self.key, self.sources = uuid.uuid4().hex, sources
+        self.key, self.sources = uuid.uuid4().hex, list(map(self._with_mask, sources))
         self._divide(classes, *self.sums.layout(classes), step)
         write_json(self.path, {
             "format": FORMAT, "key": self.key,
             "settings": self.settings.of_groups("method", "learning"),
-            "after": self.sums.after, "buckets_per_file": step, "sources": sources,
-            "classes": {name: array.tolist() for name, array in classes._asdict().items()}})
+            "after": self.sums.after, "buckets_per_file": step, "sources": self.sources,
+            "classes": {name: array.tolist() for name, array in classes._asdict().items()}}
+            | mask_setting(self.settings))
 
     def read(self):
         """Read how an earlier training was begun.
@@ -140,7 +143,7 @@ class Ledger:
             about = read_json(self.path)
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']}")
-            saved = checked_settings(about["settings"])
+            saved = checked_settings(about["settings"]) | {"mask": str(about.get("mask", ""))}
         except (ValueError, KeyError, TypeError) as fault:
             raise damaged(self.path, fault) from fault
         self._compare_settings(saved)
@@ -197,7 +200,7 @@ class Ledger:
             if name not in paths:
                 raise UserError(f"{Path(folder, name)}: was learned from and is not among the "
                                 "volumes now; put it back, or --restart to begin anew")
-            if fingerprint(paths[name], folder) != record:
+            if self._with_mask(fingerprint(paths[name], folder)) != record:
                 raise UserError(f"{paths[name]}: has changed since it was learned from; put the "
                                 "old one back, or --restart to begin anew")
 
@@ -226,7 +229,7 @@ class Ledger:
         UserError
             If the volume is another one than some buckets have seen.
         """
-        wanted = np.zeros(self.buckets, bool)
+        wanted, record = np.zeros(self.buckets, bool), self._with_mask(record)
         for start in self.starts_in(buckets):
             seen = {known.name: known for known in self.finished[start]}
             if seen.get(record.name, record) != record:
@@ -244,13 +247,32 @@ class Ledger:
             As `lacking` gave it.
         record : Finished
         """
+        record = self._with_mask(record)
         for start in self.starts:
             if wanted[start]:
                 self.finished[start].append(record)
 
+    def _with_mask(self, record):
+        """The record of a volume and of its mask, since what was learned hangs on both.
+
+        Raises UserError where it has none.
+        """
+        if not self.settings.mask:
+            return record
+        folder = Path(self.settings.train_dir)
+        path = folder if folder.is_file() else folder / record.name
+        mask = fingerprint(find_mask(path, self.settings.mask), folder)
+        both = hashlib.sha256(f"{record.sha256} {mask.sha256}".encode())
+        return record._replace(sha256=both.hexdigest())
+
     def starts_in(self, buckets):
         """First buckets of the files that hold a range of buckets."""
         return [start for start in self.starts if start in buckets]
+
+
+def mask_setting(settings):
+    """--mask as files beside filters and sums hold it: a dict, empty where it was not given."""
+    return {"mask": settings.mask} if settings.mask else {}
 
 
 def checked_volumes(entries):
@@ -269,4 +291,6 @@ def damaged(path, fault):
 
 
 def _shown(value):
+    if value == "":
+        return "left out"
     return " ".join(map(str, value)) if isinstance(value, tuple) else value

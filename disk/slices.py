@@ -1,10 +1,16 @@
-"""What a BIDS sidecar says of a volume's slices."""
+"""What is known of a volume's slices beyond its header: by its BIDS sidecar, and by the user."""
 import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from disk.files import read_json
 from disk.volumes import stem
+from machine.errors import complain
+
+TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
+MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # by the units of headers
 
 
 class Slices(NamedTuple):
@@ -37,6 +43,41 @@ def slices_beside(path):
     except ValueError:
         return Slices(None, None)
     return Slices(*(_length(held.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices")))
+
+
+def slices_in_words(path, sizes, asked, unit="mm"):
+    """What is known of the slices beyond the header: their thickness, and gaps or overlaps.
+
+    Parameters
+    ----------
+    path : Path
+        A BIDS sidecar may lie beside it.
+    sizes : ndarray, shape (3,)
+        Voxel sizes. Slices are taken to be along the longest.
+    asked : Settings
+    unit : {"mm", "um", "m"}, optional
+        Of the sizes, and of --slice_thickness. Sidecars are in mm.
+
+    Returns
+    -------
+    str
+        Empty where nobody says how thick they are, or they just touch.
+    """
+    beside = Slices(*(said and said / MM[unit] for said in slices_beside(path)))
+    axis = int(np.argmax(sizes))
+    spacing, thickness = sizes[axis], asked.slice_thickness or beside.thickness
+    if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
+        complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} {unit} "
+                 f"apart, its header says {spacing:.4g} {unit}, which is taken; correct the one "
+                 "that is wrong")
+    if not thickness or abs(thickness - spacing) <= TOUCHING * spacing:
+        return ""
+    apart = f"slices of {thickness:.4g} {unit} lie {spacing:.4g} {unit} apart along axis {axis}"
+    if thickness > spacing:
+        complain("test", f"{path}: {apart}, so they overlap; filters have learned from none that "
+                 "do, and may leave some blur there")
+        return ""
+    return f"{apart}, a gap of {spacing - thickness:.4g} {unit}"
 
 
 def _length(value):

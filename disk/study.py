@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from disk.files import read_json
+from disk.masks import BIDS_FILE, DERIVATIVES, masks_among
 from disk.nifti_check import is_label_map
 from disk.results import is_ours
 from disk.volumes import is_volume_name, relative_name, stem
@@ -18,11 +19,11 @@ from machine.errors import UserError, one_line
 
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
 LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map
-BIDS_FILE, BIDS_SUFFIX = "dataset_description.json", "_T1w"
-BIDS_ASIDE = ("derivatives", "sourcedata")  # folders of a BIDS dataset that are not its raw data
+BIDS_SUFFIX = "_T1w"
+BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are not its raw data
 
 
-def find_volumes(folder, at_most=None, include=(), exclude=(), results=None):
+def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mask=""):
     """NIfTI files below a folder, sorted by name; of a single file, that file, whatever it is.
 
     Links to folders are followed; hidden files and folders are left out. So are, with one line on
@@ -39,6 +40,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None):
         One of `include` must fit, none of `exclude` may.
     results : path-like, optional
         A folder that is not searched, since results are written there.
+    mask : str, optional
+        Pattern by which masks are found, see `masks.find_mask`: none of these is taken.
 
     Returns
     -------
@@ -66,6 +69,11 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None):
                 path = Path(here, name)
                 if rules.takes(path, include, exclude, dataset):
                     found.append(path)
+    masks = {os.path.abspath(path) for path in masks_among(found, mask)}
+    for path in sorted(found):
+        if os.path.abspath(path) in masks:
+            rules.leave(rules.masks, path)
+    found = [path for path in sorted(found) if os.path.abspath(path) not in masks]
     for remark in rules.remarks():
         tqdm.write(one_line(remark), file=sys.stderr)
     if not found:
@@ -74,7 +82,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None):
                             "--exclude; give one of its files itself to take it whatever it is")
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, "
                         "or run python sample.py for two public ones")
-    return sorted(found)[:at_most]
+    return found[:at_most]
 
 
 def _walk(folder, results, rules):
@@ -111,7 +119,7 @@ class _Rules:
     def __init__(self, folder):
         self.folder = folder
         self.datasets, self.folders = [], []  # of BIDS; of results
-        self.named, self.labels, self.results, self.not_t1w = [], [], [], []
+        self.named, self.labels, self.results, self.not_t1w, self.masks = [], [], [], [], []
         self.passed_over = 0
 
     def takes(self, path, include, exclude, dataset):
@@ -123,9 +131,13 @@ class _Rules:
         rule = self._against(path, include, dataset)
         if rule is None:
             return True
-        rule.append(name)
-        self.passed_over += 1
+        self.leave(rule, path)
         return False
+
+    def leave(self, rule, path):
+        """Note that a volume is left out by a rule, given as the list of such."""
+        rule.append(relative_name(path, self.folder))
+        self.passed_over += 1
 
     def _against(self, path, include, dataset):
         """The list of those that are left out by the same rule; None for a volume to take."""
@@ -152,6 +164,8 @@ class _Rules:
                     * bool(self.labels))
             yield (f"{self.folder}: {_counted(aside, 'mask or label map')} left out "
                    f"({', '.join(ways)})")
+        if self.masks:
+            yield f"{self.folder}: {_counted(self.masks, 'mask')} of --mask left out"
         if self.results:
             yield (f"{self.folder}: {_counted(self.results, 'result')} of earlier runs left out, "
                    "by the JSON file beside")

@@ -141,12 +141,14 @@ def sidecar_names(targets):
 
 # ------------------------------------------------------------------------------------------ reading
 
-def read_volume(path):
+def read_volume(path, inside=None):
     """Read a 3-D volume.
 
     Parameters
     ----------
     path : path-like
+    inside : ndarray of bool, shape (X, Y, Z), optional
+        Its brain: all else is set to zero, as if it had never been there.
 
     Returns
     -------
@@ -159,7 +161,7 @@ def read_volume(path):
     UserError
         If the file is no whole NIfTI volume of real numbers in three dimensions, or holds nothing.
     """
-    return _read(path, (3,))
+    return _read(path, (3,), inside=inside)
 
 
 def read_series(path):
@@ -183,9 +185,13 @@ def read_series(path):
     return _read(path, (3, 4), SERIES_BYTES)
 
 
-def _read(path, dimensions, voxel_bytes=VOXEL_BYTES):
+def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     image, shape = checked_image(path, dimensions, voxel_bytes)
-    data, remarks = clean_voxels(path, read_voxels(path, image, shape))
+    data, named = read_voxels(path, image, shape), path
+    if inside is not None:
+        data[~inside] = 0
+        named = f"{path}, inside its mask"
+    data, remarks = clean_voxels(named, data)
     shift, low = shift_of(data), float(data.min())
     if shift:
         share = np.count_nonzero(data < 0) / data.size

@@ -1,4 +1,4 @@
-"""Sixteen float32 numbers at a time, for kernels that numba compiles.
+"""Sixteen or eight float32 numbers at a time, for kernels that numba compiles.
 
 Left to itself, the compiler turns the loops over a patch into gathers of single voxels; these few
 operations on vectors say what is meant. They are LLVM's own, so every processor runs them: in one
@@ -10,65 +10,93 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
-VECTOR = ir.VectorType(ir.FloatType(), LANES)
+LANES, HALF = 16, 8
 INDEX = ir.IntType(32)
 
 
 class Vector(types.Type):
-    """The type of sixteen float32 numbers, to the compiler."""
+    """The type of so many float32 numbers, to the compiler."""
 
-    def __init__(self):
-        super().__init__(name="float32x16")
+    def __init__(self, lanes):
+        self.lanes = lanes
+        super().__init__(name=f"float32x{lanes}")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, VECTOR)
+        super().__init__(manager, kind, _vector(kind.lanes))
 
 
-def _address(context, builder, signature, arguments):
+def _vector(lanes):
+    """So many float32 numbers, to LLVM."""
+    return ir.VectorType(ir.FloatType(), lanes)
+
+
+def _address(context, builder, signature, arguments, lanes):
     """Where element ``arguments[1]`` of the flat array ``arguments[0]`` lies."""
     array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.bitcast(builder.gep(array.data, [arguments[1]]), VECTOR.as_pointer())
+    return builder.bitcast(builder.gep(array.data, [arguments[1]]), _vector(lanes).as_pointer())
+
+
+def _zeros(lanes):
+    """The signature of `zeros`, and what compiles it."""
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(_vector(lanes), [0.0] * lanes)
+
+    return Vector(lanes)(), generate
+
+
+def _load(array, lanes):
+    """The signature of `load`, and what compiles it."""
+    def generate(context, builder, signature, arguments):
+        return builder.load(_address(context, builder, signature, arguments, lanes), align=4)
+
+    return Vector(lanes)(array, types.intp), generate
 
 
 @intrinsic
 def zeros(typing):
     """Sixteen zeros."""
-    def generate(context, builder, signature, arguments):
-        return ir.Constant(VECTOR, [0.0] * LANES)
+    return _zeros(LANES)
 
-    return Vector()(), generate
+
+@intrinsic
+def zeros_half(typing):
+    """Eight zeros."""
+    return _zeros(HALF)
+
+
+@intrinsic
+def load(typing, array, start):
+    """``array[start:start + 16]``."""
+    return _load(array, LANES)
+
+
+@intrinsic
+def load_half(typing, array, start):
+    """``array[start:start + 8]``."""
+    return _load(array, HALF)
 
 
 @intrinsic
 def splat(typing, value):
     """One number, sixteen times."""
     def generate(context, builder, signature, arguments):
-        nothing = ir.Constant(VECTOR, ir.Undefined)
+        nothing = ir.Constant(_vector(LANES), ir.Undefined)
         one = builder.insert_element(nothing, arguments[0], INDEX(0))
         first = ir.Constant(ir.VectorType(INDEX, LANES), [0] * LANES)
         return builder.shuffle_vector(one, nothing, first)
 
-    return Vector()(types.float32), generate
-
-
-@intrinsic
-def load(typing, array, start):
-    """``array[start:start + 16]``."""
-    def generate(context, builder, signature, arguments):
-        return builder.load(_address(context, builder, signature, arguments), align=4)
-
-    return Vector()(array, types.intp), generate
+    return Vector(LANES)(types.float32), generate
 
 
 @intrinsic
 def store(typing, array, start, vector):
-    """``array[start:start + 16] = vector``."""
+    """``array[start:start + 16] = vector``, or as many as the vector has."""
     def generate(context, builder, signature, arguments):
-        builder.store(arguments[2], _address(context, builder, signature, arguments), align=4)
+        place = _address(context, builder, signature, arguments, vector.lanes)
+        builder.store(arguments[2], place, align=4)
         return context.get_dummy_value()
 
     return types.none(array, types.intp, vector), generate
@@ -78,18 +106,18 @@ def store(typing, array, start, vector):
 def multiply_add(typing, a, b, c):
     """``a * b + c``, rounded once where the processor can."""
     def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32")
-        return builder.call(function, arguments)
+        kind = ir.FunctionType(_vector(a.lanes), [_vector(a.lanes)] * 3)
+        name = f"llvm.fmuladd.v{a.lanes}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
-    return Vector()(a, b, c), generate
+    return a(a, b, c), generate
 
 
 @intrinsic
 def total(typing, vector):
-    """The sum of the sixteen: its halves are added, and so on."""
+    """The sum of all: the halves are added, and so on."""
     def generate(context, builder, signature, arguments):
-        rest, lanes = arguments[0], LANES
+        rest, lanes = arguments[0], vector.lanes
 
         def part(first):
             chosen = ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes)))

@@ -88,8 +88,33 @@ def ball(radius_squared, centre=True):
     return near[(squares <= radius_squared) & (centre | (squares > 0))]
 
 
+def turned(displacements):
+    """Displacements in the voxel's own frame, in the volume, for all 48 orientations.
+
+    Parameters
+    ----------
+    displacements : ndarray of int, shape (taps, 3)
+
+    Returns
+    -------
+    ndarray of int, shape (48, taps, 3)
+        Row ``permutation * 8 + flips``: axis k of the frame is axis
+        ``PERMUTATIONS[permutation, k]`` of the volume, reversed where bit k of flips is set.
+
+    Examples
+    --------
+    >>> turned(np.array([[1, 2, 3]]))[[0, 1, 47], 0].tolist()
+    [[1, 2, 3], [-1, 2, 3], [-3, -2, -1]]
+    """
+    signs = np.array([[-1 if flips >> k & 1 else 1 for k in range(3)] for flips in range(8)])
+    result = np.empty((len(PERMUTATIONS), len(signs), *displacements.shape), np.int64)
+    for found, permutation in zip(result, PERMUTATIONS, strict=True):
+        found[..., permutation] = displacements * signs[:, None]
+    return np.concatenate(result)
+
+
 def turned_offsets(displacements, shape):
-    """Displacements in the voxel's own frame, as offsets in a flat volume for all 48 orientations.
+    """What `turned` gives, as offsets in a flat volume.
 
     Parameters
     ----------
@@ -99,11 +124,6 @@ def turned_offsets(displacements, shape):
 
     Returns
     -------
-    offsets : ndarray of int64, shape (48, taps)
-        Row ``permutation * 8 + flips``: axis k of the frame is axis
-        ``PERMUTATIONS[permutation, k]`` of the volume, reversed where bit k of flips is set.
+    ndarray of int64, shape (48, taps)
     """
-    strides = np.array([shape[1] * shape[2], shape[2], 1])
-    signs = np.array([[-1 if flips >> k & 1 else 1 for k in range(3)] for flips in range(8)])
-    return np.concatenate([(displacements @ (signs * strides[permutation]).T).T
-                           for permutation in PERMUTATIONS])
+    return turned(displacements) @ np.array([shape[1] * shape[2], shape[2], 1])

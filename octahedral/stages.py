@@ -8,10 +8,11 @@ import numpy as np
 from numba import njit
 from scipy.ndimage import binary_dilation
 
-from apply_filters import TILE
+from crop_black import tight_box
 from hashtable import sample_voxels
 from machine.threads import in_threads, spans
 from matrix_compute import BLOCK, Drawn, bucket_order
+from octahedral.applying import apply_turned, lines_of
 from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import grow, quantile_tree
@@ -66,12 +67,13 @@ def restore_stages(volume, stages, settings, near=None, advance=lambda share: No
     sr : ndarray of float32, shape of the box, in [0, 1]
     """
     estimate, tiles = volume.lr, tiles_of(volume.lr.shape)
+    wanted = volume.mask if near is None else near
     for number, stage in enumerate(stages):
-        restored = np.empty_like(estimate)
+        restored = estimate.copy()
         for tile in tiles:
-            scene = scene_of(volume, estimate, settings, tile)
-            wanted = None if near is None else near[tile]
-            restored[tile] = apply_stage(scene, stage, number, settings, wanted)
+            if inner := part_of(tile, wanted):
+                scene = scene_of(volume, estimate, settings, inner)
+                restored[inner] = apply_stage(scene, stage, number, settings, wanted[inner])
             advance(1 / (len(tiles) * len(stages)))
         estimate = restored  # the one before is let go of
         del restored
@@ -111,6 +113,22 @@ def tiles_of(shape):
             for y in spans(shape[1], max(across, LEAST_TILE))]
 
 
+def part_of(tile, wanted):
+    """The smallest part of a tile that holds its wanted voxels; None where it has none.
+
+    Examples
+    --------
+    >>> wanted = np.zeros((4, 5, 6), bool)
+    >>> wanted[2, 1:3, 4] = True
+    >>> part_of((slice(1, 4), slice(0, 5), slice(0, 6)), wanted)
+    (slice(2, 3, None), slice(1, 3, None), slice(4, 5, None))
+    """
+    if not wanted[tile].any():
+        return None
+    return tuple(slice(side.start + inner.start, side.start + inner.stop)
+                 for side, inner in zip(tile, tight_box(wanted[tile]), strict=True))
+
+
 def scene_of(volume, estimate, settings, tile=None):
     """What a stage sees of a volume, or of a tile of it, given the estimate so far."""
     operator = volume.operator
@@ -124,15 +142,10 @@ def apply_stage(scene, stage, number, settings, near=None):
     inner = 3 * (slice(REACH, -REACH),)
     voxels = np.flatnonzero(np.pad(scene.mask[inner] if near is None else near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
-    in_estimate, in_start = _offsets(stage_taps(number, settings), scene)
     result = scene.estimate.copy()
-
-    def restore_tile(span):
-        tile = slice(*span)
-        _apply(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels[tile], leaf[tile],
-               orientation[tile], in_estimate, in_start, stage.weights, result.reshape(-1))
-
-    in_threads(spans(voxels.size, TILE), restore_tile)
+    apply_turned(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels, leaf, orientation,
+                 lines_of(stage_taps(number, settings), result.shape), stage.weights,
+                 result.reshape(-1))
     return np.ascontiguousarray(result[inner])
 
 
@@ -258,18 +271,3 @@ def _gather(x, start, hr, voxels, orientation, in_estimate, in_start, rows):
         for j in range(more):
             row[taps + j] = start[at + far[j]] - centre
         row[taps + more] = hr[at] - centre
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, weights, result):
-    """``result[voxels]``: x there, and the leaf's weights times the taps less x there."""
-    taps, more = in_estimate.shape[1], in_start.shape[1]
-    for n in range(voxels.size):
-        at, w = voxels[n], weights[leaf[n]]
-        near, far = in_estimate[orientation[n]], in_start[orientation[n]]
-        centre, total = x[at], np.float32(0)
-        for j in range(taps):
-            total += w[j] * (x[at + near[j]] - centre)
-        for j in range(more):
-            total += w[taps + j] * (start[at + far[j]] - centre)
-        result[at] = centre + total

@@ -14,7 +14,7 @@ from numba import njit
 from threadpoolctl import threadpool_limits
 
 from machine.threads import thread_count
-from octahedral.features import FEATURE_NAMES
+from octahedral.voxel_features import FEATURE_NAMES
 
 BINS = 64  # parts of equal size that a feature is cut into; thresholds lie between them
 CUTS = 11  # thresholds that a node tries for each feature, at most

@@ -103,7 +103,7 @@ def metrics_row(name, voxels, by_image):
 
 def mean_row(rows):
     """The mean of each figure."""
-    names = [name for name in rows[0] if name != "volume"]
+    names = [name for name in rows[0] if name not in ("volume", "mask")]
     return {"volume": "mean"} | {name: float(np.mean([row[name] for row in rows]))
                                  for name in names}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from disk.results import MADE_BY
 from filter_constant import start_name
 from report.figures import mean_row
-from report.viewer import SLICE_FORMAT, viewer_html
+from report.viewer import viewer_html
 
 TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
 
@@ -39,7 +39,7 @@ def make_page(about, rows, viewers):
     title = f"{len(rows)} volume{plural} {done} by {by_axis(about['settings']['factor'])}"
     parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
              "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
-             "ABOUT": about_html(about), "FORMAT": SLICE_FORMAT}
+             "ABOUT": about_html(about)}
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, part in parts.items():
         text = text.replace(f"@{name}@", part)
@@ -49,6 +49,12 @@ def make_page(about, rows, viewers):
 def by_axis(values):
     """Values along the three axes as a person writes them: 2 × 2 × 1."""
     return " × ".join(map(str, values))
+
+
+def named(row):
+    """The name of a row's volume, and of the mask of its brain, as HTML."""
+    mask = f'<br><small>mask: {html.escape(row["mask"])}</small>' if "mask" in row else ""
+    return html.escape(row["volume"]) + mask
 
 
 def table_figures(rows, start):
@@ -74,7 +80,7 @@ def table_figures(rows, start):
     for row in rows:
         cells = "".join(f"<td>{row[f'{key}_psnr']:.2f}</td><td>{row[f'{key}_ssim']:.4f}</td>"
                         for key, _ in names)
-        lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>{cells}'
+        lines.append(f'<tr><th scope="row">{named(row)}</th>{cells}'
                      f'<td>{row["gain_over_spline"]:+.2f}</td></tr>')
     return ('<div class="scroll"><table><thead><tr><th rowspan="2" scope="col">volume</th>'
             f'{head}<th rowspan="2" scope="col">gain over<br>spline, dB</th></tr><tr>'
@@ -99,7 +105,7 @@ def table_upscaled(rows):
     lines = []
     for row in rows:
         size = f"{by_axis(f'{side:g}' for side in row['voxel_size'])} {row['unit']}"
-        lines.append(f'<tr><th scope="row">{html.escape(row["volume"])}</th>'
+        lines.append(f'<tr><th scope="row">{named(row)}</th>'
                      f'<td>{by_axis(row["from"])}</td><td>{by_axis(row["to"])}</td>'
                      f'<td>{size}</td><td>{row["seconds"]:.1f}</td></tr>')
     return ('<div class="scroll"><table><thead><tr><th>volume</th><th>voxels</th>'

@@ -20,9 +20,10 @@ def about_run(settings, command):
             "versions": {"python": platform.python_version()} | versions}
 
 
-def sidecar(path, seconds, settings, command):
+def sidecar(path, seconds, settings, command, mask=None):
     """What lies beside a result as JSON: where it came from and how, a dict."""
-    return {"input": str(path), "input_sha256": file_digest(path),
+    masked = {"mask": str(mask), "mask_sha256": file_digest(mask)} if mask else {}
+    return {"input": str(path), "input_sha256": file_digest(path), **masked,
             **about_run(settings, command), "seconds": seconds}
 
 
@@ -56,5 +57,5 @@ def write_beside(path, title, name, found, volumes, settings, command):
         shown = make_viewer(title, *views, volumes)
         write_whole(name.with_name(f"{name.name}.png"), picture.result())
     write_json(name.with_name(f"{name.name}.json"),
-               sidecar(path, found.watch.seconds, settings, command))
+               sidecar(path, found.watch.seconds, settings, command, found.mask))
     return shown

@@ -16,17 +16,17 @@ class Prepared:
         if name in ("cluster.sums", "whole_volume"):
             sys.meta_path.remove(self)
             import {module} as module
-            read = module.read_volume
-            def read_volume(path):
+            read = module.read_brain
+            def read_brain(path, *more):
                 if {when!r} in str(path):
                     {happens}
-                return read(path)
-            module.read_volume = read_volume
+                return read(path, *more)
+            module.read_brain = read_brain
 sys.meta_path.insert(0, Prepared())
 """
 ONCE = "\n                    ".join((
     "try: os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))",
-    "except FileExistsError: return read(path)",
+    "except FileExistsError: return read(path, *more)",
     "os.kill(os.getpid(), signal.SIGKILL)"))
 
 

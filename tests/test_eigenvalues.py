@@ -4,7 +4,23 @@ import naive
 import numpy as np
 import pytest
 
-from structure_tensor import eigen_3x3
+from structure_tensor import BATCH, eigen_batch
+
+
+def eigen_of(entries):
+    """l1, l2, l3, vx, vy, vz of each row of xx, yy, zz, xy, xz, yz."""
+    found = []
+    for first in range(0, len(entries), BATCH):
+        part = np.asarray(entries[first : first + BATCH])
+        w = np.zeros((13, BATCH))
+        w[:6, : len(part)] = part.T
+        eigen_batch(w.reshape(-1))
+        found.append(w[6:12, : len(part)].T)
+    return np.concatenate(found)
+
+
+def eigen_3x3(*entries):
+    return eigen_of([entries])[0].tolist()
 
 
 def assert_eigen(tensor):
@@ -74,3 +90,23 @@ def test_line_along_each_axis_is_its_own_eigenvector():
         l1, l2, l3, *v = eigen_3x3(*entries)
         assert (l1, l2, l3) == pytest.approx((4, 0, 0), abs=1e-7)
         assert abs(v[axis]) == pytest.approx(1)
+
+
+def test_a_matrix_has_its_eigenvalues_whatever_the_others_of_its_batch_are():
+    rng = np.random.default_rng(24)
+    parts = rng.standard_normal((2 * BATCH + 7, 3, 3))
+    parts[:20, 2] = 0  # of rank 2, 1 and 0
+    parts[:10, 1] = parts[:5] = 0
+    tensors = parts.transpose(0, 2, 1) @ parts
+    tensors[20:30] = np.diag([1, 1, 0.5])  # equal eigenvalues
+    tensors[30:34] = np.eye(3) * 1e-14
+    entries = tensors[:, (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)]
+    found = eigen_of(entries)
+    np.testing.assert_array_equal(found, [eigen_3x3(*row) for row in entries])
+    assert np.isfinite(found).all()
+
+
+def test_equal_eigenvalues_of_float32_are_themselves():
+    for size in (1.2298989e-14, 0.1, 3e5):
+        entries = np.array([size] * 3 + [0] * 3, np.float32)
+        assert eigen_3x3(*entries) == pytest.approx((*entries[:3], 0, 0, 1), rel=1e-7)

@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from machine.simd import HALF
 from octahedral import features as module
-from octahedral.features import (
-    FEATURE_NAMES,
-    OVER_NOISE,
-    STRENGTH,
-    VOXEL_FEATURES,
-    classify,
-    features_of_voxels,
-)
+from octahedral import voxel_features
+from octahedral.applying import lines_of
+from octahedral.features import classify, features_of_voxels
 from octahedral.scene import PERMUTATIONS, REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import quantile_tree, tree_of
+from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE, STRENGTH, VOXEL_FEATURES
 from scan_cues import CUE_NAMES
 
 FACTOR = (2, 2, 2)
@@ -48,6 +45,21 @@ def test_the_48_rows_are_all_orientations_of_a_cube():
         for s in itertools.product((1, -1), repeat=3)
     }
     assert flat == expected and len(flat) == 48
+
+
+@pytest.mark.parametrize("radius, other", [(1, -1), (3, -1), (3, 6), (4, 2), (6, 6)])
+def test_lines_hold_the_taps_of_each_orientation(radius, other):
+    """Lines of up to 7 voxels are one vector, longer ones are two."""
+    taps, shape = (ball(radius**2, centre=False), ball(other)), (15, 16, 17)
+    lines = lines_of(taps, shape)
+    begins = np.concatenate([lines.in_estimate, lines.in_start])
+    at = begins[lines.slots // HALF] + lines.slots % HALF
+    expected = np.concatenate([turned_offsets(part, shape) for part in taps], axis=1)
+    np.testing.assert_array_equal(at, expected)
+    in_start = lines.slots // HALF >= len(lines.in_estimate)
+    np.testing.assert_array_equal(in_start, np.arange(at.shape[1]) >= len(taps[0]) + 0 * at)
+    assert begins[lines.centre // HALF] + lines.centre % HALF == 0
+    assert not (lines.slots == lines.centre).any()
 
 
 def test_balls_hold_the_voxels_within_their_radius():
@@ -145,7 +157,7 @@ def test_every_feature_has_a_name():
 
 def test_the_constant_of_each_feature_is_its_place_among_the_names():
     names = FEATURE_NAMES[:VOXEL_FEATURES]
-    assert [getattr(module, name.upper()) for name in names] == list(range(len(names)))
+    assert [getattr(voxel_features, name.upper()) for name in names] == list(range(len(names)))
 
 
 def test_cues_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():

@@ -4,8 +4,8 @@ import naive_octahedral
 import numpy as np
 import pytest
 
-from octahedral.features import BEND, FEATURE_NAMES, MEAN, VOXEL_FEATURES
 from octahedral.tree import QUANTILE_SPLITS, Tree, errors_left, grow, quantile_tree, read_tree
+from octahedral.voxel_features import BEND, FEATURE_NAMES, MEAN, VOXEL_FEATURES
 
 RANDOM = np.random.default_rng(0)
 

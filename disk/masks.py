@@ -1,0 +1,213 @@
+"""Brain masks that lie beside volumes: which one goes with a volume, and where it says brain is.
+
+BIDS datasets, and many others, hold whole heads, each with the mask of its brain. A mask is found
+by its name, must lie exactly where its volume lies, and is brain above one half.
+"""
+import glob
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from disk.nifti_check import checked_image, read_voxels
+from disk.volumes import is_volume_name, read_volume, stem
+from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
+from machine.errors import UserError
+
+NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brain_mask",
+         "{name}_mask", "{name}_brainmask", "{name}_brain_mask")
+SPACES = ("{entities}_space-*_desc-brain_mask",)  # where none of these is there
+ENDINGS = (".nii.gz", ".nii")
+SUFFIX = re.compile(r"(_desc-[^_]+)?_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
+BIDS_FILE, DERIVATIVES = "dataset_description.json", "derivatives"
+DEEPEST = 4  # folders that a volume may lie below the dataset's: sub-*/ses-*/anat
+INSIDE = 0.5  # brighter voxels of a mask are brain
+APART = 0.1  # voxels that a mask may lie away: quaternions of headers are rounded so much
+BYTES = 13  # of memory for each voxel of a mask, as it is read
+
+
+class Mask(NamedTuple):
+    """The brain of a volume."""
+
+    path: Path
+    inside: np.ndarray  # of bool, shape (X, Y, Z)
+
+
+def read_brain(path, pattern):
+    """Read a 3-D volume as `volumes.read_volume` does, with zeros where its mask says no brain.
+
+    Parameters
+    ----------
+    path : Path
+    pattern : str
+        Of --mask. Where empty, no mask is looked for.
+
+    Returns
+    -------
+    volume : volumes.Volume
+    mask : Path or None
+
+    Raises
+    ------
+    UserError
+        As of `mask_for` and of `volumes.read_volume`.
+    """
+    mask = mask_for(path, pattern)
+    if mask is None:
+        return read_volume(path), None
+    return read_volume(path, mask.inside), mask.path
+
+
+def mask_for(path, pattern):
+    """The mask that goes with a volume.
+
+    Parameters
+    ----------
+    path : Path
+        Of the volume, or of a series: one mask serves all its volumes.
+    pattern : str
+
+    Returns
+    -------
+    Mask or None
+        None where the pattern is empty.
+
+    Raises
+    ------
+    UserError
+        If there is none, or several; if it cannot be read, has another shape than the volume, lies
+        elsewhere in space, or holds no brain.
+    """
+    if not pattern:
+        return None
+    image, shape = checked_image(path, (3, 4))
+    found = find_mask(path, pattern)
+    try:
+        mask, mask_shape = checked_image(found, (3,), BYTES)
+        if mask_shape != shape[:3]:
+            raise UserError(f"{found}: has the shape {mask_shape}, the volume {shape[:3]}; "
+                            "resample it to the volume's grid")
+        if (apart := _apart(image, mask, shape[:3])) > APART:
+            raise UserError(f"{found}: lies up to {apart:.3g} voxels away from the volume, by "
+                            "their headers; resample it to the volume's grid, or mend its header")
+        inside = read_voxels(found, mask, mask_shape) > INSIDE
+        if not inside.any():
+            raise UserError(f"{found}: has no voxel above {INSIDE:g}, so no brain; replace it by "
+                            "a whole mask")
+    except UserError as fault:
+        raise UserError(f"{path}: not used, for its mask: {fault}") from fault
+    return Mask(found, inside)
+
+
+def _apart(image, mask, shape):
+    """How far a mask's voxels lie from those of the volume, at most: a float, in its voxels."""
+    corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(shape)[:, None] - 1)
+    corners = np.vstack([corners, np.ones(8)])
+    to_volume = np.linalg.solve(image.header.get_best_affine(), mask.header.get_best_affine())
+    return float(np.abs(to_volume @ corners - corners).max())
+
+
+def find_mask(path, pattern):
+    """Where the mask of a volume lies.
+
+    Parameters
+    ----------
+    path : Path
+    pattern : str
+        ``auto``, or a path from the volume's folder, in which ``{name}`` is the volume's name
+        without .nii or .nii.gz, ``{entities}`` the same without its BIDS suffix, and ``*``, ``?``
+        and ``[ ]`` are as in a shell.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    UserError
+        If not exactly one file fits.
+    """
+    found = _found(Path(path), pattern)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{path}: --mask {pattern} finds {len(found)} masks for it, "
+                        f"{found[0]} and {found[1]}{' among them' * (len(found) > 2)}; leave one "
+                        "there, or give --mask a pattern that fits one alone")
+    sought = NAMES[0] + ENDINGS[0] if pattern == MASK_AUTO else pattern
+    sought = sought.replace(MASK_NAME, stem(path)).replace(MASK_ENTITIES, entities(path))
+    example = Path(path).parent / sought
+    raise UserError(f"{path}: --mask {pattern} finds no mask for it, such as {example}; put one "
+                    "there, give --mask a pattern that fits, or --exclude the volume")
+
+
+def masks_among(volumes, pattern):
+    """Those of some volumes' masks that can be told.
+
+    Parameters
+    ----------
+    volumes : iterable of Path
+    pattern : str
+
+    Returns
+    -------
+    list of Path
+        One for each volume that has just one.
+    """
+    found = (_found(path, pattern) for path in volumes) if pattern else ()
+    return [masks[0] for masks in found if len(masks) == 1]
+
+
+def masks_in_words(volumes, pattern):
+    """For how many volumes a mask was found, in one line."""
+    found = len(masks_among(volumes, pattern))
+    return f"Masks ({pattern}): found for {found} of {len(volumes)}"
+
+
+def entities(path):
+    """The name of a volume without its BIDS suffix and description.
+
+    Examples
+    --------
+    >>> entities("sub-1_run-2_desc-preproc_T1w.nii.gz"), entities("scan_3.nii")
+    ('sub-1_run-2', 'scan_3')
+    """
+    return SUFFIX.sub("", stem(path))
+
+
+def _found(path, pattern):
+    """All files that may be the mask of a volume: list of Path, by name."""
+    here = glob.escape(str(path.parent))
+    if pattern != MASK_AUTO:
+        return _fitting(path, here, (pattern,))
+    for folder in (here, *_derived(path)):
+        for names in (NAMES, SPACES):
+            if found := _fitting(path, folder, [name + end for name in names for end in ENDINGS]):
+                return found
+    return []
+
+
+def _derived(path):
+    """Where BIDS keeps what pipelines derived from the volumes in a folder, as a pattern.
+
+    A list of one str, or of none where the volume is in no dataset.
+    """
+    here = path.absolute().parent
+    for folder in (here, *here.parents)[:DEEPEST]:
+        if (folder / BIDS_FILE).is_file():
+            return [os.path.join(glob.escape(str(folder / DERIVATIVES)), "*",
+                                 glob.escape(str(here.relative_to(folder))))]
+    return []
+
+
+def _fitting(path, folder, patterns):
+    """Volumes in a folder, or in several, whose names fit; never the volume itself."""
+    found = set()
+    for pattern in patterns:
+        pattern = pattern.replace(MASK_NAME, glob.escape(stem(path)))
+        pattern = pattern.replace(MASK_ENTITIES, glob.escape(entities(path)))
+        found.update(glob.glob(os.path.join(folder, pattern)))
+    return sorted(Path(name) for name in found
+                  if is_volume_name(name) and os.path.abspath(name) != os.path.abspath(path))

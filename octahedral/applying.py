@@ -1,0 +1,159 @@
+"""Apply the filters of a stage: each voxel gets that of its leaf, turned its way.
+
+A ball of voxels is the same ball in all 48 orientations, so the voxels that a filter sees are read
+as lines, eight at a time, whatever the orientation; it is the filter's weights that change places.
+Voxels are visited bucket after bucket, a bucket being a leaf and an orientation: the weights change
+places once for all its voxels, of which four are worked on at a time.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from machine.simd import HALF, load_half, multiply_add, total, zeros_half
+from machine.threads import in_threads, spans
+from octahedral.scene import turned
+
+ORIENTATIONS = 48
+SPAN = 1 << 17  # voxels at a time: so many that buckets fill, so few that their patches stay near
+
+
+class Lines(NamedTuple):
+    """What filters see of the estimate and of the start, as lines of `HALF` voxels."""
+
+    in_estimate: np.ndarray  # (lines,) int64: from a voxel to the first of each, in the flat volume
+    in_start: np.ndarray  # (lines of the start,) int64
+    slots: np.ndarray  # (48, taps) int64: the place of each tap, turned, among the lines' voxels
+    centre: int  # the place of the voxel itself
+
+
+def lines_of(taps, shape):
+    """The lines that hold the taps of a filter, and where these lie in them when they are turned.
+
+    Parameters
+    ----------
+    taps : pair of ndarray of int, shape (taps, 3)
+        Displacements in the estimate, a ball of radius 1 or more, and in the start.
+    shape : tuple of three int
+        Of the padded volume.
+
+    Returns
+    -------
+    Lines
+
+    Examples
+    --------
+    >>> from octahedral.scene import ball
+    >>> lines = lines_of((ball(1, centre=False), ball(-1)), (9, 9, 9))
+    >>> lines.in_estimate.tolist(), lines.centre
+    ([-82, -10, -1, 8, 80], 17)
+    >>> lines.slots[0].tolist()
+    [1, 9, 16, 18, 25, 33]
+    """
+    begins, slots, before = [], [], 0
+    for displacements in taps:
+        reach = int(np.abs(displacements).max(initial=0))
+        at = turned(displacements)
+        across, line = np.unique(at[..., :2].reshape(-1, 2), axis=0, return_inverse=True)
+        first = across @ np.array([shape[1] * shape[2], shape[2]]) - reach
+        pieces = HALF * np.arange(-(-(2 * reach + 1) // HALF))  # of a line
+        side = HALF * len(pieces)
+        slots.append(before + line.reshape(at.shape[:2]) * side + at[..., 2] + reach)
+        begins.append((first[:, None] + pieces).reshape(-1))
+        if not before:  # the estimate, whose lines are in order and the same from both ends
+            centre = len(first) // 2 * side + reach
+        before += len(first) * side
+    return Lines(*begins, np.concatenate(slots, axis=1), centre)
+
+
+def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, result):
+    """What the filters make of voxels, written to `result` there.
+
+    Parameters
+    ----------
+    estimate, start, result : ndarray of float32, flat
+        Padded volumes.
+    voxels : ndarray of int64, shape (n,)
+        Flat indices.
+    leaf : ndarray of int32, shape (n,)
+    orientation : ndarray of uint8, shape (n,)
+    lines : Lines
+    weights : ndarray of float32, shape (leaves, taps)
+        Of the taps less the voxel's own estimate, which the sum is added to.
+    """
+    buckets, sides = ORIENTATIONS * len(weights), len(lines.in_estimate) + len(lines.in_start)
+
+    def restore_span(span, order, ends, filter_):
+        part = slice(*span)
+        _apply(estimate, start, voxels[part], leaf[part], orientation[part], *lines, weights,
+               order, ends, filter_, result)
+
+    in_threads(spans(voxels.size, SPAN), restore_span,
+               lambda: (np.empty(min(SPAN, voxels.size), np.int64), np.empty(buckets + 1, np.int64),
+                        np.empty(sides * HALF, np.float32)))
+
+
+# ------------------------------------------------------------------------------------------ kernels
+
+@njit(cache=True, nogil=True)
+def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, centre, weights,
+           order, ends, filter_, result):
+    """`apply_turned` in one thread; `order`, `ends` and `filter_` are scratch."""
+    ends[:] = 0
+    for n in range(voxels.size):
+        ends[leaf[n] * ORIENTATIONS + orientation[n] + 1] += 1
+    for bucket in range(ends.size - 1):
+        ends[bucket + 1] += ends[bucket]
+    for n in range(voxels.size):
+        bucket = leaf[n] * ORIENTATIONS + orientation[n]
+        order[ends[bucket]] = voxels[n]
+        ends[bucket] += 1
+    m = 0
+    for bucket in range(ends.size - 1):
+        if m < ends[bucket]:
+            _turn(weights[bucket // ORIENTATIONS], slots[bucket % ORIENTATIONS], centre, filter_)
+        while m + 3 < ends[bucket]:
+            at, at1, at2, at3 = order[m], order[m + 1], order[m + 2], order[m + 3]
+            sum0, sum1, sum2, sum3 = zeros_half(), zeros_half(), zeros_half(), zeros_half()
+            place = 0
+            for line in range(in_estimate.size):
+                w, offset = load_half(filter_, place), in_estimate[line]
+                sum0 = multiply_add(w, load_half(x, at + offset), sum0)
+                sum1 = multiply_add(w, load_half(x, at1 + offset), sum1)
+                sum2 = multiply_add(w, load_half(x, at2 + offset), sum2)
+                sum3 = multiply_add(w, load_half(x, at3 + offset), sum3)
+                place += HALF
+            for line in range(in_start.size):
+                w, offset = load_half(filter_, place), in_start[line]
+                sum0 = multiply_add(w, load_half(start, at + offset), sum0)
+                sum1 = multiply_add(w, load_half(start, at1 + offset), sum1)
+                sum2 = multiply_add(w, load_half(start, at2 + offset), sum2)
+                sum3 = multiply_add(w, load_half(start, at3 + offset), sum3)
+                place += HALF
+            result[at], result[at1] = total(sum0), total(sum1)
+            result[at2], result[at3] = total(sum2), total(sum3)
+            m += 4
+        while m < ends[bucket]:
+            at, sum0, place = order[m], zeros_half(), 0
+            for line in range(in_estimate.size):
+                w, offset = load_half(filter_, place), in_estimate[line]
+                sum0 = multiply_add(w, load_half(x, at + offset), sum0)
+                place += HALF
+            for line in range(in_start.size):
+                w, offset = load_half(filter_, place), in_start[line]
+                sum0 = multiply_add(w, load_half(start, at + offset), sum0)
+                place += HALF
+            result[at] = total(sum0)
+            m += 1
+
+
+@njit(cache=True)
+def _turn(weights, slots, centre, filter_):
+    """Put weights into their places; the voxel itself gets what makes their sum 1."""
+    filter_[:] = 0
+    rest = 1.0
+    for tap in range(weights.size):
+        filter_[slots[tap]] = weights[tap]
+        rest -= weights[tap]
+    # In later stages it is a tap of the start as well, in another place.
+    filter_[centre] = rest
