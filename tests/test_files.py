@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from disk.files import file_digest, read_json, whole_file, write_json, remove_unfinished
+from disk.files import file_digest, read_json, remove_unfinished, whole_file, write_json
 
 
 def test_nothing_half_written_is_left(tmp_path):
