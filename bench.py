@@ -13,20 +13,16 @@ test.py are measured as whole processes, on the volume and test.py on 4x of it.
 """
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from filter_constant import Settings
+from machine.bench_figures import ratios, spread, table
 from machine.errors import UserError, complain
 
 SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # times along each axis
-STEPS = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products",
-         "solve", "apply", "write", "start by projections", "one stage of best")
-RESTORING = ("read", "degrade", "interpolate", "features", "apply", "write")  # as test.py
-YARDSTICKS = ("cubic zoom", "sgemm", "dpotrf", "memory copy")
 ROWS = 4096  # of the matrices that sgemm multiplies
 HERE = Path(__file__).resolve().parent
 
@@ -187,7 +183,8 @@ def measure_volume(path, settings, target, times, only_once):
         measure_factorisation(clock, settings)
         clock("solve", lambda: solve(gram, settings))
         measure_factorisation(clock, settings)
-        measure_stages(clock, volume.data, settings)
+    if times != 2:
+        measure_stages(clock, volume.data, low, settings)
     return clock.seconds | {"voxels": image.size, "restored": voxels.size, "samples": drawn.size,
                             "side": gram.side, "flops": 2 * ROWS * settings.taps**2,
                             "buckets": settings.buckets}
@@ -235,11 +232,12 @@ def measure_factorisation(clock, settings):
             clock("dpotrf", lambda matrix=matrix: dpotrf(matrix, overwrite_a=True, clean=False))
 
 
-def measure_stages(clock, image, settings):
-    """The start by projections, and one octahedral stage: of the project's filters, the last."""
+def measure_stages(clock, image, low, settings):
+    """Restoring by the project's filters: a stage of best, all of it, and upscaling a scan."""
     from disk.filters import PRETRAINED, load_filters  # as in main
-    from get_lar import make_pair
+    from get_lar import make_fine, make_pair
     from octahedral.stages import apply_stage, scene_of
+    from restoring import restore
 
     stages, best = load_filters(replace(settings, arrays_dir=str(PRETRAINED)))
     pair = make_pair(image, best)
@@ -251,6 +249,14 @@ def measure_stages(clock, image, settings):
         return pair.consistency.refine(sr, best.back_projections)
 
     clock("one stage of best", stage)
+    clock("all of best", lambda: (pair.consistency.start(), restore(pair, stages, best)))
+    scan_stages, scan = load_filters(replace(settings, arrays_dir=str(PRETRAINED / "scan")))
+
+    def upscale():
+        fine = make_fine(low, scan)
+        return fine.whole(restore(fine, scan_stages, scan))
+
+    clock("upscale, scan", upscale)
 
 
 # ---------------------------------------------------------------------------------- whole processes
@@ -271,65 +277,6 @@ def measure_processes(paths, settings, folder):
             *command, cwd=HERE, NUMBA_CACHE_DIR=folder / f"compiled by {name}")
     record = next((folder / "result1x").rglob("brain*.json"))
     return found | {"stages of test": json.loads(record.read_text())["seconds"]}
-
-
-# ------------------------------------------------------------------------------------------ figures
-
-def ratios_of_run(run):
-    """The ratios of one run."""
-    one, four = run["1x"], run["4x"]
-    rate = one["side"]**2 * one["samples"] / one["gather and Gram products"]
-    restoring = one["interpolate"] + one["features"] + one["apply"]
-    whole, whole_4x = (sum(size[step] for step in RESTORING) for size in (one, four))
-    return {"restore_vs_cubic_zoom": restoring / one["cubic zoom"],
-            "gram_vs_sgemm": rate / (one["flops"] / one["sgemm"]),
-            "solve_vs_dpotrf": one["solve"] / one["buckets"] / one["dpotrf"],
-            "scaling_4x": whole_4x / whole * one["voxels"] / four["voxels"],
-            "stage_vs_cubic_zoom": one["one stage of best"] / one["cubic zoom"],
-            "io_share": (one["read"] + one["write"]) / whole}
-
-
-def ratios(runs, processes):
-    """The median of each ratio over the runs, and the peaks of memory."""
-    each = [ratios_of_run(run) for run in runs]
-    found = {name: round(statistics.median(one[name] for one in each), 4) for name in each[0]}
-    return found | {"peak_train_gb": processes["train"]["peak_gb"],
-                    "peak_test_gb": processes["test 4x"]["peak_gb"]}
-
-
-def spread(runs):
-    """The least and the most of each ratio over the runs."""
-    each = [ratios_of_run(run) for run in runs]
-    return {name: [round(pick(one[name] for one in each), 4) for pick in (min, max)]
-            for name in each[0]}
-
-
-def table(report):
-    """The report to read."""
-    seconds, lines = report["seconds"], [f"{report['volume']}; {report['runs']} runs"]
-    for name, value in report["machine"].items():
-        lines.append(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
-    sizes = "".join(f"{size:>12}" for size in seconds)
-    lines += ["", f"{'median seconds':26}{sizes}   of 1x: least and most"]
-    for name in STEPS + YARDSTICKS:
-        cells = [f"{seconds[size][name]['median']:12.3f}" if name in seconds[size] else " " * 12
-                 for size in seconds]
-        one = seconds["1x"][name]
-        lines.append(f"{name:26}{''.join(cells)}   {one['least']:.3f} {one['most']:.3f}")
-    for name in ("voxels", "restored", "samples"):
-        lines.append(f"{name:26}" + "".join(f"{seconds[size][name]:12,}" for size in seconds))
-    lines += ["", f"{'ratio':26}{'median':>12}   least and most"]
-    for name, value in report["ratios"].items():
-        least_most = "".join(f" {part:.3f}" for part in report["spread"].get(name, ()))
-        lines.append(f"{name:26}{value:12.3f}  {least_most}".rstrip())
-    lines += ["", f"{'whole process':26}{'seconds':>12}{'of cores':>12}{'peak GB':>12}"]
-    for name, found in report["processes"].items():
-        if "peak_gb" in found:
-            lines.append(f"{name:26}{found['seconds']:12.1f}{found['processor_seconds']:12.1f}"
-                         f"{found['peak_gb']:12.2f}")
-    stages = report["processes"]["stages of test"].items()
-    lines.append("test, by step: " + ", ".join(f"{name} {value:.2f}" for name, value in stages))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

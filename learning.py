@@ -74,9 +74,10 @@ def learn_stages(volumes, settings, place=None):
     """
     structure, place = structure_of(settings), place or Here()
     engine = choose_engine(settings, structure.cpu_only)
-    stages, counts, failed = [], [], set()
+    # Later stages are learned on those `before`, which have not learned what is held out.
+    stages, before, counts, failed = [], [], [], set()
     for number in range(structure.stages):
-        checkpoint = checkpoint_of(structure, stages, settings)
+        checkpoint = checkpoint_of(structure, before, settings)
         if settings.restart:
             checkpoint.clear()
         resumed = checkpoint.find()
@@ -87,16 +88,17 @@ def learn_stages(volumes, settings, place=None):
         if resumed:
             go_on(checkpoint, volumes, settings)
         else:
-            begin(checkpoint, structure, volumes, stages, place)
+            begin(checkpoint, structure, volumes, before, place)
         passes = plan.passes or [range(checkpoint.buckets)]
         groups, faulty, signal = place.sum_samples(
-            checkpoint, structure, engine, stages, volumes, passes)
+            checkpoint, structure, engine, before, volumes, passes)
         failed |= faulty
         if signal:
             return Learned(stages, counts, failed, checkpoint, signal)
         solved = solve(checkpoint, structure, engine, groups, settings)
         del groups  # before the next stage's sums are made
         stages.append(Stage(checkpoint.classes, solved.weights))
+        before.append(Stage(checkpoint.classes, solved.before_others))
         counts.append(solved.counts)
         if solved.remark:
             print(f"Stage {number + 1}: {solved.remark}", flush=True)

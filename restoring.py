@@ -255,7 +255,8 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         if volume.shift:
             whole = volume.shift.undo(whole, data == 0)
         write_volume(target, whole.transpose(back), volume.image, dtype=settings.dtype)
-    del whole  # a volume less in memory while the figures are taken
+    affine = volume.image.affine
+    del volume, data, whole  # three less in memory while the figures are taken
     with watch("figures"):
         spline, mask = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}
@@ -263,4 +264,4 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         row |= {"mask": mask_path.name} if mask_path else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, volume.image.affine, watch, settings, mask=mask_path)
+    return Restored(row, images, affine, watch, settings, mask=mask_path)

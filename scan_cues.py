@@ -26,6 +26,7 @@ REACH = 4  # LR voxels on either side of one
 WINDOWS = 60_000  # voxels per axis whose surroundings are looked at
 STRONG = 0.9  # quantile of the differences that count as strong edges
 HEAD_ZEROS = 0.1  # share of the voxels: brains cut out have more that are exactly zero
+MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with the fluid around them have up to 2 litres
 AIR = 1 / 3  # of the median above Otsu's threshold: so dark is the median below it, where air is
 
 
@@ -95,6 +96,34 @@ def bright_part(volume):
     if not bright.any() or np.median(volume[~bright]) > AIR * np.median(volume[bright]):
         return None
     return bright
+
+
+def head_in_zeros(volume, voxel_size):
+    """What is bright in a head whose air is zero, and which only its size tells from a brain.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (x, y, z)
+        Not below zero.
+    voxel_size : sequence of three float
+        In mm.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+        What lies above Otsu's threshold; None where no more than a human brain is not zero.
+
+    Examples
+    --------
+    >>> volume = np.zeros((40, 40, 40), np.float32)
+    >>> volume[5:35, 5:35, 5:35] = 1
+    >>> volume[10:30, 10:30, 10:30] = 3
+    >>> int(head_in_zeros(volume, (5, 5, 5)).sum()), head_in_zeros(volume, (1, 1, 1))
+    (8000, None)
+    """
+    if np.count_nonzero(volume) * np.prod(voxel_size) <= MOST_BRAIN:
+        return None
+    return volume > threshold_otsu(volume)
 
 
 def noise_of(unit):

@@ -13,7 +13,7 @@ from skimage.restoration import denoise_nl_means
 
 from degradation import degradation_of
 from disk.files import make_folder
-from disk.geometry import voxel_sizes_of
+from disk.geometry import voxel_sizes_in_mm
 from disk.masks import read_brain
 from disk.volumes import relative_name
 from get_lar import make_fine
@@ -23,7 +23,7 @@ from machine.threads import in_turn
 from report.figures import write_metrics
 from restoring import restore
 from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE
+from scan_cues import NOISE, head_in_zeros
 from scan_draws import make_low, original_of
 from util import decibel, random_of
 
@@ -50,7 +50,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
         Of the volume: the noise hangs on it.
     engine : engine.CPU or its like, optional
     voxel_size : sequence of three float, optional
-        Of the image: says how fine the plane of thick slices is.
+        Of the image, in mm: says how fine the plane of thick slices is, and whether it is a head.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     if settings.adapt:
         sizes = np.multiply(voxel_size, settings.factor)
         stages = adapt_to_scan(low, stages, settings, sizes).stages
-    fine = make_fine(low, settings)
+    fine = make_fine(low, settings, head_in_zeros(low, np.multiply(voxel_size, settings.factor)))
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,
@@ -116,7 +116,7 @@ def evaluate_file(path, stages, settings, engine):
         If the file is no volume that this can be done with.
     """
     (volume, mask), name = read_brain(path, settings.mask), relative_name(path, settings.test_dir)
-    image, sizes = volume.data, voxel_sizes_of(volume.image)
+    image, sizes = volume.data, voxel_sizes_in_mm(volume.image)
     masked = {"mask": mask.name} if mask else {}
     try:
         return [{"volume": name} | evaluate_scan(image, stages, settings, *cell, name, engine,

@@ -40,6 +40,8 @@ class Solved(NamedTuple):
     """What solving the sums of a stage gives."""
 
     weights: np.ndarray  # (classes, taps) float32
+    # The same for later stages to be learned on: not learned from what these are to choose by.
+    before_others: np.ndarray
     counts: np.ndarray  # (classes,) int: samples of each
     remark: str = ""  # a line to print
 
@@ -137,7 +139,7 @@ class Published:
         Solved
         """
         weights = solve_groups(grams, self.settings, advance, engine.ridge_filters)
-        return Solved(weights, counts)
+        return Solved(weights, weights, counts)
 
     def summary(self, stages, counts):
         """What was learned, in words."""
@@ -245,7 +247,7 @@ class Octahedral:
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         gram, = grams
-        weights, ridge, missed = solve_stage(gram, classes, self.settings)
+        weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.settings)
         counts = counts.reshape(2, -1).sum(0)  # learned from and held out
         chosen = ""
         if missed:
@@ -253,7 +255,7 @@ class Octahedral:
             chosen = f", chosen for {decibel:.2f} dB on voxels held out"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
                   f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
-        return Solved(weights, counts, remark)
+        return Solved(weights, without_held_out, counts, remark)
 
     def summary(self, stages, counts):
         return f"{sum(map(len, counts))} filters in {len(stages)} stages"

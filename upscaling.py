@@ -9,7 +9,7 @@ import numpy as np
 
 from degradation import is_drawn
 from disk.files import make_folder
-from disk.geometry import finer_header, unit_of, voxel_sizes_of
+from disk.geometry import finer_header, unit_of, voxel_sizes_in_mm, voxel_sizes_of
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
 from disk.slices import slices_in_words
@@ -20,7 +20,7 @@ from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
 from restoring import Restored, restore
 from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE, bright_part
+from scan_cues import NOISE, bright_part, head_in_zeros
 from spacing import Way, describe, onto_sizes, way_to
 from structure import structure_of
 
@@ -55,8 +55,7 @@ def upscale_file(path, target, filters, engine):
         volume = read_series(path)
         series = volume.data.reshape(*volume.data.shape[:3], -1)
     sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
-    inside = mask and mask.inside
-    say_of_head(path, series[..., 0], uses[0], mask)
+    inside = read_inside(path, series[..., 0], voxel_sizes_in_mm(volume.image), uses[0], mask)
     fine, missed, cues, profile = None, [], None, None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number in range(count):
@@ -64,7 +63,7 @@ def upscale_file(path, target, filters, engine):
                 if number == len(missed) and asked.adapt:  # the first that can be restored
                     with watch("adapt"):
                         uses[0], profile = adapted(path, series[..., number], sizes, uses[0],
-                                                   inside)
+                                                   mask and mask.inside)
                 found, to_low, seen = upscale_by(series[..., number], uses, engine, watch,
                                                  bar.update, shift, inside)
             except ValueError as fault:
@@ -239,15 +238,34 @@ def _plan(path, filters):
     return way, uses
 
 
-def say_of_head(path, low, use, mask=None):
-    """Say from which part of a whole head its cues are read: inside its mask, or what is bright."""
+def read_inside(path, low, voxel_size, use, mask=None):
+    """Where brightness and cues of a whole head are read, which is said; None if not apart.
+
+    Parameters
+    ----------
+    path : Path
+        For what is said.
+    low : ndarray of float32, shape (x, y, z)
+    voxel_size : ndarray, shape (3,)
+        In mm.
+    use : Use
+    mask : disk.masks.Mask, optional
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z)
+    """
+    drawn = is_drawn(use.settings)
     if mask:
-        read = "noise and blur are" if is_drawn(use.settings) else "what is bright is"
+        read = "noise and blur are" if drawn else "what is bright is"
         say(f"{path.name}: {read} read inside its mask, {mask.path.name}; all of the head is "
             "restored")
-    elif is_drawn(use.settings) and bright_part(low) is not None:
+        return mask.inside
+    bright = head_in_zeros(low, voxel_size) if drawn else None
+    if drawn and (bright is not None or bright_part(low) is not None):
         say(f"{path.name}: seems to be a whole head, not a brain cut out; noise and blur are read "
             "from its bright part (--mask: from its brain)")
+    return bright
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):

@@ -3,6 +3,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 SMALLEST_MM, LARGEST_MM = 1e-6, 1e6  # of a voxel; others are no sizes
+MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # by the units of headers
 FARTHEST_MM = 1e9  # that a voxel may lie from the origin
 FLATTEST = 1e-4  # volume of a voxel, as a share of what upright edges would give
 READABLE = 1 + 2 * np.finfo(np.float32).eps  # a quaternion's square that nibabel lets pass
@@ -71,7 +72,8 @@ def mend_geometry(header):
 
 
 def _numbers(values):
-    return np.array(values, np.float64)
+    with np.errstate(invalid="ignore"):  # said of signalling numbers that are none
+        return np.array(values, np.float64)
 
 
 def _are_sizes(sizes):
@@ -142,6 +144,11 @@ def unit_of(image):
     """
     unit = image.header["xyzt_units"].item() % 8  # the rest is the unit of time
     return {1: "m", 3: "um"}.get(unit, "mm")
+
+
+def voxel_sizes_in_mm(image):
+    """The voxel sizes of an image in mm, whatever its unit is: ndarray, shape (3,)."""
+    return voxel_sizes_of(image) * MM[unit_of(image)]
 
 
 def finer_header(image, shape, fine_to_low):

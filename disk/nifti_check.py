@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import stat
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -30,6 +31,7 @@ BLOCK = 1 << 18  # voxels that are looked at together for labels
 
 # Not a word about odd header fields that do no harm.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="nibabel")
 
 
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
@@ -180,8 +182,9 @@ def is_label_map(path, most):
                     return False  # cut short
                 if values[0] == values[-1] and values.min() == values.max():
                     values = values[:1]  # background, mostly; finding values takes longer
-                if values.dtype.kind == "f" and (values % 1 != 0).any():
-                    return False
+                with np.errstate(invalid="ignore"):  # said of infinite ones
+                    if values.dtype.kind == "f" and (values % 1 != 0).any():
+                        return False
                 seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough
                 if seen.size <= most:
                     seen = np.union1d(seen, values)

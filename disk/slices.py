@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import read_json
+from disk.geometry import MM
 from disk.volumes import stem
 from machine.errors import complain
 
 TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
-MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # by the units of headers
 
 
 class Slices(NamedTuple):

@@ -1,4 +1,6 @@
 """The filters of a stage's leaves: ridge regressions, each pulled to that of the node above it."""
+from typing import NamedTuple
+
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
@@ -9,12 +11,24 @@ USUAL_RIDGE = 300.0  # samples: what the first stage chooses on a dozen brains
 RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
 
 
+class Solved(NamedTuple):
+    """The filters of a stage, and how its ridge was chosen."""
+
+    weights: np.ndarray  # (leaves, taps) float32, learned from all voxels
+    # The same without the voxels that are held out, where the ridge was chosen by these.
+    without_held_out: np.ndarray
+    ridge: float  # samples
+    missed: dict  # of each ridge tried, the mean squared error on the voxels held out
+
+
 def solve_stage(gram, tree, settings):
     """The filters of a stage's leaves, from the filter of all voxels down the tree.
 
     A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``, with r the energy of an
     average tap in so many samples as the ridge says. With ``--ridge auto`` that number is the one
-    of RIDGES that misses the voxels held out by least; learned is then from all voxels.
+    of RIDGES that misses the voxels held out by least; learned is then from all voxels. The filters
+    without these voxels are what later stages have to begin from while they are learned: so the
+    voxels are held out from all that their ridge is chosen by.
 
     Parameters
     ----------
@@ -25,28 +39,28 @@ def solve_stage(gram, tree, settings):
 
     Returns
     -------
-    weights : ndarray of float32, shape (leaves, taps)
-    ridge : float
-    missed : dict of float to float
-        Of each ridge tried, the mean squared error on the voxels held out.
+    Solved
     """
     leaves = tree.leaves
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
     counts, held_counts = gram.count[:leaves], gram.count[leaves:]
     ridge, missed = settings.ridge, {}
-    if ridge is None and not held_counts.sum():  # volumes too small for a cube to be held out
+    if ridge is None and not (held_counts.any() and counts.any()):  # volumes too small for cubes
         ridge = USUAL_RIDGE
     if ridge is None:
-        sums = _sums_of_nodes(learned, counts, tree)
+        sums, tried = _sums_of_nodes(learned, counts, tree), {}
         held_full = [unpacked(held[leaf], gram.side) for leaf in range(leaves)]
         for ridge in RIDGES:
-            weights = _filters_of_leaves(*sums, tree, ridge, gram.side)
-            errors = [squared_error(full, g) for full, g in zip(held_full, weights, strict=True)]
+            tried[ridge] = _filters_of_leaves(*sums, tree, ridge, gram.side)
+            errors = [squared_error(full, g)
+                      for full, g in zip(held_full, tried[ridge], strict=True)]
             missed[ridge] = sum(errors) / held_counts.sum()
         ridge = min(missed, key=missed.get)
     sums = _sums_of_nodes(learned + held, counts + held_counts, tree)
     weights = _filters_of_leaves(*sums, tree, ridge, gram.side)
-    return weights.astype(np.float32), ridge, missed
+    weights = weights.astype(np.float32)
+    without = tried[ridge].astype(np.float32) if missed else weights
+    return Solved(weights, without, ridge, missed)
 
 
 def corrected_filters(gram, tree, weights, ridge, trust):

@@ -164,7 +164,7 @@ def survey(volume, stages, settings, count, name):
     count : int
         Voxels, at most.
     name : str
-        Of the volume: with the seed, it decides which voxels these are.
+        Of the volume: with the seed, it decides which voxels these are, and which are held out.
 
     Returns
     -------
@@ -173,6 +173,9 @@ def survey(volume, stages, settings, count, name):
         A few taps and the target, less the voxel's own estimate.
     """
     scene, voxels = what_stages_learn_from(volume, stages, settings)
+    learned = voxels[~held_out(voxels, scene.mask.shape, settings.seed, name)]
+    if learned.size:  # else the volume is too small for cubes
+        voxels = learned
     if voxels.size > count:
         random = random_of(settings.seed, f"{name} tree {len(stages)}")
         voxels = np.sort(random.choice(voxels, count, replace=False))

@@ -5,10 +5,10 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from disk.files import whole_file
-from machine.threads import in_threads
+from machine.threads import in_threads, spans
 from util import decibel
 
-SSIM_WINDOW, SSIM_PLANES = 7, 48  # voxels
+SSIM_WINDOW, SSIM_PLANES = 7, 32  # voxels
 FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 
 
@@ -51,34 +51,39 @@ def figures(hr, estimate, mask):
     >>> round(figures(hr, hr + np.float32(0.1), hr == 0)["psnr"], 3)
     20.0
     """
-    squares = np.square(hr - estimate)
     short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # of what the window needs
-    padded = [hr, estimate]
+    half, within = SSIM_WINDOW // 2, tuple(slice(0, side) for side in hr.shape)
     if any(short):
-        padded = [np.pad(part, [(0, n) for n in short], mode="symmetric") for part in padded]
-    similarity = _similarity(*padded)
-    inner = (slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2)),) * 3
-    over_brain = similarity[tuple(map(slice, hr.shape))][mask]
-    return {"psnr": decibel(np.mean(squares[mask], dtype=np.float64)),
-            "ssim": float(over_brain.mean(dtype=np.float64)),
-            "psnr_box": decibel(np.mean(squares, dtype=np.float64)),
-            "ssim_box": float(similarity[inner].mean(dtype=np.float64))}
+        hr, estimate, mask = (np.pad(part, [(0, n) for n in short], mode=mode) for part, mode in (
+            (hr, "symmetric"), (estimate, "symmetric"), (mask, "constant")))
+    sums = dict.fromkeys(("psnr", "ssim", "psnr_box", "ssim_box"), 0.0)
+    inner = np.zeros(hr.shape[0], bool)
+    inner[half:-half] = True
+    for planes, similarity in _similarity(hr, estimate):
+        squares, brain = np.square(hr[planes] - estimate[planes]), mask[planes]
+        box = squares[:max(within[0].stop - planes.start, 0)][:, within[1], within[2]]
+        seen = similarity[inner[planes], half:-half, half:-half]
+        for name, part in (("psnr", squares[brain]), ("ssim", similarity[brain]),
+                           ("psnr_box", box), ("ssim_box", seen)):
+            sums[name] += part.sum(dtype=np.float64)
+    voxels, box = np.count_nonzero(mask), np.prod([side.stop for side in within])
+    return {"psnr": decibel(sums["psnr"] / voxels), "ssim": float(sums["ssim"] / voxels),
+            "psnr_box": decibel(sums["psnr_box"] / box),
+            "ssim_box": float(sums["ssim_box"] / np.prod([side - 2 * half for side in hr.shape]))}
 
 
 def _similarity(hr, estimate):
-    """scikit-image's SSIM of each voxel, some planes at a time.
+    """scikit-image's SSIM of each voxel, some planes at a time: pairs of a slice and an ndarray.
 
     At once it takes a dozen volumes of memory.
     """
-    half, found = SSIM_WINDOW // 2, np.empty(hr.shape, np.float32)
-    for start in range(0, len(hr), SSIM_PLANES):
-        stop = min(start + SSIM_PLANES, len(hr))
+    half = SSIM_WINDOW // 2
+    for start, stop in spans(len(hr), SSIM_PLANES):
         last = min(stop + half, len(hr))
         first = max(min(start - half, last - SSIM_WINDOW), 0)
         part = structural_similarity(hr[first:last], estimate[first:last], win_size=SSIM_WINDOW,
                                      data_range=1.0, full=True)[1]
-        found[start:stop] = part[start - first:stop - first]
-    return found
+        yield slice(start, stop), part[start - first:stop - first]
 
 
 def figures_of(hr, estimates, mask):

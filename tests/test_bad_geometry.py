@@ -8,7 +8,7 @@ import pytest
 from conftest import run_command
 from synthetic import brain, command, save
 
-from disk.geometry import FLATTEST, mend_geometry
+from disk.geometry import FLATTEST, OFFSETS, QUATERNION, ROWS, mend_geometry
 from disk.volumes import read_series, read_volume
 from machine.errors import UserError
 
@@ -17,17 +17,22 @@ NAN = np.nan
 # What is wrong: fields of the header, and whether that spoils the sform, the qform, neither.
 SPOILT = {
     "quaternion longer than 1": ({"quatern_b": 1.2}, "qform"),
+    "quaternion longer than rounding makes it": (
+        {"quatern_b": 1.001, "quatern_c": 0, "quatern_d": 0}, "qform"),
     "quaternion is no number": ({"quatern_c": NAN}, "qform"),
     "quaternion infinite": ({"quatern_d": np.inf}, "qform"),
     "offset is no number": ({"qoffset_y": NAN}, "qform"),
     "offset far away": ({"qoffset_z": 1e30}, "qform"),
     "voxel size 0": ({"pixdim": [1, 0.8, 0, 1.1, 0, 0, 0, 0]}, "qform"),
     "voxel size no number": ({"pixdim": [1, 0.8, 0.9, NAN, 0, 0, 0, 0]}, "qform"),
+    "voxel size enormous": ({"pixdim": [1, 1e7, 0.9, 1.1, 0, 0, 0, 0]}, "qform"),
     "voxel size infinite": ({"pixdim": [1, np.inf, 0.9, 1, 0, 0, 0, 0]}, "qform"),
     "sform is no number": ({"srow_x": [NAN, 0, 0, 1]}, "sform"),
     "sform infinite": ({"srow_y": [0, np.inf, 0, 1]}, "sform"),
     "sform all zero": ({name: np.zeros(4) for name in ("srow_x", "srow_y", "srow_z")}, "sform"),
     "sform singular": ({"srow_x": [1, 1, 0, 0], "srow_y": [1, 1, 0, 0]}, "sform"),
+    "sform nearly flat": ({"srow_x": [1, 1, 0, 0], "srow_y": [1, 1.0001, 0, 0],
+                           "srow_z": [0, 0, 1, 0]}, "sform"),
     "sform enormous": ({"srow_z": [0, 0, 1e20, 0]}, "sform"),
 }
 
@@ -57,6 +62,8 @@ def test_the_good_one_of_sform_and_qform_is_taken_and_said(tmp_path, fault, caps
     assert "v.nii" in message and spoilt in message and f"its {good} is taken" in message
     np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
     np.testing.assert_allclose(image.header.get_zooms(), (0.8, 0.9, 1.1), rtol=1e-5)
+    rest = ROWS if spoilt == "sform" else (*QUATERNION, *OFFSETS)
+    assert not any(image.header[name].any() for name in rest)  # nor does a result say it
     assert int(image.header[f"{spoilt}_code"]) == 0 and int(image.header[f"{good}_code"]) == 1
 
 
@@ -91,6 +98,17 @@ def test_a_quaternion_longer_than_1_by_rounding_is_shortened(tmp_path, over, cap
     assert "shortened" in capsys.readouterr().err
     np.testing.assert_allclose(header.get_qform()[:3, :3], np.diag([0.8, -0.9, -1.1]), atol=1e-3)
     assert int(header["qform_code"]) == 1
+
+
+def test_a_quaternion_that_was_shortened_is_no_longer_than_1_for_anyone():
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        header, quaternion = nib.Nifti1Header(), random.standard_normal(3)
+        header["qform_code"], header["pixdim"][:4] = 1, 1
+        for name, value in zip(QUATERNION, 1.0004 * quaternion / np.linalg.norm(quaternion)):
+            header[name] = value
+        assert len(mend_geometry(header)) == 1
+        assert 1 - 1e-6 < sum(float(header[name]) ** 2 for name in QUATERNION) <= 1
 
 
 def test_a_good_header_is_left_as_it_is(tmp_path, capsys):

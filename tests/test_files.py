@@ -1,9 +1,11 @@
 """disk/files.py: files that are whole or not there at all."""
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from disk import files
 from disk.files import file_digest, read_json, remove_unfinished, whole_file, write_json
 
 
@@ -29,6 +31,22 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
     path.write_bytes(text)
     with pytest.raises(ValueError):
         read_json(path)
+
+
+def test_of_a_json_file_no_more_is_read_than_one_of_ours_may_hold(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"{}".ljust(files.JSON_BYTES))
+    assert read_json(path) == {}
+    path.write_bytes(b"{}".ljust(files.JSON_BYTES + 1))
+    with pytest.raises(ValueError, match="no JSON object"):
+        read_json(path)
+    assert files.JSON_BYTES == 64 << 20
+    monkeypatch.setattr(files, "JSON_BYTES", 1000)
+    tracemalloc.start()
+    with pytest.raises(ValueError):
+        read_json(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_a_digest_is_that_of_all_bytes(tmp_path):

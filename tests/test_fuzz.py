@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -193,8 +194,12 @@ class Case:
 
     def __enter__(self):
         self.begun, self.before = time.perf_counter(), psutil.Process().memory_info().rss
+        self.warnings = warnings.catch_warnings()  # that a user would see, beside the one line
+        self.warnings.__enter__()
+        warnings.simplefilter("error", RuntimeWarning)
 
     def __exit__(self, kind, fault, _):
+        self.warnings.__exit__()
         ended[self.kind, "refused" if fault else "result"] += 1
         assert time.perf_counter() - self.begun < SECONDS
         assert psutil.Process().memory_info().rss - self.before < GROWN

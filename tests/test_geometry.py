@@ -15,6 +15,7 @@ from synthetic import one_stage
 import test as script
 from degradation import degradation_of
 from disk.filters import save_filters
+from disk.geometry import finer_header
 from filter_constant import Settings
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
@@ -106,6 +107,16 @@ def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     assert (int(fine.header["sform_code"]), int(fine.header["qform_code"])) == (0, 0)
     assert np.allclose(fine.header.get_zooms(), (0.5, 1, 1.5))
+
+
+def test_finer_slices_were_not_measured_one_after_another():
+    image = nib.Nifti1Image(np.zeros((8, 9, 10), np.float32), AFFINES["RAS"])
+    timed = {"slice_end": 9, "slice_code": 3, "slice_duration": 0.1, "slice_start": 1}
+    for name, value in timed.items():
+        image.header[name] = value
+    header = finer_header(image, (8, 9, 40), np.diag([1, 1, 0.25, 1]))
+    assert not any(header[name] for name in timed)
+    assert image.header["slice_code"] == 3  # that of the scan is left as it is
 
 
 def landscape(shape, seed, smooth, ground):

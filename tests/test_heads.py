@@ -1,7 +1,9 @@
 """Whole heads: around them is air, noisy and not zero."""
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
+from skimage.filters import threshold_otsu
 from synthetic import brain, command, save
 from test_scan import phantom
 
@@ -9,9 +11,11 @@ import scan_cues
 from degradation import degradation_of
 from disk.filters import load_filters
 from filter_constant import Settings
-from restoring import upscale
+from get_lar import make_fine
+from restoring import restore, upscale
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, cues_of
+from scan_evaluation import evaluate_scan
 from slice_profile import profile_matrix
 from util import decibel
 
@@ -89,3 +93,32 @@ def test_a_head_is_said_to_be_one(tmp_path):
             save(tmp_path / f"{name}.nii", volume), "--output", tmp_path / "o.nii")
         assert status == 0 and not errors
         assert out.count("seems to be a whole head") == (name == "head")
+
+
+def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(tmp_path, shipped):
+    """As volumes of 1 and of 6 mm: the first is smaller than a brain, the second is a head."""
+    stages, settings = shipped
+    low = np.floor(phantom(5, (32, 32, 32)))
+    found = {}
+    for side in (1, 6):
+        image = nib.Nifti1Image(low, np.diag([side, side, side, 1]))
+        nib.save(image, tmp_path / "low.nii")
+        status, out, errors = command(
+            "test.py", "--upscale", "--no-report", "--preset", "scan", "--test_dir",
+            tmp_path / "low.nii", "--output", tmp_path / f"{side}.nii")
+        assert status == 0 and not errors
+        assert out.count("seems to be a whole head") == (side == 6)
+        found[side] = nib.load(tmp_path / f"{side}.nii").get_fdata(dtype=np.float32)
+    for side, inside in ((1, None), (6, low > threshold_otsu(low))):
+        fine = make_fine(low, settings, inside)
+        expected = fine.whole(restore(fine, stages, settings))
+        np.testing.assert_allclose(found[side], expected, atol=1e-3)
+    assert np.abs(found[1] - found[6]).max() > 1
+
+
+def test_evaluation_reads_a_head_in_air_of_zeros_where_it_is_bright(shipped):
+    hr = phantom(6, (48, 48, 48))
+    small, large = (evaluate_scan(hr, *shipped, "box", 3, "head", voxel_size=3 * (side,))
+                    for side in (0.5, 4))
+    assert small["restored_inside"] != large["restored_inside"]
+    assert small["quintic_inside"] == large["quintic_inside"]

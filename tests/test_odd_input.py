@@ -14,6 +14,7 @@ from synthetic import brain, command, save
 from disk.nifti_check import checked_image
 from disk.study import find_volumes
 from disk.volumes import read_volume, relative_name
+from machine.errors import UserError
 
 
 def integers():
@@ -75,6 +76,51 @@ def test_odd_values_are_background_and_said_so(tmp_path, capsys):
     assert "not-a-number" in out[0]
     assert "below zero (down to -5)" in out[1]
     assert "clipped" in out[1]
+
+
+def test_a_whole_volume_is_refused_where_the_work_on_it_does_not_fit(tmp_path, monkeypatch):
+    path = save(tmp_path / "v.nii", brain(shape=(30, 28, 26)))
+    needed = path.stat().st_size + 30 * 28 * 26 * 100
+    monkeypatch.setattr("disk.nifti_check.free_memory", lambda: needed)
+    assert checked_image(path, voxel_bytes=100)[1] == (30, 28, 26)
+    monkeypatch.setattr("disk.nifti_check.free_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match="v.nii: its shape .* GB of memory, .* are free; crop it"):
+        checked_image(path, voxel_bytes=100)
+
+
+def odd_extension(content):
+    """A volume's bytes with a header extension of 24 bytes, where a multiple of 16 is due."""
+    content[108:112] = struct.pack("<f", 352 + 24)
+    content[348:352] = b"\1\0\0\0"
+    return content[:352] + struct.pack("<ii", 24, 6) + bytes(16) + content[352:]
+
+
+def with_bytes(place, value):
+    """What writes these bytes over a volume's."""
+    return lambda content: content[:place] + value + content[place + len(value):]
+
+
+SIGNALLING = bytes.fromhex("0100a07f")  # a float32 that is no number, and says so when it is read
+ODD_BYTES = {
+    "extension": (odd_extension, ""),
+    "quaternion": (with_bytes(256, SIGNALLING), "its qform holds values that are no numbers"),
+    "voxel": (with_bytes(352 + 4 * 9000, SIGNALLING), "taken as background"),
+    "infinite voxel": (with_bytes(352 + 4 * 9000, struct.pack("<f", np.inf)), "as background"),
+}
+
+
+@pytest.mark.parametrize("what", ODD_BYTES)
+def test_no_warning_of_a_library_stands_beside_what_is_said(tmp_path, what):
+    change, message = ODD_BYTES[what]
+    image = nib.Nifti1Image(brain(), np.eye(4))
+    image.set_qform(np.eye(4), 1)
+    nib.save(image, tmp_path / "v.nii")
+    path = tmp_path / "odd.nii"
+    path.write_bytes(change(bytearray((tmp_path / "v.nii").read_bytes())))
+    status, _, errors = command("test.py", "--upscale", "--no-report", "--test_dir", path,
+                                "--output", tmp_path / "o.nii")
+    assert status == 0 and len(errors) == bool(message)
+    assert message in "".join(errors)
 
 
 AFFINES = {

@@ -2,17 +2,21 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 from conftest import load_script, run_command
-from synthetic import brain, save
+from synthetic import brain, one_stage, save
 
 from command_line import command_line
-from disk.filters import load_filters
+from disk.filters import load_filters, save_filters
 from disk.results import UNFINISHED, is_ours, run_folder
 from disk.volumes import write_volume
+from filter_constant import Settings
+from hashtable import Boundaries
 from machine.errors import UserError
 
 SHAPE = (18, 17, 16)
@@ -64,7 +68,7 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
                 restore(folder, "--no-report", *options)
     result = folder / "result"
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii"]
-    assert restore(folder, "--no-report", "--upscale") == 0
+    assert restore(folder, "--no-report", "--upscale", "--no-quiet") == 0  # changes no result
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
     save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
     assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
@@ -105,12 +109,26 @@ def test_two_runs_at_once_share_no_folder(folder):
     assert sorted(os.listdir(folder / "result")) == ["112522", "112522-2"]
 
 
+def test_an_interrupted_run_with_other_filters_is_another(folder):
+    settings = replace(Settings(), arrays_dir=str(folder), result_dir=str(folder / "result"))
+    limits, places = Boundaries(np.array([0.1, 0.2]), np.array([0.3, 0.6])), []
+    for weight in (1, 1, 2):
+        h = np.full((settings.buckets, settings.taps), weight, np.float32)
+        save_filters(one_stage(h, limits), settings, [])
+        with pytest.raises(KeyboardInterrupt), run_folder(settings, []) as place:
+            (place / "x").write_text("")
+            places.append(place.name)
+            raise KeyboardInterrupt
+    assert places == ["112522", "112522", "112522-2"]
+
+
 # ---- files beside results
 
 @pytest.mark.parametrize("name, content", [
     ("scan.json", '{"EchoTime": 0.003}'), ("scan.json", "not even JSON"),
     ("scan.png", "a screenshot"), ("report.html", "<html>of the radiologist</html>"),
-    ("metrics.csv", "subject,age\n1,30\n"), ("metrics.csv", "subject,gain_kg\n1,3\n")])
+    ("metrics.csv", "subject,age\n1,30\n"), ("metrics.csv", "volume,age\n1,30\n"),
+    ("metrics.csv", "subject,gain_kg\n1,3\n")])
 def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, content):
     place = folder / "anat"
     scan = save(place / "scan.nii", brain(0, SHAPE))
@@ -125,6 +143,14 @@ def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, con
     assert ("--no-report" in message) == (name != "metrics.csv")
     assert (place / name).read_text() == content
     assert sorted(path.name for path in place.iterdir()) == sorted(["scan.nii", name])
+
+
+def test_a_link_to_nothing_beside_a_result_is_the_users_too(folder):
+    (folder / "report.html").symlink_to("not mounted")
+    with pytest.raises(UserError, match="report.html: is there already"):
+        restore(folder, "--test_dir", folder / "low" / "0.nii", "--upscale",
+                "--output", folder / "scan.nii.gz")
+    assert (folder / "report.html").is_symlink() and not (folder / "scan.nii.gz").exists()
 
 
 def test_without_a_report_what_it_would_fall_on_does_not_matter(folder):

@@ -27,6 +27,8 @@ TABLE = load_script("docs/spacings")
     ((2, 2, 1), (1, 1, 1), [(2, 1, 1), (1, 2, 1)], False),
     ((1, 1, 4), (0.5, 0.5, 0.5), [(2, 2, 2), (1, 1, 4)], False),
     ((5, 5, 5), (1, 1, 1), [(4, 4, 4)], True),
+    ((1, 1, 1.2), (1, 1, 1), [(1, 1, 2)], False),
+    ((2, 1, 4), (1, 1, 1), [(1, 1, 4), (2, 1, 1)], False),  # the coarsest first
     ((0.9, 0.9000001, 3.6), (0.9, 0.9, 0.9), [(1, 1, 4)], False),
 ])
 def test_filters_follow_from_the_header(sizes, asked, factors, most):
@@ -89,6 +91,23 @@ def test_coarser_voxels_are_means_not_samples():
     assert np.abs(inner - 1).max() < 0.12  # sampled, it would be another wave, of 0.5
     same, to_low = onto_sizes(fine, np.eye(4), fine.shape, (1, 1, 1), (1, 1, 1.000001))
     assert same is fine and np.array_equal(to_low, np.eye(4))
+    _, to_low = onto_sizes(fine, np.eye(4), fine.shape, (1, 1, 1), (1, 1, 1.0005))
+    assert to_low[2, 2] == 1.0005
+
+
+def test_a_mean_is_so_wide_that_with_the_fine_voxel_it_is_the_coarser_one():
+    cycles, ratio = 0.1, 2.5  # so slow a wave is damped by the mean alone, not by the spline
+    wave = (1 + np.cos(2 * np.pi * cycles * np.arange(400))).astype(np.float32)
+    coarse, _ = onto_sizes(wave[None, None], np.eye(4), (1, 1, 400), (1, 1, 1), (1, 1, ratio))
+    damped = np.sinc(cycles * np.sqrt(ratio**2 - 1))
+    assert np.sqrt(2) * coarse[0, 0, 8:-8].std() == pytest.approx(damped, abs=0.004)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5])
+def test_the_last_spline_goes_no_further_below_the_lowest_intensity(least):
+    step = np.repeat(np.float32([1, 1000]), 20)[None, None]
+    finer, _ = onto_sizes(step, np.eye(4), step.shape, (1, 1, 1), (1, 1, 0.7), least)
+    assert finer.min() == least
 
 
 def test_the_background_stays_zero_on_the_last_grid():
@@ -135,7 +154,8 @@ def test_gaps_overlaps_and_contradictions_are_said(keeping, capsys):
 
 def test_a_sidecar_that_is_none_says_nothing(tmp_path):
     path = tmp_path / "scan.nii.gz"
-    for text in ("{", "[1]", '{"SliceThickness": true}', '{"SliceThickness": -1}', '{}'):
+    texts = (f'{{"SliceThickness": {value}}}' for value in ("true", -1, 0, "NaN", "Infinity"))
+    for text in ("{", "[1]", "{}", *texts):
         (tmp_path / "scan.json").write_text(text)
         assert slices_beside(path) == Slices(None, None)
 

@@ -55,7 +55,7 @@ def learn(pairs, settings):
         gram = stage_gram(tree, number, settings)
         for n, pair in enumerate(pairs):
             accumulate_stage(stages, gram, pair, tree, settings, str(n))
-        stages.append(Stage(tree, solve_stage(gram, tree, settings)[0]))
+        stages.append(Stage(tree, solve_stage(gram, tree, settings).weights))
     return stages
 
 
@@ -164,9 +164,11 @@ def literal_filters(rows, ridge):
 def test_each_filter_is_pulled_to_that_of_the_node_above():
     gram, rows = random_sums(TREE)
     together = [np.concatenate([rows[leaf], rows[leaf + 3]]) for leaf in range(3)]
-    weights, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=40.0))
-    assert ridge == 40 and not missed
-    np.testing.assert_allclose(weights, literal_filters(together, 40.0), rtol=1e-4, atol=1e-5)
+    solved = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=40.0))
+    assert solved.ridge == 40 and not solved.missed
+    expected = literal_filters(together, 40.0)
+    np.testing.assert_allclose(solved.weights, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(solved.without_held_out, solved.weights)
 
 
 def test_a_leaf_without_samples_has_the_filter_of_its_parent():
@@ -179,8 +181,12 @@ def test_a_leaf_without_samples_has_the_filter_of_its_parent():
 
 def test_auto_takes_the_ridge_that_misses_the_held_out_voxels_by_least():
     gram, rows = random_sums(TREE, taps=20)
-    _, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=None))
+    solved = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=None))
+    ridge, missed = solved.ridge, solved.missed
     assert ridge == min(missed, key=missed.get) and len(missed) >= 5
+    together = [np.concatenate([rows[leaf], rows[leaf + 3]]) for leaf in range(3)]
+    for found, learned in ((solved.weights, together), (solved.without_held_out, rows[:3])):
+        np.testing.assert_allclose(found, literal_filters(learned, ridge), rtol=1e-4, atol=1e-5)
     for weight, value in missed.items():
         filters = literal_filters(rows[:3], weight)
         literal = np.concatenate(
@@ -189,11 +195,14 @@ def test_auto_takes_the_ridge_that_misses_the_held_out_voxels_by_least():
         assert value == pytest.approx(np.mean(literal**2), rel=1e-6)
 
 
-def test_where_nothing_is_held_out_auto_takes_the_usual_ridge():
-    gram, rows = random_sums(TREE, empty=(3, 4, 5))
-    weights, ridge, missed = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=None))
-    assert ridge == 300 and not missed
-    np.testing.assert_allclose(weights, literal_filters(rows[:3], 300.0), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("empty", [(3, 4, 5), (0, 1, 2)], ids=["none held out", "all held out"])
+def test_where_cubes_hold_out_nothing_or_all_auto_takes_the_usual_ridge(empty):
+    gram, rows = random_sums(TREE, empty=empty)
+    solved = solve_stage(gram, TREE, replace(QUICK_SETTINGS, ridge=None))
+    assert solved.ridge == 300 and not solved.missed
+    learned = [rows[leaf] if len(rows[leaf]) else rows[leaf + 3] for leaf in range(3)]
+    for found in (solved.weights, solved.without_held_out):
+        np.testing.assert_allclose(found, literal_filters(learned, 300.0), rtol=1e-4, atol=1e-5)
 
 
 def test_held_out_voxels_are_cubes_and_about_one_in_sixteen():

@@ -160,7 +160,7 @@ def test_label_maps_are_left_out_by_their_values(tmp_path, capsys, dtype, name):
 
 
 def test_a_label_map_that_is_given_itself_is_taken_with_a_warning(tmp_path, capsys):
-    for name, data in (("x.nii", labels()), ("s_mask.nii", brain(0, SHAPE))):
+    for name, data in (("x.nii", labels()), ("S_MASK.nii", brain(0, SHAPE))):
         path = write_nifti(tmp_path / name, data)
         assert find_volumes(path) == [path]
         line, = capsys.readouterr().err.splitlines()

@@ -58,6 +58,8 @@ def test_even_lengths_are_refused(capsys, name):
         ["--preset", "best", "--leaves", "64", "--splits", "quantiles"],
         ["--preset", "good"],
         ["--back_projections", "2"],
+        ["--lr_type", "kspace", "--grid", "edges"],
+        ["--lr_type", "kspace", "--start", "quintic"],
     ],
     ids=" ".join,
 )
@@ -73,6 +75,7 @@ def test_wrong_options_are_refused_in_one_line(capsys, arguments):
         ["--train_dir", "x"],
         ["--blend_threshold", "27"],
         ["--blend_threshold", "-1"],
+        ["--suffix", "a\\b"],
     ],
     ids=" ".join,
 )
