@@ -92,7 +92,7 @@ def bright_part(volume):
     """
     if np.count_nonzero(volume) <= (1 - HEAD_ZEROS) * volume.size:
         return None
-    bright = volume > threshold_otsu(volume)
+    bright = volume > threshold_otsu(volume.reshape(-1))
     if not bright.any() or np.median(volume[~bright]) > AIR * np.median(volume[bright]):
         return None
     return bright
@@ -123,7 +123,7 @@ def head_in_zeros(volume, voxel_size):
     """
     if np.count_nonzero(volume) * np.prod(voxel_size) <= MOST_BRAIN:
         return None
-    return volume > threshold_otsu(volume)
+    return volume > threshold_otsu(volume.reshape(-1))
 
 
 def noise_of(unit):

@@ -14,7 +14,7 @@ from filter_constant import Settings
 from get_lar import make_fine
 from restoring import restore, upscale
 from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE, bright_part, cues_of
+from scan_cues import NOISE, bright_part, cues_of, head_in_zeros
 from scan_evaluation import evaluate_scan
 from slice_profile import profile_matrix
 from util import decibel
@@ -51,6 +51,15 @@ def test_brains_and_parts_of_them_are_no_heads(kind):
     if kind == "all alike":
         volume = np.ones((9, 9, 9), np.float32)
     assert bright_part(volume) is None
+
+
+@pytest.mark.filterwarnings("error")  # of scikit-image, which takes three slices for colours
+@pytest.mark.parametrize("slices", [3, 4])
+def test_few_slices_are_no_colours(slices):
+    volume = np.random.default_rng(0).random((40, 40, slices), np.float32)
+    volume[:20] *= 0.1
+    assert bright_part(volume)[20:].any()
+    assert head_in_zeros(volume, (20, 20, 20)).mean() > 0.2
 
 
 def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypatch):
