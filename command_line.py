@@ -14,8 +14,7 @@ GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
           "test": ("method", "applying", "running", "folders", "output")}
 ALSO_FOR = {"train": set(), "test": {"preset"}}  # options of other groups
 NOT_FOR = {"train": {"test_dir", "result_dir"},
-           "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory",
-                   "scheduler"}}
+           "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
 LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",

@@ -7,6 +7,7 @@ import contextlib
 
 import apply_filters
 import matrix_compute
+from machine.errors import UserError
 
 
 class CPU:
@@ -40,6 +41,16 @@ class CPU:
 
     ridge_filters = staticmethod(matrix_compute.ridge_filters)
     filter_voxels = staticmethod(apply_filters.filter_voxels)
+
+
+@contextlib.contextmanager
+def demanding_dask():
+    """Inside, what needs Dask is imported: UserError where it is not installed."""
+    try:
+        yield
+    except ImportError as fault:
+        raise UserError("argument --scheduler: Dask is not installed; "
+                        "python -m pip install -r requirements-cluster.txt") from fault
 
 
 def choose_engine(settings, cpu_only="", most=None):

@@ -6,6 +6,7 @@ values it takes stand on one spot. Nothing here imports more than the standard l
 """
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 
 from machine.options import fault_of, option
@@ -186,8 +187,9 @@ class Settings:
                                        "many minutes have passed; 0: after each", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "memory to use at most, in GB (default: "
                                       "what is free)", kind=float, low=0, high=1e6, none=0)
-    scheduler: str = option("", "running", "sum the samples on the workers of a Dask cluster: its "
-                            "scheduler's address, or local:N for N processes here",
+    scheduler: str = option("", "running", "sum samples, or restore volumes, on the workers of "
+                            "a Dask cluster: its scheduler's address, or local:N for N processes "
+                            "here",
                             metavar="ADDRESS")
 
     # Folders.
@@ -244,6 +246,11 @@ class Settings:
         """The settings of these groups as a plain dict."""
         return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
                 if entry.metadata["group"] in groups}
+
+    def with_whole_paths(self, *names):
+        """The settings with these paths absolute, for workers that may run in other folders."""
+        paths = {name: os.path.abspath(path) for name in names if (path := getattr(self, name))}
+        return dataclasses.replace(self, **paths)
 
 
 def start_name(start):

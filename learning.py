@@ -5,6 +5,7 @@ training that was stopped or killed goes on from there.
 """
 import hashlib
 import time
+from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -41,21 +42,37 @@ class Learned(NamedTuple):
     signal: int | None  # what stopped it before the end
 
 
-def learn_stages(volumes, settings, summing=None):
+class Here:
+    """Where a training is done: in this process. `cluster.training.OnCluster` is another place."""
+
+    def in_order(self, work, paths):
+        """As `machine.threads.in_turn`."""
+        return in_turn(work, paths)
+
+    def budget(self, max_memory):
+        """As `machine.memory.memory_budget`."""
+        return memory_budget(max_memory)
+
+    def sum_samples(self, *arguments):
+        """As the function of that name."""
+        return sum_samples(*arguments)
+
+
+def learn_stages(volumes, settings, place=None):
     """Learn all stages of the structure that the settings ask for.
 
     Parameters
     ----------
     volumes : list of Path
     settings : Settings
-    summing : callable, optional
-        What sums the samples in place of `sum_samples`, with its parameters.
+    place : Here or its like, optional
+        Where volumes are surveyed and summed.
 
     Returns
     -------
     Learned
     """
-    structure = structure_of(settings)
+    structure, place = structure_of(settings), place or Here()
     engine = choose_engine(settings, structure.cpu_only)
     # Later stages are learned on those `before`, which have not learned what is held out.
     stages, before, counts, failed = [], [], [], set()
@@ -64,21 +81,22 @@ def learn_stages(volumes, settings, summing=None):
         if settings.restart:
             checkpoint.clear()
         resumed = checkpoint.find()
-        plan = plan_memory(structure, volumes, checkpoint, engine, settings)
+        budget = place.budget(settings.max_memory)
+        plan = plan_memory(structure, volumes, checkpoint, engine, budget)
         if number == 0:
             print(plan, flush=True)
         if resumed:
             go_on(checkpoint, volumes, settings)
         else:
-            begin(checkpoint, structure, volumes, before, settings)
+            begin(checkpoint, structure, volumes, before, place)
         passes = plan.passes or [range(checkpoint.buckets)]
-        gram, faulty, signal = (summing or sum_samples)(
+        groups, faulty, signal = place.sum_samples(
             checkpoint, structure, engine, before, volumes, passes)
         failed |= faulty
         if signal:
             return Learned(stages, counts, failed, checkpoint, signal)
-        solved = solve(checkpoint, structure, engine, checkpoint.groups(passes, gram), settings)
-        del gram  # before the next stage's sums are made
+        solved = solve(checkpoint, structure, engine, groups, settings)
+        del groups  # before the next stage's sums are made
         stages.append(Stage(checkpoint.classes, solved.weights))
         before.append(Stage(checkpoint.classes, solved.before_others))
         counts.append(solved.counts)
@@ -104,11 +122,12 @@ def digest_of(stages):
     return found.hexdigest() if stages else ""
 
 
-def plan_memory(structure, volumes, checkpoint, engine, settings):
+def plan_memory(structure, volumes, checkpoint, engine, budget):
     """Lay out the sums; each volume that is worked on ahead takes as much as the one at hand."""
+    settings = checkpoint.settings
     step = checkpoint.step or buckets_per_file(settings.buckets, settings.taps)
     voxels = largest_volume(volumes) * (1 + engine.ahead)
-    return structure.plan(voxels, memory_budget(settings.max_memory), step)
+    return structure.plan(voxels, budget, step)
 
 
 def go_on(checkpoint, volumes, settings):
@@ -121,21 +140,22 @@ def go_on(checkpoint, volumes, settings):
 
 # ------------------------------------------------------------------------------------------ classes
 
-def begin(checkpoint, structure, volumes, stages, settings):
+def begin(checkpoint, structure, volumes, stages, place):
     """Find what sorts voxels into classes, and begin the sums with it."""
+    settings = checkpoint.settings
     chosen, title = structure.survey_volumes(volumes), structure.survey_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
     surveys, seen, sources, faults = [], 0, [], []
     with progress(len(chosen), title, "volume", settings.quiet) as bar:
-        for path in chosen:
+        work = partial(survey_volume, stages=stages, settings=settings, volumes=len(chosen))
+        for path, surveyed in place.in_order(work, chosen):
             try:
-                for name, pair in pairs_of(path, settings):
-                    found, voxels = structure.survey(pair, stages, name, len(chosen))
-                    surveys.append(found)
-                    seen += voxels
+                found = surveyed()
             except UserError as fault:
                 faults.append(fault)  # said when this volume was to be summed
                 continue
+            surveys += [survey for survey, _ in found]
+            seen += sum(voxels for _, voxels in found)
             sources.append(path)
             bar.update()
             if structure.enough(seen):
@@ -149,6 +169,13 @@ def begin(checkpoint, structure, volumes, stages, settings):
     with progress(settings.leaves, title, structure.classes_unit, quiet) as bar:
         classes = structure.find_classes(surveys, bar.update)
     checkpoint.begin(classes, [fingerprint(path, settings.train_dir) for path in sources])
+
+
+def survey_volume(path, stages, settings, volumes):
+    """What one of so many volumes tells of the classes: pairs of a survey and its voxels."""
+    structure = structure_of(settings)
+    return [structure.survey(pair, stages, name, volumes)
+            for name, pair in pairs_of(path, settings)]
 
 
 def nothing_to_learn_from(settings):
@@ -183,8 +210,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
 
     Returns
     -------
-    gram : Gram
-        Of the last pass: all there is, where there is one pass.
+    groups : iterable of Gram
+        To solve: all that there is, a pass at a time.
     failed : set of Path
         Volumes that could not be used.
     signal : int or None
@@ -242,7 +269,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
                 save(checkpoint, gram, passes)
             if stop.asked:
                 break
-    return gram, failed, stop.asked
+    return checkpoint.groups(passes, gram), failed, stop.asked
 
 
 def save(checkpoint, gram, passes):

@@ -51,6 +51,9 @@ class Gram:
         self.packed = np.zeros((buckets, side * (side + 1) // 2))  # untouched pages cost no memory
         self.count = np.zeros(buckets, np.int64)
 
+    def __sizeof__(self):  # which Dask asks for before it moves an object
+        return object.__sizeof__(self) + self.packed.nbytes + self.count.nbytes
+
     @property
     def buckets(self):
         """The buckets that are here, of all: a range."""

@@ -55,6 +55,9 @@ def checked(settings, given, command):
         raise ValueError("argument --output: names the file in full; leave --suffix out")
     if settings.output and not settings.output.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
+    if command == "test" and settings.scheduler and settings.device == "gpu":
+        raise ValueError("argument --device: workers of a cluster restore on their CPUs; leave one "
+                         "of --device gpu and --scheduler out")
     if command == "train":
         _check_spaces(settings, given)
         _check_scan(settings, given)

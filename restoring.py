@@ -2,6 +2,8 @@
 
 Files that are truly low-resolution are for upscaling.py.
 """
+import contextlib
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
+from disk.filters import factors_there, load_filters
 from disk.masks import read_brain
 from disk.volumes import write_volume
 from engine import CPU
@@ -33,6 +36,61 @@ class Restored(NamedTuple):
     settings: Settings  # as the filters, or the last of them, were learned
     missed: int = 0  # volumes of a series that could not be restored
     mask: Path | None = None  # that its brain was taken from
+
+
+class Use(NamedTuple):
+    """Filters for one factor, ready to be used."""
+
+    stages: list  # of Stage
+    settings: object  # Settings, as the filters were learned
+    axes: tuple  # the volume's axes in the order in which the filters take them
+
+
+class Filters:
+    """Filters by the factor that is asked for, each read once.
+
+    Parameters
+    ----------
+    settings : Settings
+        As the user gave them.
+    given : set of str
+        Options that stood on the command line.
+
+    Attributes
+    ----------
+    there : list of tuple of three int
+        Factors that there are filters for.
+    """
+
+    def __init__(self, settings, given):
+        self.settings, self.given, self._read = settings, given, {}
+        self.there = factors_there(settings)
+
+    def read_all(self):
+        """Read what any volume may need, for a worker that does not find the files; returns self.
+
+        What cannot be read is refused where it is needed.
+        """
+        self.first()
+        if self.settings.voxel_size or self.settings.isotropic:
+            for factor in self.there:
+                with contextlib.suppress(UserError):
+                    self(factor)
+        return self
+
+    def first(self):
+        """The `Use` for --factor; with --voxel_size that for any factor, to say what they are."""
+        asked = self.settings
+        free = asked.voxel_size or asked.isotropic
+        return self(self.there[0] if free and self.there else asked.factor)
+
+    def __call__(self, factor):
+        """The `Use` for a factor; raises UserError where there are no filters."""
+        if factor not in self._read:
+            asked = dataclasses.replace(self.settings, factor=factor)
+            stages, settings = load_filters(asked, self.given)
+            self._read[factor] = Use(stages, settings, axes_between(factor, settings.factor))
+        return self._read[factor]
 
 
 def restore(volume, stages, settings, engine=None, advance=lambda share: None):

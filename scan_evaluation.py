@@ -4,6 +4,9 @@ A high-resolution volume is degraded by a slice profile, noise is added, and the
 the LR volume itself. Nothing of the original is handed on: what comes back is compared with it, and
 so are the splines that a user would take instead, the best of them behind a denoiser.
 """
+import itertools
+from functools import partial
+
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.restoration import denoise_nl_means
@@ -16,6 +19,7 @@ from disk.volumes import relative_name
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
+from machine.threads import in_turn
 from report.figures import write_metrics
 from restoring import restore
 from scan_adaptation import adapt_to_scan
@@ -92,32 +96,64 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     return row
 
 
-def evaluate_files(volumes, folder, stages, settings, engine):
+def evaluate_file(path, stages, settings, engine):
+    """Evaluate a volume at each of --test_profile and --test_noise.
+
+    Parameters
+    ----------
+    path : Path
+    stages, settings, engine
+        As for `evaluate_scan`.
+
+    Returns
+    -------
+    list of dict
+        Of each cell, the volume and what `evaluate_scan` gives.
+
+    Raises
+    ------
+    UserError
+        If the file is no volume that this can be done with.
+    """
+    (volume, mask), name = read_brain(path, settings.mask), relative_name(path, settings.test_dir)
+    image, sizes = volume.data, voxel_sizes_in_mm(volume.image)
+    masked = {"mask": mask.name} if mask else {}
+    try:
+        return [{"volume": name} | evaluate_scan(image, stages, settings, *cell, name, engine,
+                                                 sizes) | masked for cell in _cells(settings)]
+    except ValueError as fault:
+        raise UserError(f"{path}: {fault}") from fault
+
+
+def _cells(settings):
+    """The pairs of slice profile and noise that are asked for."""
+    return list(itertools.product(settings.test_profile, settings.test_noise))
+
+
+def evaluate_files(volumes, folder, stages, settings, engine, each=in_turn):
     """Evaluate each volume at each of --test_profile and --test_noise; returns the exit status.
 
-    The figures go to metrics.csv in the folder; a table is printed.
+    The figures go to metrics.csv in the folder; a table is printed. `each` has the work done, as
+    `machine.threads.in_turn` does.
     """
     make_folder(folder)
-    cells = [(profile, noise) for profile in settings.test_profile for noise in settings.test_noise]
     print(f"Degrading {len(volumes)} volume(s) of {settings.test_dir} as scanners do, "
           f"x{settings.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
           f"{'best other':>10} {'restored':>9}  gain inside, whole", flush=True)
     rows, failed = [], 0
-    with progress(len(volumes) * len(cells), "evaluating", "cell", settings.quiet) as bar:
-        for path in volumes:
-            name = relative_name(path, settings.test_dir)
+    work = partial(evaluate_file, stages=stages, settings=settings, engine=engine)
+    with progress(len(volumes), "evaluating", "volume", settings.quiet) as bar:
+        for _, evaluated in each(work, volumes):
             try:
-                volume, mask = read_brain(path, settings.mask)
-                image, sizes = volume.data, voxel_sizes_in_mm(volume.image)
-                for cell in cells:
-                    row = evaluate_scan(image, stages, settings, *cell, name, engine, sizes)
-                    rows.append({"volume": name} | row | ({"mask": mask.name} if mask else {}))
-                    bar.write(line(rows[-1]))
-                    bar.update()
-            except (UserError, ValueError) as fault:
-                text = fault if isinstance(fault, UserError) else f"{path}: {fault}"
-                complain("test", text)
+                found = evaluated()
+            except UserError as fault:
+                complain("test", fault)
                 failed += 1
+            else:
+                rows += found
+                for row in found:
+                    bar.write(line(row))
+            bar.update()
     if not rows:
         return 2
     columns = max(rows, key=len)  # without noise there is no denoising

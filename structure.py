@@ -63,6 +63,7 @@ class Published:
     """One stage; its classes are angles and, cut by boundaries, strength and coherence."""
 
     stages = 1
+    at_once = False  # whether the sums of a stage must be in memory together to be solved
     cpu_only = ""
     restore_bytes = 54  # of memory a voxel of the volume that is restored; 53 were measured
     survey_title, classes_title, classes_unit = "class boundaries", "", ""
@@ -189,6 +190,7 @@ class Published:
 class Octahedral:
     """Stages in the voxel's own frame; the classes of each are the leaves of a tree."""
 
+    at_once = True
     cpu_only = ("where filters of the octahedral space are learned and applied, whatever --device "
                 "says")
     classes_title, classes_unit = "growing a tree", "leaf"

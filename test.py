@@ -9,6 +9,9 @@ same low-resolution volume, and for the restored volume: the one to beat is the 
 upscaled has no original, so no figures.
 """
 import sys
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 from command_line import run
 from filter_constant import start_name
@@ -22,37 +25,61 @@ def main(settings, given):
     from disk.masks import masks_in_words
     from disk.results import run_folder
     from disk.study import find_volumes
-    from upscaling import Filters
+    from restoring import Filters
 
+    if settings.scheduler:
+        settings = settings.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
     filters = Filters(settings, given)
     chosen = filters.first().settings
     volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
                            settings.result_dir, settings.mask)
     if settings.mask:
         print(masks_in_words(volumes, settings.mask))
-    with run_folder(chosen, volumes) as folder:
-        status = restore_volumes(volumes, folder, filters)
+    with run_folder(chosen, volumes) as folder, place_of(settings, folder) as each:
+        status = restore_volumes(volumes, folder, filters, each)
     if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:
         complain("test", about_filters(chosen))  # which nobody chose
     return status
 
 
-def restore_volumes(volumes, folder, filters):
+@contextmanager
+def place_of(settings, folder):
+    """Where volumes are worked on: yields what has that done, as `machine.threads.in_turn`."""
+    # Here: as above, and Dask is optional.
+    from disk.files import remove_unfinished
+    from engine import demanding_dask
+    from machine.threads import in_turn
+
+    if not settings.scheduler:
+        yield in_turn
+        return
+    with demanding_dask():
+        from cluster.workers import connected
+    try:
+        with connected(settings.scheduler) as workers:
+            yield workers.in_order
+    except BaseException:
+        # Processes here were ended amid their volumes. Others finish theirs.
+        if settings.scheduler.startswith("local"):
+            remove_unfinished(folder, settings.output and Path(settings.output).name)
+        raise
+
+
+def restore_volumes(volumes, folder, filters, each):
     """Restore volumes into a folder; returns the exit status."""
     # Here: as above.
     from degradation import is_drawn
     from disk.filters import about_filters
     from disk.results import check_beside
-    from disk.volumes import relative_name, sidecar_names, target_paths
+    from disk.volumes import sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
-    from restoring import restore_file
     from scan_evaluation import evaluate_files
     from structure import structure_of
-    from upscaling import upscale_file
+    from whole_volume import Job, restore_volume
 
-    stages, settings, axes = filters.first()
+    stages, settings, _ = filters.first()
     targets = target_paths(volumes, folder, settings)
     names = sidecar_names(targets)
     check_beside(folder, names, settings)
@@ -60,19 +87,23 @@ def restore_volumes(volumes, folder, filters):
     if settings.upscale and not is_drawn(settings):
         print("Note: these filters were learned without noise, and may sharpen that of a scan; "
               "--preset scan takes those that were learned for scans")
-    engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
+    engine = None  # the CPU, on workers
+    if settings.scheduler:
+        filters.read_all()
+    else:
+        engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
     if is_drawn(settings) and not settings.upscale:
-        return evaluate_files(volumes, folder, stages, settings, engine)
+        return evaluate_files(volumes, folder, stages, settings, engine, each)
     print_head(len(volumes), settings)
+    jobs = list(map(Job, volumes, targets, names))
+    work = partial(restore_volume, filters=filters, volumes=len(volumes), command=sys.argv,
+                   engine=engine)
     rows, viewers, failed, missed = [], [], 0, 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
-        for path, target, name in zip(volumes, targets, names, strict=True):
-            bar.set_description(path.name[:32])
+        for job, restored in each(work, jobs):
+            bar.set_description(job.path.name[:32])
             try:
-                if settings.upscale:
-                    found = upscale_file(path, target, filters, engine)
-                else:
-                    found = restore_file(path, target, stages, settings, engine, axes)
+                done = restored()
             except CannotWrite:
                 raise
             except UserError as fault:
@@ -80,15 +111,13 @@ def restore_volumes(volumes, folder, filters):
                 complain("test", fault)
                 failed += 1
             else:
-                row = found.row | {"volume": relative_name(path, settings.test_dir)}
-                rows.append(row)
+                rows.append(done.row)
                 if not settings.upscale:
                     # Each time: it never lacks more than the volume at hand.
                     write_metrics(folder / "metrics.csv", rows)
-                bar.write(line(row))
-                missed += found.missed
-                if settings.report:
-                    viewers.append(report_volume(path, name, found, len(volumes)))
+                bar.write(line(done.row))
+                missed += done.missed
+                viewers.append(done.viewer)
             bar.update()
     if not rows:
         return 2
@@ -96,21 +125,11 @@ def restore_volumes(volumes, folder, filters):
         print(line(mean_row(rows)))
     print(f"Restored volumes{'' if settings.upscale else ' and metrics.csv'} are in {folder}")
     if settings.report:
-        report_run(folder / "report.html", rows, viewers, found.settings)
+        report_run(folder / "report.html", rows, viewers, done.settings)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
-
-
-def report_volume(path, name, found, volumes):
-    """Write a volume's picture and JSON file under a name; returns its viewer for the page."""
-    # Here: drawing takes half a second to load, which --no-report need not wait for.
-    from disk.volumes import relative_name
-    from report.record import write_beside
-
-    title = relative_name(path, found.settings.test_dir)
-    return write_beside(path, title, name, found, volumes, found.settings)
 
 
 def report_run(path, rows, viewers, settings):

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from command_line import run
-from machine.errors import UserError, complain
+from machine.errors import complain
 
 
 def main(settings, given):
@@ -32,6 +32,8 @@ def main(settings, given):
     from structure import structure_of
 
     started = time.perf_counter()
+    if settings.scheduler:
+        settings = settings.with_whole_paths("train_dir")
     volumes = find_volumes(settings.train_dir, settings.train_file_max, settings.include,
                            settings.exclude, mask=settings.mask)
     plural = "s" if len(volumes) > 1 else ""
@@ -39,8 +41,8 @@ def main(settings, given):
           f"{settings.train_dir}", flush=True)
     if settings.mask:
         print(masks_in_words(volumes, settings.mask), flush=True)
-    with only_training(settings.arrays_dir), place_of(settings) as (settings, summing):
-        learned = learn_stages(volumes, settings, summing)
+    with only_training(settings.arrays_dir), place_of(settings) as place:
+        learned = learn_stages(volumes, settings, place)
         if learned.signal:
             return stopped(learned.signal, learned.checkpoint)
         save_filters(learned.stages, settings, sorted(learned.checkpoint.names()[0]))
@@ -59,15 +61,15 @@ def main(settings, given):
 
 
 def place_of(settings):
-    """Where samples are summed: a context of settings that fit there, and what sums or None."""
+    """Where volumes are surveyed and summed: a context of `learning.Here` or its like."""
+    # Here: as above, and Dask is optional.
+    from engine import demanding_dask
+    from learning import Here
+
     if not settings.scheduler:
-        return nullcontext((settings, None))
-    try:
-        # Here: Dask is optional.
+        return nullcontext(Here())
+    with demanding_dask():
         from cluster.training import on_cluster
-    except ImportError as fault:
-        raise UserError("argument --scheduler: Dask is not installed; "
-                        "python -m pip install -r requirements-cluster.txt") from fault
     return on_cluster(settings)
 
 

@@ -4,24 +4,21 @@ By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may tak
 filters, one after another, and a last spline, see spacing.py.
 """
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from degradation import is_drawn
 from disk.files import make_folder
-from disk.filters import factors_there, load_filters
 from disk.geometry import finer_header, unit_of, voxel_sizes_in_mm, voxel_sizes_of
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
 from disk.slices import slices_in_words
 from disk.volumes import read_series, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
-from machine.errors import UserError, complain, one_line
+from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
-from machine.progress import Stopwatch, progress
-from restoring import Restored, axes_between, restore
+from machine.progress import Stopwatch, progress, say
+from restoring import Restored, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, head_in_zeros
 from spacing import Way, describe, onto_sizes, way_to
@@ -32,55 +29,13 @@ ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
-class Use(NamedTuple):
-    """Filters for one factor, ready to be used."""
-
-    stages: list  # of Stage
-    settings: object  # Settings, as the filters were learned
-    axes: tuple  # the volume's axes in the order in which the filters take them
-
-
-class Filters:
-    """Filters by the factor that is asked for, each read once.
-
-    Parameters
-    ----------
-    settings : Settings
-        As the user gave them.
-    given : set of str
-        Options that stood on the command line.
-    """
-
-    def __init__(self, settings, given):
-        self.settings, self.given, self._read = settings, given, {}
-
-    @property
-    def there(self):
-        """Factors that there are filters for: list of tuple of three int."""
-        return factors_there(self.settings)
-
-    def first(self):
-        """The `Use` for --factor; with --voxel_size that for any factor, to say what they are."""
-        asked = self.settings
-        free = asked.voxel_size or asked.isotropic
-        return self(self.there[0] if free and self.there else asked.factor)
-
-    def __call__(self, factor):
-        """The `Use` for a factor; raises UserError where there are no filters."""
-        if factor not in self._read:
-            asked = dataclasses.replace(self.settings, factor=factor)
-            stages, settings = load_filters(asked, self.given)
-            self._read[factor] = Use(stages, settings, axes_between(factor, settings.factor))
-        return self._read[factor]
-
-
 def upscale_file(path, target, filters, engine):
     """Upscale one file, each volume of a series for itself.
 
     Parameters
     ----------
     path, target : Path
-    filters : Filters
+    filters : restoring.Filters
     engine : engine.CPU or its like
 
     Returns
@@ -174,13 +129,13 @@ def adapted(path, low, sizes, use, inside=None):
         A volume of it.
     sizes : sequence of three float
         Its voxel sizes.
-    use : Use
+    use : restoring.Use
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, which alone is learned from.
 
     Returns
     -------
-    use : Use
+    use : restoring.Use
     profile : str or None
         The slice profile that the scan shows; None where nothing was learned from it.
     """
@@ -188,7 +143,7 @@ def adapted(path, low, sizes, use, inside=None):
     low = low if inside is None else low * inside
     found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
     if found.why_not and _is_thick(use):
-        tqdm.write(one_line(f"{path.name}: filters are used as they are: {found.why_not}"))
+        say(f"{path.name}: filters are used as they are: {found.why_not}")
     return use._replace(stages=found.stages), found.profile
 
 
@@ -199,7 +154,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     ----------
     low : ndarray of float32, shape (x, y, z)
         Background 0.
-    uses : list of Use
+    uses : list of restoring.Use
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     advance : callable, optional
@@ -272,12 +227,12 @@ def _plan(path, filters):
             way = way_to(goal, sizes, filters.there, unit)
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
-        tqdm.write(one_line(f"{path.name}: {describe(way, sizes, unit)}"))
+        say(f"{path.name}: {describe(way, sizes, unit)}")
     else:
         way = Way([asked.factor], None)
         warn_of_axis(path, asked.factor, sizes, unit)
     if said := slices_in_words(path, sizes, asked, unit):
-        tqdm.write(one_line(f"{path.name}: {said}"))
+        say(f"{path.name}: {said}")
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, shape, way, uses, asked)
     return way, uses
@@ -303,13 +258,13 @@ def read_inside(path, low, voxel_size, use, mask=None):
     drawn = is_drawn(use.settings)
     if mask:
         read = "noise and blur are" if drawn else "what is bright is"
-        tqdm.write(one_line(f"{path.name}: {read} read inside its mask, {mask.path.name}; all of "
-                            "the head is restored"))
+        say(f"{path.name}: {read} read inside its mask, {mask.path.name}; all of the head is "
+            "restored")
         return mask.inside
     bright = head_in_zeros(low, voxel_size) if drawn else None
     if drawn and (bright is not None or bright_part(low) is not None):
-        tqdm.write(one_line(f"{path.name}: seems to be a whole head, not a brain cut out; noise "
-                            "and blur are read from its bright part (--mask: from its brain)"))
+        say(f"{path.name}: seems to be a whole head, not a brain cut out; noise and blur are read "
+            "from its bright part (--mask: from its brain)")
     return bright
 
 

@@ -1,152 +1,177 @@
 """Sum the Gram matrices of a stage on the workers of a Dask cluster.
 
-Every task is a pure function of its arguments, so that Dask may run it again where a worker was
-lost, and nothing is added twice. A task sums a batch of volumes with the code of the plain run;
-its sums are cut into groups of buckets, and each group is added up in a tree, worker to worker.
+Every task is a function of its arguments that changes none of them, so that Dask may run it again
+where a worker was lost, and nothing is added twice. A task sums a batch of volumes with the code of
+the plain run; its sums are cut into groups of buckets, and each group is added up in a tree, worker
+to worker. Each says itself which volumes are in it.
 Sums are float64, but are added in another order than in the plain run: they differ by rounding.
 """
+import time
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from distributed import get_worker
 
+from cluster.workers import demand_same_here, itself, with_remedy
 from engine import CPU
 from learning import pairs_of
-from machine.errors import UserError, one_line
-from machine.memory import row_bytes
-from machine.threads import spans
+from machine.errors import UserError
+from machine.remarks import listening
 from matrix_compute import Gram
 from structure import structure_of
 
-GROUP_BYTES = 200e6  # of sums in one message, at most, where a bucket's are no larger
+# Trainings that were asked to stop. A worker's own, since no task can be told once it has begun.
+_stopped = set()
+
+
+class Group(NamedTuple):
+    """Sums of a group of buckets."""
+
+    gram: Gram
+    volumes: tuple  # of str: names of those that are in it
+
+
+class Note(NamedTuple):
+    """What is said of a volume."""
+
+    name: str
+    samples: int | None  # that were summed; None where it could not be used, or was not begun
+    seconds: float
+    fault: str  # empty where it could be used
+    said: list  # of (str, str), see `machine.remarks.listening`
 
 
 class Batch(NamedTuple):
     """What a worker summed from a batch of volumes."""
 
-    groups: list  # of Gram, ascending, together all buckets asked for
-    samples: list  # of int, per volume; None where it could not be used
-    faults: list  # of str, per volume; empty where it could be used
+    groups: list  # of Group, ascending
+    notes: list  # of Note; shorter than the batch where a stop was asked for
 
 
-def sum_batch(paths, classes, stages, settings, shape, buckets, wanted=None):
+class Task(NamedTuple):
+    """What all batches share."""
+
+    classes: object  # Boundaries or Tree
+    stages: list  # of Stage: those before
+    settings: object  # Settings
+    taps: int
+    groups: list  # of range, ascending: the buckets of each
+    wanted: np.ndarray  # bool, of all buckets: those that lack the volumes
+    training: str = ""  # what `stop_summing` knows it by
+    software: dict | None = None  # of the command, see `cluster.workers.software`
+
+
+def sum_batch(volumes, task):
     """Sum some volumes' samples; what a worker does.
 
     Parameters
     ----------
-    paths : list of Path
-        As a worker can read them.
-    classes : Boundaries or Tree
-    stages : list of Stage
-        Those before.
-    settings : Settings
-    shape : (int, int)
-        Buckets of the stage, of which `buckets` are summed, and taps.
-    buckets : range
-    wanted : ndarray of bool, shape (all buckets,), optional
-        Those of `buckets` that lack the volumes; all where left out.
+    volumes : list of (str, Path)
+        Names, and paths as a worker can read them.
+    task : Task
 
     Returns
     -------
     Batch
-        A volume that cannot be used is named in `faults`; none of its samples are in the sums.
+        A volume that cannot be used is named in its note; none of its samples are in the sums.
 
     Raises
     ------
     UserError
-        If a volume turns out to be of no use after its first samples were summed.
+        If a volume turns out to be of no use after its first samples were summed, or the worker
+        has other software.
     """
-    structure, engine, taps = structure_of(settings), CPU(), shape[1]
-    gram, samples, faults = Gram(len(buckets), taps, buckets.start), [], []
-    if wanted is None:
-        wanted = np.zeros(shape[0], bool)
-        wanted[buckets.start:buckets.stop] = True
-    for path in paths:
-        parts = (structure.draw(pair, stages, classes, part, buckets, wanted)
-                 for part, pair in pairs_of(path, settings))
-        try:
-            first = next(parts, None)  # what is wrong with a volume is found here
-        except UserError as found:
-            samples.append(None)
-            faults.append(one_line(found))
-            continue
-        seen = 0
-        for drawn in chain([first] if first else [], parts):
-            engine.add(gram, drawn, settings)
-            seen += drawn.voxels.size
-        samples.append(seen)
-        faults.append("")
-    return Batch([_part(gram, *span) for span in group_spans(len(buckets), taps)], samples, faults)
+    if task.software:
+        demand_same_here(task.software)
+    buckets = range(task.groups[0].start, task.groups[-1].stop)
+    gram, notes = Gram(len(buckets), task.taps, buckets.start), []
+    for name, path in volumes:
+        if task.training in _stopped:
+            break
+        begun = time.perf_counter()
+        with listening() as said:
+            try:
+                samples, fault = _sum_volume(path, gram, task, buckets), ""
+            except _NoUse as found:
+                samples, fault = None, str(found)
+        notes.append(Note(name, samples, time.perf_counter() - begun, fault, said))
+    summed = tuple(note.name for note in notes if note.samples is not None)
+    return Batch([Group(_rows(gram, group), summed) for group in task.groups], notes)
 
 
-def group_spans(buckets, taps):
-    """Where sums of so many buckets are cut into groups of at most `GROUP_BYTES`."""
-    return spans(buckets, max(int(GROUP_BYTES // row_bytes(taps)), 1))
+class _NoUse(Exception):
+    """A volume that cannot be used, found before any of its samples was summed."""
 
 
-def add_grams(left, right):
+def _sum_volume(path, gram, task, buckets):
+    """Add a volume's samples to the sums; returns how many."""
+    settings, seen = task.settings, 0
+    structure = structure_of(settings)
+    parts = (structure.draw(pair, task.stages, task.classes, part, buckets, task.wanted)
+             for part, pair in pairs_of(path, settings))
+    try:
+        first = next(parts, None)  # what is wrong with a volume is found here
+    except UserError as fault:
+        raise _NoUse(with_remedy(fault, path)) from fault
+    for drawn in chain([first] if first else [], parts):
+        CPU().add(gram, drawn, settings)
+        seen += drawn.voxels.size
+    return seen
+
+
+def stop_summing(training):
+    """Have this worker begin no more volumes of a training."""
+    _stopped.add(training)
+
+
+def add_groups(left, right):
     """The sum of two groups, a new one: a task must not change what another may ask for again."""
-    total = Gram(0, left.side - 1, left.first)
-    total.packed, total.count = left.packed + right.packed, left.count + right.count
-    return total
+    total = Gram(0, left.gram.side - 1, left.gram.first)
+    total.packed = left.gram.packed + right.gram.packed
+    total.count = left.gram.count + right.gram.count
+    return Group(total, left.volumes + right.volumes)
 
 
-def submit_sums(client, batches, classes, stages, settings, shape, buckets, wanted=None):
+def submit_sums(client, batches, task):
     """Hand the summing of batches of volumes to a cluster.
 
     Parameters
     ----------
     client : distributed.Client
-    batches : list of list of Path
-    classes, stages, settings, shape, buckets, wanted
-        As for `sum_batch`.
+    batches : list of list of (str, Path)
+    task : Task
 
     Returns
     -------
-    groups : list of Future of Gram
-        Ascending. They stay on the workers until they are asked for.
-    notes : list of Future of (list, list)
-        Samples and faults of each batch, see `Batch`.
+    groups : list of Future of Group
+        As ``task.groups``. They stay on the workers until they are asked for.
+    notes : list of Future of list of Note
+        Of each batch.
     """
-    # A task, where `scatter` would do but for a lost worker: what is scattered is not made again.
-    common = client.submit(_both, classes, stages)
-    done = [client.submit(_sum_batch, paths, common, settings, shape, buckets, wanted)
-            for paths in batches]
-    notes = [client.submit(_notes, batch) for batch in done]
+    common = client.submit(itself, task, pure=False)
+    done = [client.submit(sum_batch, batch, common, pure=False) for batch in batches]
+    notes = [client.submit(_notes, batch, pure=False) for batch in done]
     groups = []
-    for number in range(len(group_spans(len(buckets), shape[1]))):
-        level = [client.submit(_group, batch, number) for batch in done]
+    for number in range(len(task.groups)):
+        level = [client.submit(_group, batch, number, pure=False) for batch in done]
         while len(level) > 1:
             pairs = [level[n:n + 2] for n in range(0, len(level), 2)]
-            level = [client.submit(add_grams, *pair) if len(pair) > 1 else pair[0]
+            level = [client.submit(add_groups, *pair, pure=False) if len(pair) > 1 else pair[0]
                      for pair in pairs]
         groups += level
     return groups, notes
 
 
-def _both(classes, stages):
-    return classes, stages
-
-
-def _sum_batch(paths, common, settings, shape, buckets, wanted):
-    done = sum_batch(paths, *common, settings, shape, buckets, wanted)
-    try:
-        worker = f" (on worker {get_worker().address})"
-    except ValueError:  # called by no worker
-        return done
-    return done._replace(faults=[fault and fault + worker for fault in done.faults])
-
-
-def _part(gram, start, stop):
-    """A group of its buckets; a copy, so that it does not hold the memory of all."""
-    part = Gram(0, gram.side - 1, gram.first + start)
-    part.packed, part.count = gram.packed[start:stop].copy(), gram.count[start:stop].copy()
+def _rows(gram, buckets):
+    """A group of its buckets, which shares its memory."""
+    part, rows = Gram(0, gram.side - 1, buckets.start), slice(buckets.start - gram.first,
+                                                              buckets.stop - gram.first)
+    part.packed, part.count = gram.packed[rows], gram.count[rows]
     return part
 
 
 def _notes(batch):
-    return batch.samples, batch.faults
+    return batch.notes
 
 
 def _group(batch, number):

@@ -1,35 +1,28 @@
-"""Training with the sums of each pass made on a Dask cluster; the rest as in the plain run.
+"""Training with volumes surveyed and summed on a Dask cluster; the rest as in the plain run.
 
-The client surveys, saves and solves; the workers read, degrade and sum. Sums come back a group of
-buckets at a time, into the sums that the plain run would have made.
+The command itself grows trees, saves and solves. Sums come back a group of buckets at a time, each
+as large as a file of the checkpoint, and go to the disk at once: never are all of them here.
 """
 import contextlib
-import dataclasses
-import hashlib
-import importlib.metadata
-import importlib.util
-import logging
-import os
-import re
 import time
+import uuid
 from functools import partial
-from pathlib import Path
 
-import psutil
-from distributed import Client, KilledWorker, LocalCluster, wait
+import numpy as np
 
-from cluster.sums import submit_sums
+from cluster.sums import Task, stop_summing, submit_sums
+from cluster.workers import connected, software
+from disk.checkpoint import WRITE_SHARE
 from disk.interrupt import Stop
 from disk.ledger import fingerprint
-from disk.volumes import relative_name
-from learning import save
-from machine.errors import UserError, complain, first_line
-from machine.memory import GB, memory_budget
-from machine.threads import thread_count
+from machine.errors import UserError, complain
+from machine.memory import GB, TooLittle, memory_budget
+from machine.progress import say
+from machine.threads import spans
 
-PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
-COPIES = 3  # of a pass's sums that a worker holds at most: its own, its groups, a sum of two
-ROOT = Path(__file__).resolve().parent.parent
+COPIES = 3  # of a pass's sums that a worker holds at most: its own, a sum of two, one on its way
+PROCESS_BYTES = 0.35 * GB  # of a worker that has done nothing yet
+FIRST_ROUND = 4  # volumes for each task at once, until it is known how long they take
 
 
 @contextlib.contextmanager
@@ -38,179 +31,153 @@ def on_cluster(settings):
 
     Yields
     ------
-    settings : Settings
-        With `max_memory` such that the sums of a pass fit the smallest worker.
-    summing : callable
-        For `learning.learn_stages`.
+    OnCluster
 
     Raises
     ------
     UserError
-        If there is no such scheduler, it has no worker, or one has other software.
+        If there is no such scheduler, it has no worker, or one has other software or too little
+        memory.
     """
-    # What happens to a worker is Dask's to mend; a loss of all of them is reported below.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(_connect(settings.scheduler, stack))
-        workers = _checked_workers(client, settings.scheduler)
-        limits = {address: about["memory_limit"] or psutil.virtual_memory().total
-                  for address, about in workers.items()}
-        least = min(limits, key=limits.get)
-        plural = "s" if len(workers) > 1 else ""
-        print(f"Cluster: {len(workers)} worker{plural}, the smallest {least} with "
-              f"{limits[least] / GB:.1f} GB, of which a pass may take a third", flush=True)
-        if importlib.util.find_spec("bokeh"):
-            print(f"Dashboard: {client.dashboard_link}", flush=True)
-        held = psutil.Process().memory_info().rss
-        budget = min(memory_budget(settings.max_memory), limits[least] / COPIES)
-        yield (dataclasses.replace(settings, max_memory=(budget + held) / GB),
-               partial(sum_samples, client))
-
-
-def sum_samples(client, checkpoint, structure, engine, stages, volumes, passes):
-    """Sum on the workers what `learning.sum_samples` sums here; the same but for `client`."""
-    failed, gram, settings = set(), None, checkpoint.settings
-    shape = checkpoint.buckets, checkpoint.taps
-    # Workers may run in other folders; names, which the drawing of samples hangs on, stay.
-    there = dataclasses.replace(settings, train_dir=os.path.abspath(settings.train_dir))
-    with Stop() as stop:
-        for buckets in passes:
-            del gram  # before the next is made: the two would not fit
-            gram = checkpoint.load(buckets)
-            left, faulty = _left(checkpoint, buckets, volumes, failed, settings)
-            failed |= faulty
-            for wanted, paths in left:
-                batches = _batches(list(paths), len(client.scheduler_info(n_workers=-1)["workers"]))
-                groups, notes = submit_sums(
-                    client, [[path.absolute() for path in batch] for batch in batches],
-                    checkpoint.classes, stages, there, shape, buckets,
-                    wanted)
-                if not _finished(groups + notes, stop):
-                    client.cancel(groups + notes)
-                    break
-                _collect(client, groups, gram)
-                noted = client.gather(notes)
-                for batch, (samples, faults) in zip(batches, noted, strict=True):
-                    for path, seen, fault in zip(batch, samples, faults, strict=True):
-                        if fault:
-                            complain("train", fault)
-                            failed.add(path)
-                            continue
-                        checkpoint.add(wanted, paths[path])
-                        print(f"[{volumes.index(path) + 1}/{len(volumes)}] "
-                              f"{relative_name(path, settings.train_dir)}: {seen:,} samples",
-                              flush=True)
-            save(checkpoint, gram, passes)
-            if stop.asked:
-                break
-    return gram, failed, stop.asked
-
-
-def _connect(name, stack):
-    """A client of the scheduler at an address, or of processes here."""
-    if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
-        count = int(found[1] or thread_count())
-        threads = str(max(thread_count() // count, 1))
-        # Before a process starts: numba and BLAS read it once.
-        threads = {name: threads for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS",
-                                              "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        cluster = stack.enter_context(LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
-            dashboard_address="127.0.0.1:0", env=threads))
-        return Client(cluster)
-    try:
-        return Client(name, timeout=PATIENCE)
-    except (OSError, ValueError) as fault:  # TimeoutError is an OSError
-        raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}; start one "
-                        "with: dask scheduler, or give local:2") from fault
-
-
-def _checked_workers(client, name):
-    """What the scheduler knows of its workers, by address; all have the software of this side."""
-    try:
-        client.wait_for_workers(1, timeout=PATIENCE)
-    except TimeoutError as fault:
-        raise UserError(f"argument --scheduler: {name} has no worker; start one with: "
-                        f"dask worker {name}") from fault
-    here = software()
-    for worker, there in client.run(software, on_error="return").items():
-        if isinstance(there, Exception):
-            raise UserError(f"worker {worker}: does not find this project "
-                            f"({first_line(there)}); start it with PYTHONPATH={ROOT}")
-        for what, version in here.items():
-            if there.get(what) != version:
-                raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is "
-                                f"{version}; install the same on both and start it again")
-    return client.scheduler_info(n_workers=-1)["workers"]
-
-
-def software():
-    """What must be the same on all machines, by name: str to str."""
-    found = hashlib.sha256()
-    folders = ("", "cluster", "disk", "machine", "octahedral")
-    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
-        found.update(path.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
-    return {"a version of this project": found.hexdigest()[:12]} | versions
-
-
-def _left(checkpoint, buckets, volumes, failed, settings):
-    """Volumes to sum, as pairs of the buckets that lack them and their records; those of no use."""
-    left, faulty = {}, set()
-    for path in volumes:
-        if path in failed:
-            continue
+    with connected(settings.scheduler) as workers:
         try:
-            record = fingerprint(path, settings.train_dir)
-            wanted = checkpoint.lacking(buckets, record)
-        except UserError as fault:
-            complain("train", fault)
-            faulty.add(path)
-            continue
-        if wanted is not None:
-            left.setdefault(wanted.tobytes(), (wanted, {}))[1][path] = record
-    return list(left.values()), faulty
+            yield OnCluster(workers)
+        except TooLittle as fault:
+            address, memory = workers.smallest()
+            raise UserError(f"worker {address}: has {memory / GB:.1f} GB for each task, of which "
+                            f"sums may take a third; {fault}, or start workers with a larger "
+                            "--memory-limit, or fewer on each machine") from fault
 
 
-def _batches(paths, workers):
-    """Two batches for each worker: a lost one costs half its work, and none waits for long."""
-    size = max(len(paths) // (2 * max(workers, 1)), 1)
-    return [paths[start:start + size] for start in range(0, len(paths), size)]
+class OnCluster:
+    """Where a training is done, as `learning.Here`: on the workers of a cluster.
+
+    Parameters
+    ----------
+    workers : cluster.workers.Workers
+    """
+
+    def __init__(self, workers):
+        self.workers, self.training = workers, uuid.uuid4().hex
+
+    def in_order(self, work, paths):
+        """As `Workers.in_order`."""
+        return self.workers.in_order(work, paths)
+
+    def budget(self, max_memory):
+        """Bytes that the sums of a pass may take on the smallest worker."""
+        share = (self.workers.smallest()[1] - PROCESS_BYTES) / COPIES
+        return share if max_memory is None else min(share, memory_budget(max_memory))
+
+    def sum_samples(self, checkpoint, structure, engine, stages, volumes, passes):
+        """Sum on the workers what `learning.sum_samples` sums here, with the same results."""
+        failed, settings = set(), checkpoint.settings
+        with Stop() as stop:
+            for turn, buckets in enumerate(passes, 1):
+                left, faulty = self._left(checkpoint, buckets, volumes, failed)
+                failed |= faulty
+                which = f"pass {turn}, " if len(passes) > 1 else ""
+                for wanted, records in left:
+                    where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}{name}"
+                             for name, (path, _) in records.items()}
+                    task = Task(checkpoint.classes, stages, settings, checkpoint.taps,
+                                _files(checkpoint, buckets, wanted), wanted, self.training,
+                                software())
+                    for part in self._rounds(records, settings, stop):
+                        faults = self._sum_round(part, task, checkpoint, where, stop)
+                        failed |= {records[name][0] for name in faults}
+                if stop.asked:
+                    return None, failed, stop.asked
+        if structure.at_once:
+            return [checkpoint.load(range(checkpoint.buckets))], failed, None
+        every = np.ones(checkpoint.buckets, bool)
+        files = _files(checkpoint, range(checkpoint.buckets), every)
+        return checkpoint.groups(files), failed, None
+
+    def _left(self, checkpoint, buckets, volumes, failed):
+        """Volumes to sum: pairs of the buckets that lack them, and path and record by name.
+
+        Also those that cannot be read.
+        """
+        left, faulty = {}, set()
+        recorded = partial(fingerprint, folder=checkpoint.settings.train_dir)
+        for path, found in self.in_order(recorded, [path for path in volumes
+                                                    if path not in failed]):
+            try:
+                record = found()
+                wanted = checkpoint.lacking(buckets, record)
+            except UserError as fault:
+                complain("train", fault)
+                faulty.add(path)
+                continue
+            if wanted is not None:
+                _, records = left.setdefault(wanted.tobytes(), (wanted, {}))
+                records[record.name] = path, record
+        return list(left.values()), faulty
+
+    def _rounds(self, records, settings, stop):
+        """Cut volumes into rounds, each as long as the checkpoint may wait; none after a stop."""
+        names, size = list(records), FIRST_ROUND * self.workers.slots
+        while names and not stop.asked:
+            begun, self.saving = time.monotonic(), 0.0
+            yield {name: records[name] for name in names[:size]}
+            del names[:size]
+            wait = max(60 * settings.checkpoint_minutes, WRITE_SHARE * self.saving)
+            size = int(size * min(wait / (time.monotonic() - begun), FIRST_ROUND))
+            size = max(size, self.workers.slots)
+
+    def _sum_round(self, records, task, checkpoint, where, stop):
+        """Have some volumes summed, and save that; returns the names of those of no use."""
+        client = self.workers.client
+        volumes = [(name, path) for name, (path, _) in records.items()]
+        batches = [volumes[slice(*span)]
+                   for span in spans(len(volumes), -(-len(volumes) // self.workers.slots))]
+        groups, notes = submit_sums(client, batches, task)
+        left, faults = {note.key for note in notes}, []
+        # Once a stop is asked for, the volumes that are begun are finished.
+        for awaited in (stop, None):
+            for note in self.workers.completed([note for note in notes if note.key in left],
+                                               awaited):
+                left.discard(note.key)
+                faults += _say(note.result(), where)
+            if left:
+                client.run(stop_summing, self.training)
+        begun = time.monotonic()
+        for group in self.workers.completed(groups):
+            _save(checkpoint, group.result(), task.wanted, records)
+            group.release()
+        self.saving = time.monotonic() - begun
+        return faults
 
 
-def _finished(futures, stop):
-    """Wait for all; whether they came to their end before a stop was asked for."""
-    alone = time.monotonic()
-    while not stop.asked:
-        with contextlib.suppress(TimeoutError):
-            wait(futures, timeout=0.5)
-            for future in futures:
-                if future.status == "error":
-                    raise _told(future.exception()) from None
-                if future.status != "finished":
-                    raise UserError("the scheduler was lost; run the same command again")
-            return True
-        if futures[0].client.scheduler_info(n_workers=1)["workers"]:
-            alone = time.monotonic()
-        elif time.monotonic() - alone > 3 * PATIENCE:
-            raise UserError("the cluster has lost all its workers; run the same command again")
-    return False
+def _files(checkpoint, buckets, wanted):
+    """The buckets of each file of sums that lacks something: list of range."""
+    return [checkpoint.files.inside(start) for start in checkpoint.ledger.starts_in(buckets)
+            if wanted[start]]
 
 
-def _told(fault):
-    """The error of a task, in one line with a remedy."""
-    if isinstance(fault, UserError):
-        return fault
-    if isinstance(fault, KilledWorker):
-        return UserError(f"worker {fault.last_worker.address}: was killed again and again, most "
-                         "often for want of memory; give workers more, or a smaller --max_memory")
-    return UserError(f"a worker failed: {type(fault).__name__}: {first_line(fault)}")
+def _say(notes, where):
+    """Say how it went with each volume; returns the names of those of no use."""
+    faults = []
+    for note in notes:
+        for stream, line in note.said:
+            say(line, stream)
+        if note.fault:
+            complain("train", note.fault)
+            faults.append(note.name)
+        else:
+            print(f"{where[note.name]}: {note.samples:,} samples, {note.seconds:.1f} s", flush=True)
+    return faults
 
 
-def _collect(client, groups, gram):
-    """Add groups to the sums, one after the other so that few are here at a time."""
-    for group in groups:
-        part = client.gather(group)
-        rows = slice(part.first - gram.first, part.first - gram.first + len(part.count))
-        gram.packed[rows] += part.packed
-        gram.count[rows] += part.count
+def _save(checkpoint, group, wanted, records):
+    """Add a group of sums to its file."""
+    buckets = group.gram.buckets
+    gram = checkpoint.load(buckets)
+    gram.packed += group.gram.packed
+    gram.count += group.gram.count
+    here = np.zeros_like(wanted)
+    here[buckets.start:buckets.stop] = wanted[buckets.start:buckets.stop]
+    for name in group.volumes:
+        checkpoint.add(here, records[name][1])
+    checkpoint.save(gram)

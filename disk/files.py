@@ -63,6 +63,14 @@ def whole_file(path, suffix=""):
         raise
 
 
+def remove_unfinished(folder, name=None):
+    """Remove temporary files that killed processes left below a folder; of one name, if given."""
+    start = f".{name[:40]}." if name else ""
+    for left in Path(folder).rglob(TEMPORARY):
+        if left.name.startswith(start):
+            left.unlink(missing_ok=True)
+
+
 def _flush(path):
     """Have the system put a file on the disk itself.
 

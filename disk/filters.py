@@ -125,7 +125,7 @@ def _find_settings(settings):
 def _folders(settings):
     """Where filters are looked for."""
     folders = [settings.arrays_dir]
-    if settings.arrays_dir == Settings.arrays_dir:
+    if os.path.abspath(settings.arrays_dir) == os.path.abspath(Settings.arrays_dir):
         scan = settings.upscale or settings.preset == "scan"
         folders += map(str, (PRETRAINED_SCAN, PRETRAINED) if scan else (PRETRAINED,))
     return folders

@@ -115,10 +115,12 @@ class Stop:
     ----------
     asked : int or None
         The signal that was noted.
+    wake : callable
+        Called then, within the signal's handler: for who waits for something else meanwhile.
     """
 
     def __init__(self):
-        self.asked = None
+        self.asked, self.wake = None, lambda: None
 
     def __enter__(self):
         self._before = {}
@@ -135,6 +137,7 @@ class Stop:
         if self.asked is not None:
             raise KeyboardInterrupt
         self.asked = number
+        self.wake()
         # Not print: the signal may fall into another print, and Python refuses the second.
         os.write(2, b"\ntrain.py: stopping after this volume; "
                     b"once more stops without saving it\n")

@@ -3,20 +3,19 @@ import contextlib
 import math
 import os
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
-from tqdm import tqdm
 
 from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
 from intensities import Shift, shift_of
-from machine.errors import UserError, one_line
+from machine.errors import UserError
 from machine.memory import SERIES_BYTES, VOXEL_BYTES
+from machine.progress import say
 
 ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
@@ -203,7 +202,7 @@ def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
         remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
                        "published")
     for remark in [*image.extra["remarks"], *remarks]:
-        tqdm.write(one_line(remark), file=sys.stderr)
+        say(remark, "stderr")
     while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         scaling = _scaling(image)
         image = image.slicer[..., 0]

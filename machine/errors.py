@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+from machine.remarks import kept
+
 
 class UserError(Exception):
     """A fault that the user can mend: printed as one line, exit status 2."""
@@ -62,7 +64,9 @@ def run(command, story, quiet=False):
 
 def complain(command, text):
     """One line on standard error."""
-    print(f"{command}.py: {one_line(text)}", file=sys.stderr, flush=True)
+    said = f"{command}.py: {one_line(text)}"
+    if not kept(said, "stderr"):
+        print(said, file=sys.stderr, flush=True)
 
 
 def one_line(text):

@@ -13,6 +13,10 @@ SERIES_BYTES = 16  # per voxel of a file that is upscaled, while it is read and 
 SPARE = 0.1  # of the free memory is left alone
 
 
+class TooLittle(UserError):
+    """Too little memory for a training."""
+
+
 class Plan(NamedTuple):
     """Which buckets each pass over the volumes sums, and the bytes of memory that this takes."""
 
@@ -73,7 +77,7 @@ def plan_passes(buckets, row, work, budget, step):
 
     Raises
     ------
-    UserError
+    TooLittle
         If not even one `step` of buckets fits.
     """
     groups, least = -(-buckets // step), min(step, buckets) * row
@@ -89,5 +93,5 @@ def plan_passes(buckets, row, work, budget, step):
 
 def too_little(needed, budget, remedy):
     """The error of a training that does not fit."""
-    return UserError(f"training needs at least {needed / GB:.1f} GB of memory, "
+    return TooLittle(f"training needs at least {needed / GB:.1f} GB of memory, "
                      f"{max(budget, 0) / GB:.1f} GB may be used; close other programs, or {remedy}")

@@ -1,14 +1,25 @@
 """What long work shows of itself: progress bars, and how long each step took."""
 import contextlib
+import sys
 import time
 
 from tqdm import tqdm
 
+from machine.errors import one_line
+from machine.remarks import is_heard, kept
+
 
 def progress(total, what, unit, quiet=False):
     """A progress bar with rate and time left on a terminal, nothing elsewhere or when quiet."""
+    quiet = quiet or is_heard()  # on a worker
     return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False,
                 disable=quiet or None, dynamic_ncols=True)
+
+
+def say(text, stream="stdout"):
+    """Print a line, above a progress bar where there is one; "stderr" for what is amiss."""
+    if not kept(one_line(text), stream):
+        tqdm.write(one_line(text), file=getattr(sys, stream))
 
 
 class Stopwatch:

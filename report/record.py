@@ -2,7 +2,6 @@
 import dataclasses
 import importlib.metadata
 import platform
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from disk.files import file_digest, read_json, write_json, write_whole
@@ -21,14 +20,14 @@ def about_run(settings, command):
             "versions": {"python": platform.python_version()} | versions}
 
 
-def sidecar(path, seconds, settings, mask=None):
+def sidecar(path, seconds, settings, command, mask=None):
     """What lies beside a result as JSON: where it came from and how, a dict."""
     masked = {"mask": str(mask), "mask_sha256": file_digest(mask)} if mask else {}
     return {"input": str(path), "input_sha256": file_digest(path), **masked,
-            **about_run(settings, sys.argv), "seconds": seconds}
+            **about_run(settings, command), "seconds": seconds}
 
 
-def write_beside(path, title, name, found, volumes, settings):
+def write_beside(path, title, name, found, volumes, settings, command):
     """Write the picture and the JSON record of a restored volume.
 
     Parameters
@@ -43,6 +42,8 @@ def write_beside(path, title, name, found, volumes, settings):
     volumes : int
         How many the page will show.
     settings : Settings
+    command : list of str
+        What the user typed.
 
     Returns
     -------
@@ -56,5 +57,5 @@ def write_beside(path, title, name, found, volumes, settings):
         shown = make_viewer(title, *views, volumes)
         write_whole(name.with_name(f"{name.name}.png"), picture.result())
     write_json(name.with_name(f"{name.name}.json"),
-               sidecar(path, found.watch.seconds, settings, found.mask))
+               sidecar(path, found.watch.seconds, settings, command, found.mask))
     return shown

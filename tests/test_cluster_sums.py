@@ -19,7 +19,7 @@ sums = pytest.importorskip("cluster.sums")
 def client():
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, memory_limit=0,
-                                 dashboard_address=None) as cluster,
+                                 dashboard_address=":0") as cluster,
         distributed.Client(cluster) as found,
     ):
         yield found
@@ -44,18 +44,25 @@ def plain(paths, settings, boundaries):
     return gram
 
 
+def asked(settings, boundaries, groups=None, training=""):
+    """All buckets' sums, in one group if not said otherwise."""
+    every = range(settings.buckets)
+    return sums.Task(boundaries, [], settings, settings.taps, groups or [every],
+                     np.ones(len(every), bool), training)
+
+
 def submit(client, paths, settings, boundaries):
-    shape = settings.buckets, settings.taps
-    return sums.submit_sums(client, [[path] for path in paths], boundaries, [], settings, shape,
-                            range(settings.buckets))
+    batches = [[(path.name, path)] for path in paths]
+    return sums.submit_sums(client, batches, asked(settings, boundaries))
 
 
 def agree(groups, gram, settings):
-    np.testing.assert_array_equal(np.concatenate([part.count for part in groups]), gram.count)
+    parts = [group.gram for group in groups]
+    np.testing.assert_array_equal(np.concatenate([part.count for part in parts]), gram.count)
     # Sums differ by the order of float64 additions; solving makes that larger by the condition.
-    np.testing.assert_allclose(np.concatenate([part.packed for part in groups]), gram.packed,
+    np.testing.assert_allclose(np.concatenate([part.packed for part in parts]), gram.packed,
                                rtol=1e-10, atol=1e-10)
-    ours, theirs = solve_groups(groups, settings), solve_groups([gram], settings)
+    ours, theirs = solve_groups(parts, settings), solve_groups([gram], settings)
     assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
 
 
@@ -66,7 +73,9 @@ def test_a_killed_workers_sums_are_made_again_and_none_twice(client, task):
     os.kill(client.run(os.getpid)[holder], signal.SIGKILL)
     total = client.gather(groups)
     agree(total, plain(*task), task[1])
-    assert sum(sum(samples) for samples, _ in client.gather(notes)) == total[0].count.sum()
+    said = [note for batch in client.gather(notes) for note in batch]
+    assert sum(note.samples for note in said) == total[0].gram.count.sum()
+    assert sorted(total[0].volumes) == [path.name for path in task[0]]
 
 
 def test_a_corrupt_volume_is_named_and_left_out(client, task, tmp_path):
@@ -75,15 +84,25 @@ def test_a_corrupt_volume_is_named_and_left_out(client, task, tmp_path):
     bad.write_bytes(b"no volume")
     groups, notes = submit(client, [*paths[:2], bad], settings, boundaries)
     agree(client.gather(groups), plain(paths[:2], settings, boundaries), settings)
-    (samples,), (fault,) = client.gather(notes)[2]
-    assert samples is None and str(bad) in fault and "on worker tcp://" in fault
+    assert groups[0].result().volumes == ("0.nii.gz", "1.nii.gz")
+    (note,) = client.gather(notes)[2]
+    assert note.samples is None and str(bad) in note.fault and "on worker tcp://" in note.fault
 
 
-def test_groups_of_buckets_are_all_the_buckets(task, monkeypatch):
+def test_groups_of_buckets_are_all_the_buckets(task):
     paths, settings, boundaries = task
-    monkeypatch.setattr(sums, "GROUP_BYTES", 650_000)
-    shape = settings.buckets, settings.taps
-    groups = sums.sum_batch(paths[:1], boundaries, [], settings, shape,
-                            range(settings.buckets)).groups
-    assert len(groups) > 1 and all(part.packed.nbytes <= 650_000 for part in groups)
+    spans = [range(0, 30), range(30, 60), range(60, 81)]
+    task = asked(settings, boundaries, spans)
+    groups = sums.sum_batch([("0", paths[0])], task).groups
+    assert [group.gram.buckets for group in groups] == spans
     agree(groups, plain(paths[:1], settings, boundaries), settings)
+
+
+def test_after_a_stop_no_volume_is_begun_and_the_sums_say_so(client, task):
+    paths, settings, boundaries = task
+    volumes = [(path.name, path) for path in paths]
+    client.run(sums.stop_summing, "stopped")
+    groups, notes = sums.submit_sums(client, [volumes[:3], volumes[3:]],
+                                     asked(settings, boundaries, training="stopped"))
+    assert client.gather(notes) == [[], []]
+    assert groups[0].result().volumes == () and not groups[0].result().gram.count.any()

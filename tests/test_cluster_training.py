@@ -1,12 +1,8 @@
 """train.py --scheduler: the filters of the plain run, and one line for what is wrong."""
-import os
-import socket
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from synthetic import QUICK, ROOT, brain, command, save
+from clusters import dask
+from synthetic import QUICK, brain, command, save
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5", "--draws", "3")
@@ -43,23 +39,8 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
 def test_a_scheduler_and_workers_that_a_user_starts(tmp_path):
     for n in range(2):
         save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address,
-            "--dashboard-address", ":0"]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
-    quiet = {"env": environment, "cwd": tmp_path, "stdout": subprocess.DEVNULL,
-             "stderr": subprocess.DEVNULL}
-    started = [subprocess.Popen(line, **quiet) for line in (dask, worker, worker)]
-    try:
+    with dask(tmp_path, [], count=2) as address:
         status, out, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
                                       tmp_path / "arrays", "--scheduler", address, *QUICK)
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait(30)
     assert status == 0 and not errors, errors
     assert "Cluster: " in out and (tmp_path / "arrays" / "h_2.npy").is_file()

@@ -48,9 +48,13 @@ def test_the_readme_has_every_option_as_it_is():
     assert table.splitlines() == rows()  # python docs/options.py prints it anew
 
 
+OF_DASK = {"nthreads", "nworkers", "memory-limit", "scheduler-file"}
+OF_SLURM = {"nodes", "ntasks-per-node", "cpus-per-task", "mem", "time"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_option_that_is_named_exists(page):
-    known = {"help", "quiet"}
+    known = {"help", "quiet"} | OF_DASK | OF_SLURM
     for field in dataclasses.fields(Settings):
         known |= {field.name, f"no-{field.name}"} if "switch" in field.metadata else {field.name}
     for script in ROOT.glob("*.py"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from disk import files
-from disk.files import file_digest, read_json, whole_file, write_json
+from disk.files import file_digest, read_json, remove_unfinished, whole_file, write_json
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -54,3 +54,16 @@ def test_a_digest_is_that_of_all_bytes(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(content)
     assert file_digest(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_what_killed_processes_left_unfinished_is_removed_and_nothing_else(tmp_path):
+    left = [".a.nii.gz.0123456789ab.part.nii.gz", "sub/.b.png.0123456789ab.part"]
+    kept = ["a.nii.gz", ".hidden", "sub/x.part", ".a.nii.gz.0123.part"]
+    (tmp_path / "sub").mkdir()
+    for name in left + kept:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path, "b.png")
+    assert not (tmp_path / left[1]).exists() and (tmp_path / left[0]).exists()
+    remove_unfinished(tmp_path)
+    assert not (tmp_path / left[0]).exists()
+    assert all((tmp_path / name).exists() for name in kept)

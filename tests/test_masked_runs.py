@@ -18,7 +18,7 @@ from command_line import command_line
 from disk.filters import load_filters
 from filter_constant import Settings
 from get_lar import make_fine
-from restoring import restore
+from restoring import Use, restore
 from scan_adaptation import Adapted
 from scan_cues import NOISE
 
@@ -246,7 +246,7 @@ def test_thick_slices_are_adapted_to_by_the_brain_alone(monkeypatch, scan):
         return Adapted(stages, "box", "")
 
     monkeypatch.setattr(upscaling, "adapt_to_scan", adapt)
-    use = upscaling.Use(*load_filters(replace(SHIPPED, factor=(1, 1, 4))), (0, 1, 2))
+    use = Use(*load_filters(replace(SHIPPED, factor=(1, 1, 4))), (0, 1, 2))
     for mask, expected in ((inside, head * inside), (None, head)):
         assert upscaling.adapted(Path("v.nii"), head, (1, 1, 4), use, mask)[1] == "box"
         np.testing.assert_array_equal(seen.pop(), expected)

@@ -16,7 +16,7 @@ from engine import CPU
 from filter_constant import Settings
 from get_lar import make_fine
 from machine.progress import Stopwatch
-from restoring import restore, upscale
+from restoring import Use, restore, upscale
 from structure import structure_of
 
 SCAN = Settings(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
@@ -60,7 +60,7 @@ def test_bright_voxels_are_added_where_there_is_brain_only(filters):
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
 def test_memory_stays_below_what_is_planned(filters, small_tiles, factor):
     stages, settings = filters[factor]
-    uses = [upscaling.Use(stages, settings, (0, 1, 2))]
+    uses = [Use(stages, settings, (0, 1, 2))]
     low = 1 + brain(3, (72, 72, 72))  # without background: all of it is restored
     upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch())  # compiles
     tracemalloc.start()

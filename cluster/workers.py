@@ -1,0 +1,303 @@
+"""The workers of a Dask cluster: how they are found, given work, waited for, and what goes wrong.
+
+Tasks are pure functions of their arguments, or write the same whole files again: Dask may run them
+once more where a worker was lost.
+"""
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import itertools
+import logging
+import re
+import signal
+import time
+from collections import deque
+from concurrent.futures import CancelledError
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import dask
+import psutil
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+
+from machine.errors import UserError, first_line
+from machine.memory import GB
+from machine.progress import say
+from machine.remarks import listening
+from machine.threads import thread_count
+
+PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
+ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
+AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def connected(name):
+    """Connect to the workers of a scheduler.
+
+    Parameters
+    ----------
+    name : str
+        The scheduler's address, or local or local:N for processes here.
+
+    Yields
+    ------
+    Workers
+
+    Raises
+    ------
+    UserError
+        If there is no such scheduler, it has no worker, or one has other software.
+    """
+    # What happens to a worker is Dask's to mend; a loss of all of them is reported below.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # filters: 10 MB
+    with contextlib.ExitStack() as stack:
+        workers = Workers(_connect(name, stack), name)
+        workers.check()
+        plural = "s" if len(workers.about) > 1 else ""
+        address, memory = workers.smallest()
+        print(f"Cluster: {len(workers.about)} worker{plural}, the smallest {address} with "
+              f"{memory / GB:.1f} GB for each task", flush=True)
+        if importlib.util.find_spec("bokeh"):
+            print(f"Dashboard: {workers.client.dashboard_link}", flush=True)
+        yield workers
+
+
+class Workers:
+    """The workers of a scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    name : str
+        Of the scheduler, as the user gave it.
+    """
+
+    def __init__(self, client, name):
+        self.client, self.name = client, name
+
+    @property
+    def about(self):
+        """What the scheduler knows of each worker, by address: dict of dict."""
+        return self.client.scheduler_info(n_workers=-1)["workers"]
+
+    @property
+    def slots(self):
+        """How many tasks they work on at once: int, at least 1."""
+        return max(sum(about["nthreads"] for about in self.about.values()), 1)
+
+    def smallest(self):
+        """The worker with the least memory for a task: its address, and bytes."""
+        each = {address: (about["memory_limit"] or psutil.virtual_memory().total)
+                / about["nthreads"] for address, about in self.about.items()}
+        return min(each.items(), key=lambda item: item[1])
+
+    def check(self):
+        """Refuse to begin without workers, or with one of other software than here."""
+        try:
+            self.client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as fault:
+            raise UserError(f"argument --scheduler: {self.name} has no worker; start one with: "
+                            f"dask worker {self.name}") from fault
+        for worker, there in self.client.run(software, on_error="return").items():
+            if isinstance(there, Exception):
+                raise UserError(f"worker {worker}: does not find this project "
+                                f"({first_line(there)}); start it with PYTHONPATH={ROOT}")
+            demand_same(software(), there, worker)
+
+    def in_order(self, work, items):
+        """Have ``work(item)`` done for each item, as `machine.threads.in_turn` does here.
+
+        Parameters
+        ----------
+        work : callable
+            Sent to the workers once.
+        items : iterable
+            A volume each: a path, or what has one as its `path`.
+
+        Yields
+        ------
+        item
+        result : callable
+            Says what was said of the volume; returns what `work` did, or raises its UserError.
+
+        Raises
+        ------
+        UserError
+            If the scheduler or all workers are lost, or a worker that joined has other software.
+        """
+        submit = functools.partial(self.client.submit, pure=False)
+        shared, begun, items = submit(itself, (work, software())), deque(), iter(items)
+        while True:
+            for item in itertools.islice(items, AHEAD * self.slots + 1 - len(begun)):
+                begun.append((item, submit(_done, shared, item)))
+            if not begun:
+                return
+            item, future = begun.popleft()
+            self._wait([future])
+            if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                # Whatever waits on a worker that is killed is blamed with it: once more, alone.
+                self._wait([other for _, other in begun])
+                future = submit(_done, shared, item)
+                self._wait([future])
+            if future.status == "error" and isinstance(future.exception(), UserError):
+                raise future.exception()  # of the worker, not of the volume
+            yield item, functools.partial(_told, future, getattr(item, "path", item))
+
+    def _wait(self, futures):
+        """Wait for futures, whether they succeed or fail."""
+        for _ in self.completed(futures, whatever=True):
+            pass
+
+    def completed(self, futures, stop=None, whatever=False):
+        """Yield futures as they are finished; no more of them once a stop is asked for.
+
+        Parameters
+        ----------
+        futures : list of distributed.Future
+        stop : disk.interrupt.Stop, optional
+        whatever : bool, optional
+            Whether those that failed are yielded, too.
+
+        Raises
+        ------
+        UserError
+            If one failed, or the scheduler or all workers are lost.
+        """
+        done, left, seen = SimpleQueue(), len(futures), time.monotonic()
+        for future in futures:
+            future.add_done_callback(done.put)
+        if stop:
+            stop.wake = functools.partial(done.put, None)
+        while left and not (stop and stop.asked):
+            if self.about:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > ALONE:
+                raise UserError("the cluster has lost all its workers; run the same command again")
+            try:
+                future = done.get(timeout=PATIENCE)
+            except Empty:
+                continue
+            if future is None:  # a stop
+                continue
+            if future.status == "lost":  # with its worker; Dask has it made again
+                with contextlib.suppress(TimeoutError, CancelledError):
+                    wait(future, timeout=1)
+                done.put(future)
+                continue
+            if future.status not in ("finished", "error"):
+                raise UserError("the scheduler was lost; run the same command again")
+            if future.status == "error" and not whatever:
+                raise error_of(future.exception())
+            left -= 1
+            yield future
+
+
+@functools.cache
+def software():
+    """What must be the same on all machines, by name: str to str."""
+    found = hashlib.sha256()
+    folders = ("", "cluster", "disk", "machine", "octahedral", "report")
+    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
+        found.update(path.read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
+    return {"a version of this project": found.hexdigest()[:12]} | versions
+
+
+def demand_same(asked, there, worker):
+    """Refuse a worker whose software is not that of the command."""
+    for what, version in asked.items():
+        if there.get(what) != version:
+            raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is {version}; "
+                            "install the same on both and start it again")
+
+
+def demand_same_here(asked):
+    """On a worker: as `demand_same`, since it may have come when the work had begun."""
+    with contextlib.suppress(ValueError):  # called by no worker
+        demand_same(asked, software(), get_worker().address)
+
+
+def with_remedy(fault, path):
+    """What a worker says of a volume: the fault, its own address, and a remedy that it knows."""
+    missing = "" if Path(path).exists() else "; volumes must lie there at the same paths as here"
+    try:
+        return f"{fault} (on worker {get_worker().address}{missing})"
+    except ValueError:  # called by no worker
+        return str(fault)
+
+
+def error_of(fault, about=""):
+    """The error of a task in one line with a remedy, `about` a volume."""
+    if isinstance(fault, UserError):
+        return fault
+    if isinstance(fault, KilledWorker):
+        return UserError(f"{about}worker {fault.last_worker.address}: was killed again and again, "
+                         "most often for want of memory; start workers with a larger "
+                         "--memory-limit, or fewer on each machine")
+    if isinstance(fault, MemoryError):
+        return UserError(f"{about}a worker has too little memory; start workers with a larger "
+                         "--memory-limit, or fewer on each machine")
+    return UserError(f"{about}a worker failed: {type(fault).__name__}: {first_line(fault)}")
+
+
+def _connect(name, stack):
+    """A client of the scheduler at an address, or of processes here."""
+    if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
+        count = int(found[1] or thread_count())
+        threads = str(max(thread_count() // count, 1))
+        # Before a process starts: numba and BLAS read it once.
+        threads = {name: threads for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS",
+                                              "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        cluster = stack.enter_context(LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
+            dashboard_address="127.0.0.1:0", env=threads))
+        client = stack.enter_context(Client(cluster, direct_to_workers=True))
+        client.register_plugin(_Deaf())
+        return client
+    try:
+        # Sums of groups and pages do not pass through the scheduler.
+        return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True))
+    except (OSError, ValueError) as fault:  # TimeoutError is an OSError
+        raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}; start one "
+                        "with: dask scheduler, or give local:2") from fault
+
+
+class _Deaf(WorkerPlugin):
+    """A terminal's Ctrl-C reaches all processes in it; what it means is the command's to say."""
+
+    def setup(self, worker):
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def itself(work):
+    """A task, where `scatter` would do but for a lost worker: that is not made again."""
+    return work
+
+
+def _done(shared, item):
+    """What a worker does of `in_order`: the result, a UserError or None, and what was said."""
+    work, asked = shared
+    demand_same_here(asked)
+    with listening() as said:
+        try:
+            return work(item), None, said
+        except UserError as fault:
+            return None, type(fault)(with_remedy(fault, getattr(item, "path", item))), said
+
+
+def _told(future, path):
+    """The result of a finished `_done`, after saying what was said."""
+    if future.status == "error":
+        raise error_of(future.exception(), f"{path}: ")
+    found, fault, said = future.result()
+    for stream, line in said:
+        say(line, stream)
+    if fault:
+        raise fault
+    return found

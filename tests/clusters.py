@@ -1,0 +1,59 @@
+"""Schedulers and workers as a user starts them, and workers to which something happens."""
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+
+from synthetic import ROOT
+
+# Put before all else into a worker: what `happens` when it reads a volume called `when`; once only
+# where a file of that name can be made.
+HAPPENS = """
+import os, signal, sys
+class Prepared:
+    def find_spec(self, name, *_):
+        if name in ("cluster.sums", "whole_volume"):
+            sys.meta_path.remove(self)
+            import {module} as module
+            read = module.read_brain
+            def read_brain(path, *more):
+                if {when!r} in str(path):
+                    {happens}
+                return read(path, *more)
+            module.read_brain = read_brain
+sys.meta_path.insert(0, Prepared())
+"""
+ONCE = "\n                    ".join((
+    "try: os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))",
+    "except FileExistsError: return read(path, *more)",
+    "os.kill(os.getpid(), signal.SIGKILL)"))
+
+
+def prepared(folder, module, when, happens):
+    """The environment of processes in which that happens."""
+    text = HAPPENS.format(module=module, when=when, happens=happens)
+    (folder / "sitecustomize.py").write_text(text)
+    return dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
+
+
+@contextlib.contextmanager
+def dask(folder, *workers, count=1, **environment):
+    """A scheduler, and workers with these options each; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    quiet = {"env": os.environ | threads | environment, "cwd": folder,
+             "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    lines = [["dask_scheduler", "--host", address, "--dashboard-address", ":0"]]
+    lines += count * [["dask_worker", address, "--nthreads", "1", *options] for options in workers]
+    started = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options],
+                                **quiet) for name, *options in lines]
+    try:
+        yield address
+    finally:
+        for process in started[::-1]:
+            process.terminate()
+        for process in started:
+            process.wait(30)

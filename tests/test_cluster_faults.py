@@ -1,0 +1,173 @@
+"""Clusters with something amiss: a run that is not disturbed by it, or one line with a remedy."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from clusters import ONCE, dask, prepared
+from conftest import one_line
+from synthetic import QUICK, ROOT, brain, command, save, start
+
+distributed = pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+workers_of = pytest.importorskip("cluster.workers")
+CLUSTER = ("--scheduler", "local:2")
+
+
+def connect(address):
+    with workers_of.connected(address):
+        pass
+
+
+def training(folder, arrays, *more):
+    return ["--train_dir", folder / "train", "--arrays_dir", folder / arrays, *QUICK, *more]
+
+
+def agree(folder, *names):
+    """Filters differ by the order of sums; solving makes that larger by the condition."""
+    ours, theirs = (np.load(folder / name / "h_2.npy") for name in names)
+    assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with volumes in train/, and in plain/ the filters of the plain run."""
+    folder = tmp_path_factory.mktemp("faults")
+    for number in range(9):
+        save(folder / "train" / f"v{number}.nii.gz", brain(number))
+    assert command("train.py", *training(folder, "plain"))[0] == 0
+    return folder
+
+
+# ---- what goes on
+
+def test_a_worker_killed_amid_a_training_changes_nothing(folder, tmp_path):
+    flag = str(tmp_path / "killed")
+    environment = prepared(tmp_path, "learning", "v7", ONCE.format(flag=flag))
+    status, out, errors = command("train.py", *training(folder, "killed", *CLUSTER),
+                                  env=environment)
+    assert (status, errors) == (0, []), errors
+    assert os.path.exists(flag) and out.count(" samples, ") == 9
+    agree(folder, "killed", "plain")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
+def test_a_stopped_training_finishes_volumes_and_goes_on(folder):
+    # As a terminal sends it: to all processes.
+    process = start("train.py", *training(folder, "stopped", "--checkpoint_minutes", "0", *CLUSTER),
+                    start_new_session=True)
+    out = ""
+    for line in process.stdout:
+        if line.startswith("[") and "\n[" not in out:
+            os.killpg(process.pid, signal.SIGINT)
+        out += line
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    summed = re.findall(r"(v\d)\.nii\.gz: [\d,]+ samples", out)
+    assert f"Stopped; {len(summed)} volumes saved" in out and 0 < len(summed) < 9
+    status, out, _ = command("train.py", *training(folder, "stopped", *CLUSTER))
+    assert status == 0 and f"{len(summed)} of 9 volumes are summed" in out
+    assert not set(summed) & set(re.findall(r"(v\d)\.nii\.gz: [\d,]+ samples", out))
+    agree(folder, "stopped", "plain")
+    # The plain run goes on from the same checkpoint: there is nothing left to sum.
+    status, out, _ = command("train.py", *training(folder, "stopped"))
+    assert status == 0 and "9 of 9 volumes are summed" in out and "samples, " not in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_stay_below_their_limit_where_sums_need_groups_and_passes(tmp_path):
+    for number in range(3):
+        save(tmp_path / "train" / f"v{number}.nii.gz", brain(number, (40, 40, 40)))
+    limit, small = 1_500_000_000, ["--filter_len", "7", "--grad_len", "5"]  # sums of 270 MB
+    with dask(tmp_path, ["--memory-limit", str(limit)], count=2) as address:
+        with distributed.Client(address) as client:
+            client.wait_for_workers(2, timeout=60)
+        status, out, errors = command(
+            "train.py", "--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays",
+            *small, "--scheduler", address)
+        with distributed.Client(address) as client:
+            peaks = client.run(lambda: open("/proc/self/status").read())
+    assert (status, errors) == (0, []), errors
+    assert "3 passes over the volumes" in out
+    peaks = [int(re.search(r"VmHWM:\s+(\d+)", text)[1]) * 1024 for text in peaks.values()]
+    assert len(peaks) == 2 and max(peaks) < 0.8 * limit, peaks  # where Dask pauses a worker
+
+
+# ---- what is one line
+
+@pytest.mark.parametrize("script", ["train", "test"])
+def test_without_dask_the_remedy_is_said(script, tmp_path):
+    save(tmp_path / "v.nii.gz", brain())
+    code = (f"import sys\nsys.modules['distributed'] = None\nimport {script}\n"
+            f"from command_line import run\nsys.exit(run('{script}', {script}.main))")
+    folders = [f"--{script}_dir", tmp_path]
+    if script == "train":
+        folders += ["--arrays_dir", tmp_path / "arrays"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, folders), "--scheduler", "local"],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Dask is not installed" in done.stderr and "requirements-cluster.txt" in done.stderr
+
+
+def test_a_scheduler_without_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_of, "PATIENCE", 3)
+    with dask(tmp_path) as address:
+        with distributed.Client(address, timeout=60):
+            pass
+        assert f"has no worker; start one with: dask worker {address}" in one_line(connect, address)
+
+
+def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path, monkeypatch):
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py"), *ROOT.glob("report/*.html")]:
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    with open(tmp_path / "spline.py", "a") as file:
+        file.write("# changed\n")
+    monkeypatch.setattr(workers_of, "PATIENCE", 60)
+    elsewhere = tmp_path / "report"
+    for path, words in ((tmp_path, ("has a version of this project", "install the same on both")),
+                        (elsewhere, ("does not find this project", f"PYTHONPATH={ROOT}"))):
+        with dask(elsewhere, [], PYTHONPATH=str(path)) as address:
+            said = one_line(connect, address)
+        assert said.startswith("worker tcp://") and all(word in said for word in words), said
+
+
+def test_a_worker_that_joins_with_another_version_ends_the_run(monkeypatch, tmp_path):
+    with workers_of.connected("local:1") as workers:
+        # To it, the command has another one.
+        monkeypatch.setattr(workers_of, "software", lambda: {"numba": "0"})
+        said = one_line(list, workers.in_order(str, [tmp_path]))
+    assert said.startswith("worker tcp://") and "here it is 0; install the same" in said
+
+
+def test_a_worker_with_too_little_memory(folder, tmp_path):
+    with dask(tmp_path, ["--memory-limit", "600MB"]) as address:
+        with distributed.Client(address, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+        status, _, errors = command("train.py", *training(folder, "little"), "--scheduler", address)
+    assert status == 2 and len(errors) == 1, errors
+    assert re.search(r"error: worker tcp://[\d.:]+: has 0.6 GB for each task", errors[0])
+    assert "--memory-limit" in errors[0]
+
+
+def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
+    environment = prepared(tmp_path, "learning", "v7", "os._exit(1)")
+    status, _, errors = command("train.py", *training(folder, "deadly", *CLUSTER), env=environment)
+    assert status == 2 and len(errors) == 1, errors
+    assert re.search(r"error: worker tcp://[\d.:]+: was killed again and again", errors[0])
+    assert "--memory-limit" in errors[0]
+
+
+def test_a_worker_without_the_data(tmp_path):
+    from disk.ledger import fingerprint
+
+    missing = tmp_path / "v.nii.gz"
+    with workers_of.connected("local:1") as workers:
+        ((path, found),) = workers.in_order(partial(fingerprint, folder=tmp_path), [missing])
+        said = one_line(found)
+    assert path == missing and str(missing) in said and "on worker tcp://" in said
+    assert "volumes must lie there at the same paths as here" in said

@@ -1,0 +1,66 @@
+"""All that test.py does with one volume of a folder, so that a worker of a cluster can do it too.
+
+A volume is restored or upscaled and written; its picture and its record are written beside.
+"""
+from pathlib import Path
+from typing import NamedTuple
+
+from disk.volumes import relative_name
+from engine import CPU
+from filter_constant import Settings
+from restoring import restore_file
+from upscaling import upscale_file
+
+
+class Job(NamedTuple):
+    """A volume to restore, and where what comes of it is written."""
+
+    path: Path
+    target: Path  # of the result
+    name: Path  # of picture and record, without their endings
+
+
+class Done(NamedTuple):
+    """What is left to be shown of a volume that was restored."""
+
+    row: dict  # figures, or what was upscaled
+    viewer: dict | None  # for the page; None without --report
+    settings: Settings  # as the filters, or the last of them, were learned
+    missed: int  # volumes of a series that could not be restored
+
+
+def restore_volume(job, filters, volumes, command, engine=None):
+    """Restore or upscale a volume, and write all that comes of it but the page and the table.
+
+    Parameters
+    ----------
+    job : Job
+    filters : restoring.Filters
+    volumes : int
+        How many the page will show.
+    command : list of str
+        What the user typed, for the record.
+    engine : engine.CPU or its like, optional
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    UserError
+        If the file is no volume to restore, or the result cannot be written.
+    """
+    stages, settings, axes = filters.first()
+    engine = engine or CPU()
+    if settings.upscale:
+        found = upscale_file(job.path, job.target, filters, engine)
+    else:
+        found = restore_file(job.path, job.target, stages, settings, engine, axes)
+    title, viewer = relative_name(job.path, settings.test_dir), None
+    if settings.report:
+        # Here: drawing takes half a second to load, which --no-report need not wait for.
+        from report.record import write_beside
+
+        viewer = write_beside(job.path, title, job.name, found, volumes, found.settings, command)
+    return Done(found.row | {"volume": title}, viewer, found.settings, found.missed)
