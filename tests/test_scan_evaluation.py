@@ -1,0 +1,62 @@
+"""scan_evaluation.py: what test.py --preset scan reports, against figures taken apart from it."""
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_cdt, zoom
+from skimage.restoration import denoise_nl_means
+from synthetic import command, save
+from test_scan import phantom
+
+from degradation import degradation_of
+from disk.filters import load_filters
+from filter_constant import Settings
+from restoring import upscale
+from scan_draws import make_low, original_of
+from scan_evaluation import evaluate_scan
+from util import random_of
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_filters(Settings(preset="scan"))
+
+
+@pytest.mark.parametrize("profile, noise", [("box", 3), ("kspace", 0)])
+def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
+    """On the grid that keeps the field of view; beyond its ends the phantom is black either way."""
+    stages, settings = shipped
+    image = np.pad(phantom(7, (48, 48, 48)), 8)
+    row = evaluate_scan(image, stages, settings, profile, noise, "v")
+    hr = original_of(image, (2, 2, 2))
+    operator = degradation_of(hr.shape, settings)
+    operator.profiles = 3 * (profile,)
+    low = make_low(hr, operator, noise / 100, random_of(0, f"v {profile} {noise}"))
+    how = {"mode": "mirror", "grid_mode": True}
+    found = {name: zoom(low, 2, order=order, **how)
+             for name, order in (("linear", 1), ("cubic", 3), ("quintic", 5))}
+    if noise:
+        clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.024, sigma=0.03)
+        found["denoised"] = zoom(clean, 2, order=5, **how)
+    found["restored"] = upscale(low, stages, settings)
+    brain = hr > 0
+    places = {"inside": distance_transform_cdt(brain, "taxicab") > 5,
+              "whole": distance_transform_cdt(~brain, "taxicab") <= 2}
+    for place, voxels in places.items():
+        apart = {}
+        for name, volume in found.items():
+            error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
+            apart[name] = -10 * np.log10(error)
+            assert row[f"{name}_{place}"] == pytest.approx(apart[name], abs=0.05), name
+        best = max(value for name, value in apart.items() if name != "restored")
+        assert row[f"gain_{place}"] == pytest.approx(apart["restored"] - best, abs=0.1)
+    assert ("denoised_inside" in row) == bool(noise)
+
+
+def test_a_volume_of_no_use_is_named_and_the_others_are_evaluated(tmp_path):
+    save(tmp_path / "in" / "good.nii", np.pad(phantom(8, (32, 32, 32)), 4))
+    (tmp_path / "in" / "bad.nii").write_bytes(b"no volume")
+    status, out, errors = command("test.py", "--preset", "scan", "--test_dir", tmp_path / "in",
+                                  "--result_dir", tmp_path / "result", "--test_noise", "0")
+    assert status == 1 and len(errors) == 1 and "bad.nii" in errors[0]
+    assert sum(line.startswith("good.nii") for line in out.splitlines()) == 2
+    (table,) = (tmp_path / "result").rglob("metrics.csv")
+    assert len(table.read_text().splitlines()) == 3
