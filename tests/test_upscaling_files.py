@@ -77,6 +77,37 @@ def command(folder, image, *options):
         str(folder / "scan.nii.gz"), "--output", str(folder / "fine.nii.gz"), *options]))
 
 
+@pytest.mark.parametrize("shape, factor, options, more", [
+    ((8, 8, 8), "2 2 2", [], 0),
+    ((8, 8, 8, 500), "2 2 2", [], 499 * 4 * 16**3),  # all fine volumes of a series but one
+    ((8, 8, 8), "1 1 4", [], upscaling.ADAPT_BYTES - 8 * 8 * 32 * 20),
+    ((8, 8, 8), "1 1 4", ["--no-adapt"], 0)], ids=["one", "series", "adapted", "as they are"])
+def test_memory_of_series_and_of_adapting_is_planned(tmp_path, monkeypatch, capsys, shape, factor,
+                                                     options, more):
+    nib.save(nib.Nifti1Image(np.full(shape, 50, np.uint8), np.eye(4)), tmp_path / "low.nii.gz")
+    fine = 8**3 * np.prod([int(part) for part in factor.split()])
+    needed = 20 * fine + more + upscaling.WORK_BYTES + upscaling.CODE_BYTES
+
+    def begin(path):
+        raise Begun
+
+    monkeypatch.setattr(upscaling, "read_series", begin)
+    for spare, begins in ((-1e5, False), (1e5, True)):
+        monkeypatch.setattr(upscaling, "free_memory", lambda spare=spare: needed + spare)
+        asked = command_line("test", [
+            "--upscale", "--preset", "scan", "--no-report", "--factor", *factor.split(), *options,
+            "--test_dir", str(tmp_path / "low.nii.gz"), "--output", str(tmp_path / "fine.nii.gz")])
+        if begins:
+            with pytest.raises(Begun):
+                script.main(*asked)
+        else:
+            assert script.main(*asked) == 2 and "GB of memory" in capsys.readouterr().err
+
+
+class Begun(Exception):
+    """Work has begun."""
+
+
 def test_too_little_memory_is_said_before_work_begins(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(upscaling, "free_memory", lambda: 0.5e9)
     monkeypatch.setattr(upscaling, "read_series", None)
