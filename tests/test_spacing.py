@@ -1,5 +1,6 @@
 """Voxel sizes that are asked for: which filters, where voxels lie, what is said of slices."""
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,7 @@ from command_line import command_line
 from disk.slices import Slices, slices_beside
 from filter_constant import Settings
 from spacing import Way, describe, nearest, onto_sizes, way_to
-from upscaling import slices_in_words
+from upscaling import slices_in_words, warn_of_axis
 
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")
@@ -220,3 +221,12 @@ def test_a_sidecar_in_mm_is_compared_in_the_unit_of_the_header(tmp_path):
     (tmp_path / "v.json").write_text(json.dumps({"SliceThickness": 0.08}))
     said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Settings(), "um")
     assert said == "slices of 80 um lie 100 um apart along axis 2, a gap of 20 um"
+
+
+@pytest.mark.parametrize("thick, unit", [(1.4, "mm"), (1.6, "mm"), (1.6, "um")])
+def test_another_axis_is_warned_of_from_half_as_thick_again_in_the_headers_unit(
+        thick, unit, capsys):
+    warn_of_axis(Path("v.nii"), (4, 1, 1), np.array([1, 1, thick]), unit)
+    said = capsys.readouterr().err
+    assert bool(said) == (thick > 1.5)
+    assert not said or (f"axis 2 (1.6 {unit})" in said and "--factor 1 1 4" in said)
