@@ -196,3 +196,21 @@ def test_what_published_clipping_cuts_off_a_sparse_volume_is_said(tmp_path, scri
         assert status == 0
         assert any("% of its voxels above zero are clipped" in line for line in errors) == (
             name == "sparse")
+
+
+@pytest.mark.parametrize("share, background", [(0.4, None), (0.6, 0.0)])
+def test_background_is_what_most_of_the_faces_have(share, background):
+    volume = np.random.default_rng(5).uniform(-2, 2, (20, 20, 20)).astype(np.float32)
+    volume[:, :, : int(20 * share)] = 0
+    assert shift_of(volume).background == background
+
+
+def test_what_is_black_in_the_original_gets_its_background_back():
+    volume = np.zeros((12, 12, 12), np.float32)
+    volume[3:9, 3:9, 3:9] = np.linspace(-2, 2, 216).reshape(6, 6, 6)
+    shift = shift_of(volume)
+    work = shift.work(volume)
+    work[0, 0, 0], work[5, 5, 5] = 1, 0  # restored where it was black, and to zero inside
+    own = shift.undo(work, volume == 0)
+    assert own[0, 0, 0] == 0 and own[5, 5, 5] == np.float32(shift.low)
+    assert shift.undo(work)[5, 5, 5] == 0
