@@ -15,7 +15,7 @@ from synthetic import one_stage
 import test as script
 from degradation import degradation_of
 from disk.filters import save_filters
-from disk.geometry import finer_header
+from disk.geometry import finer_header, voxel_sizes_in_mm
 from filter_constant import Settings
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
@@ -210,3 +210,11 @@ def test_simpleitk_finds_the_same_voxels_at_the_same_places(tmp_path, orientatio
     inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
     by_itk = sitk.GetArrayFromImage(resampled).T[inner]
     assert np.abs(by_itk - fine.get_fdata()[inner]).max() < 0.01 * np.ptp(image.get_fdata())
+
+
+@pytest.mark.parametrize("unit, per_mm", [("mm", 1), ("micron", 1000), ("meter", 0.001), (None, 1)])
+def test_voxel_sizes_in_mm_follow_the_unit_of_the_header(unit, per_mm):
+    affine = np.diag([per_mm, 2 * per_mm, 3 * per_mm, 1])
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), affine)
+    image.header.set_xyzt_units(unit)
+    np.testing.assert_allclose(voxel_sizes_in_mm(image), (1, 2, 3), rtol=1e-6)
