@@ -194,13 +194,8 @@ def _eigen(xx, yy, zz, xy, xz, yz):
     There is no branch and no call, so that the compiler can do several matrices at a time. Where
     the length is below `SHORTEST`, or no number, the matrix is for `_degenerate`.
     """
-    size = max(max(max(abs(xx), abs(yy)), max(abs(zz), abs(xy))), max(abs(xz), abs(yz)))
-    per_size = 1 / np.float64(size)
-    a, b, c = xx * per_size, yy * per_size, zz * per_size
-    d, e, f = xy * per_size, xz * per_size, yz * per_size
-    mean = (a + b + c) / 3
+    size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     a0, b0, c0 = a - mean, b - mean, c - mean
-    radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
     det = a0 * (b0 * c0 - f * f) - d * (d * c0 - f * e) + e * (d * f - b0 * e)
     cosine = _cosine_of_third(min(max(det / (2 * radius * radius * radius), -1.0), 1.0))
     l1 = mean + 2 * radius * cosine
@@ -221,6 +216,19 @@ def _eigen(xx, yy, zz, xy, xz, yz):
     per_length = 1 / np.sqrt(p)
     return (l1 * size, max(l2, 0.0) * size, max(l3, 0.0) * size, px * per_length, py * per_length,
             pz * per_length, p if radius >= NEARLY_ROUND else 0.0)
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _scaled(xx, yy, zz, xy, xz, yz):
+    """A matrix's largest entry, the matrix divided by it, and its eigenvalues' mean and spread."""
+    size = max(max(max(abs(xx), abs(yy)), max(abs(zz), abs(xy))), max(abs(xz), abs(yz)))
+    per_size = 1 / np.float64(size)
+    a, b, c = xx * per_size, yy * per_size, zz * per_size
+    d, e, f = xy * per_size, xz * per_size, yz * per_size
+    mean = (a + b + c) / 3
+    a0, b0, c0 = a - mean, b - mean, c - mean
+    radius = np.sqrt((a0 * a0 + b0 * b0 + c0 * c0 + 2 * (d * d + e * e + f * f)) / 6)
+    return size, a, b, c, d, e, f, mean, radius
 
 
 @njit(cache=True, inline="always")
@@ -251,20 +259,14 @@ def _cosine_of_third(x):
 @njit(cache=True, error_model="numpy")
 def _degenerate(xx, yy, zz, xy, xz, yz):
     """Eigenvalues and eigenvector where the two largest are equal, all three are, or all are 0."""
-    size = max(abs(xx), abs(yy), abs(zz), abs(xy), abs(xz), abs(yz))
+    size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     if not size > 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
-    per_size = 1 / np.float64(size)
-    a, b, c = xx * per_size, yy * per_size, zz * per_size
-    d, e, f = xy * per_size, xz * per_size, yz * per_size
-    mean = (a + b + c) / 3
-    a, b, c = a - mean, b - mean, c - mean
-    radius = np.sqrt((a * a + b * b + c * c + 2 * (d * d + e * e + f * f)) / 6)
     if radius < NEARLY_ROUND:
         return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
     l1, l2, l3, _, _, _, _ = _eigen(xx, yy, zz, xy, xz, yz)
     # Any vector at right angles to the third eigenvector will do.
-    a, b, c = a + mean - l1 / size, b + mean - l1 / size, c + mean - l1 / size
+    a, b, c = a - l1 / size, b - l1 / size, c - l1 / size
     if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
         nx, ny, nz = a, d, e
     elif abs(d) + abs(b) + abs(f) >= abs(e) + abs(f) + abs(c):

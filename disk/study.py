@@ -4,18 +4,16 @@ Studies lie on disk beside masks, label maps, earlier results and version contro
 is counted and said, one line a rule.
 """
 import os
-import sys
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-
-from tqdm import tqdm
 
 from disk.files import read_json
 from disk.masks import BIDS_FILE, DERIVATIVES, masks_among
 from disk.nifti_check import is_label_map
 from disk.results import is_ours
 from disk.volumes import is_volume_name, relative_name, stem
-from machine.errors import UserError, one_line
+from machine.errors import UserError
+from machine.progress import say
 
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
 LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map
@@ -57,8 +55,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         if not is_volume_name(folder.name):
             raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
         if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
-            tqdm.write(one_line(f"{folder}: looks like a mask or label map; it is taken as a scan, "
-                                "which leaves no labels"), file=sys.stderr)
+            say(f"{folder}: looks like a mask or label map; it is taken as a scan, which leaves no "
+                "labels", "stderr")
         return [folder]
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
@@ -75,7 +73,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
             rules.leave(rules.masks, path)
     found = [path for path in sorted(found) if os.path.abspath(path) not in masks]
     for remark in rules.remarks():
-        tqdm.write(one_line(remark), file=sys.stderr)
+        say(remark, "stderr")
     if not found:
         if rules.passed_over:
             raise UserError(f"{folder}: no volume in it is left to take, see --include and "

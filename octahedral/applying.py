@@ -115,21 +115,10 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
         while m + 3 < ends[bucket]:
             at, at1, at2, at3 = order[m], order[m + 1], order[m + 2], order[m + 3]
             sum0, sum1, sum2, sum3 = zeros_half(), zeros_half(), zeros_half(), zeros_half()
-            place = 0
-            for line in range(in_estimate.size):
-                w, offset = load_half(filter_, place), in_estimate[line]
-                sum0 = multiply_add(w, load_half(x, at + offset), sum0)
-                sum1 = multiply_add(w, load_half(x, at1 + offset), sum1)
-                sum2 = multiply_add(w, load_half(x, at2 + offset), sum2)
-                sum3 = multiply_add(w, load_half(x, at3 + offset), sum3)
-                place += HALF
-            for line in range(in_start.size):
-                w, offset = load_half(filter_, place), in_start[line]
-                sum0 = multiply_add(w, load_half(start, at + offset), sum0)
-                sum1 = multiply_add(w, load_half(start, at1 + offset), sum1)
-                sum2 = multiply_add(w, load_half(start, at2 + offset), sum2)
-                sum3 = multiply_add(w, load_half(start, at3 + offset), sum3)
-                place += HALF
+            sum0, sum1, sum2, sum3 = _add_lines(x, in_estimate, filter_, 0, at, at1, at2, at3,
+                                                sum0, sum1, sum2, sum3)
+            sum0, sum1, sum2, sum3 = _add_lines(start, in_start, filter_, in_estimate.size,
+                                                at, at1, at2, at3, sum0, sum1, sum2, sum3)
             result[at], result[at1] = total(sum0), total(sum1)
             result[at2], result[at3] = total(sum2), total(sum3)
             m += 4
@@ -145,6 +134,18 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
                 place += HALF
             result[at] = total(sum0)
             m += 1
+
+
+@njit(cache=True, inline="always")
+def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum2, sum3):
+    """The sums at four voxels, with the products of lines that the filter has from `first` on."""
+    for line in range(lines.size):
+        w, offset = load_half(filter_, (first + line) * HALF), lines[line]
+        sum0 = multiply_add(w, load_half(volume, at + offset), sum0)
+        sum1 = multiply_add(w, load_half(volume, at1 + offset), sum1)
+        sum2 = multiply_add(w, load_half(volume, at2 + offset), sum2)
+        sum3 = multiply_add(w, load_half(volume, at3 + offset), sum3)
+    return sum0, sum1, sum2, sum3
 
 
 @njit(cache=True)

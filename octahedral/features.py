@@ -25,6 +25,7 @@ SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of th
 WINDOW, WIDE_WINDOW, MEAN_WINDOW = (np.asarray(weights, np.float32) for weights in (
     gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)))
 
+
 def in_slabs(scene, voxels, work):
     """Go through a scene in slabs, and through the voxels of each in threads.
 

@@ -161,18 +161,10 @@ def _frames(w, swaps):
         u0, u1, u2 = turn * u0, turn * u1, turn * u2
         # Order the axes by the size of v's components; axes of different factors keep their places.
         p0, p1, p2 = 0.0, 1.0, 2.0
-        swap = xy & (abs(u1) > abs(u0))
-        u0, u1 = u1 if swap else u0, u0 if swap else u1
-        p0, p1 = p1 if swap else p0, p0 if swap else p1
-        swap = yz & (abs(u2) > abs(u1))
-        u1, u2 = u2 if swap else u1, u1 if swap else u2
-        p1, p2 = p2 if swap else p1, p1 if swap else p2
-        swap = xz & (abs(u2) > abs(u0))
-        u0, u2 = u2 if swap else u0, u0 if swap else u2
-        p0, p2 = p2 if swap else p0, p0 if swap else p2
-        swap = xy & (abs(u1) > abs(u0))
-        u0, u1 = u1 if swap else u0, u0 if swap else u1
-        p0, p1 = p1 if swap else p0, p0 if swap else p1
+        u0, u1, p0, p1 = _larger_first(xy, u0, u1, p0, p1)
+        u1, u2, p1, p2 = _larger_first(yz, u1, u2, p1, p2)
+        u0, u2, p0, p2 = _larger_first(xz, u0, u2, p0, p2)
+        u0, u1, p0, p1 = _larger_first(xy, u0, u1, p0, p1)
         permutation = 2 * p0 + (1.0 if p1 > p2 else 0.0)
         flips = ((1.0 if u0 < 0 else 0.0) + (2.0 if u1 < 0 else 0.0)
                  + (4.0 if u2 < 0 else 0.0))
@@ -183,6 +175,13 @@ def _frames(w, swaps):
         w[W_SLOPE_1 + m] = abs(u1) / (abs(u0) + 1e-6)
         w[W_SLOPE_2 + m] = abs(u2) / (abs(u0) + 1e-6)
         w[W_COHERENCE + m] = (r1 - r2 - r3) / (r1 + r2 + r3 + 1e-12)
+
+
+@njit(cache=True, inline="always")
+def _larger_first(may, u, v, p, q):
+    """Two components and their axes, exchanged where they may be and the second is larger."""
+    swap = may & (abs(v) > abs(u))
+    return v if swap else u, u if swap else v, q if swap else p, p if swap else q
 
 
 @njit(cache=True, error_model="numpy")
