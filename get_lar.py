@@ -81,8 +81,8 @@ class LRVolume:
             np.add(found, above, out=found, where=self.mask)
         return volume
 
-    def whole_shifted(self, restored, shift, low):
-        """As `whole`, of a volume that was shifted: in the intensities that it had before.
+    def whole_shifted(self, whole, shift, own):
+        """What `whole` gave for a volume that was shifted, in the intensities it had before.
 
         Where zero is a background among the other intensities, the outline decides how much of the
         shift a voxel gets. Voxels nearer to it than their filters are sure of (one of the LR
@@ -90,25 +90,27 @@ class LRVolume:
 
         Parameters
         ----------
-        restored : ndarray of float32, shape of `lr`
+        whole : ndarray of float32, shape `whole_shape`
         shift : intensities.Shift
-        low : ndarray of float32
-            The shifted volume, as this one was made from.
+        own : ndarray of float32, shape of `low`
+            The LR volume before it was shifted.
+
+        Returns
+        -------
+        ndarray of float32, shape `whole_shape`
         """
-        whole = self.whole(restored)
         if shift.background in (None, shift.low):
-            whole += np.float32(shift.low)
-            return whole
-        own = np.full(whole.shape, shift.background, np.float32)
-        share = upsample((low != 0).astype(np.float32), whole.shape, 1, grid=self.operator.grid)
+            return whole + np.float32(shift.low)
+        fine = np.full(whole.shape, shift.background, np.float32)
+        brain = (own != np.float32(shift.background)).astype(np.float32)
+        share = upsample(brain, whole.shape, 1, grid=self.operator.grid)
         deep = binary_erosion(share > 0.999, border_value=1)
-        plain = shift.undo(low)
-        least = plain.min()
-        spline = self.operator.spline(plain - least) + least  # splines are clipped at zero
+        least = own.min()
+        spline = self.operator.spline(own - least) + least  # splines are clipped at zero
         rim = (share >= RIM) & ~deep
-        own[rim] = spline[rim]
-        own[deep] = whole[deep] + np.float32(shift.low)
-        return own
+        fine[rim] = spline[rim]
+        fine[deep] = whole[deep] + np.float32(shift.low)
+        return fine
 
 
 def consistency_of(low, operator, box, mask, scale):

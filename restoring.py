@@ -157,10 +157,9 @@ def upscale(low, stages, settings, engine=None):
     """
     low = without_nonsense(low)
     shift = shift_of(low)
-    low = shift.work(low) if shift else low
-    fine = make_fine(low, settings)
-    sr = restore(fine, stages, settings, engine)
-    return fine.whole_shifted(sr, shift, low) if shift else fine.whole(sr)
+    fine = make_fine(shift.work(low) if shift else low, settings)
+    whole = fine.whole(restore(fine, stages, settings, engine))
+    return fine.whole_shifted(whole, shift, low) if shift else whole
 
 
 def whole_of(data, volume, sr, stages, settings, engine):

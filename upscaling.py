@@ -4,6 +4,7 @@ By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may tak
 filters, one after another, and a last spline, see spacing.py.
 """
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,19 +54,65 @@ def upscale_file(path, target, filters, engine):
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
-        series = volume.data.reshape(*volume.data.shape[:3], -1)
-    sizes, count, shift = voxel_sizes_of(volume.image), series.shape[3], volume.shift
-    inside = read_inside(path, series[..., 0], voxel_sizes_in_mm(volume.image), uses[0], mask)
-    fine, missed, cues, profile = None, [], None, None
+    found = _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask)
+    for remark in found.missed:
+        complain("test", f"{path}: {remark}")
+    shape = found.fine.shape[1:] + volume.data.shape[3:]
+    with watch("write"):
+        header = finer_header(volume.image, shape, found.to_low)
+        make_folder(target.parent)
+        write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
+                     asked.dtype)
+    steps = ("adapt", "interpolate", "restore")
+    seconds = sum(watch.seconds.get(step, 0) for step in steps)
+    row = {"volume": path.name, "from": volume.data.shape, "to": shape,
+           "voxel_size": tuple(round(float(side), 4) for side in header.get_zooms()[:3]),
+           "unit": unit_of(volume.image), "seconds": seconds}
+    if found.cues is not None:
+        row["noise"] = float(found.cues[NOISE])
+    if found.profile is not None:
+        row["profile"] = found.profile
+    if mask:
+        row["mask"] = mask.path.name
+    images = {}
+    if asked.report:
+        low, fine = _volumes_of(volume)[found.first], found.fine[found.first]
+        images = comparison_images(low, volume.shift.work(fine) if volume.shift else fine,
+                                   found.to_low)
+    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings,
+                    len(found.missed), mask and mask.path)
+
+
+class _Upscaled(NamedTuple):
+    """What the volumes of a file became."""
+
+    fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
+    to_low: np.ndarray  # (4, 4), from their voxels to those of the file
+    first: int  # that could be restored: the report shows it
+    cues: np.ndarray | None  # what that one shows of blur and noise
+    profile: str | None  # of its slices, where filters were adapted to it
+    missed: list  # of str: what is to be said of volumes that could not be restored
+
+
+def _volumes_of(volume):
+    """The volumes of a file: a view, shape (volumes, x, y, z)."""
+    return np.moveaxis(volume.data.reshape(*volume.data.shape[:3], -1), 3, 0)
+
+
+def _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask):
+    """Upscale each volume of a file for itself; raises UserError where none can be."""
+    lows, sizes, shift = _volumes_of(volume), voxel_sizes_of(volume.image), volume.shift
+    count, shape = lows.shape[0], lows.shape[1:]
+    inside = read_inside(path, lows[0], voxel_sizes_in_mm(volume.image), uses[0], mask)
+    fine, missed, profile = None, [], None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
-        for number in range(count):
+        for number, low in enumerate(lows):
             try:
-                if number == len(missed) and asked.adapt:  # the first that can be restored
+                if fine is None and asked.adapt:
                     with watch("adapt"):
-                        uses[0], profile = adapted(path, series[..., number], sizes, uses[0],
-                                                   mask and mask.inside)
-                found, to_low, seen = upscale_by(series[..., number], uses, engine, watch,
-                                                 bar.update, shift, inside)
+                        uses[0], profile = adapted(path, low, sizes, uses[0], mask and mask.inside)
+                found, to_low, cues = upscale_by(low, uses, engine, watch, bar.update, shift,
+                                                 inside)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -75,47 +122,21 @@ def upscale_file(path, target, filters, engine):
                 bar.update(100 * (number + 1) - bar.n)
             with watch("restore"):
                 if way.sizes is not None:
-                    found, to_low = onto_sizes(found, to_low, series.shape[:3], sizes, way.sizes,
+                    found, to_low = onto_sizes(found, to_low, shape, sizes, way.sizes,
                                                *_range_of(found, shift))
             if not np.isfinite(found).all() and count > 1:
-                found = _own_spline(series[..., number], found.shape, to_low, shift)
+                found = _own_spline(low, found.shape, to_low, shift)
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
                               "restoring gave voxels that are no numbers")
             if fine is None:
-                cues = seen
-                fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
-                if shift and missed:
-                    fine[:] = shift.undo(fine[:1, :1, :1, :1])
+                first, seen = number, cues
+                fine = found[None] if count == 1 else _black((count, *found.shape), shift)
             if count > 1:
                 fine[number] = found
             del found
     if fine is None:
         raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
-    for remark in missed:
-        complain("test", f"{path}: {remark}")
-    result = np.moveaxis(fine, 0, -1).reshape(*fine.shape[1:], *volume.data.shape[3:])
-    with watch("write"):
-        header = finer_header(volume.image, result.shape, to_low)
-        make_folder(target.parent)
-        write_volume(target, result, volume.image, header, asked.dtype)
-    steps = ("adapt", "interpolate", "restore")
-    seconds = sum(watch.seconds.get(step, 0) for step in steps)
-    row = {"volume": path.name, "from": volume.data.shape, "to": result.shape,
-           "voxel_size": tuple(round(float(side), 4) for side in header.get_zooms()[:3]),
-           "unit": unit_of(volume.image), "seconds": seconds}
-    if cues is not None:
-        row["noise"] = float(cues[NOISE])
-    if profile is not None:
-        row["profile"] = profile
-    if mask:
-        row["mask"] = mask.path.name
-    images = {}
-    if asked.report:
-        shown = next(number for number in range(count) if series[..., number].any())
-        shown_fine = shift.work(fine[shown]) if shift else fine[shown]
-        images = comparison_images(series[..., shown], shown_fine, to_low)
-    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings, len(missed),
-                    mask and mask.path)
+    return _Upscaled(fine, to_low, first, seen, profile, missed)
 
 
 def adapted(path, low, sizes, use, inside=None):
@@ -178,7 +199,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     ValueError
         If `low` cannot be upscaled.
     """
-    to_low, cues = np.eye(4), None
+    to_low, cues, own = np.eye(4), None, shift and shift.undo(low)
     for number, use in enumerate(uses):
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
@@ -188,23 +209,29 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             sr = restore(lr_volume, use.stages, use.settings, engine,
                          lambda share: advance(100 * share / len(uses)))
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
-            fine = (lr_volume.whole_shifted(sr, shift, low.transpose(use.axes)) if shift
-                    else lr_volume.whole(sr)).transpose(back)
+            whole = lr_volume.whole(sr)
+            if shift:  # filters of the next use take `low`, the spline at its outline `own`
+                own = lr_volume.whole_shifted(whole, shift, own.transpose(use.axes)).transpose(back)
+            low = whole.transpose(back)
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
             cues = lr_volume.cues
-        if number + 1 < len(uses):
-            low = shift.work(fine) if shift else fine
-            if inside is not None:
-                inside = lr_volume.operator.nearest(within).transpose(back)
-        del lr_volume, sr  # before the next one begins
-    return fine, to_low, cues
+        if inside is not None and number + 1 < len(uses):
+            inside = lr_volume.operator.nearest(within).transpose(back)
+        del lr_volume, sr, whole  # before the next one begins
+    return own if shift else low, to_low, cues
 
 
 def _range_of(fine, shift):
     """The lowest intensity and the background of a volume that was shifted back, or never was."""
     return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
+
+
+def _black(shape, shift):
+    """Volumes of nothing but background, in the intensities before a shift."""
+    black = np.zeros(1, np.float32)
+    return np.full(shape, shift.undo(black) if shift else black)
 
 
 def _own_spline(low, shape, to_low, shift):

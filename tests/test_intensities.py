@@ -148,8 +148,9 @@ def test_learning_takes_all_of_a_z_scored_brain(tmp_path):
     assert samples > 0.8 * (data != 0).sum()
 
 
-@pytest.mark.parametrize("options", [["--voxel_size", "0.55"], ["--factor", "1", "1", "4"]],
-                         ids=["last spline", "thick slices"])
+@pytest.mark.parametrize("options", [
+    ["--voxel_size", "0.55"], ["--voxel_size", "0.5", "0.5", "0.3"], ["--factor", "1", "1", "4"],
+], ids=["last spline", "two uses", "thick slices"])
 def test_a_shift_goes_with_any_way_of_upscaling(tmp_path, options):
     data, background = scored("zero around", 7, (30, 28, 14))
     shift, fine = shift_of(data), {}

@@ -16,7 +16,8 @@ from engine import CPU
 from filter_constant import Settings
 from get_lar import make_fine
 from machine.progress import Stopwatch
-from restoring import Use, restore, upscale
+from restoring import Filters, Use, restore, upscale
+from scan_adaptation import adapt_to_scan
 from structure import structure_of
 
 SCAN = Settings(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
@@ -158,6 +159,73 @@ def test_where_restoring_gives_no_numbers_a_series_gets_the_spline(tmp_path, mon
     fine = nib.load(tmp_path / "fine.nii.gz").get_fdata()
     assert np.isfinite(fine).all() and np.corrcoef(
         fine[::2, ::2, ::2, 1].ravel(), volumes[1].ravel())[0, 1] > 0.9
+
+
+def upscaled(folder, data, spacing=(1, 1, 1), **asked):
+    """A file upscaled with the shipped filters for scans; returns the array and what is shown."""
+    nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), folder / "scan.nii.gz")
+    settings = Settings(preset="scan", upscale=True, **asked)
+    filters = Filters(settings, {"preset", "factor"})
+    found = upscaling.upscale_file(folder / "scan.nii.gz", folder / "fine.nii.gz", filters, CPU())
+    return nib.load(folder / "fine.nii.gz").get_fdata(dtype=np.float32), found
+
+
+@pytest.mark.parametrize("first", ["black", "no numbers"])
+def test_a_series_is_adapted_once_to_its_first_volume_that_can_be(tmp_path, monkeypatch, first):
+    one, other = (brain(seed, (76, 72, 18)) for seed in (7, 8))
+    stages, settings = load_filters(replace(SCAN, factor=(1, 1, 4)))
+    expected = upscale(other, adapt_to_scan(one, stages, settings, (1, 1, 4)).stages, settings)
+    plain, calls = upscaling.restore, []
+
+    def first_fails(volume, *arguments):
+        calls.append(1)
+        return plain(volume, *arguments) * np.float32(np.nan if len(calls) == 1 else 1)
+
+    if first == "no numbers":
+        monkeypatch.setattr(upscaling, "restore", first_fails)
+    volumes = [one, other] if first == "no numbers" else [0 * one, one, other]
+    fine, found = upscaled(tmp_path, np.stack(volumes, -1), (1, 1, 4), factor=(1, 1, 4))
+    assert found.missed == 1 and found.row["profile"]
+    np.testing.assert_array_equal(fine[..., -1], expected)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("background", [0, -4.5])
+def test_a_volume_that_cannot_be_restored_is_left_to_the_background(tmp_path, background, lost):
+    data = brain(9, (16, 16, 16))
+    scores = np.where(data > 0, data / 200 - 2, background).astype(np.float32)
+    volumes = [scores, scores]
+    volumes.insert(lost, np.full_like(scores, background))
+    fine, found = upscaled(tmp_path, np.stack(volumes, -1))
+    assert found.missed == 1 and (fine[..., lost] == background).all()
+    assert (fine[..., 2] != background).any()
+    # What is shown is a volume that was restored, in the intensities that filters take.
+    assert found.images["Restored"].max() > 0.9 and found.images["LR"].max() == 1
+
+
+def test_the_spline_instead_of_a_volume_keeps_what_is_below_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr(upscaling, "restore", lambda volume, *_: np.full_like(volume.lr, np.nan))
+    data = brain(9, (16, 16, 16))
+    scores = np.where(data > 0, data / 200 - 2, 0).astype(np.float32)
+    fine, found = upscaled(tmp_path, np.stack([scores, scores], -1), report=False)
+    assert found.missed == 2 and np.isfinite(fine).all()
+    assert (fine < -1).mean() == pytest.approx((scores < -1).mean(), rel=0.3)
+
+
+def test_the_noise_that_is_told_is_that_of_the_scan_not_of_what_a_first_use_made(tmp_path):
+    random = np.random.default_rng(10)
+    data = brain(10, (24, 24, 24))
+    data = np.where(data > 0, np.maximum(data + random.normal(0, 50, data.shape), 1), 0)
+    data = data.astype(np.float32)
+    _, once = upscaled(tmp_path, data, (1, 1, 2), report=False)
+    _, twice = upscaled(tmp_path, data, (1, 1, 2), report=False, voxel_size=(0.5, 0.5, 0.5))
+    assert np.prod(twice.row["to"]) == 2 * np.prod(once.row["to"])
+    assert once.row["noise"] == twice.row["noise"] > 0.02
+
+
+def test_of_filters_that_nothing_adapts_it_is_not_said_that_they_were_not(tmp_path, capsys):
+    upscaled(tmp_path, brain(11, (20, 20, 20)), report=False)
+    assert "used as they are" not in "".join(capsys.readouterr())
 
 
 def test_thick_slices_adapt_the_filters_unless_told_not_to_and_say_so(tmp_path, capsys):
