@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 from test_scan import phantom
 
+import scan_adaptation
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Settings
 from matrix_compute import Gram
@@ -69,6 +70,41 @@ def test_an_example_is_the_scan_blurred_along_an_axis_of_its_plane(shipped, axis
     means = whole.reshape(*whole.shape[:2], -1, 4).mean(3)
     apart = np.abs(example.low - means)[example.low > 0]
     assert np.quantile(apart, 0.9) < 1e-5  # the original is cut where its spline is below zero
+    # Of order 5 is that spline, and thick voxels are brain where half of them is.
+    spline = zoom(scan.unit, (1, 1, 4), order=5, mode="mirror", grid_mode=True)
+    brain = zoom((scan.unit > 0).astype(np.float32), (1, 1, 4), order=1, mode="nearest",
+                 grid_mode=True) >= 0.5
+    spline, brain = (part.transpose(1 - axis, 2, axis) for part in (spline, brain))
+    used = brain.any((1, 2))
+    found = (spline * brain)[used][example.box]
+    np.testing.assert_allclose(example.hr[inside], np.maximum(found, 0)[inside], atol=1e-5)
+    half = brain[used].reshape(*example.low.shape, 4).mean(3) >= 0.5
+    assert half.any() and not example.low[~half].any()
+    assert (example.low[half] > 0).mean() > 0.95
+
+
+def test_of_a_large_scan_its_middle_planes_are_learned_from(shipped, monkeypatch):
+    low = thick_slices(tissue(2, (48, 44, 40)))
+    scan = Scan.of(low, shipped[1], 2, None)
+    whole = own_example(scan, 0, "box", shipped[1])
+    planes = np.flatnonzero(scan.unit.any((0, 2)))  # across the axis that is not refined
+    monkeypatch.setattr(scan_adaptation, "MOST_VOXELS", 10 * 48 * 40)
+    part = own_example(scan, 0, "box", shipped[1])
+    assert whole.operator.shape[0] == len(planes)
+    assert abs(part.operator.shape[0] - 10) <= 1
+    start = (len(planes) - part.operator.shape[0] + 1) // 2
+    np.testing.assert_allclose(part.low, whole.low[start:start + len(part.low)], atol=0.2)
+    assert (part.low > 0).mean() > (whole.low > 0).mean()
+
+
+def test_half_of_a_correction_is_made(shipped, monkeypatch):
+    stages, settings = shipped
+    low = thick_slices(tissue(6))
+    half = adapt_to_scan(low, stages, settings).stages[0].weights - stages[0].weights
+    monkeypatch.setattr(scan_adaptation, "TRUST", 1)
+    whole = adapt_to_scan(low, stages, settings).stages[0].weights - stages[0].weights
+    assert np.abs(whole).max() > 0.005
+    np.testing.assert_allclose(half, whole / 2, atol=1e-6)
 
 
 def test_noise_of_example_and_original_are_independent_and_as_strong_as_the_scan_s(shipped):
