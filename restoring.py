@@ -130,7 +130,7 @@ def restore(volume, stages, settings, engine=None, advance=lambda share: None):
     return blended[tuple(slice(around, around + side) for side in sr.shape)]
 
 
-def upscale(low, stages, settings, engine=None):
+def upscale(low, stages, settings, engine=None, inside=None):
     """Bring a truly low-resolution volume to the finer grid and restore it there.
 
     Parameters
@@ -141,6 +141,8 @@ def upscale(low, stages, settings, engine=None):
     settings : Settings
         As the filters were learned.
     engine : engine.CPU or its like, optional
+    inside : ndarray of bool, shape (x, y, z), optional
+        The brain of a whole head, see `get_lar.make_fine`.
 
     Returns
     -------
@@ -157,7 +159,7 @@ def upscale(low, stages, settings, engine=None):
     """
     low = without_nonsense(low)
     shift = shift_of(low)
-    fine = make_fine(shift.work(low) if shift else low, settings)
+    fine = make_fine(shift.work(low) if shift else low, settings, inside)
     whole = fine.whole(restore(fine, stages, settings, engine))
     return fine.whole_shifted(whole, shift, low) if shift else whole
 

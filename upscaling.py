@@ -103,7 +103,8 @@ def _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask):
     """Upscale each volume of a file for itself; raises UserError where none can be."""
     lows, sizes, shift = _volumes_of(volume), voxel_sizes_of(volume.image), volume.shift
     count, shape = lows.shape[0], lows.shape[1:]
-    inside = read_inside(path, lows[0], voxel_sizes_in_mm(volume.image), uses[0], mask)
+    seen = next(filter(np.any, lows), lows[0])
+    inside = read_inside(path, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
     fine, missed, profile = None, [], None
     with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
         for number, low in enumerate(lows):
@@ -129,14 +130,14 @@ def _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask):
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
                               "restoring gave voxels that are no numbers")
             if fine is None:
-                first, seen = number, cues
+                first, told = number, cues
                 fine = found[None] if count == 1 else _black((count, *found.shape), shift)
             if count > 1:
                 fine[number] = found
             del found
     if fine is None:
         raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
-    return _Upscaled(fine, to_low, first, seen, profile, missed)
+    return _Upscaled(fine, to_low, first, told, profile, missed)
 
 
 def adapted(path, low, sizes, use, inside=None):

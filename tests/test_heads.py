@@ -96,12 +96,14 @@ def test_thick_slices_of_a_head_in_air_are_adapted_to_sanely():
 
 def test_a_head_is_said_to_be_one(tmp_path):
     clean = phantom(4, (32, 32, 32))
-    for name, volume in (("head", in_air(clean, 30)), ("brain", clean)):
+    head = in_air(clean, 30)
+    series = np.stack([0 * head, head], -1)  # begins with a black volume
+    for name, volume in (("head", head), ("brain", clean), ("series", series)):
         status, out, errors = command(
             "test.py", "--upscale", "--no-report", "--preset", "scan", "--test_dir",
             save(tmp_path / f"{name}.nii", volume), "--output", tmp_path / "o.nii")
-        assert status == 0 and not errors
-        assert out.count("seems to be a whole head") == (name == "head")
+        assert status == len(errors) == (name == "series")  # that the first is left black
+        assert out.count("seems to be a whole head") == (name != "brain")
 
 
 def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(tmp_path, shipped):

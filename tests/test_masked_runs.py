@@ -18,7 +18,7 @@ from command_line import command_line
 from disk.filters import load_filters
 from filter_constant import Settings
 from get_lar import make_fine
-from restoring import Use, restore
+from restoring import Use, restore, upscale
 from scan_adaptation import Adapted
 from scan_cues import NOISE
 
@@ -192,6 +192,7 @@ def test_brightness_and_cues_are_read_inside_and_all_is_restored(scan):
     deep[:14, :14, :14] = deep[-14:, -14:, -14:] = True  # corners, all tissue
     expected = np.broadcast_to(2000 + 3 * (np.arange(80) / 2 - 0.25), whole.shape)
     assert np.abs(whole - expected)[deep].mean() < 10
+    np.testing.assert_array_equal(upscale(head, stages, settings, inside=inside), whole)
 
 
 def test_a_mask_over_nothing_is_refused(scan):
