@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import logging
+import os
 import re
 import signal
 import time
@@ -249,13 +250,12 @@ def _connect(name, stack):
     """A client of the scheduler at an address, or of processes here."""
     if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
         count = int(found[1] or thread_count())
-        threads = str(max(thread_count() // count, 1))
-        # Before a process starts: numba and BLAS read it once.
-        threads = {name: threads for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS",
-                                              "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        cluster = stack.enter_context(LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
-            dashboard_address="127.0.0.1:0", env=threads))
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+                                 "MKL_NUM_THREADS"), str(max(thread_count() // count, 1)))
+        with _environment(threads):
+            cluster = stack.enter_context(LocalCluster(
+                n_workers=count, threads_per_worker=1, processes=True, env=threads,
+                silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0"))
         client = stack.enter_context(Client(cluster, direct_to_workers=True))
         client.register_plugin(_Deaf())
         return client
@@ -265,6 +265,23 @@ def _connect(name, stack):
     except (OSError, ValueError) as fault:  # TimeoutError is an OSError
         raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}; start one "
                         "with: dask scheduler, or give local:2") from fault
+
+
+@contextlib.contextmanager
+def _environment(variables):
+    """Have processes start with these variables; afterwards this one's own are as before.
+
+    Numba and BLAS read them once, before a worker can set them. Dask would set its own here, for
+    good, and the command would go on in a single thread.
+    """
+    own = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(own)
 
 
 class _Deaf(WorkerPlugin):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -41,6 +42,34 @@ def folder(tmp_path_factory):
         save(folder / "train" / f"v{number}.nii.gz", brain(number))
     assert command("train.py", *training(folder, "plain"))[0] == 0
     return folder
+
+
+def test_each_fault_of_a_worker_has_its_remedy():
+    def line(fault):
+        return str(workers_of.error_of(fault, "v.nii: "))
+
+    assert line(MemoryError()).startswith("v.nii: a worker has too little memory; start workers")
+    assert line(ZeroDivisionError("by 0")) == "v.nii: a worker failed: ZeroDivisionError: by 0"
+
+
+def test_processes_here_share_the_threads_and_the_command_keeps_its_own(monkeypatch):
+    def told():
+        return [os.environ[f"{name}_NUM_THREADS"] for name in ("OMP", "NUMBA", "OPENBLAS", "MKL")]
+
+    monkeypatch.setattr(workers_of, "thread_count", lambda: 5)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    own = dict(os.environ)
+    with workers_of.connected("local:2") as workers:
+        assert list(workers.client.run(told).values()) == 2 * [4 * ["2"]]
+        assert dict(os.environ) == own
+        before = workers.client.run(os.getpid)
+        for process in before.values():
+            os.kill(process, signal.SIGTERM)
+        until = time.monotonic() + 60
+        while len(set(workers.about) - set(before)) < 2 and time.monotonic() < until:
+            time.sleep(0.1)  # others come in their stead
+        assert list(workers.client.run(told).values()) == 2 * [4 * ["2"]]
+        assert "OMP_NUM_THREADS" not in os.environ
 
 
 # ---- what goes on

@@ -89,6 +89,17 @@ def test_upscaling_a_shifted_volume_is_upscaling_and_shifting(kind, preset):
     assert abs(fine[rim]).mean() < 0.5 * abs(shift.low) < abs(work[rim] + shift.low).mean()
 
 
+def test_brain_at_a_face_of_the_array_is_no_rim():
+    stages, settings = load_filters(SHIPPED)
+    data = np.zeros((16, 22, 22), np.float32)
+    data[:12, 5:17, 5:17] = np.random.default_rng(8).uniform(-2, 2, (12, 12, 12))
+    shift = shift_of(data)
+    assert shift.background == 0
+    fine, work = (upscale(part, stages, settings) for part in (data, shift.work(data)))
+    deep = np.s_[:16, 16:28, 16:28]
+    np.testing.assert_allclose(fine[deep], work[deep] + np.float32(shift.low), atol=1e-5)
+
+
 @pytest.mark.parametrize("options", [[], ["--upscale"]], ids=["evaluate", "upscale"])
 def test_a_z_scored_brain_keeps_its_background_and_its_dark_half(tmp_path, options):
     data, _ = scored("zero around", 3, (30, 30, 30))

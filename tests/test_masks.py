@@ -108,8 +108,8 @@ def pair(folder, mask=INSIDE, volume=HEAD, affine=None, **header):
 
 
 @pytest.mark.parametrize("mask", [INSIDE, INSIDE[..., None], 255 * INSIDE, 0.5 * INSIDE + 0.3,
-                                  np.where(INSIDE, 2.0, np.nan)],
-                         ids=["bytes", "trailing axis", "255", "soft", "nan"])
+                                  0.5 * INSIDE + 0.5, np.where(INSIDE, 2.0, np.nan)],
+                         ids=["bytes", "trailing axis", "255", "soft", "half", "nan"])
 def test_what_lies_outside_the_mask_becomes_zero(tmp_path, mask):
     path = pair(tmp_path, mask)
     volume, found = read_brain(path, "auto")

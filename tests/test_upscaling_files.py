@@ -212,6 +212,14 @@ def test_the_spline_instead_of_a_volume_keeps_what_is_below_zero(tmp_path, monke
     assert (fine < -1).mean() == pytest.approx((scores < -1).mean(), rel=0.3)
 
 
+def test_a_volume_alone_that_becomes_no_numbers_is_not_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(upscaling, "restore", lambda volume, *_: np.full_like(volume.lr, np.nan))
+    assert command(tmp_path, nib.Nifti1Image(brain(9, (16, 16, 16)), np.eye(4))) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "fine.nii.gz: not written" in said[0] and "no numbers" in said[0]
+    assert not (tmp_path / "fine.nii.gz").exists()
+
+
 def test_the_noise_that_is_told_is_that_of_the_scan_not_of_what_a_first_use_made(tmp_path):
     random = np.random.default_rng(10)
     data = brain(10, (24, 24, 24))
