@@ -118,8 +118,7 @@ def original_of(image, factor):
     """
     image = np.clip(image, 0, np.float32(bright_level_of_scan(image)))
     if not image.max(initial=0) > 0:
-        raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
-                         "or take another volume")
+        raise ValueError("no voxel is above zero; take another volume")
     box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
            for side in tight_box(image > 0)]
     hr = np.ascontiguousarray(mod_crop(image[tuple(box)], factor)) / image.max()

@@ -10,7 +10,7 @@ from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Settings
 from octahedral.scene import REACH
 from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
-from scan_draws import draw_of, drawn_volumes, make_low, with_grain
+from scan_draws import draw_of, drawn_volumes, make_low, original_of, with_grain
 from util import random_of
 
 
@@ -24,6 +24,17 @@ def test_a_noisy_lr_volume_is_black_outside_its_outline():
     low = make_low(hr, degradation_of(hr.shape, SCAN), 0.05, random_of(0, "noise"))
     share = (hr > 0).reshape(24, 2, 22, 2, 20, 2).mean(axis=(1, 3, 5))
     assert not low[share < 0.5].any() and low[share >= 0.5].all()
+
+
+@pytest.mark.parametrize("above", [0, 20], ids=["black", "few voxels"])
+def test_a_volume_without_a_voxel_above_zero_is_refused(above):
+    volume = np.zeros((30, 30, 30), np.float32)
+    volume.reshape(-1)[:above] = 7
+    if above:
+        assert original_of(volume, (2, 2, 2)).max() == 1  # bright is what is not zero
+    else:
+        with pytest.raises(ValueError, match="no voxel is above zero"):
+            original_of(volume, (2, 2, 2))
 
 
 def test_half_of_the_originals_are_noisy_and_stay_in_their_outline():
