@@ -105,7 +105,7 @@ def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
         if line.startswith("01.nii.gz"):
             os.killpg(process.pid, signal.SIGINT)
             break
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and errors == "test.py: stopped\n"
     (run,) = (tmp_path / "result").iterdir()
     left = [path.name for path in run.rglob("*")]

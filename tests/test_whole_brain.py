@@ -44,6 +44,17 @@ def test_a_brain_from_face_to_face_keeps_its_last_planes(filters, shape):
         assert np.abs(whole - data)[outside].mean() < 0.1 * data.mean()
 
 
+def test_the_unit_of_intensities_plays_no_part(filters):
+    stages, settings = filters
+    whole = {}
+    for unit in (1, 2.0**-14):  # a power of two, so that nothing is rounded otherwise
+        data = filling((25, 23, 21)) * np.float32(unit)
+        pair = make_pair(data, settings)
+        sr = restore(pair, stages, settings)
+        whole[unit] = whole_of(data, pair, sr, stages, settings, CPU()) / np.float32(unit)
+    np.testing.assert_array_equal(*whole.values())
+
+
 def test_other_volumes_are_restored_once(filters, monkeypatch):
     stages, settings = filters
     data = np.pad(filling((16, 16, 16)), 8)

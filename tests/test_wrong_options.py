@@ -3,7 +3,7 @@
 import pytest
 from conftest import assert_one_line, refused, run_command
 
-from command_line import run
+from command_line import command_line, run
 from filter_constant import ONLY_SPHERICAL, Settings, checked_settings
 from machine.errors import UserError
 
@@ -76,11 +76,28 @@ def test_wrong_options_are_refused_in_one_line(capsys, arguments):
         ["--blend_threshold", "27"],
         ["--blend_threshold", "-1"],
         ["--suffix", "a\\b"],
+        ["--no-adapt"],
     ],
     ids=" ".join,
 )
 def test_options_that_restoring_does_not_use_are_refused(capsys, arguments):
     refused(capsys, "test", *arguments)
+
+
+@pytest.mark.parametrize(
+    "command, arguments",
+    [
+        ("test", ["--preset", "scan", "--no-adapt"]),
+        ("test", ["--upscale", "--no-adapt"]),
+        ("train", ["--grid", "centers"]),
+        ("train", ["--lr_type", "kspace", "--start", "projected", "--preset", "best"]),
+    ],
+    ids=str,
+)
+def test_options_beside_those_that_are_refused_are_taken(command, arguments):
+    _, given = command_line(command, arguments)
+    assert {name.removeprefix("--").removeprefix("no-") for name in arguments
+            if name.startswith("--")} <= set(given)
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
