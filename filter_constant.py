@@ -184,7 +184,8 @@ class Settings:
     restart: bool = option(False, "running", "forget what an earlier training left in arrays/, "
                            "begin anew")
     checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this "
-                                       "many minutes have passed; 0: after each", low=0, high=1e6)
+                                       "many minutes have passed, and ten times as long as "
+                                       "saving took", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "memory to use at most, in GB (default: "
                                       "what is free)", kind=float, low=0, high=1e6, none=0)
     scheduler: str = option("", "running", "sum samples, or restore volumes, on the workers of "

@@ -71,6 +71,9 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (profile,)
     low = make_low(hr, operator, noise / 100, random_of(0, f"{name} {profile} {noise}"))
+    if not low.any():
+        raise ValueError("when it is degraded, no voxel above zero is left; take another volume, "
+                         "or another mask")
     if settings.adapt:
         sizes = np.multiply(voxel_size, settings.factor)
         stages = adapt_to_scan(low, stages, settings, sizes).stages
@@ -163,6 +166,8 @@ def evaluate_files(volumes, folder, stages, settings, engine, each=in_turn):
         print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
               f"{min(gains):+.2f} at worst")
     print(f"The figures are in {folder / 'metrics.csv'}", flush=True)
+    if failed:
+        complain("test", f"{failed} of {len(volumes)} volumes could not be evaluated, see above")
     return 1 if failed else 0
 
 

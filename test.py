@@ -70,6 +70,7 @@ def restore_volumes(volumes, folder, filters, each):
     # Here: as above.
     from degradation import is_drawn
     from disk.filters import about_filters
+    from disk.masks import masks_among
     from disk.results import check_beside
     from disk.volumes import sidecar_names, target_paths
     from engine import choose_engine
@@ -80,7 +81,7 @@ def restore_volumes(volumes, folder, filters, each):
     from whole_volume import Job, restore_volume
 
     stages, settings, _ = filters.first()
-    targets = target_paths(volumes, folder, settings)
+    targets = target_paths(volumes, folder, settings, masks_among(volumes, settings.mask))
     names = sidecar_names(targets)
     check_beside(folder, names, settings)
     print(about_filters(settings))

@@ -14,7 +14,7 @@ from disk.geometry import finer_header, unit_of, voxel_sizes_in_mm, voxel_sizes_
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
 from disk.slices import slices_in_words
-from disk.volumes import read_series, write_volume
+from disk.volumes import read_series, relative_name, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
@@ -50,11 +50,12 @@ def upscale_file(path, target, filters, engine):
         written.
     """
     watch, asked = Stopwatch(), filters.settings
-    way, uses = _plan(path, filters)
+    name = relative_name(path, asked.test_dir)
+    way, uses = _plan(path, name, filters)
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
-    found = _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask)
+    found = _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
     shape = found.fine.shape[1:] + volume.data.shape[3:]
@@ -65,7 +66,7 @@ def upscale_file(path, target, filters, engine):
                      asked.dtype)
     steps = ("adapt", "interpolate", "restore")
     seconds = sum(watch.seconds.get(step, 0) for step in steps)
-    row = {"volume": path.name, "from": volume.data.shape, "to": shape,
+    row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in header.get_zooms()[:3]),
            "unit": unit_of(volume.image), "seconds": seconds}
     if found.cues is not None:
@@ -99,19 +100,19 @@ def _volumes_of(volume):
     return np.moveaxis(volume.data.reshape(*volume.data.shape[:3], -1), 3, 0)
 
 
-def _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask):
+def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
     """Upscale each volume of a file for itself; raises UserError where none can be."""
     lows, sizes, shift = _volumes_of(volume), voxel_sizes_of(volume.image), volume.shift
     count, shape = lows.shape[0], lows.shape[1:]
     seen = next(filter(np.any, lows), lows[0])
-    inside = read_inside(path, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
+    inside = read_inside(name, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
     fine, missed, profile = None, [], None
-    with progress(100 * count, path.name[:32], "%", asked.quiet) as bar:
+    with progress(100 * count, name[:32], "%", asked.quiet) as bar:
         for number, low in enumerate(lows):
             try:
                 if fine is None and asked.adapt:
                     with watch("adapt"):
-                        uses[0], profile = adapted(path, low, sizes, uses[0], mask and mask.inside)
+                        uses[0], profile = adapted(name, low, sizes, uses[0], mask and mask.inside)
                 found, to_low, cues = upscale_by(low, uses, engine, watch, bar.update, shift,
                                                  inside)
             except ValueError as fault:
@@ -140,12 +141,12 @@ def _upscale_volumes(path, volume, way, uses, asked, engine, watch, mask):
     return _Upscaled(fine, to_low, first, told, profile, missed)
 
 
-def adapted(path, low, sizes, use, inside=None):
+def adapted(name, low, sizes, use, inside=None):
     """Correct filters by what a scan of thick slices shows within its plane.
 
     Parameters
     ----------
-    path : Path
+    name : str
         For what is said.
     low : ndarray of float32, shape (x, y, z)
         A volume of it.
@@ -165,7 +166,7 @@ def adapted(path, low, sizes, use, inside=None):
     low = low if inside is None else low * inside
     found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
     if found.why_not and _is_thick(use):
-        say(f"{path.name}: filters are used as they are: {found.why_not}")
+        say(f"{name}: filters are used as they are: {found.why_not}")
     return use._replace(stages=found.stages), found.profile
 
 
@@ -244,7 +245,7 @@ def _own_spline(low, shape, to_low, shift):
     return spline_onto(own - least, shape, to_low, 3) + least
 
 
-def _plan(path, filters):
+def _plan(path, name, filters):
     """The way to what is asked for, and the filters for it, from a file's header alone."""
     asked = filters.settings
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
@@ -255,23 +256,23 @@ def _plan(path, filters):
             way = way_to(goal, sizes, filters.there, unit)
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
-        say(f"{path.name}: {describe(way, sizes, unit)}")
+        say(f"{name}: {describe(way, sizes, unit)}")
     else:
         way = Way([asked.factor], None)
         warn_of_axis(path, asked.factor, sizes, unit)
     if said := slices_in_words(path, sizes, asked, unit):
-        say(f"{path.name}: {said}")
+        say(f"{name}: {said}")
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, shape, way, uses, asked)
     return way, uses
 
 
-def read_inside(path, low, voxel_size, use, mask=None):
+def read_inside(name, low, voxel_size, use, mask=None):
     """Where brightness and cues of a whole head are read, which is said; None if not apart.
 
     Parameters
     ----------
-    path : Path
+    name : str
         For what is said.
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
@@ -286,12 +287,12 @@ def read_inside(path, low, voxel_size, use, mask=None):
     drawn = is_drawn(use.settings)
     if mask:
         read = "noise and blur are" if drawn else "what is bright is"
-        say(f"{path.name}: {read} read inside its mask, {mask.path.name}; all of the head is "
+        say(f"{name}: {read} read inside its mask, {mask.path.name}; all of the head is "
             "restored")
         return mask.inside
     bright = head_in_zeros(low, voxel_size) if drawn else None
     if drawn and (bright is not None or bright_part(low) is not None):
-        say(f"{path.name}: seems to be a whole head, not a brain cut out; noise and blur are read "
+        say(f"{name}: seems to be a whole head, not a brain cut out; noise and blur are read "
             "from its bright part (--mask: from its brain)")
     return bright
 

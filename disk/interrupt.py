@@ -151,6 +151,7 @@ def stopped(number, checkpoint):
     number : int
         Of the signal.
     checkpoint : Checkpoint
+        What was begun with --restart goes on without it.
 
     Returns
     -------
@@ -160,6 +161,7 @@ def stopped(number, checkpoint):
     each = ({record.name for record in records} for records in checkpoint.kept.values())
     done = len(set.intersection(*each))
     plural = "" if done == 1 else "s"
+    without = " without --restart" if checkpoint.settings.restart else ""
     print(f"Stopped; {done} volume{plural} saved in {checkpoint.folder}. "
-          "The same command goes on from there.", flush=True)
+          f"The same command{without} goes on from there.", flush=True)
     return 128 + number

@@ -143,14 +143,14 @@ class Ledger:
             about = read_json(self.path)
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']}")
+            if about["after"] != self.sums.after:
+                return False
             saved = checked_settings(about["settings"]) | {"mask": str(about.get("mask", ""))}
         except (ValueError, KeyError, TypeError) as fault:
             raise damaged(self.path, fault) from fault
         self._compare_settings(saved)
         try:
             self.key, step = str(about["key"]), about["buckets_per_file"]
-            if about["after"] != self.sums.after:
-                return False
             self.sources = checked_volumes(about["sources"])
             classes = self.sums.read(about["classes"])
             buckets, taps = self.sums.layout(classes)

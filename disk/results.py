@@ -1,7 +1,8 @@
 """Where results go: a folder for each run, and never over files that test.py did not write.
 
 A run that is finished leaves a folder that no other run writes into. One that was interrupted
-leaves a record of itself there, by which the same command takes the folder up again.
+leaves a record of itself there, by which the same command takes the folder up again. A run that
+goes on holds a lock on its record.
 """
 import contextlib
 import csv
@@ -12,8 +13,9 @@ import os
 import time
 from pathlib import Path
 
-from disk.files import make_folder, read_json, write_json
+from disk.files import make_folder, read_json, remove_unfinished, write_json
 from disk.filters import settings_path
+from disk.interrupt import lock_file
 from machine.errors import CannotWrite, UserError
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
@@ -54,11 +56,16 @@ def run_folder(settings, volumes):
     hour, about = Path(settings.result_dir, time.strftime("%m%d%H")), _about(settings, volumes)
     new = not hour.parent.exists()
     make_folder(hour.parent)
-    folder = next(folder for folder in _successors(hour) if _taken(folder, about))
+    folder, record = next((folder, record) for folder in _successors(hour)
+                          if (record := _taken(folder, about)))
+    done = False
     try:
         yield folder
-        (folder / UNFINISHED).unlink(missing_ok=True)
+        done = True
     finally:
+        record.close()  # before it is removed: Windows asks for that
+        if done:
+            (folder / UNFINISHED).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: that is the rule
             if {path.name for path in folder.iterdir()} <= {UNFINISHED}:
                 (folder / UNFINISHED).unlink(missing_ok=True)
@@ -83,18 +90,40 @@ def _successors(folder):
 
 
 def _taken(folder, about):
-    """Make a folder for this run, or find that it is one that the same run was interrupted in."""
+    """Make a folder for this run, or find that it is one that the same run was interrupted in.
+
+    Returns its record, open and locked; None where the folder is another run's.
+    """
     try:
         folder.mkdir()  # fails where another process was first
     except FileExistsError:
-        with contextlib.suppress(ValueError):
-            return read_json(folder / UNFINISHED) == about
-        return False
+        return _locked_record(folder, about)
     except OSError as fault:
         raise CannotWrite(f"{folder}: cannot be made ({fault.strerror}); "
                           "give a --result_dir that can be written") from fault
     write_json(folder / UNFINISHED, about)
-    return True
+    return _locked_record(folder, about)
+
+
+def _locked_record(folder, about):
+    """The record of an interrupted run that is this one; None where it is not, or still goes on."""
+    try:
+        if read_json(folder / UNFINISHED) != about:
+            return None
+        record = open(folder / UNFINISHED, "r+b")
+    except (OSError, ValueError):
+        return None
+    try:
+        lock_file(record)
+        if not os.path.samestat(os.fstat(record.fileno()), os.stat(folder / UNFINISHED)):
+            raise FileNotFoundError  # another run has ended just now
+    except (BlockingIOError, FileNotFoundError):
+        record.close()
+        return None
+    except OSError:
+        pass  # a file system without locks
+    remove_unfinished(folder)  # of a run that was killed while it wrote
+    return record
 
 
 # --------------------------------------------------------------------------------------- whose file

@@ -18,7 +18,7 @@ import numpy as np
 from disk.files import array_header, whole_file
 from disk.ledger import FORMAT, checked_volumes, damaged
 from machine.errors import CannotWrite
-from machine.memory import GB, row_bytes
+from machine.memory import MB, row_bytes
 
 # Of sums in one file: large enough to write at full speed, small enough to write a second time.
 FILE_BYTES = 128 << 20
@@ -222,7 +222,7 @@ class SumFiles:
         free = shutil.disk_usage(self.folder).free
         if starts and needed + min(SPARE_DISK, needed) > free:
             raise CannotWrite(
-                f"{self.folder}: a checkpoint needs {needed / GB:.2f} GB more, {free / GB:.2f} GB "
+                f"{self.folder}: a checkpoint needs {needed / MB:.0f} MB more, {free / MB:.0f} MB "
                 "are free; make room on that disk, or give another --arrays_dir")
 
     def _seen(self, start, gram):

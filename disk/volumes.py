@@ -73,7 +73,7 @@ def stem(path):
     return ENDING.sub("", Path(path).name)
 
 
-def target_paths(volumes, folder, settings):
+def target_paths(volumes, folder, settings, masks=()):
     """Where each restored volume goes.
 
     Parameters
@@ -83,6 +83,8 @@ def target_paths(volumes, folder, settings):
     folder : Path
         Of the results.
     settings : Settings
+    masks : sequence of Path, optional
+        What else is read.
 
     Returns
     -------
@@ -101,7 +103,7 @@ def target_paths(volumes, folder, settings):
         targets = [Path(settings.output)]
     else:
         targets = [_target_path(path, folder, settings) for path in volumes]
-    inputs = {os.path.realpath(path): path for path in volumes}
+    inputs = {os.path.realpath(path): path for path in [*volumes, *masks]}
     for target in targets:
         if path := inputs.get(os.path.realpath(target)):
             raise UserError(f"{path}: a result would overwrite it; give another --output or "

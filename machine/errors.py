@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from machine.remarks import kept
+from machine.remarks import each_once, withheld
 
 
 class UserError(Exception):
@@ -37,7 +37,7 @@ def run(command, story, quiet=False):
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
     )
     try:
-        with silence as stdout, contextlib.redirect_stdout(stdout):
+        with silence as stdout, contextlib.redirect_stdout(stdout), each_once():
             return story()
     except UserError as fault:
         complain(command, f"error: {fault}")
@@ -65,7 +65,7 @@ def run(command, story, quiet=False):
 def complain(command, text):
     """One line on standard error."""
     said = f"{command}.py: {one_line(text)}"
-    if not kept(said, "stderr"):
+    if not withheld(said, "stderr"):
         print(said, file=sys.stderr, flush=True)
 
 

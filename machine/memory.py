@@ -6,7 +6,7 @@ import psutil
 from machine.cgroups import group_memory
 from machine.errors import UserError
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 CODE_BYTES = 0.15 * GB  # of compiled code
 VOXEL_BYTES = 64  # of work per voxel of the largest volume: 43 to 52 were measured in learning
 SERIES_BYTES = 16  # per voxel of a file that is upscaled, while it is read and stays

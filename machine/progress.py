@@ -6,7 +6,7 @@ import time
 from tqdm import tqdm
 
 from machine.errors import one_line
-from machine.remarks import is_heard, kept
+from machine.remarks import is_heard, withheld
 
 
 def progress(total, what, unit, quiet=False):
@@ -18,7 +18,7 @@ def progress(total, what, unit, quiet=False):
 
 def say(text, stream="stdout"):
     """Print a line, above a progress bar where there is one; "stderr" for what is amiss."""
-    if not kept(one_line(text), stream):
+    if not withheld(one_line(text), stream):
         tqdm.write(one_line(text), file=getattr(sys, stream))
 
 

@@ -1,12 +1,14 @@
 """What is said of a volume while it is worked on: printed, or kept for who shall print it.
 
 A worker of a cluster has nobody who reads what it prints. Some have several threads, each with a
-volume of its own: what each says is kept apart.
+volume of its own: what each says is kept apart. A volume that is read several times has the same
+remarks each time: a command prints them once.
 """
 import contextlib
 import threading
 
 _listeners = threading.local()
+_printed = []  # sets of lines, one for each `each_once` that was entered
 
 
 @contextlib.contextmanager
@@ -30,8 +32,23 @@ def is_heard():
     return getattr(_listeners, "lines", None) is not None
 
 
-def kept(line, stream):
-    """Keep a line where somebody listens; returns whether that was so."""
+def withheld(line, stream):
+    """Whether a line shall not be printed: it is kept for who listens, or was printed before."""
     if is_heard():
         _listeners.lines.append((stream, line))
-    return is_heard()
+        return True
+    if not _printed or stream != "stderr":
+        return False
+    before = line in _printed[-1]
+    _printed[-1].add(line)
+    return before
+
+
+@contextlib.contextmanager
+def each_once():
+    """Print each line of standard error once; all threads do."""
+    _printed.append(set())
+    try:
+        yield
+    finally:
+        _printed.pop()

@@ -6,8 +6,11 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import assert_one_line, run_command, write_nifti
+from conftest import assert_one_line, load_script, run_command, write_nifti
 from synthetic import brain, command, save, start
+
+import learning
+from command_line import command_line
 
 SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
 
@@ -107,6 +110,26 @@ def test_more_volumes_and_another_stage_go_on_from_what_is_there(folder, undistu
     options[options.index("--stages") + 1] = "3"
     status, out, _ = command("train.py", *options)
     assert status == 0 and out.count("2 of 2 volumes are summed") == 2 and "Stage 3" in out
+
+
+def test_what_a_stop_amid_another_training_leaves_of_later_stages_is_begun_anew(
+        folder, undisturbed, tmp_path, monkeypatch, capsys):
+    def main(*options):
+        return load_script("train").main(*command_line("train", [
+            *SMALL, "--train_dir", str(folder / "train"), "--arrays_dir", str(tmp_path),
+            *options]))
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    assert main("--seed", "1") == 0
+    monkeypatch.setattr(learning, "solve", stop)  # stage 1 is summed, stage 2 is of seed 1
+    with pytest.raises(KeyboardInterrupt):
+        main("--restart")
+    monkeypatch.undo()
+    assert main() == 0
+    assert "Going on from" in capsys.readouterr().out
+    assert learned_bytes(tmp_path) == undisturbed
 
 
 def test_too_little_memory_is_one_line_at_the_start(folder, tmp_path):

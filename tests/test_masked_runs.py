@@ -2,7 +2,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -249,5 +248,5 @@ def test_thick_slices_are_adapted_to_by_the_brain_alone(monkeypatch, scan):
     monkeypatch.setattr(upscaling, "adapt_to_scan", adapt)
     use = Use(*load_filters(replace(SHIPPED, factor=(1, 1, 4))), (0, 1, 2))
     for mask, expected in ((inside, head * inside), (None, head)):
-        assert upscaling.adapted(Path("v.nii"), head, (1, 1, 4), use, mask)[1] == "box"
+        assert upscaling.adapted("v.nii", head, (1, 1, 4), use, mask)[1] == "box"
         np.testing.assert_array_equal(seen.pop(), expected)

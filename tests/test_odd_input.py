@@ -208,6 +208,17 @@ def test_a_result_never_overwrites_its_input(tmp_path, trained):
     assert {path: after[path] for path in before} == before
 
 
+def test_a_result_never_overwrites_the_mask_that_is_read(tmp_path):
+    save(tmp_path / "v.nii.gz", brain())
+    mask = save(tmp_path / "v_mask.nii.gz", (brain() > 0).astype(np.uint8))
+    before = mask.read_bytes()
+    status, _, errors = command(
+        "test.py", "--upscale", "--mask", "auto", "--no-report", "--test_dir",
+        tmp_path / "v.nii.gz", "--output", mask)
+    assert status == 2 and len(errors) == 1 and "v_mask.nii.gz: a result would" in errors[0]
+    assert mask.read_bytes() == before
+
+
 def test_checked_image_reads_no_voxels(tmp_path):
     image, shape = checked_image(
         save(tmp_path / "v.nii.gz", np.stack([brain()] * 2, -1)), dimensions=(3, 4)

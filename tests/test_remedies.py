@@ -78,6 +78,22 @@ def test_voxels_below_zero_are_said_once(tmp_path, mode):
     assert finished.stderr.count("below zero") == 1
 
 
+@pytest.mark.parametrize("options", [
+    ["--filter_len", "3", "--grad_len", "3"],
+    ["--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5"]],
+    ids=["paper", "stages"])
+def test_learning_says_each_remark_once_however_often_it_reads(tmp_path, options):
+    data = brain(0, (24, 23, 22))
+    data[0, 0, 0], data[0, 0, 1] = -3, np.nan
+    save(tmp_path / "in" / "v.nii", data)
+    finished = run_command("train.py", *options, "--train_dir", tmp_path / "in",
+                           "--arrays_dir", tmp_path / "arrays")
+    assert finished.returncode == 0
+    assert sorted(line.split(": ", 1)[1] for line in finished.stderr.splitlines()) == [
+        "not-a-number and infinite voxels are taken as background",
+        "voxels below zero (down to -3) are clipped to 0, as published"]
+
+
 def test_quiet_does_not_hide_that_the_projects_filters_were_taken(tmp_path):
     low = save(tmp_path / "low.nii", brain(0, (16, 15, 14)))
     command = ["test.py", "--upscale", "--quiet", "--no-report", "--test_dir", low,

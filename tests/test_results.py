@@ -68,7 +68,10 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
                 restore(folder, "--no-report", *options)
     result = folder / "result"
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii"]
+    killed = result / "112522" / ".1.nii.0123456789ab.part.nii"
+    killed.write_bytes(b"half of it")
     assert restore(folder, "--no-report", "--upscale", "--no-quiet") == 0  # changes no result
+    assert not killed.exists()
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
     save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
     assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
@@ -102,11 +105,12 @@ def test_two_runs_at_once_share_no_folder(folder):
     first, second = (
         load_filters(command_line("test", ["--result_dir", str(folder / "result"), *more])[0])[1]
         for more in ([], ["--upscale"]))
-    with run_folder(first, []) as one, run_folder(second, []) as two:
-        assert one != two
-        for place in (one, two):
+    with (run_folder(first, []) as one, run_folder(second, []) as two,
+          run_folder(first, []) as three):  # as the first, which goes on
+        assert len({one, two, three}) == 3
+        for place in (one, two, three):
             (place / "x").write_text("")
-    assert sorted(os.listdir(folder / "result")) == ["112522", "112522-2"]
+    assert sorted(os.listdir(folder / "result")) == ["112522", "112522-2", "112522-3"]
 
 
 def test_an_interrupted_run_with_other_filters_is_another(folder):
