@@ -1,6 +1,7 @@
 """degradation.py: every operator passes the same table of tests."""
 import numpy as np
 import pytest
+from scipy.ndimage import zoom
 
 from degradation import OPERATORS, degradation_of
 from filter_constant import LR_TYPES, PROFILES, Settings
@@ -29,6 +30,17 @@ def random_volume(shape, seed=0):
 
 def test_every_type_of_lr_is_in_the_table():
     assert {kind["lr_type"] for kind in KINDS} == set(OPERATORS) == set(LR_TYPES)
+
+
+@pytest.mark.parametrize("start, order", [("cubic", 3), ("quintic", 5)])
+@pytest.mark.parametrize("grid", ["centers", "edges"])
+def test_interpolating_is_the_spline_of_the_order_that_is_asked_for(start, order, grid):
+    low = random_volume((6, 7, 8))
+    operator = degradation_of((12, 14, 16), Settings(start=start, grid=grid), low.shape)
+    expected = zoom(low, 2, order=order, mode="mirror", grid_mode=grid == "edges")
+    inner = np.s_[2:-2, 2:-2, 2:-2]
+    np.testing.assert_allclose(operator.interpolate(low)[inner],
+                               np.maximum(expected, 0)[inner], atol=1e-5)
 
 
 @every_kind

@@ -110,6 +110,14 @@ def test_pictures_are_pictures(runs, path):
     assert min(pixels.shape) > 200 and pixels.std() > 10
 
 
+def test_only_where_there_is_an_original_errors_are_shown_in_colours(runs):
+    coloured = {}
+    for folder in ("result", "fine"):
+        pixels = np.asarray(Image.open(runs[folder] / "b.png").convert("RGB")).astype(int)
+        coloured[folder] = (np.ptp(pixels, axis=2) > 30).mean()
+    assert coloured["result"] > 0.05 and coloured["fine"] < 0.01  # frames of what is enlarged
+
+
 def test_no_report_leaves_only_results(runs, tmp_path):
     settings = [
         "--arrays_dir",

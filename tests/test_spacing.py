@@ -37,6 +37,11 @@ def test_filters_follow_from_the_header(sizes, asked, factors, most):
     assert way == Way(factors, asked, most)
 
 
+def test_filters_for_single_axes_do_where_there_are_none_for_all():
+    assert way_to((0.5, 0.5, 0.5), (1, 1, 1), [(1, 1, 2)]).factors == [
+        (2, 1, 1), (1, 2, 1), (1, 1, 2)]
+
+
 def test_what_cannot_be_finer_or_has_no_filters_is_refused():
     with pytest.raises(ValueError, match="nothing to restore"):
         way_to((1, 1, 1), (1, 0.5, 1.05), SCAN)
