@@ -49,6 +49,22 @@ def test_a_profile_keeps_constants_and_lies_on_its_slice(profile, side, factor):
         assert centre == pytest.approx((middle + 0.5) * factor - 0.5, abs=0.02 * factor)
 
 
+@pytest.mark.parametrize("factor", [2, 3, 5])
+@pytest.mark.parametrize("profile, width", [
+    ("box", 1), ("gap", 0.75), ("gauss", 1), ("sharp", 0.6)])
+def test_profiles_are_as_wide_as_documented(profile, width, factor):
+    side = 12 * factor
+    fine = np.arange(side)
+    for thick, row in enumerate(profile_matrix(side, factor, profile)):
+        centre = factor * thick + (factor - 1) / 2
+        if profile in ("box", "gap"):  # the share of each fine voxel that is measured
+            parts = fine[:, None] + (np.arange(1000) + 0.5) / 1000 - 0.5
+            weights = (abs(parts - centre) < width * factor / 2).mean(1)
+        else:  # half of the maximum at half of the width
+            weights = 0.5 ** ((fine - centre) / (width * factor / 2)) ** 2
+        np.testing.assert_allclose(row, weights / weights.sum(), atol=1e-3)
+
+
 def test_k_space_keeps_waves_below_its_reach_and_drops_those_above():
     side, factor = 48, 2
     matrix, places = profile_matrix(side, factor, "kspace"), np.arange(side)
