@@ -38,6 +38,7 @@ def undisturbed(folder):
         "train.py", *SMALL, "--train_dir", folder / "train", "--arrays_dir", folder / "arrays"
     )
     assert (status, errors) == (0, []), errors
+    assert out.count("Memory: up to") == 1
     assert "Stage 1: 8 classes" in out and "Stage 2: 8 classes" in out and "ridge of" in out
     return learned_bytes(folder / "arrays")
 

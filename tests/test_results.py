@@ -184,3 +184,14 @@ def test_a_result_folder_that_takes_no_files_is_one_line(folder):
     (folder / "result").write_text("a file")
     with pytest.raises(UserError, match="result"):
         restore(folder, "--upscale")
+
+
+# ---- what is printed
+
+@pytest.mark.parametrize("volumes", [1, 2])
+def test_the_mean_is_printed_where_there_are_several_volumes(folder, capsys, volumes):
+    if volumes == 1:
+        (folder / "low" / "1.nii").unlink()
+    assert restore(folder, "--no-report") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("mean ") for line in lines) == (volumes > 1)

@@ -21,6 +21,7 @@ from disk.filters import load_filters, save_filters
 from disk.volumes import write_volume
 from filter_constant import Settings
 from hashtable import Boundaries
+from machine.progress import Stopwatch
 from report.figures import brain_mask, figures, metrics_row, write_metrics
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
@@ -280,3 +281,13 @@ def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert len(modes) == 7 and set(modes.values()) == {0o666 & ~mask}
+
+
+def test_times_of_a_step_add_up(monkeypatch):
+    times = iter([10.0, 10.5, 20.0, 21.0, 30.0, 30.25])
+    monkeypatch.setattr("machine.progress.time.perf_counter", lambda: next(times))
+    watch = Stopwatch()
+    for step in ("read", "restore", "read"):
+        with watch(step):
+            pass
+    assert watch.seconds == {"read": 0.75, "restore": 1.0}

@@ -89,6 +89,7 @@ def test_options_that_restoring_does_not_use_are_refused(capsys, arguments):
     [
         ("test", ["--preset", "scan", "--no-adapt"]),
         ("test", ["--upscale", "--no-adapt"]),
+        ("test", ["--preset", "scan", "--test_noise", "0", "2.5", "--test_profile", "box", "gap"]),
         ("train", ["--grid", "centers"]),
         ("train", ["--lr_type", "kspace", "--start", "projected", "--preset", "best"]),
     ],
