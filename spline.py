@@ -56,7 +56,7 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     sides = list(zip(low.shape, shape, strict=True))
     # Apart, since it has some forty weights a voxel, and the small volume has few voxels.
     coefficients = apply_operators(low, [
-        prefilter_operator(n_in, order if prefilter and n_in != n_out else 0)
+        prefilter_operator(n_in, order if prefilter and n_in != n_out else 0, grid == "edges")
         for n_in, n_out in sides])
     fine = apply_operators(coefficients, [zoom_operator(*pair, order, False, grid)
                                           for pair in sides])
@@ -103,24 +103,24 @@ def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
 
 
 @lru_cache(maxsize=64)
-def prefilter_operator(side, order):
+def prefilter_operator(side, order, at_faces=False):
     """What makes the voxels along an axis the coefficients of the spline through them."""
-    return banded(_coefficients(side, order))
+    return banded(_coefficients(side, order, at_faces))
 
 
-def _coefficients(side, order):
+def _coefficients(side, order, at_faces):
     """The coefficients of the splines through each unit vector: ndarray, shape (side, side)."""
     if order < 2 or side < 2:
         return np.eye(side)
-    return spline_filter1d(np.eye(side), order, axis=0, mode="mirror")
+    return spline_filter1d(np.eye(side), order, axis=0, mode="reflect" if at_faces else "mirror")
 
 
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
     """The spline along one axis of n_in voxels at the places of n_out voxels.
 
-    On the grid ``centers`` it is what scipy.ndimage.zoom does, on ``edges`` what zoom does with
-    ``grid_mode=True``. A side that keeps its length is left alone, where zoom without prefilter
-    would blur it.
+    On the grid ``centers`` it is what scipy.ndimage.zoom does with ``mode="mirror"``, on ``edges``
+    what zoom does with ``grid_mode=True, mode="grid-mirror"``. A side that keeps its length is left
+    alone, where zoom without prefilter would blur it.
 
     Returns
     -------
@@ -136,14 +136,15 @@ def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
     if n_in == n_out:
         return np.eye(n_in)
     step, start = spacing_and_start(n_in, n_out, grid)
-    return spline_matrix(n_in, start + step * np.arange(n_out), order, prefilter)
+    return spline_matrix(n_in, start + step * np.arange(n_out), order, prefilter, grid == "edges")
 
 
-def spline_matrix(n_in, positions, order, prefilter):
+def spline_matrix(n_in, positions, order, prefilter, at_faces):
     """The values at `positions` of the splines that interpolate each unit vector.
 
     Without prefilter the unit vectors are the splines' coefficients instead. Beyond the ends the
-    samples are mirrored about the first and the last, as in zoom.
+    samples are mirrored: `at_faces` of the first and the last voxel, which are seen twice, since
+    half of them is to be filled there; or about their centres.
 
     Returns
     -------
@@ -155,9 +156,14 @@ def spline_matrix(n_in, positions, order, prefilter):
     first = np.floor(positions + 0.5 * (order % 2 == 0)).astype(int) - order // 2
     taps = first[:, None] + np.arange(order + 1)
     weights = bspline(positions[:, None] - taps, order)
-    period = max(2 * (n_in - 1), 1)
-    taps = np.abs((taps + period // 2) % period - period // 2) if n_in > 1 else taps * 0
-    coefficients = _coefficients(n_in, order if prefilter else 0)
+    if at_faces:
+        taps = np.minimum(taps % (2 * n_in), (-1 - taps) % (2 * n_in))
+    elif n_in > 1:
+        period = 2 * (n_in - 1)
+        taps = np.abs((taps + period // 2) % period - period // 2)
+    else:
+        taps = taps * 0
+    coefficients = _coefficients(n_in, order if prefilter else 0, at_faces)
     return np.einsum("ot,otn->on", weights, coefficients[taps])
 
 

@@ -13,13 +13,13 @@ class Scene(NamedTuple):
 
     estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: what the stage before restored
     start: np.ndarray  # (X, Y, Z) float32: what the first stage began with
-    mask: np.ndarray  # (X, Y, Z) bool: voxels to restore
+    mask: np.ndarray  # (X, Y, Z) bool: brain
     place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
     cues: np.ndarray | None = None  # (8,) float32: what the LR volume shows of itself
 
 
-def make_scene(estimate, start, mask, place, factor, cues=None, tile=None):
+def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=((0, 0),) * 3):
     """The Scene of volumes that are not padded yet.
 
     Parameters
@@ -31,6 +31,9 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None):
     cues : ndarray of float32, optional
     tile : tuple of three slice, optional
         The part of the volumes that is to be restored, by default all of them.
+    ends : sequence of three pairs of bool, optional
+        At which faces not the brain ends but the array that it lies in: there its mask is mirrored,
+        as the voxels are. Beyond all others is no brain.
 
     Returns
     -------
@@ -45,7 +48,25 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None):
     swaps = np.array([factor.index(f) for f in factor])
     around = _with_reach(estimate, tile, "symmetric")
     begun = around if start is estimate else _with_reach(start, tile, "symmetric")
-    return Scene(around, begun, _with_reach(mask, tile, "constant"), padded, swaps, cues)
+    brain = _with_reach(mask, tile, "constant")
+    if np.any(ends):
+        for axis, (side, whole) in enumerate(zip(tile, mask.shape, strict=True)):
+            _mirror_beyond(np.moveaxis(brain, axis, 0), side, whole, ends[axis])
+    return Scene(around, begun, brain, padded, swaps, cues)
+
+
+def _mirror_beyond(padded, side, whole, ends):
+    """Mirror planes at the first and the last of a volume of `whole` planes, in place.
+
+    `side` is the part of it that `padded` holds, with REACH planes around.
+    """
+    first, last = REACH - side.start, REACH + whole - side.start  # of the volume, in the padded one
+    if ends[0]:
+        for beyond in range(first - 1, -1, -1):
+            padded[beyond] = padded[min(2 * first - 1 - beyond, last - 1)]
+    if ends[1]:
+        for beyond in range(last, len(padded)):
+            padded[beyond] = padded[max(2 * last - 1 - beyond, first)]
 
 
 def _with_reach(volume, tile, mode):

@@ -134,7 +134,10 @@ def scene_of(volume, estimate, settings, tile=None):
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]
-    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues, tile)
+    ends = [(side.start == 0, side.stop == length)
+            for side, length in zip(volume.box, operator.shape, strict=True)]
+    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues, tile,
+                      ends)
 
 
 def apply_stage(scene, stage, number, settings, near=None):

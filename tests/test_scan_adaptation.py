@@ -71,7 +71,7 @@ def test_an_example_is_the_scan_blurred_along_an_axis_of_its_plane(shipped, axis
     apart = np.abs(example.low - means)[example.low > 0]
     assert np.quantile(apart, 0.9) < 1e-5  # the original is cut where its spline is below zero
     # Of order 5 is that spline, and thick voxels are brain where half of them is.
-    spline = zoom(scan.unit, (1, 1, 4), order=5, mode="mirror", grid_mode=True)
+    spline = zoom(scan.unit, (1, 1, 4), order=5, mode="grid-mirror", grid_mode=True)
     brain = zoom((scan.unit > 0).astype(np.float32), (1, 1, 4), order=1, mode="nearest",
                  grid_mode=True) >= 0.5
     spline, brain = (part.transpose(1 - axis, 2, axis) for part in (spline, brain))

@@ -30,7 +30,7 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     operator = degradation_of(hr.shape, settings)
     operator.profiles = 3 * (profile,)
     low = make_low(hr, operator, noise / 100, random_of(0, f"v {profile} {noise}"))
-    how = {"mode": "mirror", "grid_mode": True}
+    how = {"mode": "grid-mirror", "grid_mode": True}
     found = {name: zoom(low, 2, order=order, **how)
              for name, order in (("linear", 1), ("cubic", 3), ("quintic", 5))}
     if noise:
@@ -56,7 +56,8 @@ def test_a_volume_of_no_use_is_named_and_the_others_are_evaluated(tmp_path):
     (tmp_path / "in" / "bad.nii").write_bytes(b"no volume")
     status, out, errors = command("test.py", "--preset", "scan", "--test_dir", tmp_path / "in",
                                   "--result_dir", tmp_path / "result", "--test_noise", "0")
-    assert status == 1 and len(errors) == 1 and "bad.nii" in errors[0]
+    assert status == 1 and len(errors) == 2 and "bad.nii" in errors[0]
+    assert "1 of 2 volumes could not be evaluated" in errors[1]
     assert sum(line.startswith("good.nii") for line in out.splitlines()) == 2
     (table,) = (tmp_path / "result").rglob("metrics.csv")
     assert len(table.read_text().splitlines()) == 3

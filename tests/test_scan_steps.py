@@ -10,6 +10,7 @@ from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Settings
 from octahedral.scene import REACH
 from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
+from restoring import upscale
 from scan_draws import draw_of, drawn_volumes, make_low, original_of, with_grain
 from util import random_of
 
@@ -24,6 +25,29 @@ def test_a_noisy_lr_volume_is_black_outside_its_outline():
     low = make_low(hr, degradation_of(hr.shape, SCAN), 0.05, random_of(0, "noise"))
     share = (hr > 0).reshape(24, 2, 22, 2, 20, 2).mean(axis=(1, 3, 5))
     assert not low[share < 0.5].any() and low[share >= 0.5].all()
+
+
+@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4)])
+def test_tissue_that_a_face_of_the_array_cuts_is_restored_as_if_it_went_on(factor):
+    stages, settings = load_filters(Settings(preset="scan", factor=factor))
+    whole = np.clip(phantom(11, (96, 96, 96)), 0, 1000) / 1000
+    hr = whole[24:72, 24:72, 24:72]
+    assert (hr > 0).mean() > 0.99  # no background at any face
+    operator = degradation_of(hr.shape, settings)
+    operator.profiles = 3 * ("box",)
+    low = np.maximum(operator.forward(hr.astype(np.float32)), 1e-3)
+    around = [(4 * factor[axis] // max(factor[axis], 1),) * 2 for axis in range(3)]
+    found = upscale(low, stages, settings)
+    larger = upscale(np.pad(low, around, mode="symmetric"), stages, settings)
+    inner = tuple(slice(before * f, before * f + side)
+                  for (before, _), f, side in zip(around, factor, hr.shape, strict=True))
+    mirrored = larger[inner]
+    assert np.abs(found - mirrored).mean() < 0.006
+    far = np.minimum(np.indices(hr.shape), 47 - np.indices(hr.shape))
+    for depth in range(4):
+        at = (far[[f > 1 for f in factor]] == depth).any(0)
+        errors = [np.square(volume - hr)[at].mean() for volume in (found, mirrored)]
+        assert errors[0] < 1.1 * errors[1], (depth, errors)
 
 
 @pytest.mark.parametrize("above", [0, 20], ids=["black", "few voxels"])
