@@ -151,14 +151,14 @@ class Settings:
                                       "--upscale, in the header's unit (mm), one number or "
                                       "one per axis, instead of --factor: axes and factors "
                                       "follow from each header",
-                                      kind=float, several=True, low=1e-3, high=1e3, metavar="MM")
+                                      kind=float, several=True, low=1e-6, high=1e6, metavar="MM")
     isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
                              "all axes, in place of a factor")
     slice_thickness: float | None = option(None, "applying", "how thick slices are that are "
                                            "upscaled, in the header's unit (mm), where they "
                                            "have gaps or overlap (default: as the BIDS "
                                            "sidecar says, else as their spacing)",
-                                           kind=float, low=1e-3, high=1e3, metavar="MM")
+                                           kind=float, low=1e-6, high=1e6, metavar="MM")
     adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
                          "shows within its own plane, before they are used across it", switch=True)
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "

@@ -231,7 +231,7 @@ def make_fine(low, settings, inside=None):
     low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
     scale = _brightness(low if inside is None else low * inside)
     if not scale > 0:
-        where = "" if inside is None else " inside its mask"
+        where = "" if inside is None else " inside its mask or bright part"
         raise ValueError(f"the volume holds no voxel above zero{where}; take another one")
     above = np.clip(low - scale, 0, None)
     # A corner of the brain's outline holds an eighth of a voxel's weight: what is cut at more would

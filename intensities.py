@@ -6,6 +6,8 @@ import numpy as np
 NEGATIVE_SHARE = 0.01  # of a volume's voxels; up to so many are clipped: ringing, noise
 SURROUND = 0.5  # share of the voxels on a volume's faces that have the value of its background
 CLEARANCE = 0.01  # of the range of intensities: how far above background the lowest is put
+OUTERMOST = 0.001  # share of the voxels on either side that the range leaves out
+OUTLYING = 0.25  # of the range: what lies farther below it is clipped there
 
 
 class Shift(NamedTuple):
@@ -16,6 +18,7 @@ class Shift(NamedTuple):
 
     low: float  # the intensity that becomes zero
     background: float | None  # what surrounds the head: exactly this value is background
+    least: float = 0.0  # what all else becomes at least: a voxel far below it is an outlier
 
     def __str__(self):
         """What is said of it."""
@@ -24,7 +27,7 @@ class Shift(NamedTuple):
 
     def work(self, data):
         """The volume as filters take it, float32."""
-        shifted = data - np.float32(self.low)
+        shifted = np.maximum(data - np.float32(self.low), np.float32(self.least))
         if self.background is not None:
             shifted[data == np.float32(self.background)] = 0
         return shifted
@@ -48,11 +51,13 @@ def shift_of(data):
     """How to shift a volume of which more than one voxel in a hundred is below zero.
 
     Background is the value of most voxels on the faces, if there is one: the zeros around a
-    z-scored brain, the padding of a CT. It stays what it is; all else is shifted above zero.
+    z-scored brain, the padding of a CT. It stays what it is; all else is shifted above zero. What
+    lies far below all others is clipped: one such voxel would leave filters nothing to see of the
+    rest.
 
     Parameters
     ----------
-    data : ndarray of float32, shape (X, Y, Z) or (X, Y, Z, T)
+    data : ndarray of float32, shape (X, Y, Z)
         Finite.
 
     Returns
@@ -70,12 +75,18 @@ def shift_of(data):
     """
     if np.count_nonzero(data < 0) <= NEGATIVE_SHARE * data.size:
         return None
-    low, high = float(data.min()), float(data.max())
+    background = surround_of(data)
+    if background == data.min():
+        return Shift(background, background)
+    first, last = np.quantile(data if background is None else data[data != background],
+                              [OUTERMOST, 1 - OUTERMOST])
+    low = float(max(data.min(), first - OUTLYING * (last - first)))
+    clearance = CLEARANCE * float(last - first)
+    return Shift(low - clearance, background, clearance)
+
+
+def surround_of(data):
+    """The value that most voxels on the faces of a volume have; None if there is none."""
     faces = np.concatenate([data.take((0, -1), axis).ravel() for axis in range(3)])
     values, counts = np.unique(faces, return_counts=True)
-    background = float(values[counts.argmax()])
-    if counts.max() < SURROUND * faces.size:
-        background = None
-    if background != low:
-        low -= CLEARANCE * (high - low)
-    return Shift(low, background)
+    return None if counts.max() < SURROUND * faces.size else float(values[counts.argmax()])

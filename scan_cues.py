@@ -123,7 +123,8 @@ def head_in_zeros(volume, voxel_size):
     """
     if np.count_nonzero(volume) * np.prod(voxel_size) <= MOST_BRAIN:
         return None
-    return _bright(volume)
+    bright = _bright(volume)
+    return bright if bright.any() else None  # all alike
 
 
 def _bright(volume):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from command_line import run
 from filter_constant import start_name
-from machine.errors import CannotWrite, UserError, complain
+from machine.errors import CannotWrite, UserError, complain, one_line
 
 
 def main(settings, given):
@@ -160,7 +160,7 @@ def print_head(volumes, settings):
 
 def line(row):
     """One line of the table of figures, or of what was upscaled."""
-    name = row["volume"][:32]
+    name = one_line(row["volume"])[:32]
     if "to" in row:
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""

@@ -4,8 +4,10 @@ By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may tak
 filters, one after another, and a last spline, see spacing.py.
 """
 import dataclasses
+import math
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 
 from degradation import is_drawn
@@ -22,11 +24,12 @@ from machine.progress import Stopwatch, progress, say
 from restoring import Restored, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, head_in_zeros
-from spacing import Way, describe, onto_sizes, way_to
+from spacing import Way, describe, of_three, onto_sizes, way_to
 from structure import structure_of
 
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
 ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
+LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
@@ -67,7 +70,8 @@ def upscale_file(path, target, filters, engine):
     steps = ("adapt", "interpolate", "restore")
     seconds = sum(watch.seconds.get(step, 0) for step in steps)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
-           "voxel_size": tuple(round(float(side), 4) for side in header.get_zooms()[:3]),
+           "voxel_size": tuple(round(float(side), 4)
+                               for side in nib.affines.voxel_sizes(header.get_best_affine())),
            "unit": unit_of(volume.image), "seconds": seconds}
     if found.cues is not None:
         row["noise"] = float(found.cues[NOISE])
@@ -78,8 +82,8 @@ def upscale_file(path, target, filters, engine):
     images = {}
     if asked.report:
         low, fine = _volumes_of(volume)[found.first], found.fine[found.first]
-        images = comparison_images(low, volume.shift.work(fine) if volume.shift else fine,
-                                   found.to_low)
+        shift = volume.shifts[found.first]
+        images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
     return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings,
                     len(found.missed), mask and mask.path)
 
@@ -102,13 +106,13 @@ def _volumes_of(volume):
 
 def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
     """Upscale each volume of a file for itself; raises UserError where none can be."""
-    lows, sizes, shift = _volumes_of(volume), voxel_sizes_of(volume.image), volume.shift
+    lows, sizes = _volumes_of(volume), voxel_sizes_of(volume.image)
     count, shape = lows.shape[0], lows.shape[1:]
     seen = next(filter(np.any, lows), lows[0])
     inside = read_inside(name, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
-    fine, missed, profile = None, [], None
+    fine, missed, lost, profile = None, [], [], None
     with progress(100 * count, name[:32], "%", asked.quiet) as bar:
-        for number, low in enumerate(lows):
+        for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
                 if fine is None and asked.adapt:
                     with watch("adapt"):
@@ -119,6 +123,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
                 missed.append(f"volume {number + 1} of {count} is left black: {fault}")
+                lost.append(number)
                 continue
             finally:
                 bar.update(100 * (number + 1) - bar.n)
@@ -132,12 +137,15 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                               "restoring gave voxels that are no numbers")
             if fine is None:
                 first, told = number, cues
-                fine = found[None] if count == 1 else _black((count, *found.shape), shift)
+                fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
             if count > 1:
                 fine[number] = found
             del found
     if fine is None:
         raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
+    for number in lost:
+        if shift := volume.shifts[number]:
+            fine[number] = shift.undo(np.zeros(1, np.float32))
     return _Upscaled(fine, to_low, first, told, profile, missed)
 
 
@@ -230,12 +238,6 @@ def _range_of(fine, shift):
     return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
 
 
-def _black(shape, shift):
-    """Volumes of nothing but background, in the intensities before a shift."""
-    black = np.zeros(1, np.float32)
-    return np.full(shape, shift.undo(black) if shift else black)
-
-
 def _own_spline(low, shape, to_low, shift):
     """The cubic spline through a volume on another grid, in the intensities before a shift."""
     if not shift:
@@ -263,7 +265,7 @@ def _plan(path, name, filters):
     if said := slices_in_words(path, sizes, asked, unit):
         say(f"{name}: {said}")
     uses = [filters(factor) for factor in way.factors]
-    _check_memory(path, shape, way, uses, asked)
+    _check_memory(path, image, shape, sizes, way, uses, asked)
     return way, uses
 
 
@@ -313,15 +315,20 @@ def _is_thick(use):
     return is_drawn(use.settings) and sorted(use.settings.factor)[1] == 1
 
 
-def _check_memory(path, shape, way, uses, asked):
+def _check_memory(path, image, shape, sizes, way, uses, asked):
     """Refuse, before work begins, what does not fit."""
-    count = shape[3] if len(shape) > 3 else 1
-    voxels = int(np.prod(shape[:3], dtype=np.int64)) * int(np.prod(way.factor))
+    count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
+    voxels = math.prod(shape) * math.prod(map(int, way.factor))
     each = max(structure_of(use.settings).restore_bytes for use in uses)
+    working, doing = voxels * each, f"make it {' x '.join(map(str, way.factor))} times finer"
+    if way.sizes:  # the last spline makes other voxels of these
+        last = math.prod(round(side * size / goal)
+                         for side, size, goal in zip(shape, sizes, way.sizes, strict=True))
+        working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
+        doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
     learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
-    needed = max(voxels * each, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
+    needed = max(working, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):
-        finer = " x ".join(map(str, way.factor))
-        raise UserError(f"{path}: to make it {finer} times finer takes {needed / GB:.1f} GB of "
+        raise UserError(f"{path}: to {doing} takes {needed / GB:.1f} GB of "
                         f"memory, {free / GB:.1f} GB are free; close other programs, crop it, or "
                         "ask for fewer voxels")

@@ -259,6 +259,9 @@ def _connect(name, stack):
         client = stack.enter_context(Client(cluster, direct_to_workers=True))
         client.register_plugin(_Deaf())
         return client
+    if name.startswith("local:"):
+        raise UserError(f"argument --scheduler: {name} says no number of processes from 1 to 9999; "
+                        "give one, as local:2")
     try:
         # Sums of groups and pages do not pass through the scheduler.
         return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True))

@@ -60,12 +60,12 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         return [folder]
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
-    found, rules = [], _Rules(folder)
+    found, rules = [], _Rules(folder, include, exclude)
     for here, names, dataset in _walk(folder, results, rules):
         for name in names:
             if is_volume_name(name) and not name.startswith("."):
                 path = Path(here, name)
-                if rules.takes(path, include, exclude, dataset):
+                if rules.takes(path, dataset):
                     found.append(path)
     masks = {os.path.abspath(path) for path in masks_among(found, mask)}
     for path in sorted(found):
@@ -114,43 +114,58 @@ def _walk(folder, results, rules):
 class _Rules:
     """What is left out of a folder, and what is said of it."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, include, exclude):
+        self.folder, self.include, self.exclude = folder, include, exclude
+        self.fitted = set()  # patterns that fit a volume
         self.datasets, self.folders = [], []  # of BIDS; of results
         self.named, self.labels, self.results, self.not_t1w, self.masks = [], [], [], [], []
         self.passed_over = 0
 
-    def takes(self, path, include, exclude, dataset):
+    def takes(self, path, dataset):
         """Whether a volume is taken; notes by which rule it is not."""
         name = relative_name(path, self.folder)
-        if include and not _fits(name, include) or _fits(name, exclude):
+        wanted = self._fitting(name, self.include) if self.include else True
+        if self._fitting(name, self.exclude) or not wanted:
             self.passed_over += 1
             return False
-        rule = self._against(path, include, dataset)
+        rule = self._against(path, dataset)
         if rule is None:
             return True
         self.leave(rule, path)
         return False
+
+    def _fitting(self, name, patterns):
+        """Those of some patterns that a path below the folder, or its last parts, fit."""
+        path = PurePosixPath(name)
+        found = [pattern for pattern in patterns
+                 if fnmatchcase(name, pattern) or path.match(pattern)]
+        self.fitted.update(found)
+        return found
 
     def leave(self, rule, path):
         """Note that a volume is left out by a rule, given as the list of such."""
         rule.append(relative_name(path, self.folder))
         self.passed_over += 1
 
-    def _against(self, path, include, dataset):
+    def _against(self, path, dataset):
         """The list of those that are left out by the same rule; None for a volume to take."""
         name = stem(path).lower()
         if _is_result(path):
             return self.results
         if name.endswith(LABEL_NAMES):
             return self.named
-        if dataset and not include and not name.endswith(BIDS_SUFFIX.lower()):
+        if dataset and not self.include and not name.endswith(BIDS_SUFFIX.lower()):
             return self.not_t1w
         return self.labels if is_label_map(path, LABEL_VALUES) else None
 
     def remarks(self):
         """What is said: a line for each rule that left something out."""
-        for dataset in self.datasets:
+        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for pattern in patterns:
+                if pattern not in self.fitted:
+                    yield (f"{self.folder}: --{option} {pattern} fits no volume; a folder is "
+                           f"chosen as \"{pattern.rstrip('/')}/*\"")
+        for dataset in [] if self.include else self.datasets:
             others = f", {len(self.not_t1w)} others are not" if self.not_t1w else ""
             yield (f"{dataset}: a BIDS dataset; its T1w volumes are taken{others} "
                    f"(--include says which), nor is {' or '.join(BIDS_ASIDE)} searched")
@@ -176,16 +191,10 @@ def _counted(names, what):
     return f"{len(names)} {what.replace(' or ', f'{many} or ')}{many} such as {names[0]}"
 
 
-def _fits(name, patterns):
-    """Whether a path below the folder, or its last parts, fit one of the patterns."""
-    path = PurePosixPath(name)
-    return any(fnmatchcase(name, pattern) or path.match(pattern) for pattern in patterns)
-
-
 def _is_result(path):
     """Whether the JSON file beside a volume says that test.py wrote it, from another volume."""
     for record in (path.with_name(f"{stem(path)}.json"), path.with_name(f"{path.name}.json")):
-        if record.is_file() and is_ours(record):
+        if is_ours(record):
             written_from = str(read_json(record).get("input"))
             return os.path.realpath(written_from) != os.path.realpath(path)
     return False

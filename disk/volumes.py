@@ -12,7 +12,7 @@ from isal import igzip
 
 from disk.files import whole_file
 from disk.nifti_check import checked_image, clean_voxels, read_voxels
-from intensities import Shift, shift_of
+from intensities import shift_of
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES, VOXEL_BYTES
 from machine.progress import say
@@ -26,7 +26,12 @@ class Volume(NamedTuple):
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # that it came from, for its header and place in space
-    shift: Shift | None = None  # what `data` was shifted by, if many of the file's voxels were < 0
+    shifts: tuple = (None,)  # of Shift: what each volume was shifted by, if many voxels were < 0
+
+    @property
+    def shift(self):
+        """What the first volume was shifted by: Shift or None."""
+        return self.shifts[0]
 
 
 # -------------------------------------------------------------------------------------------- names
@@ -156,7 +161,8 @@ def read_volume(path, inside=None):
     -------
     Volume
         Its data in the file's intensities, shape (X, Y, Z). Voxels that are no finite number are 0.
-        Where many are below zero, all are shifted, as its `shift` says.
+        Where many are below zero, all are shifted, as its `shift` says; in a series, each volume
+        for itself.
 
     Raises
     ------
@@ -194,22 +200,44 @@ def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
         data[~inside] = 0
         named = f"{path}, inside its mask"
     data, remarks = clean_voxels(named, data)
-    shift, low = shift_of(data), float(data.min())
-    if shift:
-        share = np.count_nonzero(data < 0) / data.size
-        remarks.append(f"{path}: {share:.0%} of its voxels are below zero (down to {low:g}): "
-                       f"{shift}")
-        data = shift.work(data)
-    elif low < 0:
-        remarks.append(f"{path}: voxels below zero (down to {low:g}) are clipped to 0, as "
-                       "published")
+    shifts, below = _shifted(data.reshape(*data.shape[:3], -1))
+    remarks += [f"{path}: {remark}" for remark in below]
     for remark in [*image.extra["remarks"], *remarks]:
         say(remark, "stderr")
     while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
         scaling = _scaling(image)
         image = image.slicer[..., 0]
         image.header.set_slope_inter(*scaling)  # which the slice has forgotten
-    return Volume(data, image, shift)
+    return Volume(data, image, shifts)
+
+
+def _shifted(series):
+    """Shift the volumes of which many voxels are below zero, in place: their shifts, and remarks.
+
+    `series` is of shape (X, Y, Z, T).
+    """
+    count, shifts, lows = series.shape[3], [], []
+    shares = []
+    for number in range(count):
+        volume = series[..., number]
+        shifts.append(shift_of(volume))
+        lows.append(float(volume.min()))
+        shares.append(np.count_nonzero(volume < 0) / volume.size)
+        if shifts[-1]:
+            series[..., number] = shifts[-1].work(volume)
+    remarks, moved = [], [number for number in range(count) if shifts[number]]
+    clipped = [lows[number] for number in range(count) if not shifts[number]]
+    if moved and count == 1:
+        remarks.append(f"{shares[0]:.0%} of its voxels are below zero (down to {lows[0]:g}): "
+                       f"{shifts[0]}")
+    elif moved:
+        lowest = min(lows[number] for number in moved)
+        remarks.append(f"in {len(moved)} of its {count} volumes many voxels are below zero (down "
+                       f"to {lowest:g}): each of these is {shifts[moved[0]]}")
+    if clipped and min(clipped) < 0:
+        remarks.append(f"voxels below zero (down to {min(clipped):g}) are clipped to 0, as "
+                       "published")
+    return tuple(shifts), remarks
 
 
 def _scaling(image):

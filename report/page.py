@@ -4,6 +4,7 @@ Nothing here writes to disk: the page comes back as text. It holds all it needs,
 and reads without a network. What is the same on every page, its style and script, is page.html.
 """
 import html
+import re
 from pathlib import Path
 
 from disk.results import MADE_BY
@@ -40,10 +41,9 @@ def make_page(about, rows, viewers):
     parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
              "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
              "ABOUT": about_html(about)}
-    text = TEMPLATE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = text.replace(f"@{name}@", part)
-    return text
+    # At once: names of files may look like places of the template.
+    return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]],
+                  TEMPLATE.read_text(encoding="utf-8"))
 
 
 def by_axis(values):

@@ -142,6 +142,11 @@ def test_without_dask_the_remedy_is_said(script, tmp_path):
     assert "Dask is not installed" in done.stderr and "requirements-cluster.txt" in done.stderr
 
 
+@pytest.mark.parametrize("number", ["0", "two", "10000", ""])
+def test_a_number_of_processes_that_is_none(number):
+    assert "give one, as local:2" in one_line(connect, f"local:{number}")
+
+
 def test_a_scheduler_without_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(workers_of, "PATIENCE", 3)
     with dask(tmp_path) as address:

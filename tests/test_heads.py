@@ -106,6 +106,10 @@ def test_a_head_is_said_to_be_one(tmp_path):
         assert out.count("seems to be a whole head") == (name != "brain")
 
 
+def test_a_volume_all_alike_is_no_head_whatever_its_size():
+    assert head_in_zeros(np.full((20, 20, 20), 50, np.float32), (10, 10, 10)) is None
+
+
 def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(tmp_path, shipped):
     """As volumes of 1 and of 6 mm: the first is smaller than a brain, the second is a head."""
     stages, settings = shipped

@@ -138,6 +138,37 @@ def test_a_series_below_zero_is_shifted_as_one(tmp_path):
         assert (part == 0).mean() > 0.4 and (part < -factor * 0.5).mean() > 0.05
 
 
+def test_each_volume_of_a_series_is_shifted_as_if_it_stood_alone(tmp_path):
+    scores, _ = scored("zero around", 4, (16, 16, 16))
+    padded, _ = scored("lowest around", 4, (16, 16, 16))
+    volumes = [scores, 50 * scores, brain(4, (16, 16, 16)), padded]
+    volumes += 20 * [brain(5, (16, 16, 16))]  # of all voxels, few are below zero
+    both = {}
+    for name, data in (("series", np.stack(volumes, -1)), *enumerate(volumes[:4])):
+        status, _, errors = command(
+            "test.py", "--upscale", "--no-report", "--preset", "scan", "--output",
+            tmp_path / f"{name}_fine.nii", "--test_dir", save(tmp_path / f"{name}.nii", data))
+        assert status == 0 and len(errors) == (name != 2)
+        if name == "series":
+            assert "in 3 of its 24 volumes many voxels are below zero" in errors[0]
+        both[name] = nib.load(tmp_path / f"{name}_fine.nii").get_fdata()
+    for number in range(4):
+        np.testing.assert_array_equal(both["series"][..., number], both[number])
+
+
+@pytest.mark.parametrize("outlier", [-1000, 1e5])
+def test_one_voxel_far_from_all_others_spoils_nothing_but_its_surroundings(outlier):
+    stages, settings = load_filters(Settings(preset="scan"))
+    data, _ = scored("zero around", 3, (30, 30, 30))
+    spoiled = data.copy()
+    spoiled[15, 15, 15] = outlier
+    plain, found = (upscale(volume, stages, settings) for volume in (data, spoiled))
+    far = np.ones(plain.shape, bool)
+    far[16:46, 16:46, 16:46] = False
+    assert np.abs(found - plain)[far].mean() < 0.15 * data.std()
+    assert found[far].min() > data.min() - 2
+
+
 def test_few_voxels_below_zero_are_said_once(tmp_path):
     data = brain(5, (16, 16, 16))
     data[0, 0, 0] = -2
@@ -155,6 +186,7 @@ def test_learning_takes_all_of_a_z_scored_brain(tmp_path):
     status, out, errors = command("train.py", "--train_dir", tmp_path / "in",
                                   "--arrays_dir", tmp_path / "a", *small)
     assert status == 0 and all("shifted" in line for line in errors)
+    assert out.count("Memory: up to") == 1
     samples = int(out.split("z.nii: ")[1].split(" samples")[0].replace(",", ""))
     assert samples > 0.8 * (data != 0).sum()
 

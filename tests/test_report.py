@@ -140,6 +140,14 @@ def test_the_page_holds_all_it_needs(runs):
         assert file_digest(runs["arrays"] / "h_2.npy") in text
 
 
+def test_names_that_look_like_places_of_the_template_are_text_in_the_page():
+    rows = [{"volume": "@ABOUT@@VIEWERS@.nii", "from": (1, 1, 1), "to": (2, 2, 2),
+             "voxel_size": (1, 1, 1), "unit": "mm", "seconds": 1.0}]
+    page = make_page({"settings": {"factor": (2, 2, 2)}, "filters": {}, "versions": {},
+                      "command": ""}, rows, [])
+    assert page.count("@ABOUT@@VIEWERS@.nii") == 1
+
+
 def test_names_from_the_user_are_text_in_the_page():
     about = {
         "command": "<script>",

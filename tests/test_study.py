@@ -106,7 +106,23 @@ def test_patterns_choose_by_name_or_path(tmp_path, capsys, include, exclude, exp
     tree(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "sub-2/anat/sub-2_T1w.nii.gz",
          "sub-2/anat/sub-2_FLAIR.nii", "lone.nii")
     assert names_of(tmp_path, include=include, exclude=exclude) == expected
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.count("fits no volume") == ("nothing*" in exclude)
+
+
+def test_patterns_that_fit_nothing_are_said(tmp_path, capsys):
+    tree(tmp_path, "sub-1/a.nii", "sub-2/b.nii")
+    found = names_of(tmp_path, include=["*.nii", "*.mgz"], exclude=["sub-2", "sub-1/*"])
+    assert found == ["sub-2/b.nii"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ", 1)[1] for line in said] == [
+        '--include *.mgz fits no volume; a folder is chosen as "*.mgz/*"',
+        '--exclude sub-2 fits no volume; a folder is chosen as "sub-2/*"']
+
+
+def test_a_very_long_name_stops_no_other(tmp_path):
+    long = "l" * 248 + ".nii"  # with .json behind it, it is longer than any name may be
+    tree(tmp_path, long, "a.nii")
+    assert names_of(tmp_path) == ["a.nii", long]
 
 
 def test_patterns_that_leave_nothing_are_one_line(tmp_path):

@@ -118,6 +118,24 @@ def test_too_little_memory_is_said_before_work_begins(tmp_path, monkeypatch, cap
     assert not (tmp_path / "fine.nii.gz").exists()
 
 
+def test_voxels_far_finer_than_any_filters_make_are_counted_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(upscaling, "free_memory", lambda: 4e9)
+    monkeypatch.setattr(upscaling, "read_series", None)
+    image = nib.Nifti1Image(brain(4, (20, 18, 16)), np.eye(4))
+    assert command(tmp_path, image, "--voxel_size", "0.012") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "to bring it to voxels of 0.012 mm takes" in said[0].replace(
+        "0.012 x 0.012 x 0.012", "0.012")
+
+
+def test_sizes_are_taken_in_metres_and_microns(tmp_path, capsys):
+    for unit, size in (("meter", 1e-3), ("micron", 1000)):
+        image = nib.Nifti1Image(brain(4, (16, 15, 14)), np.diag([size, size, size, 1]))
+        image.header.set_xyzt_units(unit)
+        assert command(tmp_path, image, "--voxel_size", f"{size / 2:g}") == 0
+        assert nib.load(tmp_path / "fine.nii.gz").shape == (32, 30, 28)
+
+
 def test_a_long_series_of_small_volumes_needs_little(tmp_path, monkeypatch):
     monkeypatch.setattr("disk.nifti_check.free_memory", lambda: 2e8)  # 64 bytes a voxel are more
     series = nib.Nifti1Image(np.ones((20, 20, 20, 500), np.uint8), np.eye(4))
@@ -185,7 +203,7 @@ def test_a_series_is_adapted_once_to_its_first_volume_that_can_be(tmp_path, monk
         monkeypatch.setattr(upscaling, "restore", first_fails)
     volumes = [one, other] if first == "no numbers" else [0 * one, one, other]
     fine, found = upscaled(tmp_path, np.stack(volumes, -1), (1, 1, 4), factor=(1, 1, 4))
-    assert found.missed == 1 and found.row["profile"]
+    assert found.missed == 1 and found.row["profile"] and len(found.row["voxel_size"]) == 3
     np.testing.assert_array_equal(fine[..., -1], expected)
 
 
