@@ -61,12 +61,10 @@ def _mirror_beyond(padded, side, whole, ends):
     `side` is the part of it that `padded` holds, with REACH planes around.
     """
     first, last = REACH - side.start, REACH + whole - side.start  # of the volume, in the padded one
-    if ends[0]:
-        for beyond in range(first - 1, -1, -1):
-            padded[beyond] = padded[min(2 * first - 1 - beyond, last - 1)]
-    if ends[1]:
-        for beyond in range(last, len(padded)):
-            padded[beyond] = padded[max(2 * last - 1 - beyond, first)]
+    beyond = [*range(first)] * ends[0] + [*range(last, len(padded))] * ends[1]
+    for plane in beyond:
+        folded = (plane - first) % (2 * whole)
+        padded[plane] = padded[first + min(folded, 2 * whole - 1 - folded)]
 
 
 def _with_reach(volume, tile, mode):

@@ -190,3 +190,27 @@ def test_cues_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():
         # A split at a strength to rounding may fall either way.
         assert np.mean(leaf != walked) < 1e-3
         assert len(np.unique(leaf)) >= 2
+
+
+@pytest.mark.parametrize("tile", [
+    None, (slice(0, 4), slice(3, 9), slice(0, 10)), (slice(5, 8), slice(0, 9), slice(8, 10))])
+@pytest.mark.parametrize("ends", [
+    [(True, True)] * 3, [(True, False), (False, False), (False, True)], None],
+    ids=["all", "some", "of a thin one"])
+def test_the_mask_is_mirrored_where_the_array_ends_and_only_there(tile, ends):
+    shape = (8, 9, 10)
+    if ends is None:  # thinner than filters reach: it is mirrored more than once
+        shape, tile, ends = (2, 5, 1), None, [(True, True)] * 3
+    mask = np.random.default_rng(0).random(shape) < 0.7
+    expected = mask
+    for axis, pair in enumerate(ends):
+        for side, mirrored in zip((0, 1), pair, strict=True):
+            around = [(0, 0)] * 3
+            around[axis] = (REACH, 0) if side == 0 else (0, REACH)
+            expected = np.pad(expected, around, mode="symmetric" if mirrored else "constant")
+    estimate = np.zeros(mask.shape, np.float32)
+    place = [np.zeros(side, np.float32) for side in mask.shape]
+    scene = make_scene(estimate, estimate, mask, place, (2, 2, 2), tile=tile, ends=ends)
+    if tile:
+        expected = expected[tuple(slice(side.start, side.stop + 2 * REACH) for side in tile)]
+    np.testing.assert_array_equal(scene.mask, expected)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from synthetic import brain
 
-from scan_cues import bright_part, cues_of, differences_along
+from octahedral.features import noise_strength
+from scan_cues import CUE_NAMES, bright_part, cues_of, differences_along
 
 
 def noisy(seed=0, shape=(22, 20, 18), sigma=0.03):
@@ -74,6 +75,12 @@ def test_cues_are_what_they_are_called(factor):
                 np.log(mean["lag 4"] / mean["lag 2"]), edge_2, edge_3,
                 np.log(floor**2 / mean["lag 2"] + 1e-4), np.log(mean["fourth"] / mean["lag 2"])]
     np.testing.assert_allclose(cues_of(volume, factor), expected, rtol=2e-4, atol=1e-5)
+
+
+def test_strength_is_compared_with_that_of_the_floor():
+    cues = np.full(len(CUE_NAMES), 7.0)
+    cues[CUE_NAMES.index("cue_floor")] = 0.02
+    assert noise_strength(cues) == pytest.approx(np.log(0.02**2 + 1e-5))
 
 
 @pytest.mark.parametrize("axis", range(3))
