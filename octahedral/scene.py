@@ -61,8 +61,8 @@ def _mirror_beyond(padded, side, whole, ends):
     `side` is the part of it that `padded` holds, with REACH planes around.
     """
     first, last = REACH - side.start, REACH + whole - side.start  # of the volume, in the padded one
-    beyond = [*range(first)] * ends[0] + [*range(last, len(padded))] * ends[1]
-    for plane in beyond:
+    beyond = range(first) if ends[0] else [], range(last, len(padded)) if ends[1] else []
+    for plane in itertools.chain(*beyond):
         folded = (plane - first) % (2 * whole)
         padded[plane] = padded[first + min(folded, 2 * whole - 1 - folded)]
 

@@ -195,7 +195,7 @@ def test_cues_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():
 @pytest.mark.parametrize("tile", [
     None, (slice(0, 4), slice(3, 9), slice(0, 10)), (slice(5, 8), slice(0, 9), slice(8, 10))])
 @pytest.mark.parametrize("ends", [
-    [(True, True)] * 3, [(True, False), (False, False), (False, True)], None],
+    [(True, np.True_)] * 3, [(True, False), (np.False_, False), (False, True)], None],
     ids=["all", "some", "of a thin one"])
 def test_the_mask_is_mirrored_where_the_array_ends_and_only_there(tile, ends):
     shape = (8, 9, 10)
