@@ -103,7 +103,7 @@ def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
 
 
 @lru_cache(maxsize=64)
-def prefilter_operator(side, order, at_faces=False):
+def prefilter_operator(side, order, at_faces):
     """What makes the voxels along an axis the coefficients of the spline through them."""
     return banded(_coefficients(side, order, at_faces))
 

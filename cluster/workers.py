@@ -32,6 +32,8 @@ from machine.threads import thread_count
 PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
 ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
+# Memory that a worker is done with goes back to the system, as Dask has it by default.
+FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -250,11 +252,12 @@ def _connect(name, stack):
     """A client of the scheduler at an address, or of processes here."""
     if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
         count = int(found[1] or thread_count())
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                                 "MKL_NUM_THREADS"), str(max(thread_count() // count, 1)))
-        with _environment(threads):
+        variables = FREEING | dict.fromkeys(
+            ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+            str(max(thread_count() // count, 1)))
+        with _environment(variables):
             cluster = stack.enter_context(LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, env=threads,
+                n_workers=count, threads_per_worker=1, processes=True, env=variables,
                 silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0"))
         client = stack.enter_context(Client(cluster, direct_to_workers=True))
         client.register_plugin(_Deaf())
@@ -274,7 +277,7 @@ def _connect(name, stack):
 def _environment(variables):
     """Have processes start with these variables; afterwards this one's own are as before.
 
-    Numba and BLAS read them once, before a worker can set them. Dask would set its own here, for
+    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own here, for
     good, and the command would go on in a single thread.
     """
     own = dict(os.environ)
