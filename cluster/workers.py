@@ -277,8 +277,8 @@ def _connect(name, stack):
 def _environment(variables):
     """Have processes start with these variables; afterwards this one's own are as before.
 
-    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own here, for
-    good, and the command would go on in a single thread.
+    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own
+    here, for good, and the command would go on in a single thread.
     """
     own = dict(os.environ)
     os.environ.update(variables)
