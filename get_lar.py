@@ -322,7 +322,7 @@ def spline_onto(low, shape, fine_to_low, order=5):
         Not below zero.
     """
     places = zip(low.shape, _places(shape, fine_to_low), strict=True)
-    operators = [banded(spline_matrix(side, along, order, True, True)) for side, along in places]
+    operators = [banded(spline_matrix(side, along, order, at_faces=True)) for side, along in places]
     return np.clip(apply_operators(low, operators), 0, None)
 
 

@@ -93,7 +93,7 @@ def bright_part(volume):
     if np.count_nonzero(volume) <= (1 - HEAD_ZEROS) * volume.size:
         return None
     bright = _bright(volume)
-    if not bright.any() or np.median(volume[~bright]) > AIR * np.median(volume[bright]):
+    if bright is None or np.median(volume[~bright]) > AIR * np.median(volume[bright]):
         return None
     return bright
 
@@ -123,13 +123,14 @@ def head_in_zeros(volume, voxel_size):
     """
     if np.count_nonzero(volume) * np.prod(voxel_size) <= MOST_BRAIN:
         return None
-    bright = _bright(volume)
-    return bright if bright.any() else None  # all alike
+    return _bright(volume)
 
 
 def _bright(volume):
-    """What lies above Otsu's threshold; flat, since three slices would be taken for colours."""
-    return volume > threshold_otsu(volume.reshape(-1))
+    """What lies above Otsu's threshold; None where all is alike."""
+    # Flat, since three slices would be taken for colours.
+    bright = volume > threshold_otsu(volume.reshape(-1))
+    return bright if bright.any() else None
 
 
 def noise_of(unit):

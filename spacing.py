@@ -170,10 +170,10 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
 def _mean_matrix(side, places, ratio):
     """The spline of `side` voxels at places, or means of it where voxels are larger by `ratio`."""
     if ratio <= 1:
-        return spline_matrix(side, places, 3, True, True)
+        return spline_matrix(side, places, 3, at_faces=True)
     width = np.sqrt(ratio**2 - 1)
     within = (np.arange(SUB_VOXELS) + 0.5) / SUB_VOXELS - 0.5
-    matrix = spline_matrix(side, (places[:, None] + width * within).ravel(), 3, True, True)
+    matrix = spline_matrix(side, (places[:, None] + width * within).ravel(), 3, at_faces=True)
     return matrix.reshape(len(places), SUB_VOXELS, side).mean(1)
 
 

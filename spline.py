@@ -136,10 +136,11 @@ def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
     if n_in == n_out:
         return np.eye(n_in)
     step, start = spacing_and_start(n_in, n_out, grid)
-    return spline_matrix(n_in, start + step * np.arange(n_out), order, prefilter, grid == "edges")
+    return spline_matrix(n_in, start + step * np.arange(n_out), order, prefilter,
+                         at_faces=grid == "edges")
 
 
-def spline_matrix(n_in, positions, order, prefilter, at_faces):
+def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
     """The values at `positions` of the splines that interpolate each unit vector.
 
     Without prefilter the unit vectors are the splines' coefficients instead. Beyond the ends the

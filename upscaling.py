@@ -7,12 +7,17 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from degradation import is_drawn
 from disk.files import make_folder
-from disk.geometry import finer_header, unit_of, voxel_sizes_in_mm, voxel_sizes_of
+from disk.geometry import (
+    finer_header,
+    sizes_in,
+    unit_of,
+    voxel_sizes_in_mm,
+    voxel_sizes_of,
+)
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
 from disk.slices import slices_in_words
@@ -70,8 +75,7 @@ def upscale_file(path, target, filters, engine):
     steps = ("adapt", "interpolate", "restore")
     seconds = sum(watch.seconds.get(step, 0) for step in steps)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
-           "voxel_size": tuple(round(float(side), 4)
-                               for side in nib.affines.voxel_sizes(header.get_best_affine())),
+           "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
     if found.cues is not None:
         row["noise"] = float(found.cues[NOISE])

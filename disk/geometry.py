@@ -132,7 +132,12 @@ def _clear(header, form):
 
 def voxel_sizes_of(image):
     """The voxel sizes of an image, as its place in space has them: ndarray, shape (3,)."""
-    return voxel_sizes(image.header.get_best_affine())
+    return sizes_in(image.header)
+
+
+def sizes_in(header):
+    """The voxel sizes of a header's best affine, which its own field of them may not be."""
+    return voxel_sizes(header.get_best_affine())
 
 
 def unit_of(image):

@@ -61,19 +61,45 @@ def _locked(path):
     while True:
         file = open(path, "a+b")
         try:
-            lock_file(file)
+            if holds_lock(file, path):
+                return file
         except BlockingIOError:
             file.seek(0)
             holder = file.read(200).decode(errors="replace").strip() or "another process"
             file.close()
             raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or "
                             "give another --arrays_dir") from None
-        except OSError:
-            return file  # a file system without locks
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
         file.close()  # it was removed by its holder just before
+
+
+def holds_lock(file, path):
+    """Lock an open file for this process, where its file system has locks.
+
+    Parameters
+    ----------
+    file : binary file
+    path : path-like
+        That it was opened by.
+
+    Returns
+    -------
+    bool
+        Whether it still is the file at that path: else its holder has just removed it.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has locked it.
+    """
+    try:
+        lock_file(file)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return True  # a file system without locks
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def lock_file(file):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from disk.files import make_folder, read_json, remove_unfinished, write_json
 from disk.filters import settings_path
-from disk.interrupt import lock_file
+from disk.interrupt import holds_lock
 from machine.errors import CannotWrite, UserError
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
@@ -107,23 +107,19 @@ def _taken(folder, about):
 
 def _locked_record(folder, about):
     """The record of an interrupted run that is this one; None where it is not, or still goes on."""
+    path = folder / UNFINISHED
     try:
-        if read_json(folder / UNFINISHED) != about:
+        if read_json(path) != about:
             return None
-        record = open(folder / UNFINISHED, "r+b")
+        record = open(path, "r+b")
     except (OSError, ValueError):
         return None
-    try:
-        lock_file(record)
-        if not os.path.samestat(os.fstat(record.fileno()), os.stat(folder / UNFINISHED)):
-            raise FileNotFoundError  # another run has ended just now
-    except (BlockingIOError, FileNotFoundError):
-        record.close()
-        return None
-    except OSError:
-        pass  # a file system without locks
-    remove_unfinished(folder)  # of a run that was killed while it wrote
-    return record
+    with contextlib.suppress(BlockingIOError):
+        if holds_lock(record, path):
+            remove_unfinished(folder)  # of a run that was killed while it wrote
+            return record
+    record.close()
+    return None
 
 
 # --------------------------------------------------------------------------------------- whose file

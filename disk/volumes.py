@@ -216,27 +216,24 @@ def _shifted(series):
 
     `series` is of shape (X, Y, Z, T).
     """
-    count, shifts, lows = series.shape[3], [], []
-    shares = []
-    for number in range(count):
+    shifts, remarks, moved, lowest = [], [], [], 0.0
+    for number in range(series.shape[3]):
         volume = series[..., number]
-        shifts.append(shift_of(volume))
-        lows.append(float(volume.min()))
-        shares.append(np.count_nonzero(volume < 0) / volume.size)
-        if shifts[-1]:
-            series[..., number] = shifts[-1].work(volume)
-    remarks, moved = [], [number for number in range(count) if shifts[number]]
-    clipped = [lows[number] for number in range(count) if not shifts[number]]
-    if moved and count == 1:
-        remarks.append(f"{shares[0]:.0%} of its voxels are below zero (down to {lows[0]:g}): "
-                       f"{shifts[0]}")
-    elif moved:
-        lowest = min(lows[number] for number in moved)
-        remarks.append(f"in {len(moved)} of its {count} volumes many voxels are below zero (down "
-                       f"to {lowest:g}): each of these is {shifts[moved[0]]}")
-    if clipped and min(clipped) < 0:
-        remarks.append(f"voxels below zero (down to {min(clipped):g}) are clipped to 0, as "
-                       "published")
+        low, shift = float(volume.min()), shift_of(volume)
+        shifts.append(shift)
+        if shift:
+            moved.append((low, np.count_nonzero(volume < 0) / volume.size, shift))
+            series[..., number] = shift.work(volume)
+        else:
+            lowest = min(lowest, low)
+    if moved:
+        low, share, shift = min(moved, key=lambda of_one: of_one[0])
+        remarks.append(f"{share:.0%} of its voxels are below zero (down to {low:g}): {shift}"
+                       if len(shifts) == 1 else
+                       f"in {len(moved)} of its {len(shifts)} volumes many voxels are below zero "
+                       f"(down to {low:g}): each of these is {shift}")
+    if lowest < 0:
+        remarks.append(f"voxels below zero (down to {lowest:g}) are clipped to 0, as published")
     return tuple(shifts), remarks
 
 

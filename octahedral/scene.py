@@ -48,23 +48,14 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=
     swaps = np.array([factor.index(f) for f in factor])
     around = _with_reach(estimate, tile, "symmetric")
     begun = around if start is estimate else _with_reach(start, tile, "symmetric")
-    brain = _with_reach(mask, tile, "constant")
-    if np.any(ends):
-        for axis, (side, whole) in enumerate(zip(tile, mask.shape, strict=True)):
-            _mirror_beyond(np.moveaxis(brain, axis, 0), side, whole, ends[axis])
+    brain = _with_reach(mask, tile, "symmetric")
+    for axis, (side, length) in enumerate(zip(tile, mask.shape, strict=True)):
+        planes, mirrored = np.moveaxis(brain, axis, 0), ends[axis]
+        if not mirrored[0]:
+            planes[:max(REACH - side.start, 0)] = False
+        if not mirrored[1]:
+            planes[REACH + length - side.start:] = False
     return Scene(around, begun, brain, padded, swaps, cues)
-
-
-def _mirror_beyond(padded, side, whole, ends):
-    """Mirror planes at the first and the last of a volume of `whole` planes, in place.
-
-    `side` is the part of it that `padded` holds, with REACH planes around.
-    """
-    first, last = REACH - side.start, REACH + whole - side.start  # of the volume, in the padded one
-    beyond = range(first) if ends[0] else [], range(last, len(padded)) if ends[1] else []
-    for plane in itertools.chain(*beyond):
-        folded = (plane - first) % (2 * whole)
-        padded[plane] = padded[first + min(folded, 2 * whole - 1 - folded)]
 
 
 def _with_reach(volume, tile, mode):
