@@ -23,6 +23,7 @@ import dask
 import psutil
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 
+from disk.interrupt import on_signals
 from machine.errors import UserError, first_line
 from machine.memory import GB
 from machine.progress import say
@@ -60,6 +61,7 @@ def connected(name):
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # filters: 10 MB
     with contextlib.ExitStack() as stack:
         workers = Workers(_connect(name, stack), name)
+        stack.enter_context(workers.noting_interrupts())
         workers.check()
         plural = "s" if len(workers.about) > 1 else ""
         address, memory = workers.smallest()
@@ -81,7 +83,7 @@ class Workers:
     """
 
     def __init__(self, client, name):
-        self.client, self.name = client, name
+        self.client, self.name, self.interrupted = client, name, False
 
     @property
     def about(self):
@@ -111,6 +113,20 @@ class Workers:
                 raise UserError(f"worker {worker}: does not find this project "
                                 f"({first_line(there)}); start it with PYTHONPATH={ROOT}")
             demand_same(software(), there, worker)
+
+    @contextlib.contextmanager
+    def noting_interrupts(self):
+        """Note Ctrl-C and SIGTERM, which interrupt as ever.
+
+        Where one falls into the finalizer of a future, Python drops the KeyboardInterrupt. Then it
+        is raised again where volumes are waited for.
+        """
+        def note(number, frame):
+            self.interrupted = True
+            raise KeyboardInterrupt
+
+        with on_signals(note):
+            yield
 
     def in_order(self, work, items):
         """Have ``work(item)`` done for each item, as `machine.threads.in_turn` does here.
@@ -177,6 +193,8 @@ class Workers:
         if stop:
             stop.wake = functools.partial(done.put, None)
         while left and not (stop and stop.asked):
+            if self.interrupted:
+                raise KeyboardInterrupt
             if self.about:
                 seen = time.monotonic()
             elif time.monotonic() - seen > ALONE:

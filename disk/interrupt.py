@@ -132,6 +132,20 @@ def lock_file(file):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@contextlib.contextmanager
+def on_signals(handler):
+    """While inside, have Ctrl-C and SIGTERM call ``handler(number, frame)``, in the main thread."""
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                before[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, kept in before.items():
+            signal.signal(number, kept)
+
+
 class Stop:
     """While inside, Ctrl-C and SIGTERM are noted, so that the volume at hand can be saved.
 
@@ -149,15 +163,12 @@ class Stop:
         self.asked, self.wake = None, lambda: None
 
     def __enter__(self):
-        self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread
-                self._before[number] = signal.signal(number, self._note)
+        self._until = contextlib.ExitStack()
+        self._until.enter_context(on_signals(self._note))
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._until.close()
 
     def _note(self, number, frame):
         if self.asked is not None:

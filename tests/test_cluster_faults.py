@@ -147,6 +147,32 @@ def test_a_number_of_processes_that_is_none(number):
     assert "give one, as local:2" in one_line(connect, f"local:{number}")
 
 
+DROPPED = """
+import os, signal
+from cluster.workers import connected
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # Python drops what a finalizer raises
+
+with connected("local:1") as workers:
+    done = []
+    for item, result in workers.in_order(os.path.basename, map(str, range(20))):
+        done.append(result())
+        if len(done) == 3:
+            item = Finalized()
+            del item
+            print("went on", flush=True)
+"""
+
+
+def test_a_ctrl_c_that_falls_into_a_finalizer_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", DROPPED], cwd=ROOT, text=True,
+                          capture_output=True, timeout=300)
+    assert "went on" in done.stdout and "Exception ignored" in done.stderr
+    assert done.returncode != 0 and done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
 def test_a_scheduler_without_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(workers_of, "PATIENCE", 3)
     with dask(tmp_path) as address:
