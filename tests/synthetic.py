@@ -64,7 +64,7 @@ def start(script, *arguments, **options):
 def command(script, *arguments, **options):
     """Run a script; returns its exit status, standard output and the lines of standard error."""
     process = start(script, *arguments, **options)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=200)
     return process.returncode, out, err.splitlines()
 
 

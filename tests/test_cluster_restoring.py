@@ -98,14 +98,14 @@ def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     for number in range(12):
         save(tmp_path / "test" / f"{number:02}.nii.gz", brain(number, SHAPE))
     options = "--test_dir", tmp_path / "test", "--result_dir", tmp_path / "result", *CLUSTER
-    held = prepared(tmp_path, "restoring", "05.nii", "__import__('time').sleep(15)")
+    held = prepared(tmp_path, "restoring", "05.nii", "__import__('time').sleep(300)")
     # As a terminal sends it: to all processes.
     process = start("test.py", *options, start_new_session=True, env=held)
     for line in process.stdout:
         if line.startswith("01.nii.gz"):
             os.killpg(process.pid, signal.SIGINT)
             break
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors == "test.py: stopped\n"
     (run,) = (tmp_path / "result").iterdir()
     left = [path.name for path in run.rglob("*")]

@@ -69,7 +69,7 @@ def test_a_stop_saves_the_volume_at_hand_and_goes_on_from_there(
         if line.startswith("[1/"):
             process.send_signal(number)
             break
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "Stopped; " in out and "The same command goes on" in out
     assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
@@ -88,7 +88,7 @@ def test_a_second_stop_does_not_wait(six_volumes, undisturbed, tmp_path):
             assert "once more" in process.stderr.readline() + process.stderr.readline()
             process.send_signal(signal.SIGTERM)
             break
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=60)
     # The second falls in the work, or in the saving after it; or, where it comes late, when all is
     # saved.
     assert process.returncode in (130, 143) and "Traceback" not in errors
@@ -122,7 +122,7 @@ def test_what_was_stopped_after_a_restart_goes_on_without_it(six_volumes, undist
         if line.startswith("[1/"):
             process.send_signal(signal.SIGINT)
             break
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=60)
     assert "The same command without --restart goes on from there." in out
     status, out, _ = command("train.py", *training(six_volumes, tmp_path))
     assert status == 0 and "Going on from" in out

@@ -69,6 +69,14 @@ def stages(pair):
     return learn([pair], QUICK_SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def uncut():
+    """Stages learned where no face cuts the brain: mirrored at one, it looks alike to both sides,
+    and trees put thresholds there.
+    """
+    return learn([make_pair(np.pad(piece(), REACH), QUICK_SETTINGS)], QUICK_SETTINGS)
+
+
 def rows_of(scene, hr, voxels, orientation, number, settings):
     """Literal samples: taps of the estimate, taps of the start, the target.
 
@@ -250,20 +258,19 @@ def test_stages_learned_on_a_brain_restore_another_better_than_the_best_spline(p
     ],
     ids=["flip", "flips", "swap", "rotate"],
 )
-def test_a_turned_volume_is_restored_to_the_turned_restoration(stages, turn, back):
+def test_a_turned_volume_is_restored_to_the_turned_restoration(uncut, turn, back):
     """To rounding: 1e-4 of the range.
 
-    Where a feature lies on a threshold to rounding, a voxel may take another leaf; and so where the
-    piece is mirrored at a face of its array, which looks alike to both sides.
+    Where a feature lies on a threshold to rounding, a voxel may take another leaf.
     """
     volume = piece()[:28, :28, :28].copy()
     results = []
     for source in (volume, np.ascontiguousarray(turn(volume))):
         pair = make_pair(source, QUICK_SETTINGS)
         results.append(np.zeros(source.shape, np.float32))
-        results[-1][pair.box] = restore_stages(pair, stages, QUICK_SETTINGS)
+        results[-1][pair.box] = restore_stages(pair, uncut, QUICK_SETTINGS)
     apart = np.abs(back(results[1]) - results[0])
-    assert np.mean(apart > 1e-4) < 0.05 and apart.mean() < 1e-4, (
+    assert np.mean(apart > 1e-4) < 0.02 and apart.mean() < 1e-4, (
         np.mean(apart > 1e-4),
         apart.mean(),
     )
