@@ -65,7 +65,9 @@ def command_line(command, arguments=None):
     given = vars(parser.parse_args(arguments))
     try:
         for name in {"factor", "voxel_size"} & set(given):
-            given[name] = _three_numbers(name, given[name])
+            given[name] = _three(name, given[name], "number")
+        if "known_profile" in given:
+            given["known_profile"] = _three("profile", given["known_profile"], "profile")
         for name in LISTS & set(given):
             given[name] = tuple(dict.fromkeys(given[name]))
         preset = PRESETS[given.get("preset", Settings.preset)]
@@ -87,7 +89,8 @@ def run(command, story):
     return errors.run(command, told, settings.quiet)
 
 
-def _three_numbers(name, numbers):
-    if len(numbers) not in (1, 3):
-        raise ValueError(f"argument --{name}: one number or three, not {len(numbers)}")
-    return tuple(numbers * 3 if len(numbers) == 1 else numbers)
+def _three(name, values, kind):
+    """One value for all axes, or one for each."""
+    if len(values) not in (1, 3):
+        raise ValueError(f"argument --{name}: one {kind} or three, not {len(values)}")
+    return tuple(values * 3 if len(values) == 1 else values)

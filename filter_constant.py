@@ -17,7 +17,7 @@ GRIDS = ("centers", "edges")
 FEATURE_TYPES = ("lambda1_coh2", "lambda1_fa", "trace_coh2", "trace_fa")
 SOLVERS = ("ridge", "cg")
 STARTS = ("quadratic", "cubic", "quintic", "projected")
-PROFILES = ("box", "gap", "gauss", "sharp", "kspace")
+PROFILES = ("box", "gap", "gauss", "sharp", "kspace", "hamming")
 FEATURE_SPACES = ("spherical", "octahedral")
 SPLITS = ("learned", "quantiles")
 DEVICES = ("auto", "cpu", "gpu")
@@ -46,12 +46,13 @@ PRESETS = {
         "feature_space": "octahedral",
         "filter_len": 7,
         "stages": 2,
+        "trees": 3,
         "ridge": None,
     },
 }
 ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate",
                   "train_div")
-ONLY_OCTAHEDRAL = ("stages", "splits", "leaves", "back_projections")
+ONLY_OCTAHEDRAL = ("stages", "splits", "trees", "leaves", "back_projections")
 OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
 ONLY_SCAN = ("profile", "noise", "inverted", "bent", "original_noise", "draws")
 
@@ -99,6 +100,9 @@ class Settings:
                          "(octahedral only)", low=1, high=4)
     splits: str = option("learned", "method", "classes of the octahedral space: a tree that learns "
                          "its splits, or 144 by quantiles", choices=SPLITS)
+    trees: int = option(1, "method", "trees of a stage with learned splits: each leaves out a "
+                        "part of the draws, and the mean of what they restore is taken",
+                        low=1, high=8, since=True)
     leaves: int = option(512, "method", "classes of a stage with learned splits", low=1, high=4096)
     back_projections: int = option(0, "method", "how often each stage's output is corrected until "
                                    "it agrees with the LR volume (octahedral only)",
@@ -159,6 +163,10 @@ class Settings:
                                            "have gaps or overlap (default: as the BIDS "
                                            "sidecar says, else as their spacing)",
                                            kind=float, low=1e-6, high=1e6, metavar="MM")
+    known_profile: tuple = option((), "applying", "slice profile of the scans that are upscaled, "
+                                  "where it is known: one, or one per axis (default: read off "
+                                  "each scan)", kind=str, several=True, choices=PROFILES,
+                                  flag="profile")
     adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
                          "shows within its own plane, before they are used across it", switch=True)
     test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "

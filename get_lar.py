@@ -11,6 +11,7 @@ from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
+from scan_reader import blur_of
 from spline import apply_operators, banded, spline_matrix, upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
 
@@ -47,8 +48,16 @@ class LRVolume:
         restored.
     cues : ndarray of float32, shape (len(scan_cues.CUE_NAMES),), optional
         What `low` shows of its blur and noise, where nobody says.
+    blur : ndarray of float32, shape (len(scan_reader.READING_NAMES),), optional
+        What is known of the profile of `low`; by default it is read from the cues.
+    true_blur : ndarray of float32, optional
+        The same of a volume that was degraded here, whether filters are told or not.
+    misread : ndarray of float32, optional
+        What is added to its reading in learning, so that filters are ready for wrong ones.
     core : ndarray of bool, shape of the box, optional
         The part of the mask that is learned from, where the rest only surrounds it.
+    weight : float
+        What each of its samples counts in learning.
     """
 
     lr: np.ndarray
@@ -62,7 +71,11 @@ class LRVolume:
     hr: np.ndarray | None = None
     above: np.ndarray | None = None
     cues: np.ndarray | None = None
+    blur: np.ndarray | None = None
+    true_blur: np.ndarray | None = None
+    misread: np.ndarray | None = None
     core: np.ndarray | None = None
+    weight: float = 1.0
 
     @cached_property
     def consistency(self):
@@ -187,7 +200,7 @@ def make_pair(image, settings, level=None):
     return LRVolume(lr, low, operator, box, whole_shape, scale, mask, hr=hr)
 
 
-def make_fine(low, settings, inside=None):
+def make_fine(low, settings, inside=None, profiles=()):
     """Bring a truly low-resolution volume to the grid that is finer by the factor.
 
     Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning (in sparse
@@ -205,6 +218,8 @@ def make_fine(low, settings, inside=None):
     inside : ndarray of bool, shape (x, y, z), optional
         The brain in a whole head: what is bright, and the cues, are read from it alone. All of the
         head is brought to the finer grid.
+    profiles : sequence of three str, optional
+        Slice profile of each axis, see `slice_profile.PROFILES`; by default it is read.
 
     Returns
     -------
@@ -249,7 +264,8 @@ def make_fine(low, settings, inside=None):
     if settings.margin:
         lr = np.pad(lr, settings.margin, mode="reflect")
     return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
-                    above=above if above.any() else None, cues=cues)
+                    above=above if above.any() else None, cues=cues,
+                    blur=blur_of(profiles, settings.factor) if len(profiles) else None)
 
 
 def _brightness(low):

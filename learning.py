@@ -25,7 +25,7 @@ from get_lar import make_pair, with_sharp_original
 from machine.errors import CannotWrite, UserError, complain
 from machine.memory import memory_budget
 from machine.progress import progress
-from machine.threads import in_turn
+from machine.threads import in_turn, one_ahead
 from matrix_compute import Stage
 from scan_draws import drawn_volumes
 from structure import structure_of
@@ -192,7 +192,7 @@ def pairs_of(path, settings):
     image, name = read_brain(path, settings.mask)[0].data, relative_name(path, settings.train_dir)
     try:
         if is_drawn(settings):
-            for number, volume in enumerate(drawn_volumes(image, settings, name)):
+            for number, volume in enumerate(one_ahead(drawn_volumes(image, settings, name))):
                 yield f"{name} draw {number}", volume
             return
         pair = make_pair(image, settings)

@@ -23,10 +23,11 @@ def checked(settings, given, command):
                 raise ValueError(f"argument --{entry.name}: {fault}")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
-    for name in ("voxel_size", "isotropic", "slice_thickness", "adapt"):
-        evaluates = name == "adapt" and settings.preset == "scan"
+    for name in ("voxel_size", "isotropic", "slice_thickness", "known_profile", "adapt"):
+        evaluates = name in ("adapt", "known_profile") and settings.preset == "scan"
         if name in given and not settings.upscale and not evaluates:
-            raise ValueError(f"argument --{name}: has no effect without --upscale; add it")
+            flag = "profile" if name == "known_profile" else name
+            raise ValueError(f"argument --{flag}: has no effect without --upscale; add it")
     for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
         for other in [other for other in ("factor", "voxel_size") if other != name]:
             if other in given:

@@ -16,7 +16,9 @@ CUE_NAMES = (
     "cue_edge_3",  # within six voxels
     "cue_grain",  # log energy of the floor, over that of first differences
     "cue_fourth",  # log energy of fourth differences
+    *(f"cue_spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
 )
+SPECTRUM = np.arange(3, 17) / 16  # these, as shares of it
 FLOOR, NOISE = 0, 1  # places of the first two
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # of unit energy: noise keeps its size
 FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels
@@ -24,6 +26,10 @@ NOISE_GAIN = 2.54  # of flattest^2; less NOISE_GAIN - 1 of flat^2: structure can
 MEDIAN_OF_NORMAL = 0.6745  # median of |x|, x of standard deviation 1
 REACH = 4  # LR voxels on either side of one
 WINDOWS = 60_000  # voxels per axis whose surroundings are looked at
+LINE, LINE_STEP = 32, 4  # voxels of a line whose spectrum is taken, and from one to the next
+SHORT_LINE, SHORT_FROM = 16, 3  # the same from this factor on, where brains have few voxels
+LINES, LEAST_LINES = 20_000, 50  # per axis
+LEAST_SIGNAL = 0.05  # of the power at a frequency
 STRONG = 0.9  # quantile of the differences that count as strong edges
 HEAD_ZEROS = 0.1  # share of the voxels: brains cut out have more that are exactly zero
 MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with the fluid around them have up to 2 litres
@@ -60,13 +66,14 @@ def cues_of(unit, factor):
     if bright is not None:
         unit = unit * bright
     floor, noise = noise_of(unit)
-    axes = [_along(np.moveaxis(unit, axis, -1)) for axis in range(3) if factor[axis] > 1]
-    axes = [found for found in axes if found is not None]
+    along = [np.moveaxis(unit, axis, -1) for axis in range(3) if factor[axis] > 1]
+    axes = [found for axis in along if (found := _along(axis)) is not None]
     if not axes:
         return np.array([floor, noise, *[0] * (len(CUE_NAMES) - 2)], np.float32)
     lag_2, lag_4, second, fourth, edge_2, edge_3 = np.mean(axes, axis=0)
     return np.array([floor, noise, np.log(second / lag_2), np.log(lag_4 / lag_2), edge_2, edge_3,
-                     np.log(floor**2 / lag_2 + 1e-4), np.log(fourth / lag_2)], np.float32)
+                     np.log(floor**2 / lag_2 + 1e-4), np.log(fourth / lag_2),
+                     *_log_spectrum(along, noise, max(factor))], np.float32)
 
 
 def bright_part(volume):
@@ -188,6 +195,63 @@ def differences_along(volume, axis):
     lag_2, lag_4, second, fourth, edge_2, edge_3 = found
     return np.array([np.log(second / lag_2), np.log(lag_4 / lag_2), edge_2, edge_3,
                      np.log(fourth / lag_2)])
+
+
+def _log_spectrum(along, noise, factor):
+    """Logarithms of the power of lines within the brain, without noise, over that of low waves.
+
+    Parameters
+    ----------
+    along : list of ndarray of float32
+        Views of the volume, one for each axis, which is the last one there.
+    noise : float
+        Standard deviation.
+    factor : int
+        Lines of coarse voxels are short.
+
+    Returns
+    -------
+    ndarray of float64, shape (len(SPECTRUM),)
+        Zeros where no line is long enough.
+    """
+    line = LINE if factor < SHORT_FROM else SHORT_LINE
+    powers = [power for axis in along if (power := power_along(axis, line)) is not None]
+    if not powers:
+        return np.zeros(len(SPECTRUM))
+    power = np.mean(powers, axis=0)
+    low = power[line // 16:line // 8].mean()
+    # Where noise is most of it, what is left of the power is not known.
+    clean = np.maximum(power - noise**2, LEAST_SIGNAL * power)
+    return np.interp(SPECTRUM, np.linspace(0, 1, len(power)), np.log(clean / (low + 1e-12) + 1e-9))
+
+
+def power_along(volume, line):
+    """Power of tapered lines within the brain, along the last axis; None where there are none.
+
+    Parameters
+    ----------
+    volume : ndarray of float32
+    line : int
+        Voxels of one.
+
+    Returns
+    -------
+    ndarray of float64, shape (line // 2 + 1,)
+        From the constant to the highest frequency.
+    """
+    if volume.shape[2] < line:
+        return None
+    inside = np.cumsum(np.pad(volume > 0, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.int32)
+    whole = (inside[..., line:] - inside[..., :-line] == line)[..., ::LINE_STEP]
+    places = np.flatnonzero(whole)
+    if places.size < LEAST_LINES:
+        return None
+    places = places[::max(places.size // LINES, 1)]
+    windows = np.lib.stride_tricks.sliding_window_view(volume, line, axis=2)[..., ::LINE_STEP, :]
+    lines = windows[np.unravel_index(places, windows.shape[:3])]
+    taper = np.hanning(line + 2)[1:-1].astype(np.float32)
+    lines = (lines - lines.mean(1, keepdims=True)) * taper
+    return np.square(np.abs(np.fft.rfft(lines, axis=1))).mean(0) / np.square(taper).sum()
 
 
 def _three_taps(volume, weights, axis):

@@ -12,44 +12,93 @@ import numpy as np
 from crop_black import tight_box
 from degradation import degradation_of
 from get_lar import RIM, LRVolume
-from slice_profile import profile_matrix
+from scan_reader import blur_of
+from slice_profile import PROFILES, Profile, profile_matrix
 from spline import apply_operators, banded, zoom_matrix
 from util import bright_level_of_scan, mod_crop, random_of
 
 PADDING = 8  # voxels of background that are kept around the brain
 HALO = 10  # planes around a slab, which filters and features see
-CLEAN = 0.2  # share of draws without noise
+AROUND = 32  # planes around it that are degraded with it
+CLEAN = 0.35  # share of draws without noise
 LOW_NOISE = 1.5  # power of a uniform number: noise is low more often than high
-NOISY_ORIGINALS = 0.5  # share of draws
+NOISY_ORIGINALS = 0.4  # share of draws
 FAINTEST = 1e-3  # of the brightest intensity: so dark a voxel of brain may become by noise
-KSPACE = 0.3  # share of k-space among the draws, where other profiles are drawn too
+# How often a profile is drawn that is not told, over others. What blurs little is taken more often
+# than it occurs, and strong windows not at all: to take a scan for too blurred does most harm.
+SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
+EXACT, WIDER = 0.5, 0.15  # share of profiles as they are named; others are so much wider or narrower
+MISREAD = (0.08, 0.1)  # standard deviation that readings are off by in learning
+MIXED = 0.15  # share of draws in which one axis has another profile
+# Of the original: share that is sharpened, and by how much of its finest detail at most; share that
+# is left as it is; the others are blurred by a Gaussian, sigma in voxels, unlike along the axes.
+SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
+AS_IT_IS = 0.2
+LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
+TOLD = 0.5  # share of draws whose profile is told
+LEAST_MISSED = 1e-5  # mean squared error: no draw counts more than its 1 / LEAST_MISSED
 
 
 class Draw(NamedTuple):
     """How one LR volume is made."""
 
-    profile: str
+    profiles: tuple  # of three slice_profile.Profile, of each axis
     sigma: float  # of the noise, of the brightest intensity
+    softness: tuple  # of three float: sigma of the original's own blur along each axis, in voxels
+    sharpening: float  # share of its finest detail that is added to the original
     inverted: bool  # bright and dark exchanged, a stand-in for other weightings
     power: float  # that intensities are raised to
     grain: float  # sigma of the original's own noise, of the brightest intensity
+    told: bool  # whether filters are told the profiles
+    misread: np.ndarray  # (len(READING_NAMES),): what its reading is off by, where none is told
 
 
 def draw_of(settings, random):
-    """Draw a profile, a noise level and intensities."""
-    profiles = settings.profile
-    shares = np.full(len(profiles), 1.0)
-    if "kspace" in profiles and len(profiles) > 1:
-        shares[:] = (1 - KSPACE) / (len(profiles) - 1)
-        shares[profiles.index("kspace")] = KSPACE
-    profile = str(random.choice(profiles, p=shares / shares.sum()))
+    """Draw profiles, a noise level, and how sharp, noisy and bright the original is."""
+    told = random.random() < TOLD
+    profiles = _profiles_of(settings, told, random)
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else settings.noise / 100 * level**LOW_NOISE
     turned, bent, power = random.random(3)
     noisy, grain = random.random(2)
-    return Draw(profile, sigma, turned < settings.inverted,
+    softness, sharpening = _sharpness_of(random)
+    return Draw(profiles, sigma, softness, sharpening, turned < settings.inverted,
                 2 ** (2 * power - 1) if bent < settings.bent else 1.0,
-                settings.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0)
+                settings.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0,
+                told, np.multiply(MISREAD, random.standard_normal(len(MISREAD))))
+
+
+def _profiles_of(settings, told, random):
+    """Draw the profile of each axis: mostly one for all, now and then another for the third."""
+    names = settings.profile
+    shares = np.array([1.0 if told else SHARES[name] for name in names])
+    if not shares.any():
+        shares += 1
+    first, other = random.choice(len(names), 2, p=shares / shares.sum())
+    exact, width, damping, mixed = random.random(4)
+    axis = int(random.integers(3))
+
+    def varied(name):
+        kind, nominal, damped = PROFILES[name]
+        if exact < EXACT:
+            return PROFILES[name]
+        return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)), damped * damping)
+
+    found = 3 * [varied(names[first])]
+    if mixed < MIXED:  # a 2-D acquisition: slices have another profile than their plane
+        found[axis] = varied(names[other])
+    return tuple(found)
+
+
+def _sharpness_of(random):
+    """Draw how sharp the original is: blur along each axis, and sharpening where there is none."""
+    which, amount, *along = random.random(5)
+    if which < SHARPENED:
+        return (0.0, 0.0, 0.0), MOST_SHARPENED * amount
+    if which < SHARPENED + AS_IT_IS:
+        return (0.0, 0.0, 0.0), 0.0
+    sigma = LEAST_BLUR + (MOST_BLUR - LEAST_BLUR) * amount
+    return tuple(sigma * (1 + UNLIKE * (2 * share - 1)) for share in along), 0.0
 
 
 def make_low(hr, operator, sigma, random):
@@ -71,10 +120,14 @@ def make_low(hr, operator, sigma, random):
     """
     clean = np.maximum(operator.forward(hr), 0)
     noise = sigma * random.standard_normal((2, *clean.shape), np.float32)
-    brain = [banded(profile_matrix(side, factor, "box"))
-             for side, factor in zip(hr.shape, operator.factor, strict=True)]
-    seen = apply_operators((hr > 0).astype(np.float32), brain) >= 0.5
-    return np.hypot(clean + noise[0], noise[1]) * seen
+    return np.hypot(clean + noise[0], noise[1]) * _outline(hr > 0, operator.factor)
+
+
+def _outline(brain, factor):
+    """LR voxels of which half or more is brain."""
+    box = [banded(profile_matrix(side, f, "box"))
+           for side, f in zip(brain.shape, factor, strict=True)]
+    return apply_operators(brain.astype(np.float32), box) >= 0.5
 
 
 def drawn_volumes(image, settings, name):
@@ -130,10 +183,13 @@ def original_of(image, factor):
 
 def _drawn_volume(hr, settings, random, first, last):
     """One LR volume of `hr`, of planes first to last; None where they hold no brain."""
-    draw = draw_of(settings, random)
-    hr = with_grain(with_intensities(hr, draw), draw.grain, random)
+    draw, step = draw_of(settings, random), settings.factor[0]
+    # So many planes around that noise and blur are read as off a whole volume.
+    begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
+    hr, first, last = hr[begin:end], first - begin, last - begin
+    hr = with_grain(with_intensities(with_sharpness(hr, draw), draw), draw.grain, random)
     operator = degradation_of(hr.shape, settings)
-    operator.profiles = 3 * (draw.profile,)
+    operator.profiles = draw.profiles
     low = make_low(hr, operator, draw.sigma, random)
     scale = bright_level_of_scan(low)
     if not scale > 0:
@@ -149,8 +205,35 @@ def _drawn_volume(hr, settings, random, first, last):
     whole = (slice(planes.start + box[0].start, planes.start + box[0].stop), *box[1:])
     cut = [np.ascontiguousarray(part[box]) for part in (start, mask, core & mask)]
     hr = np.ascontiguousarray(hr[whole]) / np.float32(scale)
+    missed = np.mean(np.square(hr - cut[0])[cut[2]])
+    blur = blur_of(draw.profiles, settings.factor)
     return LRVolume(cut[0], low, operator, whole, hr.shape, scale, cut[1], hr=hr,
-                    cues=operator.cues(unit), core=cut[2])
+                    cues=operator.cues(unit), blur=blur if draw.told else None, true_blur=blur,
+                    misread=draw.misread.astype(np.float32),
+                    core=cut[2], weight=1 / (missed + LEAST_MISSED))
+
+
+def with_sharpness(hr, draw):
+    """The volume blurred or sharpened as drawn, within its outline, in [0, 1]."""
+    if draw.sharpening:
+        finest = hr - _blurred(hr, 3 * (FINEST,))
+        return np.clip(hr + np.float32(draw.sharpening) * finest, FAINTEST, 1) * (hr > 0)
+    if not any(draw.softness):
+        return hr
+    brain = hr > 0
+    # A mean of brain alone: the outline is cut after the scan, and is not darker for its blur.
+    return np.divide(_blurred(hr, draw.softness), _blurred(brain.astype(np.float32), draw.softness),
+                     out=np.zeros_like(hr), where=brain)
+
+
+def _blurred(volume, sigmas):
+    """The volume under a Gaussian of these standard deviations along its axes, in voxels."""
+    operators = []
+    for side, sigma in zip(volume.shape, sigmas, strict=True):
+        apart = np.arange(side)[:, None] - np.arange(side)
+        weights = np.exp(-0.5 * (apart / sigma) ** 2) * (abs(apart) <= 4 * sigma)
+        operators.append(banded(weights / weights.sum(1, keepdims=True)))
+    return apply_operators(volume, operators)
 
 
 def with_intensities(hr, draw):

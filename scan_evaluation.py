@@ -77,7 +77,8 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     if settings.adapt:
         sizes = np.multiply(voxel_size, settings.factor)
         stages = adapt_to_scan(low, stages, settings, sizes).stages
-    fine = make_fine(low, settings, head_in_zeros(low, np.multiply(voxel_size, settings.factor)))
+    fine = make_fine(low, settings, head_in_zeros(low, np.multiply(voxel_size, settings.factor)),
+                     settings.known_profile)
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,

@@ -3,17 +3,28 @@
 The field of view is kept: along an axis of factor R, thick voxel i has its centre at
 ``(i + 1/2) R - 1/2`` fine voxels.
 """
+from typing import NamedTuple
+
 import numpy as np
 
 FWHM = 2.3548  # full width at half maximum of a Gaussian, in its standard deviations
 
-# Kind of profile and its width, in spacings of the thick voxels.
+
+class Profile(NamedTuple):
+    """A slice profile, or the window of an acquisition in k-space."""
+
+    kind: str  # box, gauss or kspace
+    width: float = 1.0  # of box and gauss, in spacings of the thick voxels
+    damping: float = 0.0  # of kspace: share that a raised cosine takes off the highest frequency
+
+
 PROFILES = {
-    "box": ("box", 1.0),  # the mean over the slice: slices that touch
-    "gap": ("box", 0.75),  # a quarter of the spacing is not measured
-    "gauss": ("gauss", 1.0),
-    "sharp": ("gauss", 0.6),  # hardly blurred, so aliased
-    "kspace": ("kspace", 1.0),  # the lowest frequencies: what a 3-D acquisition measures
+    "box": Profile("box"),  # the mean over the slice: slices that touch
+    "gap": Profile("box", 0.75),  # a quarter of the spacing is not measured
+    "gauss": Profile("gauss"),
+    "sharp": Profile("gauss", 0.6),  # hardly blurred, so aliased
+    "kspace": Profile("kspace"),  # the lowest frequencies: what a 3-D acquisition measures
+    "hamming": Profile("kspace", damping=0.92),  # the same under a Hamming window
 }
 
 
@@ -26,8 +37,8 @@ def profile_matrix(side, factor, profile):
         Fine voxels, a multiple of the factor.
     factor : int
         1 leaves the axis alone.
-    profile : str
-        A key of PROFILES.
+    profile : str or Profile
+        A key of PROFILES, or what it stands for.
 
     Returns
     -------
@@ -42,17 +53,50 @@ def profile_matrix(side, factor, profile):
     """
     if factor == 1:
         return np.eye(side)
-    kind, width = PROFILES[profile]
+    kind, width, damping = profile_of(profile)
     centres = (np.arange(side // factor) + 0.5) * factor - 0.5
     apart = centres[:, None] - np.arange(side)
     if kind == "kspace":
-        return _dirichlet(apart, side, factor)
+        # A cosine in k-space: the same waves, one thick voxel to either side.
+        beside = _dirichlet(apart - factor, side, factor) + _dirichlet(apart + factor, side, factor)
+        return (1 - damping / 2) * _dirichlet(apart, side, factor) + damping / 4 * beside
     if kind == "box":
         half = width * factor / 2
         weights = np.clip(np.minimum(apart + 0.5, half) - np.maximum(apart - 0.5, -half), 0, None)
     else:
         weights = np.exp(-0.5 * (apart * FWHM / (width * factor)) ** 2)
     return weights / weights.sum(1, keepdims=True)
+
+
+def profile_of(profile):
+    """The `Profile` of a name; a `Profile` is one already."""
+    return PROFILES[profile] if isinstance(profile, str) else profile
+
+
+def transfer(profile, share):
+    """How much of a wave a profile leaves over.
+
+    Parameters
+    ----------
+    profile : str or Profile
+    share : float
+        Frequency of the wave, over the highest one of the thick grid; at most 1.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> [round(float(transfer(name, 1)), 2) for name in ("box", "gauss", "kspace", "hamming")]
+    [0.64, 0.41, 1.0, 0.08]
+    """
+    kind, width, damping = profile_of(profile)
+    if kind == "box":
+        return np.sinc(width * share / 2)
+    if kind == "gauss":
+        return np.exp(-2 * (np.pi * width / FWHM * share / 2) ** 2)
+    return 1 - damping * (1 - np.cos(np.pi * share)) / 2
 
 
 def _dirichlet(apart, side, factor):

@@ -28,7 +28,8 @@ from octahedral.stages import (
     survey,
     tap_count,
 )
-from octahedral.tree import MOST_LEAVES, read_tree
+from octahedral.tree import MOST_LEAVES, NO_READER, read_tree
+from scan_reader import trust
 
 CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Settings.classes
 TREE_VOLUMES = 12  # that a tree is grown from, at most
@@ -52,6 +53,7 @@ class Layout(NamedTuple):
     name: str
     shape: tuple
     dtype: type
+    earlier: type | None = None  # its type in filters of earlier versions; None: they lack it
 
 
 def structure_of(settings):
@@ -150,6 +152,10 @@ class Published:
 
     # ---- filters
 
+    def trust(self, volume, stages):
+        """Share of what filters change that is made: all of it."""
+        return 1.0
+
     def restore(self, volume, stages, engine, advance=lambda share: None):
         """Restore an LR volume: ndarray of float32, shape of ``volume.lr``, in [0, 1]."""
         (boundaries, h), = stages
@@ -169,9 +175,10 @@ class Published:
     def layout(self, leaves):
         """The files of filters, as `arrays` gives their content."""
         settings, (*_, strength, coherence) = self.settings, self.settings.classes
-        return [Layout(f"h_{settings.tag}.npy", (settings.buckets, settings.taps), np.float32),
-                Layout(f"Qfactor_str{settings.tag}", (strength - 1,), np.float64),
-                Layout(f"Qfactor_coh{settings.tag}", (coherence - 1,), np.float64)]
+        h, boundary = np.float32, np.float64
+        return [Layout(f"h_{settings.tag}.npy", (settings.buckets, settings.taps), h, h),
+                Layout(f"Qfactor_str{settings.tag}", (strength - 1,), boundary, boundary),
+                Layout(f"Qfactor_coh{settings.tag}", (coherence - 1,), boundary, boundary)]
 
     def arrays(self, stages):
         """The arrays of filters, as they are written."""
@@ -198,6 +205,8 @@ class Octahedral:
 
     def __init__(self, settings):
         self.settings, self.stages = settings, settings.stages
+        # Of forests half precision is enough: no gain changed by more than 0.0002 dB.
+        self.stored = np.float16 if is_drawn(settings) else np.float32
         # Of memory a voxel of the volume that is restored: up to 19 were measured, 21 with the
         # start by projections. Spectra are complex.
         self.restore_bytes = 20 if is_drawn(settings) else 24
@@ -235,7 +244,8 @@ class Octahedral:
     def plan(self, voxels, budget, step=None):
         """All classes at once, since their filters are small."""
         # Sums of leaves, learned and held out, and of all nodes.
-        sums = 4 * self.settings.leaves * row_bytes(tap_count(1, self.settings))
+        leaves = self.settings.trees * self.settings.leaves
+        sums = 4 * leaves * row_bytes(tap_count(1, self.settings))
         needed = sums + voxels * STAGE_VOXEL_BYTES + TREE_BYTES + CODE_BYTES
         if needed > budget:
             raise too_little(needed, budget,
@@ -248,6 +258,7 @@ class Octahedral:
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         gram, = grams
         weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.settings)
+        weights = weights.astype(self.stored).astype(np.float32)  # as they will be read
         counts = counts.reshape(2, -1).sum(0)  # learned from and held out
         chosen = ""
         if missed:
@@ -263,7 +274,20 @@ class Octahedral:
     # ---- filters
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
-        return restore_stages(volume, stages, self.settings, advance=advance)
+        sr = restore_stages(volume, stages, self.settings, advance=advance)
+        share = self.trust(volume, stages)
+        if share < 1:  # the rest is the spline
+            sr = volume.lr + np.float32(share) * (sr - volume.lr)
+        return sr
+
+    def trust(self, volume, stages):
+        """Share of what filters change that is made, see scan_reader.py.
+
+        A scan of thick slices corrects its filters itself.
+        """
+        if volume.cues is None or sorted(self.settings.factor)[1] == 1:
+            return 1.0
+        return trust(stages[0].classes.reader, volume.cues)
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]
@@ -271,24 +295,34 @@ class Octahedral:
     def check_leaves(self, leaves):
         if len(leaves) != self.settings.stages:
             raise ValueError("its stages are incomplete")
-        if not all(type(count) is int and 0 < count <= MOST_LEAVES for count in leaves):
+        most = self.settings.trees * MOST_LEAVES
+        if not all(type(count) is int and self.settings.trees <= count <= most
+                   for count in leaves):
             raise ValueError("its number of leaves makes no sense")
 
     def layout(self, leaves):
         files, tag = [], self.settings.tag
         for number, count in enumerate(leaves):
             taps = tap_count(number, self.settings)
-            files.append(Layout(f"stage{number + 1}_{tag}.npy", (count, taps), np.float32))
-            files.append(Layout(f"tree{number + 1}_{tag}.npy", (2 * count - 1, 4), np.float64))
+            nodes = 2 * count - self.settings.trees
+            files.append(Layout(f"stage{number + 1}_{tag}.npy", (count, taps), self.stored,
+                                np.float32))
+            files.append(Layout(f"tree{number + 1}_{tag}.npy", (nodes, 4), np.float64, np.float64))
+        if is_drawn(self.settings):
+            files.append(Layout(f"reader_{tag}.npy", NO_READER.shape, np.float64))
         return files
 
     def arrays(self, stages):
-        return [array for tree, weights in stages for array in (
-            weights, np.column_stack([tree.feature, tree.threshold, tree.child]))]
+        arrays = [array for tree, weights in stages for array in (
+            weights.astype(self.stored),
+            np.column_stack([tree.feature, tree.threshold, tree.child]))]
+        return arrays + [stages[0].classes.reader] * is_drawn(self.settings)
 
     def from_arrays(self, arrays):
+        reader = arrays.pop() if len(arrays) % 2 else NO_READER
         pairs = zip(arrays[::2], arrays[1::2], strict=True)
-        return [Stage(_tree_of_nodes(nodes), weights) for weights, nodes in pairs]
+        return [Stage(_tree_of_nodes(nodes, reader), weights.astype(np.float32))
+                for weights, nodes in pairs]
 
     def for_pictures(self, stages, counts):
         cubes = [as_cubes(stage.weights, stage_taps(number, self.settings)[0])
@@ -314,10 +348,10 @@ def _ascending(values, classes):
     return array
 
 
-def _tree_of_nodes(nodes):
-    """A tree from its array: feature, threshold and children; leaves are numbered in order."""
+def _tree_of_nodes(nodes, reader):
+    """Trees from their array: feature, threshold and children; leaves are numbered in order."""
     if (np.abs(nodes) > 1e9).any():
         raise ValueError("the nodes of a tree are not linked as a tree")
     leaf = nodes[:, 0] < 0
     return read_tree({"feature": nodes[:, 0], "threshold": nodes[:, 1], "child": nodes[:, 2:],
-                      "leaf": np.where(leaf, np.cumsum(leaf) - 1, -1)})
+                      "leaf": np.where(leaf, np.cumsum(leaf) - 1, -1), "reader": reader})

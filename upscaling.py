@@ -20,12 +20,13 @@ from disk.geometry import (
 )
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
-from disk.slices import slices_in_words
-from disk.volumes import read_series, relative_name, write_volume
+from disk.slices import filled_up, slices_in_words
+from disk.volumes import Volume, read_series, relative_name, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
+from measured_grid import measured_grid, onto_measured
 from restoring import Restored, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, head_in_zeros
@@ -63,7 +64,11 @@ def upscale_file(path, target, filters, engine):
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
-    found = _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask)
+    with watch("interpolate"):
+        scan = _Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), way, uses,
+                     np.eye(4), asked.known_profile)
+        scan = _as_measured(path, name, scan, filters)
+    found = _upscale_volumes(path, name, scan, asked, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
     shape = found.fine.shape[1:] + volume.data.shape[3:]
@@ -83,6 +88,8 @@ def upscale_file(path, target, filters, engine):
         row["profile"] = found.profile
     if mask:
         row["mask"] = mask.path.name
+    if scan.volume is not volume:
+        row["measured"] = scan.volume.data.shape[:3]
     images = {}
     if asked.report:
         low, fine = _volumes_of(volume)[found.first], found.fine[found.first]
@@ -90,6 +97,48 @@ def upscale_file(path, target, filters, engine):
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
     return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings,
                     len(found.missed), mask and mask.path)
+
+
+class _Scan(NamedTuple):
+    """A file's volumes on the grid that they are upscaled from, and how."""
+
+    volume: Volume
+    inside: np.ndarray | None  # of bool: the brain, by its mask
+    sizes: np.ndarray  # (3,) of its voxels
+    way: Way
+    uses: list  # of Use
+    to_low: np.ndarray  # (4, 4), from its voxels to those of the file
+    profiles: tuple  # of three str, where they are known
+
+
+def _as_measured(path, name, scan, filters):
+    """The scan on the grid that it was measured on, where it was interpolated afterwards."""
+    if not is_drawn(scan.uses[0].settings):
+        return scan
+    grid = measured_grid(_first_seen(scan.volume), filled_up(path, scan.sizes))
+    if grid.is_own:
+        return scan
+    sizes, unit = scan.sizes / grid.shares, unit_of(scan.volume.image)
+    goal = scan.way.sizes or tuple(scan.sizes / scan.way.factor)
+    seen = [f"axis {axis}: {size:.4g} {unit} on a grid of {own:.4g}" for axis, (size, own)
+            in enumerate(zip(sizes, scan.sizes, strict=True)) if grid.shares[axis] < 1]
+    try:
+        way = way_to(goal, sizes, filters.there, unit)
+    except ValueError:
+        say(f"{name}: it was interpolated ({'; '.join(seen)}), and no filters serve what was "
+            "measured; it is restored as it is")
+        return scan
+    say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
+        f"{describe(way, sizes, unit)}")
+    volume, inside = scan.volume, scan.inside
+    data = np.stack([onto_measured(low, grid) for low in _volumes_of(volume)], -1)
+    data = data.reshape(*grid.shape, *volume.data.shape[3:])
+    if inside is not None:
+        inside = onto_measured(inside.astype(np.float32), grid) >= 0.5
+    # What is known of the profile was said of the grid that is given up.
+    return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
+                         uses=[filters(factor) for factor in way.factors], to_low=grid.to_low(),
+                         profiles=())
 
 
 class _Upscaled(NamedTuple):
@@ -108,12 +157,20 @@ def _volumes_of(volume):
     return np.moveaxis(volume.data.reshape(*volume.data.shape[:3], -1), 3, 0)
 
 
-def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
+def _first_seen(volume):
+    """The first volume of a file that is not black."""
+    lows = _volumes_of(volume)
+    return next(filter(np.any, lows), lows[0])
+
+
+def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
     """Upscale each volume of a file for itself; raises UserError where none can be."""
-    lows, sizes = _volumes_of(volume), voxel_sizes_of(volume.image)
+    volume, brain, sizes, way, uses, _, profiles = scan
+    lows = _volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
-    seen = next(filter(np.any, lows), lows[0])
-    inside = read_inside(name, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
+    mask = mask and mask._replace(inside=brain)
+    sizes_in_mm = sizes * voxel_sizes_in_mm(volume.image) / voxel_sizes_of(volume.image)
+    inside = read_inside(name, _first_seen(volume), sizes_in_mm, uses[0], mask)
     fine, missed, lost, profile = None, [], [], None
     with progress(100 * count, name[:32], "%", asked.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
@@ -122,7 +179,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                     with watch("adapt"):
                         uses[0], profile = adapted(name, low, sizes, uses[0], mask and mask.inside)
                 found, to_low, cues = upscale_by(low, uses, engine, watch, bar.update, shift,
-                                                 inside)
+                                                 inside, profiles)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -150,7 +207,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
-    return _Upscaled(fine, to_low, first, told, profile, missed)
+    return _Upscaled(fine, scan.to_low @ to_low, first, told, profile, missed)
 
 
 def adapted(name, low, sizes, use, inside=None):
@@ -182,7 +239,8 @@ def adapted(name, low, sizes, use, inside=None):
     return use._replace(stages=found.stages), found.profile
 
 
-def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None):
+def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
+               profiles=()):
     """Bring a volume to a finer grid by one use of filters after another.
 
     Parameters
@@ -198,6 +256,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         What `low` was shifted by.
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, see `get_lar.make_fine`.
+    profiles : sequence of three str, optional
+        Of the axes of `low`, where they are known.
 
     Returns
     -------
@@ -218,7 +278,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
             within = None if inside is None else inside.transpose(use.axes)
-            lr_volume = make_fine(low.transpose(use.axes), use.settings, within)
+            known = [profiles[axis] for axis in use.axes] if len(profiles) and not number else ()
+            lr_volume = make_fine(low.transpose(use.axes), use.settings, within, known)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.settings, engine,
                          lambda share: advance(100 * share / len(uses)))

@@ -15,7 +15,7 @@ from machine.errors import UserError, first_line, one_line
 from spacing import tags, way_to
 from structure import structure_of
 
-FORMAT = 3  # of the saved settings
+FORMAT, EARLIER = 4, 3  # of the saved settings; both are read
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters of the project
 PRETRAINED_SCAN = PRETRAINED / "scan"  # those for real scans
 
@@ -86,14 +86,17 @@ def load_filters(settings, given=frozenset()):
     (3, 'best')
     """
     path, settings = _find_settings(settings)
-    learned, digests, leaves = _read_settings(path, settings)
+    learned, digests, leaves, earlier = _read_settings(path, settings)
     for name in sorted((given - {"factor"}) & set(learned.of_groups("method", "learning"))):
         theirs, ours = getattr(learned, name), getattr(settings, name)
         if theirs != ours:
             raise UserError(f"{path}: learned with --{name} {theirs}, not {ours}; "
                             "leave the option out, or learn again with it")
     structure, arrays = structure_of(learned), []
-    for name, shape, dtype in structure.layout(leaves):
+    for name, shape, *dtypes in structure.layout(leaves):
+        dtype = dtypes[earlier]
+        if dtype is None:
+            continue
         file = Path(learned.arrays_dir, name)
         if not file.is_file():
             raise UserError(f"{file}: not there; run python train.py first")
@@ -198,10 +201,13 @@ def about_filters(settings):
 
 
 def _read_settings(path, settings):
-    """The settings in a file, the digests of the arrays and the sizes of stages, all checked."""
+    """The settings in a file, the digests of the arrays and the sizes of stages, all checked.
+
+    Last, whether an earlier version wrote them.
+    """
     try:
         about = read_json(path)
-        if about["format"] != FORMAT:
+        if about["format"] not in (FORMAT, EARLIER):
             raise ValueError(f"format {about['format']}")
         learned = dataclasses.replace(settings, **checked_settings(about["settings"]))
         digests, leaves = dict(about["sha256"]), list(about["leaves"])
@@ -211,7 +217,7 @@ def _read_settings(path, settings):
     except (ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{path}: not settings of this version ({first_line(fault)}); "
                         "learn again with python train.py") from fault
-    return learned, digests, leaves
+    return learned, digests, leaves, about["format"] == EARLIER
 
 
 def _load_array(path, shape, dtype):

@@ -38,11 +38,44 @@ def slices_beside(path):
     >>> slices_beside("no_such_scan.nii.gz")
     Slices(thickness=None, spacing=None)
     """
-    try:
-        held = read_json(Path(path).with_name(f"{stem(path)}.json"))
-    except ValueError:
-        return Slices(None, None)
+    held = _sidecar(path)
     return Slices(*(_length(held.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices")))
+
+
+def filled_up(path, sizes):
+    """What the sidecar says of an interpolated plane: measured shares of its voxels, per axis.
+
+    Scanners write how many lines they acquired and how many they hand out. Slices are taken to be
+    along the longest voxel size; 1 where nothing is said.
+
+    Parameters
+    ----------
+    path : Path
+    sizes : sequence of three float
+        Voxel sizes.
+
+    Returns
+    -------
+    tuple of three float
+
+    Examples
+    --------
+    >>> filled_up("no_such_scan.nii.gz", (1, 1, 4))
+    (1.0, 1.0, 1.0)
+    """
+    held = _sidecar(path)
+    acquired, given = (_length(held.get(name)) for name in ("AcquisitionMatrixPE", "ReconMatrixPE"))
+    if not acquired or not given or acquired >= given:
+        return (1.0, 1.0, 1.0)
+    return tuple(1.0 if axis == int(np.argmax(sizes)) else acquired / given for axis in range(3))
+
+
+def _sidecar(path):
+    """What the JSON file of a volume's own name holds; empty where there is none to be read."""
+    try:
+        return read_json(Path(path).with_name(f"{stem(path)}.json"))
+    except ValueError:
+        return {}
 
 
 def slices_in_words(path, sizes, asked, unit="mm"):

@@ -23,7 +23,8 @@ def option(default, group, text, kind=None, **limits):
     limits
         ``choices``, ``low``, ``high``, ``odd``: what it may be. ``none``: a number that means None,
         ``auto``: whether the word "auto" does. ``bare``: its value where it is given without one.
-        ``switch``: whether it has a ``--no-`` form. ``several``: whether it takes more than one
+        ``flag``: its name on the command line, where that is another. ``switch``: whether it has a
+        ``--no-`` form. ``several``: whether it takes more than one
         value. ``metavar``: what its value is called in the help.
     """
     kind = kind or type(default)
@@ -47,8 +48,14 @@ def parser_of(entries, groups, **about):
     )
     headings = {group: parser.add_argument_group(group) for group in groups}
     for entry in entries:
-        headings[entry.metadata["group"]].add_argument(f"--{entry.name}", **argument_of(entry))
+        headings[entry.metadata["group"]].add_argument(
+            f"--{flag_of(entry)}", dest=entry.name, **argument_of(entry))
     return parser
+
+
+def flag_of(entry):
+    """The name of a field on the command line."""
+    return entry.metadata.get("flag", entry.name)
 
 
 def argument_of(entry):

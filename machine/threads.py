@@ -102,6 +102,25 @@ def in_turn(work, items, ahead=0):
         workers.shutdown(cancel_futures=True)
 
 
+def one_ahead(items):
+    """Yield items, the next one made meanwhile by another thread, where there is more than one.
+
+    Examples
+    --------
+    >>> list(one_ahead(number**2 for number in range(4)))
+    [0, 1, 4, 9]
+    """
+    items, end = iter(items), object()
+    if thread_count() == 1:
+        yield from items
+        return
+    with ThreadPoolExecutor(1) as worker:
+        following = worker.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = worker.submit(next, items, end)
+            yield item
+
+
 def spans(count, at_most):
     """Cut ``range(count)`` into (start, stop) of about equal length, none longer than `at_most`.
 

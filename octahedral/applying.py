@@ -67,7 +67,7 @@ def lines_of(taps, shape):
 
 
 def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, result):
-    """What the filters make of voxels, written to `result` there.
+    """What the filters make of voxels, written to `result` there: the mean over all trees.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
         Padded volumes.
     voxels : ndarray of int64, shape (n,)
         Flat indices.
-    leaf : ndarray of int32, shape (n,)
+    leaf : ndarray of int32, shape (trees, n)
     orientation : ndarray of uint8, shape (n,)
     lines : Lines
     weights : ndarray of float32, shape (leaves, taps)
@@ -83,10 +83,14 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
     """
     buckets, sides = ORIENTATIONS * len(weights), len(lines.in_estimate) + len(lines.in_start)
 
+    share = np.float32(1 / len(leaf))
+
     def restore_span(span, order, ends, filter_):
         part = slice(*span)
-        _apply(estimate, start, voxels[part], leaf[part], orientation[part], *lines, weights,
-               order, ends, filter_, result)
+        result[voxels[part]] = 0
+        for of_tree in leaf:
+            _apply(estimate, start, voxels[part], of_tree[part], orientation[part], *lines, weights,
+                   order, ends, filter_, share, result)
 
     in_threads(spans(voxels.size, SPAN), restore_span,
                lambda: (np.empty(min(SPAN, voxels.size), np.int64), np.empty(buckets + 1, np.int64),
@@ -97,8 +101,8 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
 
 @njit(cache=True, nogil=True)
 def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, centre, weights,
-           order, ends, filter_, result):
-    """`apply_turned` in one thread; `order`, `ends` and `filter_` are scratch."""
+           order, ends, filter_, share, result):
+    """Add a share of what one tree gives, in one thread; `order`, `ends`, `filter_`: scratch."""
     ends[:] = 0
     for n in range(voxels.size):
         ends[leaf[n] * ORIENTATIONS + orientation[n] + 1] += 1
@@ -119,8 +123,10 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
                                                 sum0, sum1, sum2, sum3)
             sum0, sum1, sum2, sum3 = _add_lines(start, in_start, filter_, in_estimate.size,
                                                 at, at1, at2, at3, sum0, sum1, sum2, sum3)
-            result[at], result[at1] = total(sum0), total(sum1)
-            result[at2], result[at3] = total(sum2), total(sum3)
+            result[at] += share * total(sum0)
+            result[at1] += share * total(sum1)
+            result[at2] += share * total(sum2)
+            result[at3] += share * total(sum3)
             m += 4
         while m < ends[bucket]:
             at, sum0, place = order[m], zeros_half(), 0
@@ -132,7 +138,7 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
                 w, offset = load_half(filter_, place), in_start[line]
                 sum0 = multiply_add(w, load_half(start, at + offset), sum0)
                 place += HALF
-            result[at] = total(sum0)
+            result[at] += share * total(sum0)
             m += 1
 
 

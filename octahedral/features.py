@@ -11,6 +11,7 @@ from filter_func import gaussian_weights
 from machine.simd import LANES, correlate
 from machine.threads import in_threads, spans
 from octahedral.scene import PERMUTATIONS, REACH, turned_offsets
+from octahedral.tree import NO_READER, Tree
 from octahedral.voxel_features import (
     OVER_NOISE,
     STRENGTH,
@@ -20,6 +21,7 @@ from octahedral.voxel_features import (
     write_leaves,
 )
 from scan_cues import CUE_NAMES, FLOOR
+from scan_reader import READING_NAMES, TOLD_NAMES, told_or_read
 
 SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of them
 WINDOW, WIDE_WINDOW, MEAN_WINDOW = (np.asarray(weights, np.float32) for weights in (
@@ -86,7 +88,8 @@ def features_of_voxels(scene, voxels):
     Returns
     -------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
-        With the cues of the volume, where the scene has them.
+        With the cues of the volume, where the scene has them, and with what is known of its
+        profile; what is not known is not a number.
     orientation : ndarray of uint8, shape (n,)
         Row of `turned_offsets`.
 
@@ -109,7 +112,10 @@ def features_of_voxels(scene, voxels):
         inside, slab, features[these], orientation[these]))
     if scene.cues is not None:
         over_noise = features[:, STRENGTH, None] - noise_strength(scene.cues)
-        features = np.hstack([features, over_noise, np.tile(scene.cues, (voxels.size, 1))])
+        unknown = np.full(len(READING_NAMES), np.nan, np.float32)
+        blur = unknown if scene.blur is None else scene.blur
+        whole = np.concatenate([scene.cues, blur, [scene.blur is not None]]).astype(np.float32)
+        features = np.hstack([features, over_noise, np.tile(whole, (voxels.size, 1))])
     return features, orientation
 
 
@@ -119,17 +125,35 @@ def noise_strength(cues):
 
 
 def classify(scene, voxels, tree):
-    """The leaf of a tree for each voxel, int32, and its orientation; see `features_of_voxels`."""
-    leaf, orientation = np.empty(voxels.size, np.int32), np.empty(voxels.size, np.uint8)
-    cues = np.zeros(len(CUE_NAMES), np.float32) if scene.cues is None else scene.cues
-    tree = for_volume(tree, cues)
+    """Leaves and orientations of voxels.
+
+    Parameters
+    ----------
+    scene : Scene
+    voxels : ndarray of int64, ascending
+        Flat indices in the padded volume.
+    tree : octahedral.tree.Tree
+
+    Returns
+    -------
+    leaf : ndarray of int32, shape (roots, n)
+        In the tree of each root.
+    orientation : ndarray of uint8, shape (n,)
+        Row of `turned_offsets`.
+    """
+    leaf = np.empty((len(tree.roots), voxels.size), np.int32)
+    orientation = np.empty(voxels.size, np.uint8)
+    whole = np.zeros(len(CUE_NAMES) + len(TOLD_NAMES), np.float32)
+    if scene.cues is not None:
+        whole = told_or_read(tree.reader, scene.cues, scene.blur, scene.misread)
+    tree = for_volume(tree, whole)
     in_slabs(scene, voxels, lambda slab, inside, these: write_leaves(
-        inside, slab, tree, leaf[these], orientation[these]))
+        inside, slab, tree, leaf[:, these], orientation[these]))
     return leaf, orientation
 
 
-def for_volume(tree, cues):
-    """The tree that is left in a volume of these cues; it leads each voxel to the same leaf.
+def for_volume(tree, whole):
+    """The tree that is left in one volume; it leads each voxel to the same leaf.
 
     Splits on what is the same for all voxels are decided, and those on the strength over the noise
     become splits on the strength. Nodes that nothing leads to stay.
@@ -137,29 +161,25 @@ def for_volume(tree, cues):
     Parameters
     ----------
     tree : octahedral.tree.Tree
-    cues : ndarray of float32, shape (len(CUE_NAMES),)
+    whole : ndarray of float32, shape (len(CUE_NAMES) + len(TOLD_NAMES),)
+        What is the same for all of its voxels, see `scan_reader.told_or_read`.
 
     Returns
     -------
     Tree
+        Without a reader.
     """
     if tree.feature.max() < OVER_NOISE:
-        return tree
+        return tree._replace(reader=NO_READER)
     feature, threshold = tree.feature.copy(), tree.threshold.copy()
     over = feature == OVER_NOISE
-    feature[over], threshold[over] = STRENGTH, threshold[over] + noise_strength(cues)
+    feature[over], threshold[over] = STRENGTH, threshold[over] + noise_strength(whole)
     leads_to = np.arange(len(feature))
     for node in np.flatnonzero(feature > OVER_NOISE)[::-1]:  # children come after their parent
-        above = cues[feature[node] - OVER_NOISE - 1] >= threshold[node]
+        above = whole[feature[node] - OVER_NOISE - 1] >= threshold[node]
         leads_to[node] = leads_to[tree.child[node, int(above)]]
-    child = leads_to[tree.child]
-    root = leads_to[0]
-    for array, of_root in ((feature, feature[root]), (threshold, threshold[root]),
-                           (child, child[root].copy())):
-        array[0] = of_root
-    leaf = tree.leaf.copy()
-    leaf[0] = leaf[root]
-    return type(tree)(feature, threshold, child, leaf)
+    return Tree(feature, threshold, leads_to[tree.child], tree.leaf, leads_to[tree.roots],
+                NO_READER)
 
 
 # ------------------------------------------------------------------------------------------ kernels

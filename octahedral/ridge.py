@@ -8,7 +8,7 @@ from machine.threads import in_threads
 from matrix_compute import unpacked
 
 USUAL_RIDGE = 300.0  # samples: what the first stage chooses on a dozen brains
-RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
+RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
 
 
 class Solved(NamedTuple):
@@ -114,7 +114,7 @@ def _filters_of_leaves(nodes, total, tree, ridge, side):
     parent[tree.child[inner]] = inner[:, None]
 
     def solve_node(node):
-        towards = g[parent[node]] if node else np.zeros(side - 1)
+        towards = np.zeros(side - 1) if parent[node] < 0 else g[parent[node]]
         g[node] = towards
         if total[node]:
             matrix = unpacked(nodes[node], side)
@@ -124,7 +124,7 @@ def _filters_of_leaves(nodes, total, tree, ridge, side):
             factor = cho_factor(q, lower=True, overwrite_a=True, check_finite=False)
             g[node] = cho_solve(factor, v + pull * towards)
 
-    level = np.array([0])
+    level = tree.roots
     while level.size:  # a level of nodes at a time: their parents are solved
         in_threads(level, solve_node, blas=True)
         level = tree.child[level[tree.feature[level] >= 0]].ravel()

@@ -16,10 +16,13 @@ class Scene(NamedTuple):
     mask: np.ndarray  # (X, Y, Z) bool: brain
     place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
-    cues: np.ndarray | None = None  # (8,) float32: what the LR volume shows of itself
+    cues: np.ndarray | None = None  # float32: what the LR volume shows of itself
+    blur: np.ndarray | None = None  # float32: what is known of its profile, see scan_reader.py
+    misread: np.ndarray | None = None  # float32: what its reading is off by, in learning
 
 
-def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=((0, 0),) * 3):
+def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=((0, 0),) * 3,
+               blur=None, misread=None):
     """The Scene of volumes that are not padded yet.
 
     Parameters
@@ -34,6 +37,7 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=
     ends : sequence of three pairs of bool, optional
         At which faces not the brain ends but the array that it lies in: there its mask is mirrored,
         as the voxels are. Beyond all others is no brain.
+    blur, misread : ndarray of float32, optional
 
     Returns
     -------
@@ -55,7 +59,7 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=
             planes[:max(REACH - side.start, 0)] = False
         if not mirrored[1]:
             planes[REACH + length - side.start:] = False
-    return Scene(around, begun, brain, padded, swaps, cues)
+    return Scene(around, begun, brain, padded, swaps, cues, blur, misread)
 
 
 def _with_reach(volume, tile, mode):

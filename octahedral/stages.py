@@ -15,7 +15,10 @@ from matrix_compute import BLOCK, Drawn, bucket_order
 from octahedral.applying import apply_turned, lines_of
 from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
-from octahedral.tree import grow, quantile_tree
+from octahedral.tree import NO_READER, grow, quantile_tree, together
+from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
+from scan_cues import CUE_NAMES, NOISE
+from scan_reader import READING_NAMES, fit_reader, read
 from util import random_of
 
 TILE_VOXELS = 3_500_000  # restored at a time, with their surroundings: some 70 bytes each
@@ -27,6 +30,11 @@ SMALL_BALL = ball(3, centre=False), np.array(  # what a tree is grown by
 TREE_SAMPLES = 400_000  # voxels that a tree is grown from
 HELD_OUT_BLOCK = 16  # voxels; cubes of this side are kept out of learning, to choose the ridge by
 HELD_OUT_SHARE = 1 / 16
+# Columns of features: what a volume shows of itself, the reading of its profile, whether it is
+# told; and those that are for the reader alone, not for trees.
+CUES = slice(OVER_NOISE + 1, OVER_NOISE + 1 + len(CUE_NAMES))
+BLUR, TOLD = slice(CUES.stop, CUES.stop + len(READING_NAMES)), CUES.stop + len(READING_NAMES)
+HIDDEN = slice(CUES.start + NOISE + 1, CUES.stop)
 
 
 def stage_taps(number, settings):
@@ -137,7 +145,7 @@ def scene_of(volume, estimate, settings, tile=None):
     ends = [(side.start == 0, side.stop == length)
             for side, length in zip(volume.box, operator.shape, strict=True)]
     return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues, tile,
-                      ends)
+                      ends, volume.blur, volume.misread)
 
 
 def apply_stage(scene, stage, number, settings, near=None):
@@ -183,19 +191,56 @@ def survey(volume, stages, settings, count, name):
         random = random_of(settings.seed, f"{name} tree {len(stages)}")
         voxels = np.sort(random.choice(voxels, count, replace=False))
     features, orientation = features_of_voxels(scene, voxels)
+    if volume.true_blur is not None:
+        features[:, BLUR] = volume.true_blur
+        misread = np.tile(volume.misread, (len(features), 1))
+        features = np.hstack([features, misread])  # for `_with_readings`
     taps = np.concatenate(SMALL_BALL), ball(1 if stages else -1)
     rows = np.empty((voxels.size, sum(map(len, taps)) + 1), np.float32)
-    fill = row_filler(scene, volume.hr, voxels, orientation, taps)
+    fill = row_filler(scene, volume, voxels, orientation, taps)
     in_threads(spans(voxels.size, BLOCK), lambda span: fill(slice(*span), rows[slice(*span)]))
     return features, rows
 
 
 def stage_tree(surveys, settings, advance=lambda leaves: None):
-    """The tree of a stage, from what `survey` gave of several volumes."""
-    features, samples = (np.concatenate(parts) for parts in zip(*surveys, strict=True))
-    if settings.splits == "quantiles":
-        return quantile_tree(features)
-    return grow(features, samples, settings.leaves, advance)
+    """The trees of a stage, and what reads a scan, from what `survey` gave of several volumes.
+
+    Each of several trees leaves out a part of the surveys: so they differ in what they take a scan
+    for, and their mean is steadier than any of them.
+    """
+    reader = NO_READER
+    if surveys[0][0].shape[1] > len(FEATURE_NAMES):
+        reader, surveys = _with_readings(surveys)
+    trees = []
+    for number in range(settings.trees):
+        parts = [part for place, part in enumerate(surveys)
+                 if settings.trees == 1 or place % settings.trees != number] or surveys
+        features, samples = (np.concatenate(found) for found in zip(*parts, strict=True))
+        trees.append(quantile_tree(features) if settings.splits == "quantiles"
+                     else grow(features, samples, settings.leaves, advance))
+    return together(trees, reader)
+
+
+def _with_readings(surveys):
+    """Fit a reader to surveys of draws, and write what it reads where nothing was told.
+
+    Returns
+    -------
+    reader : ndarray
+    surveys : list
+        Features without what is not for trees.
+    """
+    whole = np.array([features[0] for features, _ in surveys])
+    reader = fit_reader(whole[:, CUES], whole[:, BLUR])
+    found = []
+    for (features, rows), of_volume in zip(surveys, whole, strict=True):
+        features = features[:, :len(FEATURE_NAMES)].copy()
+        if not of_volume[TOLD]:
+            misread = of_volume[len(FEATURE_NAMES):]
+            features[:, BLUR] = read(reader, of_volume[CUES], misread)
+        features[:, HIDDEN] = 0
+        found.append((features, rows))
+    return reader, found
 
 
 def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
@@ -222,28 +267,33 @@ def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
     scene, voxels = what_stages_learn_from(volume, stages, settings)
     voxels = sample_voxels(voxels, settings.sample_rate, settings.seed, f"{name} learn")
     leaf, orientation = classify(scene, voxels, tree)
-    bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, name)
+    held = held_out(voxels, scene.mask.shape, settings.seed, name)
+    bucket = (leaf + tree.leaves * held).ravel()  # each voxel is learned from in each tree
+    voxels, orientation = np.tile(voxels, len(leaf)), np.tile(orientation, len(leaf))
     if wanted is not None:
         kept = wanted[bucket]
         voxels, bucket, orientation = voxels[kept], bucket[kept], orientation[kept]
     order, ends = bucket_order(bucket, 2 * tree.leaves)
     voxels, orientation = voxels[order], orientation[order]
-    fill = row_filler(scene, volume.hr, voxels, orientation, stage_taps(len(stages), settings))
+    fill = row_filler(scene, volume, voxels, orientation, stage_taps(len(stages), settings))
     return Drawn(volume, voxels, ends, fill)
 
 
-def row_filler(scene, hr, voxels, orientation, taps):
+def row_filler(scene, volume, voxels, orientation, taps):
     """What writes the rows of a slice of the voxels.
 
-    A row is [taps of the estimate, taps of the start, target], less the voxel's own estimate.
+    A row is [taps of the estimate, taps of the start, target], less the voxel's own estimate, times
+    the square root of the volume's weight: so its squared error counts as often as that says.
     """
     in_estimate, in_start = _offsets(taps, scene)
     estimate, start = scene.estimate.reshape(-1), scene.start.reshape(-1)
-    hr = np.pad(hr, REACH).reshape(-1)
+    hr, root = np.pad(volume.hr, REACH).reshape(-1), np.float32(np.sqrt(volume.weight))
 
     def fill(samples, rows):
         _gather(estimate, start, hr, voxels[samples], orientation[samples], in_estimate, in_start,
                 rows)
+        if root != 1:
+            rows *= root
 
     return fill
 

@@ -15,23 +15,32 @@ from threadpoolctl import threadpool_limits
 
 from machine.threads import thread_count
 from octahedral.voxel_features import FEATURE_NAMES
+from scan_cues import CUE_NAMES
+from scan_reader import READING_NAMES
 
 BINS = 64  # parts of equal size that a feature is cut into; thresholds lie between them
 CUTS = 11  # thresholds that a node tries for each feature, at most
 MOST_SAMPLES = 20_000  # from which a node chooses its split, at most
-MOST_LEAVES = 4096
+MOST_LEAVES, MOST_TREES = 4096, 8
+MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
 LEAST = 200  # samples on either side of a split, at least
 SMALL_RIDGE = 0.05  # of the mean energy of a regressor
 QUANTILE_SPLITS = (("strength", 6), ("coherence", 4), ("slope_1", 3), ("slope_2", 2))  # 144 classes
+NO_READER = np.zeros((len(READING_NAMES) + len(CUE_NAMES), 1 + len(CUE_NAMES)))
 
 
 class Tree(NamedTuple):
-    """Nodes in the order in which they were added: parents before children, node 0 is the root."""
+    """Nodes in the order in which they were added: parents before children, node 0 is a root.
+
+    There may be several trees, one after another: then a voxel has a leaf in each.
+    """
 
     feature: np.ndarray  # (nodes,) int64: which feature decides; -1 in a leaf
     threshold: np.ndarray  # (nodes,) float32: features of at least this go to child 1, else child 0
     child: np.ndarray  # (nodes, 2) int64; 0 in a leaf
-    leaf: np.ndarray  # (nodes,) int64: number of a leaf; -1 elsewhere
+    leaf: np.ndarray  # (nodes,) int64: number of a leaf, of all trees; -1 elsewhere
+    roots: np.ndarray  # (trees,) int64
+    reader: np.ndarray = NO_READER  # see scan_reader.py
 
     @property
     def leaves(self):
@@ -53,7 +62,27 @@ def tree_of(splits):
         if split is not None:
             feature[node], threshold[node], child[node] = split[0], split[1], split[2:]
     leaf[feature < 0] = np.arange((feature < 0).sum())
-    return Tree(feature, threshold, child, leaf)
+    return Tree(feature, threshold, child, leaf, np.zeros(1, np.int64))
+
+
+def together(trees, reader=NO_READER):
+    """Several trees as one `Tree`, with a reader.
+
+    Examples
+    --------
+    >>> tree = tree_of([(3, 0.5, 1, 2), None, None])
+    >>> together([tree, tree]).roots, together([tree, tree]).leaf
+    (array([0, 3]), array([-1,  0,  1, -1,  2,  3]))
+    """
+    nodes = np.cumsum([0, *(len(tree.leaf) for tree in trees)])
+    leaves = np.cumsum([0, *(tree.leaves for tree in trees)])
+    child = [np.where(tree.feature[:, None] < 0, 0, tree.child + first)
+             for tree, first in zip(trees, nodes[:-1], strict=True)]
+    leaf = [np.where(tree.feature < 0, tree.leaf + first, -1)
+            for tree, first in zip(trees, leaves[:-1], strict=True)]
+    return Tree(*(np.concatenate(parts) for parts in (
+        [tree.feature for tree in trees], [tree.threshold for tree in trees], child, leaf)),
+        nodes[:-1], reader)
 
 
 def read_tree(held):
@@ -70,19 +99,24 @@ def read_tree(held):
     >>> read_tree(tree._asdict()).leaves
     2
     """
-    kinds = np.int64, np.float32, np.int64, np.int64
-    tree = Tree(*(np.asarray(held[name], kind)
-                  for name, kind in zip(Tree._fields, kinds, strict=True)))
-    nodes, inner = len(tree.leaf), tree.feature >= 0
+    kinds = {"feature": np.int64, "threshold": np.float32, "child": np.int64, "leaf": np.int64}
+    arrays = [np.asarray(held[name], kind) for name, kind in kinds.items()]
+    feature, _, child, leaf = arrays
+    nodes, inner = len(leaf), feature >= 0
     shapes = [(nodes,), (nodes,), (nodes, 2), (nodes,)]
-    if [array.shape for array in tree] != shapes or not 0 < nodes < 2 * MOST_LEAVES:
+    if [array.shape for array in arrays] != shapes or not 0 < nodes < MOST_NODES:
         raise ValueError("the arrays of a tree do not fit together")
+    roots = np.setdiff1d(np.arange(nodes), child[inner])
+    tree = Tree(*arrays, roots, np.asarray(held.get("reader", NO_READER), np.float64))
+    if tree.reader.shape != NO_READER.shape or not np.isfinite(tree.reader).all():
+        raise ValueError("the reader of a tree is none")
     if (tree.feature.min() < -1 or tree.feature.max() >= len(FEATURE_NAMES)
             or not np.isfinite(tree.threshold).all()):
         raise ValueError("a tree splits on a feature that does not exist, or at no number")
     children, parents = tree.child[inner], np.flatnonzero(inner)[:, None]
     if ((children <= parents).any()
-            or not np.array_equal(np.sort(children.ravel()), np.arange(1, nodes))):
+            or 0 not in roots
+            or not np.array_equal(np.sort(children.ravel()), np.setdiff1d(np.arange(nodes), roots))):
         raise ValueError("the nodes of a tree are not linked as a tree")
     if not np.array_equal(tree.leaf, np.where(inner, -1, np.cumsum(~inner) - 1)):
         raise ValueError("the leaves of a tree are not numbered in order")

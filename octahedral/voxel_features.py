@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from scan_cues import CUE_NAMES
+from scan_reader import TOLD_NAMES
 from structure_tensor import BATCH, eigen_batch
 
 # Axes 0, 1, 2 are those of the voxel's frame. Differences are divided by sqrt(l1), except "raw".
@@ -41,7 +42,7 @@ FEATURE_NAMES = (
  MOVED, MOVED_RAW, BRAIN, COHERENCE) = range(len(FEATURE_NAMES))
 VOXEL_FEATURES = OVER_NOISE = len(FEATURE_NAMES)
 # Of scenes with cues: the strength over that of the noise, and what is the same for each voxel.
-FEATURE_NAMES += ("over_noise", *CUE_NAMES)
+FEATURE_NAMES += ("over_noise", *CUE_NAMES, *TOLD_NAMES)
 
 
 class Slab(NamedTuple):
@@ -92,7 +93,7 @@ def write_features(voxels, slab, features, orientation):
 
 @njit(cache=True, nogil=True)
 def write_leaves(voxels, slab, tree, leaf, orientation):
-    """Leaf, int32, and orientation of voxels, as `write_features` has them; tree : Tree."""
+    """Leaves, int32, shape (roots, n), and orientation of voxels, see `write_features`."""
     w, features = np.zeros(WORK), np.zeros((BATCH, VOXEL_FEATURES), np.float32)
     found = np.zeros(BATCH, np.int32)
     # At a leaf, there is no way on.
@@ -103,16 +104,17 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
     for first in range(0, voxels.size, BATCH):
         part = slice(first, min(first + BATCH, voxels.size))
         _write_batch(voxels[part], slab, w, features, orientation[part])
-        _walk(tree, asked, child, features, found)
-        for m in range(voxels[part].size):
-            leaf[first + m] = found[m]
+        for number in range(tree.roots.size):
+            _walk(tree, asked, child, tree.roots[number], features, found)
+            for m in range(voxels[part].size):
+                leaf[number, first + m] = found[m]
 
 
 @njit(cache=True, nogil=True)
-def _walk(tree, asked, child, f, leaf):
-    """The leaves of a batch: four voxels walk together, so that none waits for its own step."""
+def _walk(tree, asked, child, root, f, leaf):
+    """The leaves of a batch, from a root: four voxels walk together, so that none waits for its own step."""
     for m in range(0, BATCH, 4):
-        a = b = c = d = np.int64(0)
+        a = b = c = d = np.int64(root)
         while tree.feature[a] & tree.feature[b] & tree.feature[c] & tree.feature[d] >= 0:
             a = child[a, int(f[m, asked[a]] >= tree.threshold[a])]
             b = child[b, int(f[m + 1, asked[b]] >= tree.threshold[b])]

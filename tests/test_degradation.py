@@ -116,7 +116,8 @@ def test_there_and_back_keeps_the_grid(kind):
     fine = operator.spline(low)
     again, shifted = operator.degrade(fine), operator.degrade(np.roll(fine, 1, 0))
     error = np.abs(again - low).max()
-    assert error < 0.3 * np.abs(shifted - low).max()
+    blurred = kind.get("profile") == ("hamming",)  # twice, which takes more than a shift's third
+    assert error < (0.6 if blurred else 0.3) * np.abs(shifted - low).max()
 
 
 @every_kind

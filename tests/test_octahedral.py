@@ -143,7 +143,7 @@ def test_classify_walks_the_tree_that_their_features_decide():
     tree = quantile_tree(features)
     leaf, turned = classify(scene, voxels, tree)
     np.testing.assert_array_equal(turned, orientation)
-    np.testing.assert_array_equal(leaf, [naive_octahedral.walk(tree, row) for row in features])
+    np.testing.assert_array_equal(leaf, [[naive_octahedral.walk(tree, row) for row in features]])
 
 
 def test_every_feature_has_a_name():

@@ -74,7 +74,35 @@ def test_cues_are_what_they_are_called(factor):
     expected = [floor, level, np.log(mean["second"] / mean["lag 2"]),
                 np.log(mean["lag 4"] / mean["lag 2"]), edge_2, edge_3,
                 np.log(floor**2 / mean["lag 2"] + 1e-4), np.log(mean["fourth"] / mean["lag 2"])]
-    np.testing.assert_allclose(cues_of(volume, factor), expected, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(cues_of(volume, factor)[:8], expected, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor, line", [((2, 2, 2), 32), ((1, 4, 1), 16)])
+def test_spectra_are_those_of_lines_within_the_brain(factor, line):
+    volume = noisy(shape=(46, 50, 44), sigma=0.02)
+    taper = np.array([0.5 - 0.5 * np.cos(2 * np.pi * (k + 1) / (line + 1)) for k in range(line)])
+    powers = []
+    for axis in (axis for axis in range(3) if factor[axis] > 1):
+        lines = np.moveaxis(volume.astype(float), axis, 2)
+        found = []
+        for i, j in product(*map(range, lines.shape[:2])):
+            for k in range(0, lines.shape[2] - line + 1, 4):
+                part = lines[i, j, k:k + line]
+                if (part > 0).all():
+                    waves = np.fft.rfft((part - part.mean()) * taper)
+                    found.append(abs(waves) ** 2 / (taper**2).sum())
+        if len(found) >= 50:
+            powers.append(np.mean(found, axis=0))
+    power = np.mean(powers, axis=0)
+    _, level = noise(volume)
+    low = power[line // 16:line // 8].mean()
+    clean = np.log(np.maximum(power - level**2, 0.05 * power) / low)
+    expected = np.interp(np.arange(3, 17) / 16, np.linspace(0, 1, len(power)), clean)
+    np.testing.assert_allclose(cues_of(volume, factor)[8:], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_spectra_are_zero_where_no_line_lies_within_the_brain():
+    assert not cues_of(noisy(shape=(20, 20, 20)), (2, 2, 2))[8:].any()
 
 
 def test_strength_is_compared_with_that_of_the_floor():

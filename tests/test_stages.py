@@ -110,7 +110,7 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
     gram = stage_gram(tree, number, settings)
     accumulate_stage(stages[:number], gram, pair, tree, settings, "a")
     leaf, orientation = classify(scene, voxels, tree)
-    bucket = leaf + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, "a")
+    bucket = leaf[0] + tree.leaves * held_out(voxels, scene.mask.shape, settings.seed, "a")
     if rate == 1:
         np.testing.assert_array_equal(gram.count, np.bincount(bucket, minlength=2 * tree.leaves))
         for b in (0, int(bucket.max()), int(np.bincount(bucket).argmax())):
@@ -232,7 +232,7 @@ def test_a_stage_gives_each_voxel_the_filter_of_its_leaf_turned_its_way(pair, st
     voxels = np.flatnonzero(np.pad(pair.mask, REACH))[::97]
     leaf, orientation = classify(scene, voxels, stages[number].classes)
     rows = rows_of(scene, pair.hr, voxels, orientation, number, QUICK_SETTINGS)[:, :-1]
-    expected = scene.estimate.reshape(-1)[voxels] + (rows * stages[number].weights[leaf]).sum(1)
+    expected = scene.estimate.reshape(-1)[voxels] + (rows * stages[number].weights[leaf[0]]).sum(1)
     np.testing.assert_allclose(result[voxels], expected, atol=1e-5)
 
 

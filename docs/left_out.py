@@ -1,0 +1,96 @@
+"""Filters for scans, tried on scanners that they have not learned from.
+
+    python docs/left_out.py scanners
+    python docs/left_out.py scanners --seeds 0 1 2 --only siteA siteB --options --factor 1 1 4
+
+`scanners` holds a folder of brains for each scanner. One scanner after another is left out: filters
+are learned from all others and evaluated on it, by `train.py` and `test.py --preset scan`. A folder
+`scanners/only_tested` is evaluated each time and never learned from: for brains whose licence
+forbids it. Printed is, for each scanner, the mean gain over the best other way and the worst cell,
+inside the brain and over the whole, over all seeds; metrics.csv of each run stays in --work.
+"""
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent.parent
+NEVER_LEARNED = "only_tested"
+
+
+def brains_of(folder):
+    """The volumes of a scanner."""
+    return sorted(folder.glob("*.nii*"))
+
+
+def learn(volumes, arrays, seed, options):
+    """Learn filters from volumes into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, path in enumerate(volumes):
+            Path(folder, f"{number:03}_{path.name}").symlink_to(path.resolve())
+        run("train.py", "--preset", "scan", "--train_dir", folder, "--arrays_dir", str(arrays),
+            "--seed", str(seed), *options)
+
+
+def gains(folder, arrays, result, options):
+    """The gains on the volumes of a folder: inside and whole, of each cell; shape (cells, 2)."""
+    run("test.py", "--preset", "scan", "--test_dir", str(folder), "--arrays_dir", str(arrays),
+        "--result_dir", str(result), "--test_profile", "box", "gauss", "sharp", "kspace", "hamming",
+        "--test_noise", "0", "1", "3", "5", *options)
+    newest = max(result.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    with open(newest, newline="", encoding="utf-8") as file:
+        return np.array([[float(row["gain_inside"]), float(row["gain_whole"])]
+                         for row in csv.DictReader(file)])
+
+
+def run(script, *arguments):
+    """Run a script of the project; end with it where it fails."""
+    done = subprocess.run([sys.executable, str(HERE / script), "--quiet", *arguments],
+                          stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        sys.exit(f"{script} ended with status {done.returncode}, see above")
+
+
+def line(name, found):
+    """One row of the table."""
+    found = np.concatenate(found)
+    mean, worst, below = found.mean(0), found.min(0), (found < -0.05).sum(0)
+    return (f"{name:24} {len(found):5} cells  mean {mean[0]:+.2f} / {mean[1]:+.2f}  "
+            f"worst {worst[0]:+.2f} / {worst[1]:+.2f}  below {below[0]} / {below[1]}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scanners", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", help="scanners to leave out (default: each)")
+    parser.add_argument("--work", type=Path, default=Path("left_out"))
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[],
+                        help="for both scripts, such as --factor")
+    given = parser.parse_args()
+    folders = {path.name: path for path in sorted(given.scanners.iterdir()) if path.is_dir()}
+    tested = folders.pop(NEVER_LEARNED, None)
+    found = {}
+    for name in given.only or folders:
+        others = [path for other, folder in folders.items() if other != name
+                  for path in brains_of(folder)]
+        for seed in given.seeds:
+            work = given.work / f"{name}_{seed}"
+            learn(others, work / "arrays", seed, given.options)
+            for tried, folder in [(name, folders[name]), (NEVER_LEARNED, tested)]:
+                if folder is not None:
+                    found.setdefault(tried, []).append(
+                        gains(folder, work / "arrays", work / tried, given.options))
+            print(line(name, found[name][-1:]) + f"  seed {seed}", flush=True)
+    print("\nover all seeds")
+    for name, cells in found.items():
+        print(line(name, cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""How a scan was blurred, as its noise and blur descriptors tell: a linear reading, fitted on draws.
+
+No descriptor alone tells the profile of a scanner: each of them also moves with how sharp its
+originals are, with noise and with anatomy. Together they tell more. The reading is a ridge
+regression from all of them to what filters need to know, the profile's transfer at two
+frequencies. Trees split on the reading, or on the user's word where the profile is known.
+
+The same file says how far descriptors lie from those that were learned from. Filters of brains make
+a phantom or a CT worse: there they give way to the spline.
+"""
+import numpy as np
+
+from slice_profile import transfer
+
+READING_NAMES = (
+    "transfer_3_4",  # of the profile, at 3/4 of the highest frequency of the LR grid
+    "transfer_end",  # at the highest frequency
+)
+SHARES = (0.75, 1.0)  # of the highest frequency, as above
+TOLD_NAMES = (*READING_NAMES, "told")
+RIDGE = 3.0  # draws
+SHRINKAGE = 0.1  # added to variances of 1: descriptors that hardly vary are not trusted to
+USUAL, TOO_STRANGE = 2.0, 3.0  # strangeness up to which filters work in full, and not at all
+
+
+def blur_of(profiles, factor):
+    """The reading that profiles should give: the mean of their transfers over refined axes.
+
+    Parameters
+    ----------
+    profiles : sequence of three str or slice_profile.Profile
+    factor : sequence of three int
+
+    Returns
+    -------
+    ndarray of float32, shape (len(READING_NAMES),)
+
+    Examples
+    --------
+    >>> blur_of(("kspace", "kspace", "box"), (2, 2, 2)).round(2)
+    array([0.93, 0.88], dtype=float32)
+    """
+    refined = [profile for profile, f in zip(profiles, factor, strict=True) if f > 1]
+    return np.mean([[transfer(profile, share) for share in SHARES] for profile in refined],
+                   axis=0).astype(np.float32)
+
+
+def fit_reader(cues, blur):
+    """The linear map from descriptors to readings, by ridge regression.
+
+    Parameters
+    ----------
+    cues : ndarray, shape (draws, descriptors)
+    blur : ndarray, shape (draws, len(READING_NAMES))
+        What `blur_of` says of each draw.
+
+    Returns
+    -------
+    reader : ndarray of float64, shape (len(READING_NAMES) + descriptors, 1 + descriptors)
+        In each row a constant, then a weight for each descriptor. First the readings; then what
+        makes the descriptors numbers of mean 0 and variance 1, for `strangeness`.
+
+    Examples
+    --------
+    >>> cues = np.random.default_rng(0).random((500, 2))
+    >>> fit_reader(cues, 3 + cues @ [[2.0, 0.5], [1, 1]])[:2].round(1)
+    array([[3. , 2. , 1. ],
+           [3. , 0.5, 1. ]])
+    """
+    cues, blur = np.asarray(cues, np.float64), np.asarray(blur, np.float64)
+    middle, spread = cues.mean(0), cues.std(0)
+    spread[spread < 1e-9] = 1.0
+    x = (cues - middle) / spread
+    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (blur - blur.mean(0)))
+    variance, directions = np.linalg.eigh(x.T @ x / len(x))
+    whitening = directions / np.sqrt(np.maximum(variance, 0) + SHRINKAGE)
+    weights = np.vstack([weights.T, whitening.T]) / spread
+    constant = np.concatenate([blur.mean(0), np.zeros(x.shape[1])]) - weights @ middle
+    return np.ascontiguousarray(np.column_stack([constant, weights]))
+
+
+def read(reader, cues, misread=0.0):
+    """The reading of a scan, within what profiles can be: ndarray of float32.
+
+    In learning, `misread` is added: filters shall be ready for scanners that are read less well.
+    """
+    rows = reader[:len(READING_NAMES)]
+    return np.clip(rows[:, 0] + rows[:, 1:] @ cues + misread, 0, 1).astype(np.float32)
+
+
+def strangeness(reader, cues):
+    """How far descriptors lie from those that were learned from: about 0.5 among these.
+
+    The root mean square of what the last rows of the reader make of them; 0 of filters that were
+    learned without.
+    """
+    rows = reader[len(READING_NAMES):]
+    return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ cues))))
+
+
+def trust(reader, cues):
+    """Share of what filters change that is made: 1 of usual scans, 0 of too strange ones.
+
+    Examples
+    --------
+    >>> cues = np.random.default_rng(0).normal(size=(500, 3))
+    >>> reader = fit_reader(cues, np.zeros((500, 2)))
+    >>> trust(reader, np.zeros(3)), trust(reader, np.full(3, 9.0))
+    (1.0, 0.0)
+    """
+    return float(np.clip((TOO_STRANGE - strangeness(reader, cues)) / (TOO_STRANGE - USUAL), 0, 1))
+
+
+def told_or_read(reader, cues, blur=None, misread=None):
+    """What trees may split on of a whole scan: descriptors, readings, and whether these were told.
+
+    Parameters
+    ----------
+    reader : ndarray, see `fit_reader`
+    cues : ndarray of float32, shape (descriptors,)
+    blur : ndarray of float32, shape (len(READING_NAMES),), optional
+        What is known of the profile. By default it is read.
+    misread : ndarray of float32, optional
+        See `read`.
+
+    Returns
+    -------
+    ndarray of float32, shape (descriptors + len(TOLD_NAMES),)
+    """
+    found = blur
+    if blur is None:
+        found = read(reader, cues, 0.0 if misread is None else misread)
+    return np.concatenate([cues, found, [blur is not None]]).astype(np.float32)

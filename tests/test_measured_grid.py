@@ -1,0 +1,105 @@
+"""Scans that were interpolated before they came: known as such, and restored from what was measured."""
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import load_script
+from scipy.ndimage import binary_erosion
+from synthetic import save
+from test_scan import phantom
+
+from command_line import command_line
+from disk.slices import filled_up
+from measured_grid import MeasuredGrid, measured_grid, onto_measured, wave_matrix
+from spline import apply_operators, banded
+
+
+def filled(low, axes, times=2):
+    """A volume whose spectrum is filled up with zeros along axes, cut at its own outline."""
+    sides = [side * times if axis in axes else side for axis, side in enumerate(low.shape)]
+    fine = apply_operators(low, [banded(wave_matrix(*pair)) for pair in zip(low.shape, sides)])
+    inside = np.kron((low > 0), np.ones([times if axis in axes else 1 for axis in range(3)]))
+    return (np.maximum(fine, 1e-3) * inside).astype(np.float32)
+
+
+def scan(seed=0, sigma=0.0, shape=(72, 68, 64)):
+    """A head of tissue in a black surround, in [0, 1], with noise."""
+    clean = phantom(seed, shape) / 1000
+    noise = np.random.default_rng(seed).normal(0, sigma, shape)
+    return (np.maximum(clean + noise, 1e-3) * (clean > 0)).astype(np.float32)
+
+
+@pytest.mark.parametrize("sigma", [0, 0.03])
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (0, 1, 2)])
+def test_a_volume_filled_up_with_zeros_is_known_as_one(axes, sigma):
+    low = scan(sigma=sigma)
+    grid = measured_grid(filled(low, axes))
+    assert grid.shares == tuple(0.5 if axis in axes else 1.0 for axis in range(3))
+    assert grid.shape == low.shape and not grid.is_own
+
+
+@pytest.mark.parametrize("sigma", [0, 0.03])
+def test_a_volume_that_was_measured_in_full_keeps_its_grid(sigma):
+    assert measured_grid(scan(sigma=sigma)).is_own
+    windowed = np.fft.rfft(scan(sigma=sigma), axis=2)
+    windowed *= 0.54 + 0.46 * np.cos(np.pi * np.linspace(0, 1, windowed.shape[2]))
+    low = np.fft.irfft(windowed, axis=2).astype(np.float32) * (scan() > 0)
+    assert measured_grid(low).is_own  # a Hamming window falls off, but not at once
+
+
+def test_what_was_measured_comes_back_without_loss():
+    low = scan(sigma=0.03)
+    fine = filled(low, (0, 1))
+    grid = measured_grid(fine)
+    deep = binary_erosion(low > 0, iterations=6)
+    apart = (onto_measured(fine, grid) - low)[deep]
+    # The outline, cut anew, takes some of the ringing around it away.
+    assert np.sqrt(np.mean(apart**2)) < 0.02 < 0.5 * low[deep].std()
+
+
+def test_its_voxels_lie_where_they_were():
+    grid = MeasuredGrid((4, 6, 8), (0.5, 1.0, 2 / 3))
+    np.testing.assert_allclose(grid.to_low() @ [0, 0, 0, 1], [0.5, 0, 0.25, 1])
+    np.testing.assert_allclose(grid.to_low() @ [3, 5, 7, 1], [6.5, 5, 10.75, 1])
+
+
+def test_small_volumes_keep_their_grid():
+    assert measured_grid(filled(scan(shape=(10, 12, 9)), (0, 1))).is_own
+
+
+# ---- sidecars
+
+def test_a_sidecar_says_what_was_measured_of_the_plane(tmp_path):
+    scan_path = tmp_path / "scan.nii.gz"
+    for held, share in (({"AcquisitionMatrixPE": 128, "ReconMatrixPE": 256}, 0.5), ({}, 1.0),
+                        ({"AcquisitionMatrixPE": 256, "ReconMatrixPE": 256}, 1.0),
+                        ({"AcquisitionMatrixPE": "many", "ReconMatrixPE": 256}, 1.0)):
+        (tmp_path / "scan.json").write_text(json.dumps(held))
+        assert filled_up(scan_path, (0.5, 0.5, 4)) == (share, share, 1.0)
+
+
+def test_a_sidecar_alone_does_not_take_detail_away():
+    assert measured_grid(scan(sigma=0.03), (0.5, 0.5, 1.0)).is_own
+
+
+# ---- upscaling
+
+def test_an_interpolated_scan_is_restored_from_what_was_measured(tmp_path, capsys):
+    low = filled(scan(shape=(40, 36, 30)), (0, 1))
+    affine = np.diag([0.5, 0.5, 1, 1.0])
+    affine[:3, 3] = [-7, 3, 11]
+    save(tmp_path / "scan.nii.gz", 1000 * low, affine)
+    target = tmp_path / "fine.nii.gz"
+    settings = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "scan.nii.gz"),
+                                     "--output", str(target), "--no-report"])
+    assert load_script("test").main(*settings) == 0
+    said = capsys.readouterr().out
+    assert "axis 0: 1 mm on a grid of 0.5; axis 1: 1 mm on a grid of 0.5" in said
+    found = nib.load(target)
+    assert found.shape == tuple(2 * side for side in low.shape)
+    np.testing.assert_allclose(found.affine[:3, 3], affine[:3, 3] - [0.125, 0.125, 0.25], atol=1e-5)
+    np.testing.assert_allclose(found.header.get_zooms(), [0.25, 0.25, 0.5], rtol=1e-5)
+    record = found.get_fdata()
+    brain = binary_erosion(np.kron(low > 0, np.ones((2, 2, 2))) > 0, iterations=6)
+    assert abs(record[brain].mean() / (1000 * low[low > 0].mean()) - 1) < 0.1

@@ -1,0 +1,221 @@
+"""What is read of a scan's profile, what is told of it, and what is too strange to restore."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_erosion
+from test_scan import SCAN, phantom
+
+from filter_constant import PROFILES
+from get_lar import make_fine
+from matrix_compute import Stage
+from octahedral.features import classify
+from octahedral.scene import REACH
+from octahedral.stages import apply_stage, scene_of, stage_tree, survey, tap_count
+from octahedral.tree import NO_READER, together, tree_of
+from octahedral.voxel_features import FEATURE_NAMES
+from scan_cues import CUE_NAMES, NOISE
+from scan_draws import draw_of, drawn_volumes, with_sharpness
+from scan_reader import (
+    READING_NAMES,
+    TOO_STRANGE,
+    USUAL,
+    blur_of,
+    fit_reader,
+    read,
+    strangeness,
+    told_or_read,
+    trust,
+)
+from slice_profile import Profile, profile_matrix, transfer
+from util import random_of
+
+TOLD = FEATURE_NAMES.index("told")
+
+
+# ---- profiles
+
+@pytest.mark.parametrize("profile", [*PROFILES, Profile("kspace", damping=0.3)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_transfer_is_what_the_matrix_leaves_of_a_wave(profile, share):
+    side, factor = 320, 8
+    cycles = round(share * side / (2 * factor))
+    wave = np.cos(2 * np.pi * cycles * np.arange(side) / side)
+    at = (np.arange(side // factor) + 0.5) * factor - 0.5
+    seen = profile_matrix(side, factor, profile) @ wave
+    expected = transfer(profile, 2 * cycles * factor / side)
+    expected = expected * np.cos(2 * np.pi * cycles * at / side)
+    np.testing.assert_allclose(seen[3:-3], expected[3:-3], atol=0.01)  # a box of eight voxels
+
+
+def test_blur_is_the_mean_over_refined_axes_alone():
+    expected = [np.mean([transfer(name, share) for name in ("box", "gauss")])
+                for share in (0.75, 1.0)]
+    np.testing.assert_allclose(blur_of(("box", "kspace", "gauss"), (2, 1, 3)), expected, rtol=1e-6)
+
+
+# ---- the reader
+
+def test_a_reader_finds_what_descriptors_say_linearly():
+    random = np.random.default_rng(0)
+    cues = random.normal(size=(400, 6)) * [1, 10, 0.1, 1, 1, 0]
+    blur = 0.5 + cues[:, :2] @ [[0.1, 0.0], [0.0, 0.02]] + random.normal(0, 0.01, (400, 2))
+    reader = fit_reader(cues, blur)
+    inside = (blur > 0.1) & (blur < 0.9)
+    found = np.array([read(reader, one) for one in cues])
+    assert np.abs(found - blur)[inside].max() < 0.05
+
+
+def test_readings_stay_within_what_a_profile_can_be():
+    reader = fit_reader(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 2), 0.9))
+    assert read(reader, np.zeros(3), [5.0, -5.0]).tolist() == [1.0, 0.0]
+
+
+def test_what_is_told_takes_the_place_of_what_is_read():
+    reader = fit_reader(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 2), 0.4))
+    cues, blur = np.zeros(3, np.float32), np.array([0.7, 0.2], np.float32)
+    np.testing.assert_allclose(told_or_read(reader, cues, blur)[3:], [0.7, 0.2, 1])
+    np.testing.assert_allclose(told_or_read(reader, cues)[3:], [0.4, 0.4, 0], atol=1e-6)
+
+
+def test_strangeness_grows_with_the_distance_and_ends_trust():
+    cues = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 5, 0.1, 2]
+    reader = fit_reader(cues, np.zeros((2000, 2)))
+    usual = [strangeness(reader, one) for one in cues]
+    assert 0.8 < np.median(usual) < 1.1
+    far = [strangeness(reader, cues[0] + step * np.array([1, 5, 0.1, 2])) for step in (3, 6, 12)]
+    assert far[0] < far[1] < far[2]
+    middle = cues.mean(0)
+    direction = np.array([1, 5, 0.1, 2])
+    steps = np.linspace(0, 8, 200)
+    shares = [trust(reader, middle + step * direction) for step in steps]
+    levels = [strangeness(reader, middle + step * direction) for step in steps]
+    assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
+    expected = np.clip((TOO_STRANGE - np.array(levels)) / (TOO_STRANGE - USUAL), 0, 1)
+    np.testing.assert_allclose(shares, expected, atol=1e-9)
+
+
+def test_filters_learned_without_a_reader_find_nothing_strange():
+    assert trust(NO_READER, np.full(len(CUE_NAMES), 100.0)) == 1
+
+
+# ---- what trees see of it
+
+def surveys(told=None):
+    """Surveys of a few draws."""
+    found = []
+    for number in range(3):
+        for part, volume in enumerate(drawn_volumes(phantom(number), SCAN, f"v{number}")):
+            if told is not None:
+                volume = replace(volume, blur=volume.true_blur if told else None)
+            found.append((volume, survey(volume, [], SCAN, 200, f"v{number} {part}")))
+    return found
+
+
+def test_trees_are_told_the_true_profile_or_what_is_read(monkeypatch):
+    drawn = surveys()
+    seen = []
+    monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
+        seen.append(features), tree_of([None]))[1])
+    reader = stage_tree([found for _, found in drawn], replace(SCAN, trees=1)).reader
+    whole = np.split(seen[0], np.cumsum([len(found[0]) for _, found in drawn])[:-1])
+    assert {volume.blur is None for volume, _ in drawn} == {True, False}
+    for (volume, _), features in zip(drawn, whole, strict=True):
+        expected = volume.true_blur
+        if volume.blur is None:
+            expected = read(reader, volume.cues, volume.misread)
+        place = TOLD - len(READING_NAMES)
+        np.testing.assert_allclose(features[:, place:TOLD], np.tile(expected, (len(features), 1)),
+                                   atol=1e-6)
+        assert (features[:, TOLD] == (volume.blur is not None)).all()
+
+
+def test_descriptors_that_move_with_the_scanner_are_for_the_reader_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
+        seen.append(features), tree_of([None]))[1])
+    stage_tree([found for _, found in surveys()], replace(SCAN, trees=1))
+    first = FEATURE_NAMES.index(CUE_NAMES[0])
+    assert seen[0].shape[1] == len(FEATURE_NAMES)
+    assert np.ptp(seen[0][:, first + NOISE]) > 0  # noise is the same on every scanner
+    assert not seen[0][:, first + NOISE + 1:first + len(CUE_NAMES)].any()
+
+
+def test_each_tree_leaves_out_another_part_of_the_draws(monkeypatch):
+    drawn = [found for _, found in surveys()]
+    sizes = []
+    monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
+        sizes.append(len(features)), tree_of([None]))[1])
+    tree = stage_tree(drawn, replace(SCAN, trees=3))
+    counts = [len(features) for features, _ in drawn]
+    assert sizes == [sum(counts) - sum(counts[part::3]) for part in range(3)]
+    assert tree.roots.tolist() == [0, 1, 2] and tree.leaves == 3
+
+
+def test_a_told_profile_reaches_the_trees():
+    volume = next(drawn_volumes(phantom(0), SCAN, "one"))
+    split = FEATURE_NAMES.index("transfer_end")
+    tree = together([tree_of([(split, 0.8, 1, 2), None, None])],
+                    fit_reader(np.random.default_rng(0).normal(size=(50, len(CUE_NAMES))),
+                               np.full((50, 2), 0.5)))
+    for name, leaf in (("kspace", 1), ("gauss", 0), (None, 0)):
+        fine = make_fine(volume.low, SCAN, None, 3 * (name,) if name else ())
+        scene = scene_of(fine, fine.lr, SCAN)
+        found, _ = classify(scene, np.flatnonzero(np.pad(fine.mask, REACH)), tree)
+        assert (found == leaf).all()
+
+
+def test_a_stage_of_several_trees_gives_the_mean_of_what_they_give():
+    volume = next(drawn_volumes(phantom(0), SCAN, "one"))
+    scene = scene_of(volume, volume.lr, SCAN)
+    trees = [tree_of([(0, -4.0, 1, 2), None, None]), tree_of([(3, 0.4, 1, 2), None, None])]
+    random = np.random.default_rng(1)
+    weights = random.normal(0, 0.02, (4, tap_count(0, SCAN))).astype(np.float32)
+    both = apply_stage(scene, Stage(together(trees), weights), 0, SCAN)
+    each = [apply_stage(scene, Stage(tree, part), 0, SCAN)
+            for tree, part in zip(trees, (weights[:2], weights[2:]), strict=True)]
+    assert not np.array_equal(*each)
+    np.testing.assert_allclose(both, np.mean(each, axis=0), atol=1e-6)
+
+
+# ---- draws
+
+def test_strong_windows_are_drawn_only_where_they_are_told():
+    draws = [draw_of(SCAN, random_of(0, f"volume {number}")) for number in range(600)]
+    damped = [max(profile.damping for profile in draw.profiles) for draw in draws]
+    untold = [amount for draw, amount in zip(draws, damped, strict=True) if not draw.told]
+    told = [amount for draw, amount in zip(draws, damped, strict=True) if draw.told]
+    assert max(untold) == 0 and np.mean(np.array(told) > 0) > 0.1
+    assert 0.4 < np.mean([draw.told for draw in draws]) < 0.6
+
+
+def test_originals_are_drawn_sharper_softer_and_as_they_are():
+    draws = [draw_of(SCAN, random_of(0, f"volume {number}")) for number in range(600)]
+    sharper = np.array([draw.sharpening > 0 for draw in draws])
+    softer = np.array([max(draw.softness) > 0 for draw in draws])
+    assert not (sharper & softer).any()
+    assert 0.1 < sharper.mean() < 0.2 and 0.6 < softer.mean() < 0.7
+    unlike = [np.ptp(draw.softness) for draw in draws if max(draw.softness)]
+    assert min(unlike) > 0  # along each axis another
+
+
+def test_a_blurred_original_stays_in_its_outline_and_keeps_flat_tissue():
+    hr = (phantom(0) > 0).astype(np.float32) * 0.5
+    draw = draw_of(SCAN, random_of(0, "a"))._replace(softness=(0.6, 0.7, 0.5), sharpening=0.0)
+    np.testing.assert_allclose(with_sharpness(hr, draw), hr, atol=1e-6)
+    tissue = phantom(0) / 1000
+    found = with_sharpness(tissue, draw)
+    np.testing.assert_array_equal(found > 0, tissue > 0)
+    deep = binary_erosion(tissue > 0, iterations=2)[2:]
+    bend, before = (np.abs(np.diff(part, 2, axis=0))[deep].mean() for part in (found, tissue))
+    assert bend < 0.8 * before
+
+
+def test_draws_count_by_what_the_start_misses_of_them():
+    for number in range(2):
+        for volume in drawn_volumes(phantom(number), SCAN, "a"):
+            missed = np.mean(np.square(volume.hr - volume.lr)[volume.core])
+            assert volume.weight == pytest.approx(1 / (missed + 1e-5), rel=1e-5)
+            features, rows = survey(volume, [], SCAN, 100, "a")
+            _, plain = survey(replace(volume, weight=1.0), [], SCAN, 100, "a")
+            np.testing.assert_allclose(rows, plain * np.sqrt(volume.weight), rtol=1e-5)
