@@ -22,7 +22,7 @@ from disk.volumes import largest_volume, relative_name
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair, with_sharp_original
-from machine.errors import CannotWrite, UserError, complain
+from machine.errors import CannotWrite, UserError, blamed_on, complain
 from machine.memory import memory_budget
 from machine.progress import progress
 from machine.threads import in_turn
@@ -189,7 +189,9 @@ def pairs_of(path, settings):
 
     That is its LR counterpart or, with --preset scan, as many as are drawn.
     """
-    image, name = read_brain(path, settings.mask)[0].data, relative_name(path, settings.train_dir)
+    with blamed_on(path):
+        image = read_brain(path, settings.mask)[0].data
+    name = relative_name(path, settings.train_dir)
     try:
         if is_drawn(settings):
             for number, volume in enumerate(drawn_volumes(image, settings, name)):

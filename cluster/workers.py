@@ -24,7 +24,7 @@ import psutil
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 
 from disk.interrupt import on_signals
-from machine.errors import UserError, first_line
+from machine.errors import UserError, blamed_on, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
@@ -327,7 +327,8 @@ def _done(shared, item):
     demand_same_here(asked)
     with listening() as said:
         try:
-            return work(item), None, said
+            with blamed_on(item):
+                return work(item), None, said
         except UserError as fault:
             return None, type(fault)(with_remedy(fault, getattr(item, "path", item))), said
 

@@ -62,6 +62,32 @@ def run(command, story, quiet=False):
         return 130
 
 
+@contextlib.contextmanager
+def blamed_on(item):
+    """Inside, an error of the file system is a fault of this volume: the others are still done.
+
+    Its disk may be unmounted, or its file moved away, while it is worked on.
+
+    Parameters
+    ----------
+    item : path-like, or what has one as its `path`
+
+    Raises
+    ------
+    UserError
+        In place of the OSError.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # standard output, which is no file of the volume
+        raise
+    except OSError as fault:
+        path, other = getattr(item, "path", item), fault.filename
+        where = "" if other is None or str(other) == str(path) else f"{other} "
+        raise UserError(f"{path}: {where}cannot be read ({fault.strerror or first_line(fault)}); "
+                        "see to that disk or folder, then run the command again") from fault
+
+
 def complain(command, text):
     """One line on standard error."""
     said = f"{command}.py: {one_line(text)}"

@@ -11,6 +11,8 @@ from queue import Empty, SimpleQueue
 
 from threadpoolctl import threadpool_limits
 
+from machine.errors import blamed_on
+
 
 def thread_count():
     """How many threads to work in.
@@ -74,6 +76,8 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
 def in_turn(work, items, ahead=0):
     """Yield each item, and a call that gives ``work(item)`` or raises what that raised.
 
+    An error of the file system becomes a `UserError` that names the item, see `errors.blamed_on`.
+
     Parameters
     ----------
     work : callable
@@ -89,17 +93,22 @@ def in_turn(work, items, ahead=0):
     """
     if not ahead:
         for item in items:
-            yield item, partial(work, item)
+            yield item, partial(_blamed, work, item)
         return
     workers, begun = ThreadPoolExecutor(ahead + 1), deque()
     try:
         for item in items:
-            begun.append((item, workers.submit(work, item).result))
+            begun.append((item, workers.submit(_blamed, work, item).result))
             if len(begun) > ahead:
                 yield begun.popleft()
         yield from begun
     finally:  # also where the caller asks for no more
         workers.shutdown(cancel_futures=True)
+
+
+def _blamed(work, item):
+    with blamed_on(item):
+        return work(item)
 
 
 def spans(count, at_most):
