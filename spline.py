@@ -245,8 +245,9 @@ def apply_operators(volume, operators):
     for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
         operator = operators[axis]
         shape = (*volume.shape[:axis], len(operator.start), *volume.shape[axis + 1:])
-        if operator.weights.shape[1] == 1 and operator.n_in == len(operator.start):
-            continue
+        if operator.n_in == len(operator.start) and operator.weights.shape[1] == 1 and (
+                operator.weights == 1).all():
+            continue  # the identity
         result = np.empty(shape, np.float32)
         if axis == 2:
             source, target = volume.reshape(-1, operator.n_in), result.reshape(-1, shape[2])
