@@ -95,7 +95,8 @@ class Projection(DataConsistency):
         for matrix, side in zip(degrading, box, strict=True):
             inside = matrix[:, side]
             rows = np.flatnonzero(np.abs(inside).max(1) > 0)
-            seen.append(slice(int(rows[0]), int(rows[-1]) + 1))
+            # Where a thin box lies between two LR voxels, none sees it: take one that says nothing.
+            seen.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1))
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)

@@ -127,7 +127,8 @@ def make_pair(image, settings, level=None):
         Background 0.
     settings : Settings
     level : float, optional
-        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones.
+        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones. Where
+        it is given, the volume is known to be of use.
 
     Returns
     -------
@@ -137,7 +138,8 @@ def make_pair(image, settings, level=None):
     Raises
     ------
     ValueError
-        If nothing is left to learn from: all black, or smaller than a patch.
+        If nothing is left to learn from: all black, smaller than a patch, or so thin that it lies
+        between the LR voxels.
 
     Examples
     --------
@@ -175,6 +177,10 @@ def make_pair(image, settings, level=None):
                          "it; take a larger mask, or learn with smaller --filter_len and "
                          "--grad_len")
     low = operator.degrade(image)
+    if level is None and not low.any():
+        raise ValueError("when it is degraded, no voxel above zero is left: its brain is too thin "
+                         "for the factor; take a larger mask, another volume or a smaller "
+                         "--factor")
     hr = np.ascontiguousarray(image[box]) / np.float32(scale)
     projected = settings.start == "projected"
     lr = None if projected and operator.masked else (
