@@ -26,6 +26,7 @@ def run(command, story, quiet=False):
     quiet : bool, optional
         Whether what is printed to standard output is thrown away.
     """
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream of the caller's own
             # A file name may hold what the terminal cannot show.
@@ -60,6 +61,22 @@ def run(command, story, quiet=False):
     except KeyboardInterrupt:
         complain(command, "stopped")
         return 130
+
+
+def _open_standard_streams():
+    """Have what is said go nowhere where a standard stream was closed, as some schedulers do.
+
+    Else the next file that is opened takes its number, and messages would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 @contextlib.contextmanager
