@@ -205,6 +205,8 @@ def _read_settings(path, settings):
             raise ValueError(f"format {about['format']}")
         learned = dataclasses.replace(settings, **checked_settings(about["settings"]))
         digests, leaves = dict(about["sha256"]), list(about["leaves"])
+        if not isinstance(about.get("volumes", []), list):
+            raise ValueError("volumes is no list")
         if learned.factor != settings.factor:
             raise ValueError(f"they are for factor {learned.tag}")
         structure_of(learned).check_leaves(leaves)
