@@ -1,5 +1,7 @@
 """What is refused among the options of a command line: values out of range, and without effect."""
 import dataclasses
+import re
+from pathlib import PurePosixPath
 
 from filter_constant import (
     MASK_AUTO,
@@ -12,6 +14,8 @@ from filter_constant import (
     Settings,
 )
 from machine.options import fault_of
+
+VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def checked(settings, given, command):
@@ -48,13 +52,19 @@ def checked(settings, given, command):
                          "whose spectrum is filled with zeros; leave one of the two out")
     if fault := _fault_of_mask(settings.mask):
         raise ValueError(f"argument --mask: '{settings.mask}' {fault}")
+    for name in ("include", "exclude"):
+        for pattern in getattr(settings, name):
+            if not PurePosixPath(pattern).name:
+                raise ValueError(f"argument --{name}: '{pattern}' names no file; give a pattern "
+                                 "such as \"*_T1w.nii.gz\" or \"sub-01/*\"")
     if settings.suffix and any(sign in settings.suffix for sign in "/\\"):
         raise ValueError(f"argument --suffix: '{settings.suffix}' holds a slash; folders are for "
                          "--result_dir or --output")
     if settings.output and settings.suffix:
         raise ValueError("argument --output: names the file in full; leave --suffix out")
-    if settings.output and not settings.output.lower().endswith((".nii", ".nii.gz")):
-        raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
+    if settings.output and not VOLUME_NAME.search(settings.output):
+        raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz, "
+                         "with a name before it")
     if command == "test" and settings.scheduler and settings.device == "gpu":
         raise ValueError("argument --device: workers of a cluster restore on their CPUs; leave one "
                          "of --device gpu and --scheduler out")

@@ -53,7 +53,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     folder = Path(folder)
     if folder.is_file():
         if not is_volume_name(folder.name):
-            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
+            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz, "
+                            "with something before it")
         if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
             say(f"{folder}: looks like a mask or label map; it is taken as a scan, which leaves no "
                 "labels", "stderr")

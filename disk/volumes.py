@@ -63,8 +63,8 @@ def relative_name(path, folder):
 
 
 def is_volume_name(name):
-    """Whether a file's name ends in .nii or .nii.gz, in any case."""
-    return bool(ENDING.search(name))
+    """Whether a file's name ends in .nii or .nii.gz, in any case, with something before it."""
+    return bool(ENDING.search(name, 1))
 
 
 def stem(path):
