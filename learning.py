@@ -22,7 +22,7 @@ from disk.volumes import largest_volume, relative_name
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair, with_sharp_original
-from machine.errors import CannotWrite, UserError, blamed_on, complain
+from machine.errors import CannotWrite, UserError, blamed_on, complain, one_line
 from machine.memory import memory_budget
 from machine.progress import progress
 from machine.threads import in_turn
@@ -261,7 +261,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
                 elif samples is not None:
                     which = f"pass {turn}, " if len(passes) > 1 else ""
                     print(f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
-                          f"{relative_name(path, settings.train_dir)}: {samples:,} samples, "
+                          f"{one_line(relative_name(path, settings.train_dir))}: "
+                          f"{samples:,} samples, "
                           f"{time.perf_counter() - begun:.1f} s", flush=True)
                     if checkpoint.due():
                         with engine.settled(gram):

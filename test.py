@@ -155,7 +155,8 @@ def print_head(volumes, settings):
     if settings.voxel_size or settings.isotropic:
         size = " x ".join(f"{side:g}" for side in settings.voxel_size or ())
         finer = f"to voxels of {size}" if size else "to isotropic voxels"
-    print(f"{doing} {volumes} volume{plural} of {settings.test_dir}, {finer}{more}", flush=True)
+    print(f"{doing} {volumes} volume{plural} of {one_line(settings.test_dir)}, {finer}{more}",
+          flush=True)
 
 
 def line(row):

@@ -15,7 +15,7 @@ from cluster.workers import connected, software
 from disk.checkpoint import WRITE_SHARE
 from disk.interrupt import Stop
 from disk.ledger import fingerprint
-from machine.errors import UserError, complain
+from machine.errors import UserError, complain, one_line
 from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
 from machine.threads import spans
@@ -78,8 +78,8 @@ class OnCluster:
                 failed |= faulty
                 which = f"pass {turn}, " if len(passes) > 1 else ""
                 for wanted, records in left:
-                    where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}{name}"
-                             for name, (path, _) in records.items()}
+                    where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
+                                   f"{one_line(name)}" for name, (path, _) in records.items()}
                     task = Task(checkpoint.classes, stages, settings, checkpoint.taps,
                                 _files(checkpoint, buckets, wanted), wanted, self.training,
                                 software())

@@ -38,7 +38,7 @@ def run(command, story, quiet=False):
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
     )
     try:
-        with silence as stdout, contextlib.redirect_stdout(stdout), each_once():
+        with silence as stdout, contextlib.redirect_stdout(Harmless(stdout)), each_once():
             return story()
     except UserError as fault:
         complain(command, f"error: {fault}")
@@ -118,6 +118,27 @@ def one_line(text):
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
         for sign in str(text)
     )
+
+
+class Harmless:
+    """A text stream that shows escape sequences instead of sending them to the terminal.
+
+    Names of files come with a data set, and what they hold could set the terminal's title or worse.
+
+    Parameters
+    ----------
+    stream : text stream
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        """Write a text, of several lines perhaps."""
+        return self._stream.write("\n".join(map(one_line, text.split("\n"))))
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 def first_line(fault):
