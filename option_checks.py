@@ -65,6 +65,8 @@ def checked(settings, given, command):
     if settings.output and not VOLUME_NAME.search(settings.output):
         raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz, "
                          "with a name before it")
+    if settings.overwrite and not settings.output:
+        raise ValueError("argument --overwrite: has no effect without --output; leave it out")
     if command == "test" and settings.scheduler and settings.device == "gpu":
         raise ValueError("argument --device: workers of a cluster restore on their CPUs; leave one "
                          "of --device gpu and --scheduler out")

@@ -4,6 +4,7 @@ What is written appears under its name when all of it is on the disk. What is re
 off, or made to harm.
 """
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from machine.errors import CannotWrite, first_line
+from machine.errors import CannotWrite, UserError, first_line
 
 # What a file is called while it is written, see `whole_file`.
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"
@@ -44,6 +45,8 @@ def whole_file(path, suffix=""):
     ------
     CannotWrite
         If the disk is full or the folder takes no files.
+    UserError
+        If the name is too long.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.part{suffix}")
@@ -54,6 +57,9 @@ def whole_file(path, suffix=""):
             _flush(temporary)
             os.replace(temporary, path)
         except OSError as fault:
+            if fault.errno == errno.ENAMETOOLONG:  # another volume's may be shorter
+                raise UserError(f"{path}: cannot be written ({fault.strerror}); shorten its name "
+                                "or its --suffix") from fault
             raise CannotWrite(
                 f"{path}: cannot be written ({fault.strerror or fault}); make room on that disk, "
                 "or give a folder that takes files") from fault

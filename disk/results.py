@@ -16,6 +16,7 @@ from pathlib import Path
 from disk.files import make_folder, read_json, remove_unfinished, write_json
 from disk.filters import settings_path
 from disk.interrupt import holds_lock
+from disk.volumes import stem
 from machine.errors import CannotWrite, UserError
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
@@ -125,7 +126,7 @@ def _locked_record(folder, about):
 # --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, settings):
-    """Refuse to write beside results where a file lies that is not one of ours.
+    """Refuse to write over files that are not ours: beside results, and in place of --output.
 
     Parameters
     ----------
@@ -145,6 +146,8 @@ def check_beside(folder, names, settings):
         wanted.append(folder / "report.html")
         wanted += [name.with_name(f"{name.name}{ending}")
                    for name in names for ending in (".png", ".json")]
+    if settings.output:
+        _check_output(Path(settings.output), names[0], settings.overwrite)
     for path in wanted:
         if os.path.lexists(path) and not is_ours(path):
             remedy = "move it, or give another --output or --result_dir"
@@ -152,6 +155,38 @@ def check_beside(folder, names, settings):
                 remedy += ", or --no-report"
             raise UserError(f"{path}: is there already and was not written by test.py, which "
                             f"would replace it; {remedy}")
+
+
+def _check_output(path, name, overwrite):
+    """Refuse an --output that cannot be written, or that would replace a file that is not ours.
+
+    `name` is that of the files beside it, without their endings.
+    """
+    if path.is_dir():
+        raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
+                        f"{path / 'fine.nii.gz'}")
+    if os.path.lexists(path) and not overwrite and not _is_of(
+            name.with_name(f"{name.name}.json"), path):
+        raise UserError(f"{path}: is there already, and no record beside it says that test.py "
+                        "wrote it; move it, give another --output, or add --overwrite to replace "
+                        "it")
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise CannotWrite(f"{path}: cannot be written, since {above} is no folder that takes "
+                          "files; give another --output")
+
+
+def _is_of(record, path):
+    """Whether a record says that test.py wrote the volume at this path."""
+    if not is_ours(record):
+        return False
+    try:
+        about = read_json(record)
+        settings, name, source = about["settings"], stem(about["input"]), Path(about["input"]).name
+        given = Path(settings["output"]).name
+        return path.name == (given or name + settings["suffix"] + source.removeprefix(name))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def is_ours(path):

@@ -146,7 +146,8 @@ def test_each_volume_of_a_series_is_shifted_as_if_it_stood_alone(tmp_path):
     both = {}
     for name, data in (("series", np.stack(volumes, -1)), *enumerate(volumes[:4])):
         status, _, errors = command(
-            "test.py", "--upscale", "--no-report", "--preset", "scan", "--output",
+            "test.py", "--upscale", "--no-report", "--preset", "scan", "--overwrite",
+            "--output",
             tmp_path / f"{name}_fine.nii", "--test_dir", save(tmp_path / f"{name}.nii", data))
         assert status == 0 and len(errors) == (name != 2)
         if name == "series":
@@ -199,7 +200,8 @@ def test_a_shift_goes_with_any_way_of_upscaling(tmp_path, options):
     shift, fine = shift_of(data), {}
     for name, volume in (("z", data), ("work", shift.work(data))):
         status, out, errors = command(
-            "test.py", "--upscale", "--no-report", "--preset", "scan", *options, "--output",
+            "test.py", "--upscale", "--no-report", "--preset", "scan", *options, "--overwrite",
+            "--output",
             tmp_path / f"{name}_fine.nii", "--test_dir",
             save(tmp_path / f"{name}.nii", volume, np.diag([1, 1, 1.2, 1])))
         assert status == 0 and sum("below zero" in line for line in errors) == (name == "z")
@@ -232,7 +234,7 @@ def test_a_sparse_volume_is_as_bright_as_what_is_not_zero_in_it():
 def test_what_published_clipping_cuts_off_a_sparse_volume_is_said(tmp_path, script):
     for name, data in (("sparse", sparse()), ("brain", brain(9))):
         folder = save(tmp_path / name / f"{name}.nii", data).parent
-        options = (["--test_dir", folder, "--no-report", "--output", tmp_path / "o.nii"]
+        options = (["--test_dir", folder, "--no-report", "--output", tmp_path / f"{name}.nii"]
                    if script == "test.py" else
                    ["--train_dir", folder, "--arrays_dir", tmp_path / f"{name}_a",
                     "--filter_len", "3", "--grad_len", "3"])

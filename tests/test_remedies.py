@@ -97,7 +97,7 @@ def test_learning_says_each_remark_once_however_often_it_reads(tmp_path, options
 def test_quiet_does_not_hide_that_the_projects_filters_were_taken(tmp_path):
     low = save(tmp_path / "low.nii", brain(0, (16, 15, 14)))
     command = ["test.py", "--upscale", "--quiet", "--no-report", "--test_dir", low,
-               "--output", tmp_path / "fine.nii"]
+               "--overwrite", "--output", tmp_path / "fine.nii"]
     finished = run_command(*command)
     assert finished.returncode == 0 and not finished.stdout
     line, = finished.stderr.splitlines()

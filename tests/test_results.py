@@ -186,6 +186,86 @@ def test_a_result_folder_that_takes_no_files_is_one_line(folder):
         restore(folder, "--upscale")
 
 
+# ---- the volume that --output names
+
+def to_output(folder, name, *options):
+    return restore(folder, "--upscale", "--test_dir", folder / "low" / "0.nii", "--output",
+                   folder / name, *options)
+
+
+def never(*_):
+    raise AssertionError("a volume is restored")
+
+
+@pytest.mark.parametrize("beside", [None, {"EchoTime": 0.003}, "another volume's"])
+def test_an_output_that_test_py_did_not_write_is_refused_before_work(folder, monkeypatch, beside):
+    path = save(folder / "fine.nii.gz", brain(2, SHAPE))
+    if beside == "another volume's":  # of fine.nii, which was moved away
+        assert to_output(folder, "fine.nii") == 0
+        (folder / "fine.nii").unlink()
+    elif beside:
+        (folder / "fine.json").write_text(json.dumps(beside))
+    before = path.read_bytes()
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="fine.nii.gz: is there already.* --overwrite to replace"):
+        to_output(folder, "fine.nii.gz", "--no-report")
+    assert path.read_bytes() == before
+
+
+def test_a_link_in_the_place_of_the_output_is_refused_too(folder):
+    (folder / "fine.nii").symlink_to("not mounted")
+    with pytest.raises(UserError, match="fine.nii: is there already"):
+        to_output(folder, "fine.nii")
+    assert (folder / "fine.nii").is_symlink()
+
+
+def test_an_output_is_replaced_where_that_is_asked_for(folder):
+    save(folder / "fine.nii", brain(2, SHAPE))
+    assert to_output(folder, "fine.nii", "--overwrite", "--no-report") == 0
+    assert shapes(folder)["fine.nii"] == (36, 34, 32)
+
+
+def test_files_beside_an_output_are_never_replaced_even_so(folder):
+    save(folder / "fine.nii", brain(2, SHAPE))
+    (folder / "fine.json").write_text("{}")
+    with pytest.raises(UserError, match="fine.json: is there already"):
+        to_output(folder, "fine.nii", "--overwrite")
+
+
+@pytest.mark.parametrize("name", ["again.nii", "0-fine.nii"])
+def test_an_output_that_its_record_knows_is_replaced(folder, name):
+    more = ["--factor", 3]
+    if name == "again.nii":
+        assert to_output(folder, name) == 0
+    else:  # written by a run with --suffix
+        assert restore(folder, "--upscale", "--suffix=-fine") == 0
+        name = f"result/112522/{name}"
+    assert to_output(folder, name, *more) == 0
+    assert shapes(folder)[name] == (54, 51, 48)
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_an_output_that_is_a_folder_is_refused_before_work(folder, monkeypatch, more):
+    (folder / "fine.nii").mkdir()
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="--output: .*fine.nii is a folder; name a file in it"):
+        to_output(folder, "fine.nii", *more)
+    assert not list((folder / "fine.nii").iterdir())
+
+
+def test_an_output_below_a_file_is_refused_before_work(folder, monkeypatch):
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="0.nii is no folder that takes files; give another"):
+        to_output(folder, "low/0.nii/deeper/fine.nii")
+
+
+def test_a_name_that_is_too_long_is_that_volumes_fault(folder, capsys):
+    (folder / "low" / "0.nii").rename(folder / "low" / f"{200 * 'a'}.nii")
+    assert restore(folder, "--upscale", "--no-report", f"--suffix={60 * 'b'}") == 1
+    assert "File name too long); shorten its name" in capsys.readouterr().err
+    assert shapes(folder / "result" / "112522") == {f"1{60 * 'b'}.nii": (36, 34, 32)}
+
+
 # ---- what is printed
 
 @pytest.mark.parametrize("volumes", [1, 2])

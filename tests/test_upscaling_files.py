@@ -75,7 +75,8 @@ def command(folder, image, *options):
     nib.save(image, folder / "scan.nii.gz")
     return script.main(*command_line("test", [
         "--upscale", "--no-report", "--arrays_dir", str(PRETRAINED_SCAN), "--test_dir",
-        str(folder / "scan.nii.gz"), "--output", str(folder / "fine.nii.gz"), *options]))
+        str(folder / "scan.nii.gz"), "--overwrite", "--output",
+        str(folder / "fine.nii.gz"), *options]))
 
 
 @pytest.mark.parametrize("shape, factor, options, more", [

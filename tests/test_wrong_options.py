@@ -178,3 +178,8 @@ def test_a_pattern_that_names_no_file_is_refused(capsys, command, name, pattern)
 def test_an_output_needs_a_name_and_an_ending(capsys, name):
     said = refused(capsys, "test", "--upscale", "--output", name)
     assert f"--output: '{name}' must end in .nii or .nii.gz, with a name before it" in said
+
+
+def test_overwrite_has_no_effect_without_an_output(capsys):
+    assert "--overwrite: has no effect without --output" in refused(
+        capsys, "test", "--upscale", "--overwrite")
