@@ -194,6 +194,9 @@ class Settings:
                             "a Dask cluster: its scheduler's address, or local:N for N processes "
                             "here",
                             metavar="ADDRESS")
+    tls: tuple = option((), "running", "for a --scheduler at tls://...: files in PEM of the "
+                        "certificate authority, of this command's certificate and of its key",
+                        kind=str, several=True, metavar="PEM")
 
     # Folders.
     train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder "

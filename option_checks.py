@@ -65,6 +65,11 @@ def checked(settings, given, command):
     if settings.output and not VOLUME_NAME.search(settings.output):
         raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz, "
                          "with a name before it")
+    if settings.tls and len(settings.tls) != 3:
+        raise ValueError(f"argument --tls: three files, CA CERT KEY, not {len(settings.tls)}")
+    if settings.tls and not settings.scheduler.startswith("tls://"):
+        raise ValueError("argument --tls: is for a --scheduler at tls://...; give its address so, "
+                         "or leave --tls out")
     if settings.overwrite and not settings.output:
         raise ValueError("argument --overwrite: has no effect without --output; leave it out")
     if command == "test" and settings.scheduler and settings.device == "gpu":

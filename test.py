@@ -56,7 +56,7 @@ def place_of(settings, folder):
     with demanding_dask():
         from cluster.workers import connected
     try:
-        with connected(settings.scheduler) as workers:
+        with connected(settings.scheduler, settings.tls) as workers:
             yield workers.in_order
     except BaseException:
         # Processes here were ended amid their volumes. Others finish theirs.

@@ -39,7 +39,7 @@ def on_cluster(settings):
         If there is no such scheduler, it has no worker, or one has other software or too little
         memory.
     """
-    with connected(settings.scheduler) as workers:
+    with connected(settings.scheduler, settings.tls) as workers:
         try:
             yield OnCluster(workers)
         except TooLittle as fault:

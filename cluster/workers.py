@@ -7,12 +7,8 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import itertools
 import logging
-import os
-import re
-import signal
 import time
 from collections import deque
 from concurrent.futures import CancelledError
@@ -21,31 +17,31 @@ from queue import Empty, SimpleQueue
 
 import dask
 import psutil
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+from distributed import KilledWorker, get_worker, wait
 
+from cluster.connecting import connect, has_dashboard
 from disk.interrupt import on_signals
 from machine.errors import UserError, blamed_on, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
-from machine.threads import thread_count
 
-PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
+PATIENCE = 10  # seconds to wait for a first worker
 ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
-# Memory that a worker is done with goes back to the system, as Dask has it by default.
-FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def connected(name):
+def connected(name, tls=()):
     """Connect to the workers of a scheduler.
 
     Parameters
     ----------
     name : str
         The scheduler's address, or local or local:N for processes here.
+    tls : tuple of three str, optional
+        As for `connecting.connect`.
 
     Yields
     ------
@@ -60,14 +56,14 @@ def connected(name):
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # filters: 10 MB
     with contextlib.ExitStack() as stack:
-        workers = Workers(_connect(name, stack), name)
+        workers = Workers(connect(name, stack, tls), name)
         stack.enter_context(workers.noting_interrupts())
         workers.check()
         plural = "s" if len(workers.about) > 1 else ""
         address, memory = workers.smallest()
         print(f"Cluster: {len(workers.about)} worker{plural}, the smallest {address} with "
               f"{memory / GB:.1f} GB for each task", flush=True)
-        if importlib.util.find_spec("bokeh"):
+        if has_dashboard():
             print(f"Dashboard: {workers.client.dashboard_link}", flush=True)
         yield workers
 
@@ -264,56 +260,6 @@ def error_of(fault, about=""):
         return UserError(f"{about}a worker has too little memory; start workers with a larger "
                          "--memory-limit, or fewer on each machine")
     return UserError(f"{about}a worker failed: {type(fault).__name__}: {first_line(fault)}")
-
-
-def _connect(name, stack):
-    """A client of the scheduler at an address, or of processes here."""
-    if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
-        count = int(found[1] or thread_count())
-        variables = FREEING | dict.fromkeys(
-            ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
-            str(max(thread_count() // count, 1)))
-        with _environment(variables):
-            cluster = stack.enter_context(LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, env=variables,
-                silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0"))
-        client = stack.enter_context(Client(cluster, direct_to_workers=True))
-        client.register_plugin(_Deaf())
-        return client
-    if name.startswith("local:"):
-        raise UserError(f"argument --scheduler: {name} says no number of processes from 1 to 9999; "
-                        "give one, as local:2")
-    try:
-        # Sums of groups and pages do not pass through the scheduler.
-        return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True))
-    except (OSError, ValueError) as fault:  # TimeoutError is an OSError
-        raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}; start one "
-                        "with: dask scheduler, or give local:2") from fault
-
-
-@contextlib.contextmanager
-def _environment(variables):
-    """Have processes start with these variables; afterwards this one's own are as before.
-
-    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own
-    here, for good, and the command would go on in a single thread.
-    """
-    own = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(own)
-
-
-class _Deaf(WorkerPlugin):
-    """A terminal's Ctrl-C reaches all processes in it; what it means is the command's to say."""
-
-    def setup(self, worker):
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def itself(work):

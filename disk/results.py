@@ -22,7 +22,8 @@ from machine.errors import CannotWrite, UserError
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
 UNFINISHED = ".unfinished.json"  # what a run is doing in its folder, until it is done
 HEAD_BYTES = 4096  # of a file, in which MADE_BY stands
-NOT_OF_RESULTS = {"quiet", "device", "scheduler"}  # settings that say nothing of what is written
+# Settings that say nothing of what is written.
+NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 
 
 # ------------------------------------------------------------------------------------- whose folder

@@ -38,17 +38,21 @@ def prepared(folder, module, when, happens):
 
 
 @contextlib.contextmanager
-def dask(folder, *workers, count=1, **environment):
-    """A scheduler, and workers with these options each; yields its address."""
+def dask(folder, *workers, count=1, tls=None, **environment):
+    """A scheduler, and workers with these options each; yields its address.
+
+    `tls`: a file of a certificate and its key, by which they know each other.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{free.getsockname()[1]}"
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     quiet = {"env": os.environ | threads | environment, "cwd": folder,
              "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     lines = [["dask_scheduler", "--host", address, "--dashboard-address", ":0"]]
     lines += count * [["dask_worker", address, "--nthreads", "1", *options] for options in workers]
-    started = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options],
+    known = [f"--tls-{what}={tls}" for what in ("ca-file", "cert", "key") if tls]
+    started = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options, *known],
                                 **quiet) for name, *options in lines]
     try:
         yield address

@@ -201,7 +201,7 @@ def test_a_worker_that_joins_with_another_version_ends_the_run(monkeypatch, tmp_
         # To it, the command has another one.
         monkeypatch.setattr(workers_of, "software", lambda: {"numba": "0"})
         said = one_line(list, workers.in_order(str, [tmp_path]))
-    assert said.startswith("worker tcp://") and "here it is 0; install the same" in said
+    assert said.startswith("worker tls://") and "here it is 0; install the same" in said
 
 
 def test_a_worker_with_too_little_memory(folder, tmp_path):
@@ -218,7 +218,7 @@ def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
     environment = prepared(tmp_path, "learning", "v7", "os._exit(1)")
     status, _, errors = command("train.py", *training(folder, "deadly", *CLUSTER), env=environment)
     assert status == 2 and len(errors) == 1, errors
-    assert re.search(r"error: worker tcp://[\d.:]+: was killed again and again", errors[0])
+    assert re.search(r"error: worker tls://[\d.:]+: was killed again and again", errors[0])
     assert "--memory-limit" in errors[0]
 
 
@@ -229,5 +229,5 @@ def test_a_worker_without_the_data(tmp_path):
     with workers_of.connected("local:1") as workers:
         ((path, found),) = workers.in_order(partial(fingerprint, folder=tmp_path), [missing])
         said = one_line(found)
-    assert path == missing and str(missing) in said and "on worker tcp://" in said
+    assert path == missing and str(missing) in said and "on worker tls://" in said
     assert "volumes must lie there at the same paths as here" in said
