@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from numba import njit
 
-from machine.threads import in_threads, spans
+from machine.threads import in_threads, spans, thread_count
 from spline import apply_operators, banded
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
@@ -139,8 +139,8 @@ class SpectrumProjection(DataConsistency):
         full[self.box] = estimate
         lacks = np.zeros(self.shape, np.complex64)
         lacks[self.kept] = self.spectrum - scipy.fft.fftshift(
-            scipy.fft.fftn(full, workers=-1))[self.kept]
-        added = scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=-1).real
+            scipy.fft.fftn(full, workers=thread_count()))[self.kept]
+        added = scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=thread_count()).real
         return np.ascontiguousarray(added[self.box])
 
 
