@@ -8,8 +8,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
+from threading import Lock
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 from machine.errors import blamed_on
 
@@ -25,6 +26,41 @@ def thread_count():
     with contextlib.suppress(AttributeError):  # Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class _Alone:
+    """How many threads are inside `blas_alone`, and what ends the limit."""
+
+    lock, inside, limit = Lock(), 0, None
+
+
+@contextlib.contextmanager
+def blas_alone():
+    """Inside, BLAS and LAPACK work in the calling thread alone.
+
+    The limit is one of the whole process. So the first thread that comes sets it, and the last one
+    that goes sets it back: on a worker of a cluster several threads learn at once.
+    """
+    with _Alone.lock:
+        if not _Alone.inside:
+            _take_control()
+            _Alone.limit = threadpool_limits(1, "blas")
+        _Alone.inside += 1
+    try:
+        yield
+    finally:
+        with _Alone.lock:
+            _Alone.inside -= 1
+            if not _Alone.inside:
+                _take_control()  # another thread may have set it
+                _Alone.limit.restore_original_limits()
+                _take_control()
+
+
+def _take_control():
+    """Let any thread set the limit: newer threadpoolctl heeds only the one that set it first."""
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 def in_threads(tasks, work, buffers=tuple, blas=False):
@@ -44,7 +80,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
         which other work need not wait for.
     """
     tasks = list(tasks)
-    alone = threadpool_limits(1, "blas") if blas else contextlib.nullcontext()
+    alone = blas_alone() if blas else contextlib.nullcontext()
     threads = min(thread_count(), len(tasks))
     if threads <= 1:
         with alone:

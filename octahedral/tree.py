@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from threadpoolctl import threadpool_limits
 
-from machine.threads import thread_count
+from machine.threads import blas_alone, thread_count
 from octahedral.voxel_features import FEATURE_NAMES
 
 BINS = 64  # parts of equal size that a feature is cut into; thresholds lie between them
@@ -162,7 +161,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
     bins = np.stack([np.searchsorted(quantiles[:, f], features[:, f], side="right")
                      for f in range(features.shape[1])], 1).astype(np.uint8)  # below BINS
     splits, heap, everything = [None], [], np.arange(len(features))
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(thread_count()) as workers:
+    with blas_alone(), ThreadPoolExecutor(thread_count()) as workers:
         _queue(heap, 0, everything, _best_split(bins, samples, everything))
         count = 1
         while heap and count < leaves:
