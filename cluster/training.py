@@ -141,7 +141,7 @@ class OnCluster:
                 left.discard(note.key)
                 faults += _say(note.result(), where)
             if left:
-                client.run(stop_summing, self.training)
+                client.run(stop_summing, self.training, on_error="ignore")  # one may be lost
         begun = time.monotonic()
         for group in self.workers.completed(groups):
             _save(checkpoint, group.result(), task.wanted, records)

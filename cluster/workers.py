@@ -29,6 +29,7 @@ from machine.remarks import listening
 PATIENCE = 10  # seconds to wait for a first worker
 ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
+NONE_LEFT = "the cluster has lost all its workers; run the same command again"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -92,9 +93,17 @@ class Workers:
         return max(sum(about["nthreads"] for about in self.about.values()), 1)
 
     def smallest(self):
-        """The worker with the least memory for a task: its address, and bytes."""
+        """The worker with the least memory for a task: its address, and bytes.
+
+        Where all are lost, some may come back: raises UserError where none does.
+        """
+        begun = time.monotonic()
+        while not (workers := self.about):
+            if time.monotonic() - begun > ALONE:
+                raise UserError(NONE_LEFT)
+            time.sleep(0.1)
         each = {address: (about["memory_limit"] or psutil.virtual_memory().total)
-                / about["nthreads"] for address, about in self.about.items()}
+                / about["nthreads"] for address, about in workers.items()}
         return min(each.items(), key=lambda item: item[1])
 
     def check(self):
@@ -148,7 +157,7 @@ class Workers:
         submit = functools.partial(self.client.submit, pure=False)
         shared, begun, items = submit(itself, (work, software())), deque(), iter(items)
         while True:
-            for item in itertools.islice(items, AHEAD * self.slots + 1 - len(begun)):
+            for item in itertools.islice(items, max(AHEAD * self.slots + 1 - len(begun), 0)):
                 begun.append((item, submit(_done, shared, item)))
             if not begun:
                 return
@@ -194,7 +203,7 @@ class Workers:
             if self.about:
                 seen = time.monotonic()
             elif time.monotonic() - seen > ALONE:
-                raise UserError("the cluster has lost all its workers; run the same command again")
+                raise UserError(NONE_LEFT)
             try:
                 future = done.get(timeout=PATIENCE)
             except Empty:

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import replace
-from threading import Event
+from functools import partial
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+import scipy.fft
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import hashtable
 from apply_filters import apply_filters
@@ -18,6 +20,7 @@ from machine.errors import UserError
 from machine.threads import in_turn
 
 NUMBERS = (1, 2, 5)
+PATIENT = 100  # seconds, on a busy machine
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -67,6 +70,50 @@ def test_blas_works_in_one_thread_meanwhile_where_the_work_calls_it(monkeypatch,
     seen.clear()
     threads.in_threads([0], lambda _: seen.extend(limits()))
     assert seen == before
+
+
+def test_threads_that_overlap_keep_blas_in_one_thread_each_and_set_it_back_at_the_end():
+    def limits():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    both, seen = Barrier(2), []
+
+    def early():
+        with threads.blas_alone():
+            both.wait(PATIENT)  # the other is inside, too
+
+    def late():
+        with threads.blas_alone():
+            both.wait(PATIENT)
+            first.join()
+            seen.append(limits())
+
+    with threadpool_limits(3, "blas"):  # on a machine of one core, too
+        before = limits()
+        first, last = Thread(target=early), Thread(target=late)
+        for thread in (first, last):
+            thread.start()
+        for thread in (first, last):
+            thread.join()
+        assert seen == [{1}] and limits() == before == {3}
+
+
+@pytest.mark.parametrize("kspace_keep", ["third", "auto"])
+def test_fourier_transforms_work_in_as_many_threads_as_are_set(monkeypatch, brain, kspace_keep):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    used = set()
+
+    def watched(plain, volume, workers=None):
+        used.add(workers)
+        return plain(volume, workers=workers)
+
+    for name in ("fftn", "ifftn"):
+        monkeypatch.setattr(scipy.fft, name, partial(watched, getattr(scipy.fft, name)))
+    settings = replace(Settings(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
+                       feature_space="octahedral", filter_len=5)
+    pair = make_pair(brain, settings)
+    pair.operator.interpolate(pair.low), pair.operator.adjoint(pair.low)
+    assert used == {3}
 
 
 def test_number_of_threads_can_be_set(monkeypatch):
