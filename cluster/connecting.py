@@ -17,7 +17,7 @@ from distributed.security import Security
 from machine.errors import UserError, first_line
 from machine.threads import thread_count
 
-PATIENCE = 10  # seconds to wait for a scheduler
+PATIENCE = 30  # seconds to wait for a scheduler, as Dask does
 # Memory that a worker is done with goes back to the system, as Dask has it by default.
 FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 

@@ -26,8 +26,9 @@ from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
 
-PATIENCE = 10  # seconds to wait for a first worker
-ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
+PATIENCE = 60  # seconds to wait for a first worker
+ALONE = 300  # seconds without any worker, until a command gives up: a busy machine starts slowly
+LOOK = 10  # seconds, after which it is looked whether there are workers
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
 NONE_LEFT = "the cluster has lost all its workers; run the same command again"
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,7 +206,7 @@ class Workers:
             elif time.monotonic() - seen > ALONE:
                 raise UserError(NONE_LEFT)
             try:
-                future = done.get(timeout=PATIENCE)
+                future = done.get(timeout=LOOK)
             except Empty:
                 continue
             if future is None:  # a stop
