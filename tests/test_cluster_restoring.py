@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from clusters import prepared
 from conftest import refused
-from synthetic import ROOT, brain, command, save, start
+from synthetic import PATIENT, ROOT, brain, command, save, start
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 SHAPE = (20, 19, 18)
@@ -105,7 +105,7 @@ def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
         if line.startswith("01.nii.gz"):
             os.killpg(process.pid, signal.SIGINT)
             break
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENT)
     assert process.returncode == 130 and errors == "test.py: stopped\n"
     (run,) = (tmp_path / "result").iterdir()
     left = [path.name for path in run.rglob("*")]

@@ -7,7 +7,7 @@ from threading import Event, Thread
 import nibabel as nib
 import numpy as np
 import pytest
-from synthetic import brain
+from synthetic import PATIENT, brain
 
 from disk import files
 from disk.checkpoint import Checkpoint
@@ -137,7 +137,7 @@ def test_threads_end_after_a_fault_and_begin_no_more_tasks(monkeypatch):
         if task == 0:
             raised.set()
             raise KeyboardInterrupt
-        raised.wait(10)
+        raised.wait(PATIENT)
         time.sleep(0.02)
         done.append(task)
 
@@ -149,7 +149,7 @@ def test_threads_end_after_a_fault_and_begin_no_more_tasks(monkeypatch):
         ended.set()
 
     Thread(target=all_of_it, daemon=True).start()
-    assert ended.wait(20), "a thread waits for a task for ever"
+    assert ended.wait(PATIENT), "a thread waits for a task for ever"
     assert len(done) < 100
 
 

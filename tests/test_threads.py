@@ -8,6 +8,7 @@ from threading import Barrier, Event, Thread
 import numpy as np
 import pytest
 import scipy.fft
+from synthetic import PATIENT
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import hashtable
@@ -20,7 +21,6 @@ from machine.errors import UserError
 from machine.threads import in_turn
 
 NUMBERS = (1, 2, 5)
-PATIENT = 100  # seconds, on a busy machine
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -169,7 +169,7 @@ def test_the_next_is_worked_on_while_this_one_is_dealt_with():
     begun = [Event() for _ in range(3)]
     for item, result in in_turn(lambda item: begun[item].set(), range(3), True):
         result()
-        assert item == 2 or begun[item + 1].wait(10)  # it needs no more from this loop
+        assert item == 2 or begun[item + 1].wait(PATIENT)  # it needs no more from this loop
     begun = [Event() for _ in range(3)]
     for item, result in in_turn(lambda item: begun[item].set(), range(3), False):
         result()
