@@ -90,7 +90,7 @@ def test_of_a_box_that_no_voxel_sees_an_lr_volume_says_nothing():
 def test_planes_outside_the_box_that_no_voxel_sees_do_no_harm():
     """The grid of the larger volume steps over this brain, that of the volume itself does not."""
     stages, settings = load_filters(Settings(factor=(4, 4, 4), arrays_dir=str(PRETRAINED)))
-    data = planes(36, 1, shape=(SIDE, SIDE - 2, SIDE))
+    data = planes(7, 1, shape=(56, SIDE - 2, SIDE))
     pair = make_pair(data, settings)
     whole = whole_of(data, pair, restore(pair, stages, settings), stages, settings, None)
     assert whole[:, :36].any() and np.isfinite(whole).all()
