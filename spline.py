@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from scipy.ndimage import spline_filter1d
 
+from machine.kernels import njit
 from machine.threads import in_threads, spans
 
 COLUMN = 2048  # voxels of a row, or plane, that stay in the first-level cache while taps are added

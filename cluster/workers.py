@@ -5,7 +5,6 @@ once more where a worker was lost.
 """
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -28,6 +27,7 @@ from machine.errors import UserError, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
+from machine.sources import ROOT, all_sources, digest_of
 from machine.threads import thread_count
 
 PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
@@ -35,7 +35,8 @@ ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
 # Memory that a worker is done with goes back to the system, as Dask has it by default.
 FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
-ROOT = Path(__file__).resolve().parent.parent
+# Their versions may change a result.
+PACKAGES = ("isal", "llvmlite", "nibabel", "numba", "numpy", "scikit-image", "scipy")
 
 
 @contextlib.contextmanager
@@ -221,12 +222,8 @@ class Workers:
 @functools.cache
 def software():
     """What must be the same on all machines, by name: str to str."""
-    found = hashlib.sha256()
-    folders = ("", "cluster", "disk", "machine", "octahedral", "report")
-    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
-        found.update(path.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
-    return {"a version of this project": found.hexdigest()[:12]} | versions
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"a version of this project": digest_of(all_sources())} | versions
 
 
 def demand_same(asked, there, worker):

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from threadpoolctl import threadpool_limits
 
+from machine.kernels import njit
 from machine.threads import thread_count
 from octahedral.voxel_features import FEATURE_NAMES
 
