@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
-from disk.filters import factors_there, load_filters
+from disk.filters import digests_there, factors_there, load_with_digests
 from disk.masks import read_brain
 from disk.volumes import write_volume
 from engine import CPU
@@ -33,7 +33,8 @@ class Restored(NamedTuple):
     images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
     affine: np.ndarray  # (4, 4), of the images' orientation and voxel size
     watch: Stopwatch
-    settings: Settings  # as the filters, or the last of them, were learned
+    settings: Settings  # as the filters, or the last of them, were learned; its factor is in all
+    uses: list  # of Use, one after another
     missed: int = 0  # volumes of a series that could not be restored
     mask: Path | None = None  # that its brain was taken from
 
@@ -44,6 +45,17 @@ class Use(NamedTuple):
     stages: list  # of Stage
     settings: object  # Settings, as the filters were learned
     axes: tuple  # the volume's axes in the order in which the filters take them
+    digests: dict | None = None  # SHA-256 of the filters' files, by name
+
+    @property
+    def factor(self):
+        """How many times finer each axis of the volume becomes."""
+        return tuple(self.settings.factor[place] for place in np.argsort(self.axes))
+
+    @property
+    def asked(self):
+        """The settings, their factor along the axes of the volume."""
+        return dataclasses.replace(self.settings, factor=self.factor)
 
 
 class Filters:
@@ -88,9 +100,17 @@ class Filters:
         """The `Use` for a factor; raises UserError where there are no filters."""
         if factor not in self._read:
             asked = dataclasses.replace(self.settings, factor=factor)
-            stages, settings = load_filters(asked, self.given)
-            self._read[factor] = Use(stages, settings, axes_between(factor, settings.factor))
+            stages, settings, digests = load_with_digests(asked, self.given)
+            axes = axes_between(factor, settings.factor)
+            self._read[factor] = Use(stages, settings, axes, digests)
         return self._read[factor]
+
+    def digests(self):
+        """SHA-256, by file name, of all filters that volumes may be restored with: a dict."""
+        asked = self.settings
+        if asked.voxel_size or asked.isotropic:
+            return digests_there(asked, self.there)
+        return self.first().digests
 
 
 def restore(volume, stages, settings, engine=None, advance=lambda share: None):
@@ -216,7 +236,7 @@ def axes_between(asked, learned):
     return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
-def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
+def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests=None):
     """Degrade and restore one file.
 
     Parameters
@@ -224,8 +244,8 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     path, target : Path
     stages, settings, engine
         As for `restore`.
-    axes : tuple of three int, optional
-        The volume's axes in the order in which the filters take them, see `axes_between`.
+    axes, digests : optional
+        As of a `Use`.
 
     Returns
     -------
@@ -236,7 +256,7 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     UserError
         If the file is no volume to restore, or the result cannot be written.
     """
-    watch = Stopwatch()
+    watch, use = Stopwatch(), Use(stages, settings, axes, digests)
     with watch("read"):
         volume, mask_path = read_brain(path, settings.mask)
     try:
@@ -265,4 +285,4 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         row |= {"mask": mask_path.name} if mask_path else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, affine, watch, settings, mask=mask_path)
+    return Restored(row, images, affine, watch, use.asked, [use], mask=mask_path)

@@ -35,7 +35,8 @@ def main(settings, given):
                            settings.result_dir, settings.mask)
     if settings.mask:
         print(masks_in_words(volumes, settings.mask))
-    with run_folder(chosen, volumes) as folder, place_of(settings, folder) as each:
+    own = run_folder(filters.first().asked, volumes, filters.digests())
+    with own as folder, place_of(settings, folder) as each:
         status = restore_volumes(volumes, folder, filters, each)
     if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:
         complain("test", about_filters(chosen))  # which nobody chose
@@ -80,7 +81,8 @@ def restore_volumes(volumes, folder, filters, each):
     from structure import structure_of
     from whole_volume import Job, restore_volume
 
-    stages, settings, _ = filters.first()
+    use = filters.first()
+    settings = use.settings
     targets = target_paths(volumes, folder, settings, masks_among(volumes, settings.mask))
     names = sidecar_names(targets)
     check_beside(folder, names, settings)
@@ -94,12 +96,12 @@ def restore_volumes(volumes, folder, filters, each):
     else:
         engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
     if is_drawn(settings) and not settings.upscale:
-        return evaluate_files(volumes, folder, stages, settings, engine, each)
-    print_head(len(volumes), settings)
+        return evaluate_files(volumes, folder, use.stages, settings, engine, each, use.axes)
+    print_head(len(volumes), use.asked)
     jobs = list(map(Job, volumes, targets, names))
     work = partial(restore_volume, filters=filters, volumes=len(volumes), command=sys.argv,
                    engine=engine)
-    rows, viewers, failed, missed = [], [], 0, 0
+    rows, viewers, uses, failed, missed = [], [], {}, 0, 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
         for job, restored in each(work, jobs):
             bar.set_description(job.path.name[:32])
@@ -119,6 +121,7 @@ def restore_volumes(volumes, folder, filters, each):
                 bar.write(line(done.row))
                 missed += done.missed
                 viewers.append(done.viewer)
+                uses |= {one.factor: one for one in done.uses}
             bar.update()
     if not rows:
         return 2
@@ -126,21 +129,24 @@ def restore_volumes(volumes, folder, filters, each):
         print(line(mean_row(rows)))
     print(f"Restored volumes{'' if settings.upscale else ' and metrics.csv'} are in {folder}")
     if settings.report:
-        report_run(folder / "report.html", rows, viewers, done.settings)
+        # Where voxel sizes were asked for, each volume has a factor of its own.
+        asked = done.settings if len(uses) == 1 else use.asked
+        report_run(folder / "report.html", rows, viewers, asked, list(uses.values()))
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
 
 
-def report_run(path, rows, viewers, settings):
+def report_run(path, rows, viewers, settings, uses):
     """Write the page with all figures and viewers."""
     # Here: as above.
     from disk.files import write_whole
     from report.page import make_page
-    from report.record import about_run
+    from report.record import about_run, steps_of
 
-    write_whole(path, make_page(about_run(settings, sys.argv), rows, viewers))
+    about = about_run(settings, sys.argv, steps_of(uses))
+    write_whole(path, make_page(about, rows, viewers))
 
 
 def print_head(volumes, settings):

@@ -88,7 +88,8 @@ def upscale_file(path, target, filters, engine):
         low, fine = _volumes_of(volume)[found.first], found.fine[found.first]
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
-    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings,
+    settings = dataclasses.replace(uses[-1].settings, factor=way.factor)
+    return Restored(row, images, header.get_best_affine(), watch, settings, uses,
                     len(found.missed), mask and mask.path)
 
 

@@ -26,6 +26,7 @@ class Done(NamedTuple):
     row: dict  # figures, or what was upscaled
     viewer: dict | None  # for the page; None without --report
     settings: Settings  # as the filters, or the last of them, were learned
+    uses: tuple  # of restoring.Use without their stages: filters that it was restored with
     missed: int  # volumes of a series that could not be restored
 
 
@@ -51,16 +52,18 @@ def restore_volume(job, filters, volumes, command, engine=None):
     UserError
         If the file is no volume to restore, or the result cannot be written.
     """
-    stages, settings, axes = filters.first()
-    engine = engine or CPU()
+    use, engine = filters.first(), engine or CPU()
+    settings = use.settings
     if settings.upscale:
         found = upscale_file(job.path, job.target, filters, engine)
     else:
-        found = restore_file(job.path, job.target, stages, settings, engine, axes)
+        found = restore_file(job.path, job.target, use.stages, settings, engine, use.axes,
+                             use.digests)
     title, viewer = relative_name(job.path, settings.test_dir), None
     if settings.report:
         # Here: drawing takes half a second to load, which --no-report need not wait for.
         from report.record import write_beside
 
-        viewer = write_beside(job.path, title, job.name, found, volumes, found.settings, command)
-    return Done(found.row | {"volume": title}, viewer, found.settings, found.missed)
+        viewer = write_beside(job.path, title, job.name, found, volumes, command)
+    uses = tuple(use._replace(stages=[]) for use in found.uses)
+    return Done(found.row | {"volume": title}, viewer, found.settings, uses, found.missed)

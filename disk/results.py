@@ -27,7 +27,7 @@ NOT_OF_RESULTS = {"quiet", "device", "scheduler"}  # settings that say nothing o
 # ------------------------------------------------------------------------------------- whose folder
 
 @contextlib.contextmanager
-def run_folder(settings, volumes):
+def run_folder(settings, volumes, filters=None):
     """The folder of a run's results: that of --output, or one for this hour.
 
     A folder of this hour that another run made, finished or not, is left alone: its successor is
@@ -39,6 +39,8 @@ def run_folder(settings, volumes):
     settings : Settings
     volumes : list of Path
         Those to restore.
+    filters : dict, optional
+        SHA-256 of the filters' files, by name; by default as `settings` finds them.
 
     Yields
     ------
@@ -53,7 +55,8 @@ def run_folder(settings, volumes):
     if settings.output:
         yield Path(settings.output).parent
         return
-    hour, about = Path(settings.result_dir, time.strftime("%m%d%H")), _about(settings, volumes)
+    hour = Path(settings.result_dir, time.strftime("%m%d%H"))
+    about = _about(settings, volumes, filters)
     new = not hour.parent.exists()
     make_folder(hour.parent)
     folder, record = next((folder, record) for folder in _successors(hour)
@@ -74,11 +77,13 @@ def run_folder(settings, volumes):
                     hour.parent.rmdir()
 
 
-def _about(settings, volumes):
+def _about(settings, volumes, filters=None):
     """What two runs must share to be the same, as JSON gives it back."""
     decides = {name: value for name, value in dataclasses.asdict(settings).items()
                if name not in NOT_OF_RESULTS}
-    about = {"settings": decides, "filters": read_json(settings_path(settings))["sha256"],
+    if filters is None:
+        filters = read_json(settings_path(settings))["sha256"]
+    about = {"settings": decides, "filters": filters,
              "volumes": [os.path.abspath(path) for path in volumes]}
     return json.loads(json.dumps(about))
 

@@ -21,7 +21,7 @@ def make_page(about, rows, viewers):
     Parameters
     ----------
     about : dict
-        command, settings, filters (name to SHA-256) and versions.
+        As `record.about_run` makes it.
     rows : list of dict
         Figures of each volume, or what was upscaled.
     viewers : list of dict
@@ -37,7 +37,7 @@ def make_page(about, rows, viewers):
         done = "degraded and restored"
         figures = table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
     plural = "s" if len(rows) > 1 else ""
-    title = f"{len(rows)} volume{plural} {done} by {by_axis(about['settings']['factor'])}"
+    title = f"{len(rows)} volume{plural} {done} {goal_in_words(about['settings'])}"
     parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
              "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
              "ABOUT": about_html(about)}
@@ -49,6 +49,15 @@ def make_page(about, rows, viewers):
 def by_axis(values):
     """Values along the three axes as a person writes them: 2 × 2 × 1."""
     return " × ".join(map(str, values))
+
+
+def goal_in_words(settings):
+    """How much finer volumes became, or to which voxels: by 2 × 2 × 1, to isotropic voxels."""
+    if settings.get("voxel_size"):
+        return f"to voxels of {by_axis(f'{side:g}' for side in settings['voxel_size'])}"
+    if settings.get("isotropic"):
+        return "to isotropic voxels"
+    return f"by {by_axis(settings['factor'])}"
 
 
 def named(row):
@@ -147,9 +156,12 @@ def plot_gains(rows):
 
 def about_html(about):
     """What was run, `about` as `make_page` takes it, as lists that unfold: a str."""
+    steps = "".join(unfolding(f"Filters × {by_axis(step['factor'])}, learned with",
+                              step["learned_with"]) for step in about.get("steps", ()))
     return (f'<p><code>{html.escape(about["command"])}</code></p>'
             + unfolding("Settings", about["settings"])
             + unfolding("Filters, SHA-256", about["filters"])
+            + steps
             + unfolding("Versions", about["versions"]))
 
 

@@ -73,8 +73,7 @@ def files(tmp_path_factory):
     found = {"folder": folder, "volume": (folder / "v.nii").read_bytes(), "settings": settings,
              "filters": (one_stage(h, limits), published)}
     path, target, first = restored(found, "v.nii", found["volume"])  # compiles
-    write_beside(path, "v", target.with_suffix(""), first, 1,  # loads what draws
-                 replace(published, arrays_dir=settings.arrays_dir), ["test.py"])
+    write_beside(path, "v", target.with_suffix(""), first, 1, ["test.py"])  # loads what draws
     return found
 
 
@@ -112,10 +111,8 @@ def test_mutated_volumes_that_are_upscaled(files, changes):
 def test_mutated_geometry_in_the_report(files, changes):
     with Case("report", files["folder"]):
         path, target, found = restored(files, "r.nii", spoilt(files["volume"], changes))
-        settings = replace(files["filters"][1], arrays_dir=files["settings"].arrays_dir)
-        shown = write_beside(path, path.name, target.with_suffix(""), found, 1, settings,
-                              ["test.py"])
-        page = make_page(about_run(settings, ["test.py"]), [found.row], [shown])
+        shown = write_beside(path, path.name, target.with_suffix(""), found, 1, ["test.py"])
+        page = make_page(about_run(found.settings, ["test.py"]), [found.row], [shown])
         assert "nan" not in page.split("<table>")[1].split("</table>")[0]
 
 
