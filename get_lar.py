@@ -81,7 +81,7 @@ class LRVolume:
             np.add(found, above, out=found, where=self.mask)
         return volume
 
-    def whole_shifted(self, whole, shift, own):
+    def whole_shifted(self, whole, shift, own, black=None):
         """What `whole` gave for a volume that was shifted, in the intensities it had before.
 
         Where zero is a background among the other intensities, the outline decides how much of the
@@ -94,6 +94,8 @@ class LRVolume:
         shift : intensities.Shift
         own : ndarray of float32, shape of `low`
             The LR volume before it was shifted.
+        black : ndarray of bool, shape of `low`, optional
+            Its background; by default all voxels of that value.
 
         Returns
         -------
@@ -102,7 +104,8 @@ class LRVolume:
         if shift.background in (None, shift.low):
             return whole + np.float32(shift.low)
         fine = np.full(whole.shape, shift.background, np.float32)
-        brain = (own != np.float32(shift.background)).astype(np.float32)
+        black = own == np.float32(shift.background) if black is None else black
+        brain = (~black).astype(np.float32)
         share = upsample(brain, whole.shape, 1, grid=self.operator.grid)
         deep = binary_erosion(share > 0.999, border_value=1)
         least = own.min()

@@ -177,11 +177,18 @@ def upscale(low, stages, settings, engine=None, inside=None):
     >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, settings).shape
     (12, 12, 24)
     """
-    low = without_nonsense(low)
-    shift = shift_of(low)
-    fine = make_fine(shift.work(low) if shift else low, settings, inside)
+    outside = ~np.isfinite(low)
+    low, outside = without_nonsense(low), outside if outside.any() else None
+    shift = shift_of(low, outside)
+    if not shift:
+        fine = make_fine(low, settings, inside)
+        return fine.whole(restore(fine, stages, settings, engine))
+    work = shift.work(low, outside)
+    if outside is not None:
+        low[outside] = shift.background
+    fine = make_fine(work, settings, inside)
     whole = fine.whole(restore(fine, stages, settings, engine))
-    return fine.whole_shifted(whole, shift, low) if shift else whole
+    return fine.whole_shifted(whole, shift, low, work == 0)
 
 
 def whole_of(data, volume, sr, stages, settings, engine):

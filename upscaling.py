@@ -226,7 +226,10 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
             whole = lr_volume.whole(sr)
             if shift:  # filters of the next use take `low`, the spline at its outline `own`
-                own = lr_volume.whole_shifted(whole, shift, own.transpose(use.axes)).transpose(back)
+                # Later, zeros may be a result.
+                black = (low == 0).transpose(use.axes) if number == 0 else None
+                own = lr_volume.whole_shifted(
+                    whole, shift, own.transpose(use.axes), black).transpose(back)
             low = whole.transpose(back)
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]

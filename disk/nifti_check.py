@@ -208,15 +208,17 @@ def clean_voxels(path, data):
     data : ndarray of float32, of the same shape
         Finite; the same array where there was nothing to replace. May be below zero.
     remarks : list of str
+    replaced : ndarray of bool, of the same shape
+        Which voxels were replaced; None where there were none.
 
     Raises
     ------
     UserError
         If all voxels are alike, or all too small to compute with.
     """
-    remarks = []
-    if not (np.abs(data) < LARGEST).all():  # also where data is not a number
-        data = np.where(np.abs(data) < LARGEST, data, np.float32(0))
+    remarks, replaced, good = [], None, np.abs(data) < LARGEST
+    if not good.all():  # also where data is not a number
+        data, replaced = np.where(good, data, np.float32(0)), ~good
         remarks.append(f"{path}: not-a-number and infinite voxels are taken as background")
     low, high = float(data.min()), float(data.max())
     if high <= 0:
@@ -228,7 +230,7 @@ def clean_voxels(path, data):
     if high < SMALLEST:
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
                         f"{SMALLEST:g}")
-    return data, remarks
+    return data, remarks, replaced
 
 
 def _claims(header):

@@ -199,8 +199,11 @@ def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     if inside is not None:
         data[~inside] = 0
         named = f"{path}, inside its mask"
-    data, remarks = clean_voxels(named, data)
-    shifts, below = _shifted(data.reshape(*data.shape[:3], -1))
+    data, remarks, outside = clean_voxels(named, data)
+    if inside is not None:
+        outside = ~inside if outside is None else outside | ~inside
+    shifts, below = _shifted(data.reshape(*data.shape[:3], -1),
+                             None if outside is None else outside.reshape(*data.shape[:3], -1))
     remarks += [f"{path}: {remark}" for remark in below]
     for remark in [*image.extra["remarks"], *remarks]:
         say(remark, "stderr")
@@ -211,19 +214,20 @@ def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     return Volume(data, image, shifts)
 
 
-def _shifted(series):
+def _shifted(series, outside=None):
     """Shift the volumes of which many voxels are below zero, in place: their shifts, and remarks.
 
-    `series` is of shape (X, Y, Z, T).
+    `series` is of shape (X, Y, Z, T), and so is `outside`: voxels that are known to be no tissue.
     """
     shifts, remarks, moved, lowest = [], [], [], 0.0
     for number in range(series.shape[3]):
         volume = series[..., number]
-        low, shift = float(volume.min()), shift_of(volume)
+        none = None if outside is None else outside[..., number]
+        low, shift = float(volume.min()), shift_of(volume, none)
         shifts.append(shift)
         if shift:
             moved.append((low, np.count_nonzero(volume < 0) / volume.size, shift))
-            series[..., number] = shift.work(volume)
+            series[..., number] = shift.work(volume, none)
         else:
             lowest = min(lowest, low)
     if moved:
