@@ -300,8 +300,9 @@ def solve(checkpoint, structure, engine, groups, settings):
         try:
             return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
         except np.linalg.LinAlgError as fault:
-            raise UserError(f"argument --ridge: {settings.ridge:g} is too little to solve for the "
-                            "filters with; give a larger one (the sums are kept)") from fault
+            tried = "auto" if settings.ridge is None else f"{settings.ridge:g}"
+            raise UserError(f"argument --ridge: {tried} is too little to solve for the filters "
+                            "with; give a larger number") from fault
 
 
 def write_pictures(learned, settings):

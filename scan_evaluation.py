@@ -91,6 +91,9 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
            "noise_found": round(100 * float(fine.cues[NOISE]) * fine.scale, 2)}
     for place, voxels in places.items():
         voxels = voxels if voxels.any() else brain
+        if not np.ptp(hr[voxels]):
+            raise ValueError("all voxels of its brain that figures are taken over are alike, and "
+                             "any way restores them; take another volume, or another mask")
         for way, volume in found.items():
             error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
             row[f"{way}_{place}"] = round(decibel(error), 3)
