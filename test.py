@@ -48,6 +48,7 @@ def place_of(settings, folder):
     """Where volumes are worked on: yields what has that done, as `machine.threads.in_turn`."""
     # Here: as above, and Dask is optional.
     from disk.files import remove_unfinished
+    from disk.results import names_beside
     from engine import demanding_dask
     from machine.threads import in_turn
 
@@ -62,7 +63,8 @@ def place_of(settings, folder):
     except BaseException:
         # Processes here were ended amid their volumes. Others finish theirs.
         if settings.scheduler.startswith("local"):
-            remove_unfinished(folder, settings.output and Path(settings.output).name)
+            names = names_beside(Path(settings.output)) if settings.output else None
+            remove_unfinished(folder, names)
         raise
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from disk.files import make_folder, read_json, remove_unfinished, write_json
 from disk.filters import settings_path
-from disk.interrupt import holds_lock
+from disk.locks import holds_lock
+from disk.volumes import sidecar_names
 from machine.errors import CannotWrite, UserError
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
@@ -53,7 +54,9 @@ def run_folder(settings, volumes, filters=None):
         If it cannot be made.
     """
     if settings.output:
-        yield Path(settings.output).parent
+        target = Path(settings.output)
+        remove_unfinished(target.parent, names_beside(target), running=False)
+        yield target.parent
         return
     hour = Path(settings.result_dir, time.strftime("%m%d%H"))
     about = _about(settings, volumes, filters)
@@ -75,6 +78,12 @@ def run_folder(settings, volumes, filters=None):
                 folder.rmdir()
                 if new:
                     hour.parent.rmdir()
+
+
+def names_beside(target):
+    """Names of all files that a run with --output may write."""
+    bare = sidecar_names([target])[0].name
+    return [target.name, f"{bare}.png", f"{bare}.json", "report.html", "metrics.csv"]
 
 
 def _about(settings, volumes, filters=None):

@@ -2,6 +2,7 @@
 import dataclasses
 import importlib.metadata
 import platform
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 from disk.files import file_digest, write_json, write_whole
@@ -30,7 +31,7 @@ def about_run(settings, command, steps=()):
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     filters = {name: digest for step in steps for name, digest in step["filters"].items()}
-    return {"command": " ".join(map(str, command)), "settings": dataclasses.asdict(settings),
+    return {"command": shlex.join(map(str, command)), "settings": dataclasses.asdict(settings),
             "filters": filters, **({"steps": steps} if len(steps) > 1 else {}),
             "versions": {"python": platform.python_version()} | versions}
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import shutil
 
 import nibabel as nib
@@ -15,8 +16,10 @@ import test as script
 import train
 from command_line import command_line
 from disk.files import file_digest
+from filter_constant import Settings
 from report.page import make_page
 from report.pictures import canonical, plane
+from report.record import about_run
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
 
 FLAGS = (
@@ -130,6 +133,18 @@ def test_no_report_leaves_only_results(runs, tmp_path):
     assert script.main(*command_line("test", [*settings, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
     assert sorted(path.name for path in result.iterdir()) == ["b.nii.gz", "metrics.csv"]
+
+
+def test_the_recorded_command_can_be_pasted_back():
+    words = ["test.py", "--test_dir", "a folder/it's $HOME.nii", "--suffix", "*"]
+    assert shlex.split(about_run(Settings(), words)["command"]) == words
+
+
+def test_the_next_command_can_be_pasted():
+    settings = Settings(arrays_dir="the \"best\" of $HOME", factor=(1, 1, 4))
+    words = shlex.split(train.next_command(settings))
+    assert words == ["python", "test.py", "--factor", "1", "1", "4", "--arrays_dir",
+                     settings.arrays_dir]
 
 
 def test_the_page_holds_all_it_needs(runs):

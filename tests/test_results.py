@@ -12,6 +12,7 @@ from conftest import load_script, run_command
 from synthetic import brain, one_stage, save
 
 from command_line import command_line
+from disk.files import whole_file
 from disk.filters import load_filters, save_filters
 from disk.results import UNFINISHED, is_ours, run_folder
 from disk.volumes import write_volume
@@ -124,6 +125,21 @@ def test_an_interrupted_run_with_other_filters_is_another(folder):
             places.append(place.name)
             raise KeyboardInterrupt
     assert places == ["112522", "112522", "112522-2"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="temporary files hold no locks there")
+def test_what_a_killed_run_left_beside_its_output_is_removed_but_not_what_another_writes(folder):
+    names = [".x.nii.0123456789ab.part.nii", ".x.png.0123456789ab.part",
+             ".x.json.0123456789ab.part", ".report.html.0123456789ab.part"]
+    other = folder / ".y.png.0123456789ab.part"
+    for name in names:
+        (folder / name).write_bytes(b"half of it")
+    other.write_bytes(b"of another result")
+    with whole_file(folder / "x.png") as temporary:
+        assert restore(folder, "--upscale", "--no-report", "--include", "0*",
+                       "--output", folder / "x.nii") == 0
+        assert Path(temporary).exists() and other.exists()
+    assert not [name for name in names if (folder / name).exists()]
 
 
 # ---- files beside results
