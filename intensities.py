@@ -108,7 +108,7 @@ def shift_of(data, outside=None):
     low = float(max(known.min(), first - OUTLYING * (last - first)))
     clearance = CLEARANCE * float(last - first)
     if background is None and outside is not None:
-        background, which = 0.0, "none"
+        background, which = 0.0, "all" if known.all() else "none"
     return Shift(low - clearance, background, clearance, which)
 
 

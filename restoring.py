@@ -5,15 +5,15 @@ Files that are truly low-resolution are for upscaling.py.
 import contextlib
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from disk.files import make_folder
 from disk.filters import digests_there, factors_there, load_with_digests
-from disk.masks import read_brain
-from disk.volumes import write_volume
+from disk.masks import mask_for
+from disk.seal import Seal
+from disk.volumes import read_volume, write_volume
 from engine import CPU
 from filter_constant import Settings
 from filter_func import census_blend
@@ -35,8 +35,8 @@ class Restored(NamedTuple):
     watch: Stopwatch
     settings: Settings  # as the filters, or the last of them, were learned; its factor is in all
     uses: list  # of Use, one after another
+    origin: dict  # the files it came from, and their SHA-256, as `origin_of` gives them
     missed: int = 0  # volumes of a series that could not be restored
-    mask: Path | None = None  # that its brain was taken from
 
 
 class Use(NamedTuple):
@@ -243,7 +243,26 @@ def axes_between(asked, learned):
     return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
-def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests=None):
+def origin_of(path, digest, mask=None):
+    """The files that a result comes from, for its record.
+
+    Parameters
+    ----------
+    path : path-like
+    digest : str
+        SHA-256 of the file, taken when it was read.
+    mask : disk.masks.Mask, optional
+
+    Returns
+    -------
+    dict of str to str
+    """
+    masked = {"mask": str(mask.path), "mask_sha256": mask.digest} if mask else {}
+    return {"input": str(path), "input_sha256": digest} | masked
+
+
+def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests=None,
+                 files=None):
     """Degrade and restore one file.
 
     Parameters
@@ -253,6 +272,8 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
         As for `restore`.
     axes, digests : optional
         As of a `Use`.
+    files : disk.files.WholeFiles, optional
+        Those that the result belongs to.
 
     Returns
     -------
@@ -265,7 +286,9 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
     """
     watch, use = Stopwatch(), Use(stages, settings, axes, digests)
     with watch("read"):
-        volume, mask_path = read_brain(path, settings.mask)
+        seal, mask = Seal(path), mask_for(path, settings.mask)
+        volume = read_volume(path, mask and mask.inside)
+        origin = origin_of(path, seal.digest(), mask)
     try:
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
@@ -282,14 +305,14 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
         make_folder(target.parent)
         if volume.shift:
             whole = volume.shift.undo(whole, data == 0)
-        write_volume(target, whole.transpose(back), volume.image, dtype=settings.dtype)
+        write_volume(target, whole.transpose(back), volume.image, None, settings.dtype, files)
     affine = volume.image.affine
     del volume, data, whole  # three less in memory while the figures are taken
     with watch("figures"):
-        spline, mask = best_spline(pair), brain_mask(pair)
+        spline, brain = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}
-        row = metrics_row(path.name, mask.sum(), figures_of(pair.hr, images, mask))
-        row |= {"mask": mask_path.name} if mask_path else {}
+        row = metrics_row(path.name, brain.sum(), figures_of(pair.hr, images, brain))
+        row |= {"mask": mask.path.name} if mask else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, affine, watch, use.asked, [use], mask=mask_path)
+    return Restored(row, images, affine, watch, use.asked, [use], origin)

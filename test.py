@@ -103,7 +103,7 @@ def restore_volumes(volumes, folder, filters, each):
     jobs = list(map(Job, volumes, targets, names))
     work = partial(restore_volume, filters=filters, volumes=len(volumes), command=sys.argv,
                    engine=engine)
-    rows, viewers, uses, failed, missed = [], [], {}, 0, 0
+    rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
         for job, restored in each(work, jobs):
             bar.set_description(job.path.name[:32])
@@ -124,6 +124,7 @@ def restore_volumes(volumes, folder, filters, each):
                 missed += done.missed
                 viewers.append(done.viewer)
                 uses |= {one.factor: one for one in done.uses}
+                digests[done.row["volume"]] = done.digest
             bar.update()
     if not rows:
         return 2
@@ -133,21 +134,21 @@ def restore_volumes(volumes, folder, filters, each):
     if settings.report:
         # Where voxel sizes were asked for, each volume has a factor of its own.
         asked = done.settings if len(uses) == 1 else use.asked
-        report_run(folder / "report.html", rows, viewers, asked, list(uses.values()))
+        report_run(folder / "report.html", rows, viewers, asked, list(uses.values()), digests)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
 
 
-def report_run(path, rows, viewers, settings, uses):
+def report_run(path, rows, viewers, settings, uses, digests):
     """Write the page with all figures and viewers."""
     # Here: as above.
     from disk.files import write_whole
     from report.page import make_page
     from report.record import about_run, steps_of
 
-    about = about_run(settings, sys.argv, steps_of(uses))
+    about = about_run(settings, sys.argv, steps_of(uses)) | {"results": digests}
     write_whole(path, make_page(about, rows, viewers))
 
 

@@ -20,13 +20,14 @@ from disk.geometry import (
 )
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
+from disk.seal import Seal
 from disk.slices import slices_in_words
 from disk.volumes import read_series, relative_name, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
-from restoring import Restored, restore
+from restoring import Restored, origin_of, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, head_in_zeros
 from spacing import Way, describe, of_three, onto_sizes, way_to
@@ -38,7 +39,7 @@ LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
-def upscale_file(path, target, filters, engine):
+def upscale_file(path, target, filters, engine, files=None):
     """Upscale one file, each volume of a series for itself.
 
     Parameters
@@ -46,6 +47,8 @@ def upscale_file(path, target, filters, engine):
     path, target : Path
     filters : restoring.Filters
     engine : engine.CPU or its like
+    files : disk.files.WholeFiles, optional
+        Those that the result belongs to.
 
     Returns
     -------
@@ -57,12 +60,13 @@ def upscale_file(path, target, filters, engine):
         If the file is no volume to upscale, memory does not suffice, or the result cannot be
         written.
     """
-    watch, asked = Stopwatch(), filters.settings
+    watch, asked, seal = Stopwatch(), filters.settings, Seal(path)
     name = relative_name(path, asked.test_dir)
     way, uses = _plan(path, name, filters)
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
+        origin = origin_of(path, seal.digest(), mask)
     found = _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
@@ -71,7 +75,7 @@ def upscale_file(path, target, filters, engine):
         header = finer_header(volume.image, shape, found.to_low)
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
-                     asked.dtype)
+                     asked.dtype, files)
     steps = ("adapt", "interpolate", "restore")
     seconds = sum(watch.seconds.get(step, 0) for step in steps)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
@@ -89,8 +93,8 @@ def upscale_file(path, target, filters, engine):
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
     settings = dataclasses.replace(uses[-1].settings, factor=way.factor)
-    return Restored(row, images, header.get_best_affine(), watch, settings, uses,
-                    len(found.missed), mask and mask.path)
+    return Restored(row, images, header.get_best_affine(), watch, settings, uses, origin,
+                    len(found.missed))
 
 
 class _Upscaled(NamedTuple):

@@ -1,13 +1,17 @@
 """All that test.py does with one volume of a folder, so that a worker of a cluster can do it too.
 
-A volume is restored or upscaled and written; its picture and its record are written beside.
+A volume is restored or upscaled and written; its picture and its record are written beside. The
+three appear together: no record stands beside the result of another run.
 """
 from pathlib import Path
 from typing import NamedTuple
 
+from disk.files import whole_files
+from disk.results import is_ours, names_of_sidecars
 from disk.volumes import relative_name
 from engine import CPU
 from filter_constant import Settings
+from report.record import write_beside, write_record
 from restoring import restore_file
 from upscaling import upscale_file
 
@@ -28,6 +32,7 @@ class Done(NamedTuple):
     settings: Settings  # as the filters, or the last of them, were learned
     uses: tuple  # of restoring.Use without their stages: filters that it was restored with
     missed: int  # volumes of a series that could not be restored
+    digest: str  # SHA-256 of the result
 
 
 def restore_volume(job, filters, volumes, command, engine=None):
@@ -54,16 +59,19 @@ def restore_volume(job, filters, volumes, command, engine=None):
     """
     use, engine = filters.first(), engine or CPU()
     settings = use.settings
-    if settings.upscale:
-        found = upscale_file(job.path, job.target, filters, engine)
-    else:
-        found = restore_file(job.path, job.target, use.stages, settings, engine, use.axes,
-                             use.digests)
     title, viewer = relative_name(job.path, settings.test_dir), None
-    if settings.report:
-        # Here: drawing takes half a second to load, which --no-report need not wait for.
-        from report.record import write_beside
-
-        viewer = write_beside(job.path, title, job.name, found, volumes, command)
+    picture, record, others = names_of_sidecars(job.name, settings.report)
+    with whole_files() as files:
+        if settings.upscale:
+            found = upscale_file(job.path, job.target, filters, engine, files)
+        else:
+            found = restore_file(job.path, job.target, use.stages, settings, engine, use.axes,
+                                 use.digests, files)
+        found = found._replace(row=found.row | {"volume": title})
+        if settings.report:
+            viewer = write_beside(title, picture, found, volumes, files)
+        digest = write_record(job.target, record, found, command, files)
+        for path in filter(is_ours, others):  # of an earlier run
+            files.outdate(path)
     uses = tuple(use._replace(stages=[]) for use in found.uses)
-    return Done(found.row | {"volume": title}, viewer, found.settings, uses, found.missed)
+    return Done(found.row, viewer, found.settings, uses, found.missed, digest)

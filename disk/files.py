@@ -33,6 +33,7 @@ class WholeFiles:
     def __init__(self):
         self._written = {}  # temporary name by name, in order
         self._open = []  # handles that hold locks, by which the files of killed processes are told
+        self._outdated = []
 
     @contextlib.contextmanager
     def writing(self, path, suffix=""):
@@ -66,12 +67,18 @@ class WholeFiles:
         """SHA-256 of what was written for a path, in hexadecimal."""
         return file_digest(self._written[Path(path)])
 
+    def outdate(self, path):
+        """Have a file removed that would belong to the first one no more."""
+        self._outdated.append(Path(path))
+
     def place(self):
         """Give all files their names.
 
         The old ones that belong to the first are removed before it takes its place, so that none
         ever stands beside a new first one.
         """
+        if not self._written:
+            return
         paths = list(self._written)
         together = only_one_in(paths[0].parent) if len(paths) > 1 else contextlib.nullcontext()
         with together:
@@ -79,7 +86,7 @@ class WholeFiles:
                 with _cannot_write(path):
                     if path.is_dir():
                         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            for path in paths[1:]:
+            for path in [*paths[1:], *self._outdated]:
                 with _cannot_write(path):
                     path.unlink(missing_ok=True)
             for path, temporary in self._written.items():

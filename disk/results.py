@@ -83,7 +83,8 @@ def run_folder(settings, volumes, filters=None):
 def names_beside(target):
     """Names of all files that a run with --output may write."""
     bare = sidecar_names([target])[0].name
-    return [target.name, f"{bare}.png", f"{bare}.json", "report.html", "metrics.csv"]
+    return [target.name, f"{bare}.png", f"{bare}.json", f".{bare}.json", "report.html",
+            "metrics.csv"]
 
 
 def _about(settings, volumes, filters=None):
@@ -157,8 +158,9 @@ def check_beside(folder, names, settings):
     wanted = [] if settings.upscale else [folder / "metrics.csv"]
     if settings.report:
         wanted.append(folder / "report.html")
-        wanted += [name.with_name(f"{name.name}{ending}")
-                   for name in names for ending in (".png", ".json")]
+    for name in names:
+        picture, record, _ = names_of_sidecars(name, settings.report)
+        wanted += [picture, record] if settings.report else [record]
     for path in wanted:
         if os.path.lexists(path) and not is_ours(path):
             remedy = "move it, or give another --output or --result_dir"
@@ -166,6 +168,27 @@ def check_beside(folder, names, settings):
                 remedy += ", or --no-report"
             raise UserError(f"{path}: is there already and was not written by test.py, which "
                             f"would replace it; {remedy}")
+
+
+def names_of_sidecars(name, report):
+    """Names of the files beside a result.
+
+    Parameters
+    ----------
+    name : Path
+        As `volumes.sidecar_names` gives it.
+    report : bool
+        Without, the record is a hidden file, and there is no picture.
+
+    Returns
+    -------
+    picture, record : Path
+    others : list of Path
+        What a run with the other setting of --report leaves there.
+    """
+    picture, shown, hidden = (name.with_name(text.format(name.name))
+                              for text in ("{}.png", "{}.json", ".{}.json"))
+    return (picture, shown, [hidden]) if report else (picture, hidden, [picture, shown])
 
 
 def is_ours(path):

@@ -193,7 +193,8 @@ def _counted(names, what):
 
 def _is_result(path):
     """Whether the JSON file beside a volume says that test.py wrote it, from another volume."""
-    for record in (path.with_name(f"{stem(path)}.json"), path.with_name(f"{path.name}.json")):
+    names = (stem(path), path.name)
+    for record in (path.with_name(f"{sign}{name}.json") for sign in ("", ".") for name in names):
         if is_ours(record):
             written_from = str(read_json(record).get("input"))
             return os.path.realpath(written_from) != os.path.realpath(path)

@@ -260,7 +260,7 @@ def largest_volume(volumes):
 
 # ------------------------------------------------------------------------------------------ writing
 
-def write_volume(path, data, like, header=None, dtype="float32"):
+def write_volume(path, data, like, header=None, dtype="float32", files=None):
     """Write voxels under the header, affine and codes of the image they came from.
 
     The same voxels give the same bytes, whenever and under whatever name they are written.
@@ -277,6 +277,8 @@ def write_volume(path, data, like, header=None, dtype="float32"):
     dtype : {"float32", "same"}, optional
         "same": as that image stores its voxels, with its scaling, rounded and clipped to what it
         can hold.
+    files : disk.files.WholeFiles, optional
+        Those that it belongs to.
 
     Raises
     ------
@@ -304,7 +306,8 @@ def write_volume(path, data, like, header=None, dtype="float32"):
         # Only now: an image made from a header forgets its scaling.
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
-    with whole_file(path, suffix) as temporary, open(temporary, "wb") as plain:
+    writing = files.writing if files else whole_file
+    with writing(path, suffix) as temporary, open(temporary, "wb") as plain:
         if temporary.lower().endswith(".gz"):  # neither name nor time in the stream
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
                 image.to_stream(packed)

@@ -21,7 +21,7 @@ def make_page(about, rows, viewers):
     Parameters
     ----------
     about : dict
-        As `record.about_run` makes it.
+        As `record.about_run` makes it; with "results", the SHA-256 of each volume's result.
     rows : list of dict
         Figures of each volume, or what was upscaled.
     viewers : list of dict
@@ -160,6 +160,7 @@ def about_html(about):
                               step["learned_with"]) for step in about.get("steps", ()))
     return (f'<p><code>{html.escape(about["command"])}</code></p>'
             + unfolding("Settings", about["settings"])
+            + unfolding("Results, SHA-256", about.get("results", {}))
             + unfolding("Filters, SHA-256", about["filters"])
             + steps
             + unfolding("Versions", about["versions"]))

@@ -5,9 +5,7 @@ import platform
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 
-from disk.files import file_digest, write_json, write_whole
-from report.pictures import picture_volume
-from report.viewer import make_viewer
+from disk.files import write_json, write_whole
 
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 
@@ -52,43 +50,60 @@ def steps_of(uses):
              "learned_with": use.settings.of_groups("method", "learning")} for use in uses]
 
 
-def sidecar(path, found, command):
-    """What lies beside a result as JSON: where it came from and how, a dict."""
-    mask = found.mask
-    masked = {"mask": str(mask), "mask_sha256": file_digest(mask)} if mask else {}
-    return {"input": str(path), "input_sha256": file_digest(path), **masked,
-            **about_run(found.settings, command, steps_of(found.uses)),
-            "seconds": found.watch.seconds}
-
-
-def write_beside(path, title, name, found, volumes, command):
-    """Write the picture and the JSON record of a restored volume.
+def write_record(target, name, found, command, files):
+    """Write what lies beside a result as JSON: where it came from and how.
 
     Parameters
     ----------
-    path : Path
-        Of its input.
+    target : Path
+        Of the result, which was written with `files`.
+    name : Path
+        Of the record.
+    found : restoring.Restored
+    command : list of str
+        What the user typed.
+    files : disk.files.WholeFiles
+
+    Returns
+    -------
+    str
+        SHA-256 of the result: the record is that of this file alone.
+    """
+    digest = files.digest(target)
+    about = about_run(found.settings, command, steps_of(found.uses))
+    write_json(name, {**found.origin, "result": target.name, "result_sha256": digest, **about,
+                      "figures": found.row, "seconds": found.watch.seconds}, files)
+    return digest
+
+
+def write_beside(title, name, found, volumes, files):
+    """Write the picture of a restored volume.
+
+    Parameters
+    ----------
     title : str
         What it is called on the page.
     name : Path
-        Of the two files, without their endings.
+        Of the picture.
     found : restoring.Restored
     volumes : int
         How many the page will show.
-    command : list of str
-        What the user typed.
+    files : disk.files.WholeFiles
+        Those of the result.
 
     Returns
     -------
     dict
         Its viewer, for the page.
     """
+    # Here: drawing takes half a second to load, which --no-report need not wait for.
+    from report.pictures import picture_volume
+    from report.viewer import make_viewer
+
     views = found.images, found.affine
     with found.watch("picture and viewer"), ThreadPoolExecutor(1) as aside:
         # One draws while the other packs slices.
         picture = aside.submit(picture_volume, *views, compare=not found.settings.upscale)
         shown = make_viewer(title, *views, volumes)
-        write_whole(name.with_name(f"{name.name}.png"), picture.result())
-    write_json(name.with_name(f"{name.name}.json"),
-               sidecar(path, found, command))
+        write_whole(name, picture.result(), files)
     return shown

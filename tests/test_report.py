@@ -121,7 +121,7 @@ def test_only_where_there_is_an_original_errors_are_shown_in_colours(runs):
     assert coloured["result"] > 0.05 and coloured["fine"] < 0.01  # frames of what is enlarged
 
 
-def test_no_report_leaves_only_results(runs, tmp_path):
+def test_no_report_leaves_only_results_and_a_hidden_record(runs, tmp_path):
     settings = [
         "--arrays_dir",
         str(runs["arrays"]),
@@ -132,7 +132,7 @@ def test_no_report_leaves_only_results(runs, tmp_path):
     ]
     assert script.main(*command_line("test", [*settings, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
-    assert sorted(path.name for path in result.iterdir()) == ["b.nii.gz", "metrics.csv"]
+    assert sorted(path.name for path in result.iterdir()) == [".b.json", "b.nii.gz", "metrics.csv"]
 
 
 def test_the_recorded_command_can_be_pasted_back():

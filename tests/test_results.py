@@ -76,7 +76,8 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
     save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
     assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
-    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [UNFINISHED, "0.nii"]
+    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [
+        ".0.json", UNFINISHED, "0.nii"]
     assert len(shapes(result / "112522-3")) == 3
 
 
