@@ -16,6 +16,7 @@ from pathlib import Path
 from command_line import run
 from filter_constant import start_name
 from machine.errors import CannotWrite, UserError, complain, one_line
+from option_checks import without_effect
 
 
 def main(settings, given):
@@ -38,8 +39,9 @@ def main(settings, given):
     own = run_folder(filters.first().asked, volumes, filters.digests())
     with own as folder, place_of(settings, folder) as each:
         status = restore_volumes(volumes, folder, filters, each)
-    if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:
-        complain("test", about_filters(chosen))  # which nobody chose
+    own = next(Path(settings.arrays_dir).glob("settings_*.json"), None)
+    if settings.quiet and own and chosen.arrays_dir != settings.arrays_dir and status != 2:
+        complain("test", about_filters(chosen))  # rather than the user's own
     return status
 
 
@@ -85,6 +87,8 @@ def restore_volumes(volumes, folder, filters, each):
 
     use = filters.first()
     settings = use.settings
+    if fault := without_effect(settings, filters.given, is_drawn(settings)):
+        raise UserError(fault)
     targets = target_paths(volumes, folder, settings, masks_among(volumes, settings.mask))
     names = sidecar_names(targets)
     check_beside(folder, names, settings)

@@ -119,7 +119,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
     count, shape = lows.shape[0], lows.shape[1:]
     seen = next(filter(np.any, lows), lows[0])
     inside = read_inside(name, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
-    fine, missed, lost, profile = None, [], [], None
+    fine, missed, lost, faults, profile = None, [], [], [], None
     with progress(100 * count, name[:32], "%", asked.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
@@ -132,6 +132,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
                 missed.append(f"volume {number + 1} of {count} is left black: {fault}")
+                faults.append(fault)
                 lost.append(number)
                 continue
             finally:
@@ -151,7 +152,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                 fine[number] = found
             del found
     if fine is None:
-        raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
+        raise UserError(f"{path}: none of its {count} volumes can be restored: {faults[0]}")
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
@@ -276,6 +277,10 @@ def _plan(path, name, filters):
         warn_of_axis(path, asked.factor, sizes, unit)
     if said := slices_in_words(path, sizes, asked, unit):
         say(f"{name}: {said}")
+    for axis in range(3):
+        if way.factor[axis] > 1 and shape[axis] == 1:
+            raise UserError(f"{path}: has a single slice along axis {axis}, which cannot be made "
+                            "finer; give several, or leave that axis out of --factor")
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, image, shape, sizes, way, uses, asked)
     return way, uses
