@@ -8,8 +8,9 @@ Figures are over the brain. They are given for the LR volume, for the best plain
 same low-resolution volume, and for the restored volume: the one to beat is the spline. What is
 upscaled has no original, so no figures.
 """
+import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from command_line import run
 from filter_constant import start_name
 from machine.errors import CannotWrite, UserError, complain, one_line
 from option_checks import without_effect
+
+MOST_SHOWN = 100  # volumes with a viewer on the page: of more, no browser opens it
 
 
 def main(settings, given):
@@ -76,14 +79,14 @@ def restore_volumes(volumes, folder, filters, each):
     from degradation import is_drawn
     from disk.filters import about_filters
     from disk.masks import masks_among
-    from disk.results import check_beside
+    from disk.results import VIEWERS, check_beside
     from disk.volumes import sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
     from scan_evaluation import evaluate_files
     from structure import structure_of
-    from whole_volume import Job, restore_volume
+    from whole_volume import restore_volume
 
     use = filters.first()
     settings = use.settings
@@ -104,9 +107,9 @@ def restore_volumes(volumes, folder, filters, each):
     if is_drawn(settings) and not settings.upscale:
         return evaluate_files(volumes, folder, use.stages, settings, engine, each, use.axes)
     print_head(len(volumes), use.asked)
-    jobs = list(map(Job, volumes, targets, names))
-    work = partial(restore_volume, filters=filters, volumes=len(volumes), command=sys.argv,
-                   engine=engine)
+    jobs = jobs_of(volumes, targets, names, folder, settings)
+    work = partial(restore_volume, filters=filters, volumes=sum(job.shown for job in jobs),
+                   command=sys.argv, engine=engine)
     rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
         for job, restored in each(work, jobs):
@@ -124,9 +127,9 @@ def restore_volumes(volumes, folder, filters, each):
                 if not settings.upscale:
                     # Each time: it never lacks more than the volume at hand.
                     write_metrics(folder / "metrics.csv", rows)
-                bar.write(line(done.row))
+                bar.write(line(done.row) + (", finished before" if done.before else ""))
                 missed += done.missed
-                viewers.append(done.viewer)
+                viewers.append((done.row["volume"], job, done.viewer))
                 uses |= {one.factor: one for one in done.uses}
                 digests[done.row["volume"]] = done.digest
             bar.update()
@@ -139,21 +142,43 @@ def restore_volumes(volumes, folder, filters, each):
         # Where voxel sizes were asked for, each volume has a factor of its own.
         asked = done.settings if len(uses) == 1 else use.asked
         report_run(folder / "report.html", rows, viewers, asked, list(uses.values()), digests)
+        shutil.rmtree(folder / VIEWERS, ignore_errors=True)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
 
 
-def report_run(path, rows, viewers, settings, uses, digests):
-    """Write the page with all figures and viewers."""
+def jobs_of(volumes, targets, names, folder, settings):
+    """The volumes to restore. A page of many shows the first of them; files keep its viewers."""
     # Here: as above.
-    from disk.files import write_whole
+    from disk.results import VIEWERS
+    from whole_volume import Job
+
+    own = not settings.output  # a folder of its own
+    return [Job(*paths, shown=number < MOST_SHOWN, go_on=own,
+                viewer=folder / VIEWERS / f"{number}.json" if own else None)
+            for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
+
+
+def report_run(path, rows, viewers, settings, uses, digests):
+    """Write the page with all figures and viewers, and links to pictures without viewer."""
+    # Here: as above.
+    from disk.files import read_json, write_whole
     from report.page import make_page
     from report.record import about_run, steps_of
 
     about = about_run(settings, sys.argv, steps_of(uses)) | {"results": digests}
-    write_whole(path, make_page(about, rows, viewers))
+    shown, pictures = [], {}
+    for title, job, viewer in viewers:
+        with suppress(ValueError):  # none was kept
+            viewer = viewer or job.viewer and read_json(job.viewer)
+        if viewer:
+            shown.append(viewer)
+        else:
+            picture = job.name.with_name(f"{job.name.name}.png")
+            pictures[title] = picture.relative_to(path.parent).as_posix()
+    write_whole(path, make_page(about, rows, shown, pictures))
 
 
 def print_head(volumes, settings):

@@ -18,9 +18,11 @@ from disk.filters import settings_path
 from disk.locks import holds_lock
 from disk.volumes import sidecar_names
 from machine.errors import CannotWrite, UserError
+from machine.sources import all_sources, digest_of
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
 UNFINISHED = ".unfinished.json"  # what a run is doing in its folder, until it is done
+VIEWERS = ".viewers"  # what its page will show, until the page is written
 HEAD_BYTES = 4096  # of a file, in which MADE_BY stands
 NOT_OF_RESULTS = {"quiet", "device", "scheduler"}  # settings that say nothing of what is written
 
@@ -32,8 +34,8 @@ def run_folder(settings, volumes, filters=None):
     """The folder of a run's results: that of --output, or one for this hour.
 
     A folder of this hour that another run made, finished or not, is left alone: its successor is
-    taken (``112522-2``, ``112522-3`` ...). The folder of an interrupted run is taken again by the
-    same command.
+    taken (``112522-2``, ``112522-3`` ...). The folder of an interrupted run, whenever that was, is
+    taken again by the same command.
 
     Parameters
     ----------
@@ -62,7 +64,8 @@ def run_folder(settings, volumes, filters=None):
     about = _about(settings, volumes, filters)
     new = not hour.parent.exists()
     make_folder(hour.parent)
-    folder, record = next((folder, record) for folder in _successors(hour)
+    folders = itertools.chain(_interrupted(hour.parent), _successors(hour))
+    folder, record = next((folder, record) for folder in folders
                           if (record := _taken(folder, about)))
     done = False
     try:
@@ -93,9 +96,18 @@ def _about(settings, volumes, filters=None):
                if name not in NOT_OF_RESULTS}
     if filters is None:
         filters = read_json(settings_path(settings))["sha256"]
-    about = {"settings": decides, "filters": filters,
+    about = {"settings": decides, "filters": filters, "program": digest_of(all_sources()),
              "volumes": [os.path.abspath(path) for path in volumes]}
     return json.loads(json.dumps(about))
+
+
+def _interrupted(results):
+    """Folders of runs that were not finished, the newest first."""
+    found = []
+    for path in results.glob(f"*/{UNFINISHED}"):
+        with contextlib.suppress(OSError):  # the run was finished just now
+            found.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def _successors(folder):

@@ -6,6 +6,7 @@ and reads without a network. What is the same on every page, its style and scrip
 import html
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from disk.results import MADE_BY
 from filter_constant import start_name
@@ -15,7 +16,7 @@ from report.viewer import viewer_html
 TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
 
 
-def make_page(about, rows, viewers):
+def make_page(about, rows, viewers, pictures=None):
     """The self-contained page.
 
     Parameters
@@ -26,6 +27,8 @@ def make_page(about, rows, viewers):
         Figures of each volume, or what was upscaled.
     viewers : list of dict
         As `viewer.make_viewer` makes them.
+    pictures : dict of str to str, optional
+        Of volumes without viewer: where their pictures lie, seen from the page.
 
     Returns
     -------
@@ -39,7 +42,8 @@ def make_page(about, rows, viewers):
     plural = "s" if len(rows) > 1 else ""
     title = f"{len(rows)} volume{plural} {done} {goal_in_words(about['settings'])}"
     parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
-             "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
+             "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers))
+             + links_html(pictures or {}),
              "ABOUT": about_html(about)}
     # At once: names of files may look like places of the template.
     return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]],
@@ -152,6 +156,13 @@ def plot_gains(rows):
             f'aria-label="gain over the best spline, dB">{"".join(bars)}'
             f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="0" y2="{height}"/></svg>'
             '<p class="note">Gain of the restored volume over the best spline.</p>')
+
+
+def links_html(pictures):
+    """Links to pictures, by name of their volumes, as HTML; empty where there are none."""
+    links = ", ".join(f'<a href="{quote(path, errors="surrogateescape")}">{html.escape(name)}</a>'
+                      for name, path in pictures.items())
+    return f"<p>Pictures of volumes without a viewer: {links}</p>" if links else ""
 
 
 def about_html(about):

@@ -5,7 +5,9 @@ import platform
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 
-from disk.files import write_json, write_whole
+from disk.files import file_digest, read_json, write_json, write_whole
+from disk.masks import find_mask
+from machine.errors import UserError
 
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 
@@ -72,8 +74,39 @@ def write_record(target, name, found, command, files):
     digest = files.digest(target)
     about = about_run(found.settings, command, steps_of(found.uses))
     write_json(name, {**found.origin, "result": target.name, "result_sha256": digest, **about,
-                      "figures": found.row, "seconds": found.watch.seconds}, files)
+                      "figures": found.row, "missed": found.missed,
+                      "seconds": found.watch.seconds}, files)
     return digest
+
+
+def finished(job, title, name, pattern):
+    """The record of a result that was finished from the same input.
+
+    Parameters
+    ----------
+    job : whole_volume.Job
+    title : str
+        What the volume is called.
+    name : Path
+        Of the record.
+    pattern : str
+        Of --mask.
+
+    Returns
+    -------
+    dict
+        None where there is none, or where result, input or mask are other files now.
+    """
+    try:
+        about = read_json(name)
+        mask = file_digest(find_mask(job.path, pattern)) if pattern else None
+        same = (about["result"] == job.target.name and about.get("mask_sha256") == mask
+                and about["figures"]["volume"] == title
+                and about["input_sha256"] == file_digest(job.path)
+                and about["result_sha256"] == file_digest(job.target))
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return None
+    return about if same else None
 
 
 def write_beside(title, name, found, volumes, files):
@@ -87,14 +120,14 @@ def write_beside(title, name, found, volumes, files):
         Of the picture.
     found : restoring.Restored
     volumes : int
-        How many the page will show.
+        How many the page will show; 0 where this one is not among them.
     files : disk.files.WholeFiles
         Those of the result.
 
     Returns
     -------
     dict
-        Its viewer, for the page.
+        Its viewer, for the page; None where it is not shown.
     """
     # Here: drawing takes half a second to load, which --no-report need not wait for.
     from report.pictures import picture_volume
@@ -104,6 +137,6 @@ def write_beside(title, name, found, volumes, files):
     with found.watch("picture and viewer"), ThreadPoolExecutor(1) as aside:
         # One draws while the other packs slices.
         picture = aside.submit(picture_volume, *views, compare=not found.settings.upscale)
-        shown = make_viewer(title, *views, volumes)
+        shown = make_viewer(title, *views, volumes) if volumes else None
         write_whole(name, picture.result(), files)
     return shown
