@@ -33,6 +33,7 @@ from scan_cues import NOISE, bright_part, head_in_zeros
 from spacing import Way, describe, of_three, onto_sizes, way_to
 from structure import structure_of
 
+STEPS = ("adapt", "interpolate", "restore")  # whose seconds are said
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
 ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
@@ -76,8 +77,7 @@ def upscale_file(path, target, filters, engine, files=None):
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
                      asked.dtype, files)
-    steps = ("adapt", "interpolate", "restore")
-    seconds = sum(watch.seconds.get(step, 0) for step in steps)
+    seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
@@ -219,7 +219,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     ValueError
         If `low` cannot be upscaled.
     """
-    to_low, cues, own = np.eye(4), None, shift and shift.undo(low)
+    to_low, cues, own = np.eye(4), None, None
     for number, use in enumerate(uses):
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
@@ -230,9 +230,12 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
                          lambda share: advance(100 * share / len(uses)))
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
             whole = lr_volume.whole(sr)
+            del sr
+            lr_volume = dataclasses.replace(lr_volume, low=None, mask=None, above=None)
             if shift:  # filters of the next use take `low`, the spline at its outline `own`
-                # Later, zeros may be a result.
-                black = (low == 0).transpose(use.axes) if number == 0 else None
+                black = None  # in later uses zeros may be a result
+                if number == 0:
+                    own, black = shift.undo(low), (low == 0).transpose(use.axes)
                 own = lr_volume.whole_shifted(
                     whole, shift, own.transpose(use.axes), black).transpose(back)
             low = whole.transpose(back)
@@ -242,7 +245,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             cues = lr_volume.cues
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
-        del lr_volume, sr, whole  # before the next one begins
+        del lr_volume, whole  # before the next one begins
     return own if shift else low, to_low, cues
 
 
@@ -344,7 +347,8 @@ def _check_memory(path, image, shape, sizes, way, uses, asked):
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
     learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
-    needed = max(working, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
+    storing = count * voxels * image.get_data_dtype().itemsize if asked.dtype == "same" else 0
+    needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):
         raise UserError(f"{path}: to {doing} takes {needed / GB:.1f} GB of "
                         f"memory, {free / GB:.1f} GB are free; close other programs, crop it, or "

@@ -14,7 +14,7 @@ from engine import CPU
 from filter_constant import Settings
 from report.record import finished, write_beside, write_record
 from restoring import restore_file
-from upscaling import upscale_file
+from upscaling import STEPS, upscale_file
 
 
 class Job(NamedTuple):
@@ -95,5 +95,8 @@ def _finished_before(about, filters):
     factors = [tuple(step["factor"]) for step in about.get("steps", ())] or [factor]
     uses = tuple(filters(one)._replace(stages=[]) for one in factors)
     settings = dataclasses.replace(uses[-1].settings, factor=factor)
-    return Done(about["figures"], None, settings, uses, about["missed"], about["result_sha256"],
+    row = about["figures"]
+    if settings.upscale:
+        row |= {"seconds": sum(about["seconds"].get(step, 0) for step in STEPS)}
+    return Done(row, None, settings, uses, about["missed"], about["result_sha256"],
                 before=True)

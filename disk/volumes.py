@@ -260,6 +260,17 @@ def largest_volume(volumes):
 
 # ------------------------------------------------------------------------------------------ writing
 
+def _stored(data, kept, slope, inter):
+    """Intensities as integers that a scaling turns back; some planes at a time, to save memory."""
+    limits, stored = np.iinfo(kept), np.empty_like(data, kept)
+    slowest = int(np.argmax(np.abs(data.strides)))
+    for plane, target in zip(np.moveaxis(data, slowest, 0), np.moveaxis(stored, slowest, 0),
+                             strict=True):
+        numbers = np.rint((plane.astype(np.float64) - inter) / slope)
+        target[...] = np.clip(numbers, limits.min, limits.max)
+    return stored
+
+
 def write_volume(path, data, like, header=None, dtype="float32", files=None):
     """Write voxels under the header, affine and codes of the image they came from.
 
@@ -298,9 +309,7 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         header.set_data_dtype(kept)
     if dtype == "same" and kept.kind in "iu":
         slope, inter = _scaling(like)
-        limits = np.iinfo(kept)
-        data = np.rint((data.astype(np.float64) - inter) / slope)
-        data = np.clip(data, limits.min, limits.max).astype(kept)
+        data = _stored(data, kept, slope, inter)
     image = type(like)(data, None, header)
     if data.dtype.kind in "iu":
         # Only now: an image made from a header forgets its scaling.

@@ -73,8 +73,9 @@ def write_record(target, name, found, command, files):
     """
     digest = files.digest(target)
     about = about_run(found.settings, command, steps_of(found.uses))
+    figures = {name: value for name, value in found.row.items() if name != "seconds"}
     write_json(name, {**found.origin, "result": target.name, "result_sha256": digest, **about,
-                      "figures": found.row, "missed": found.missed,
+                      "figures": figures, "missed": found.missed,
                       "seconds": found.watch.seconds}, files)
     return digest
 
