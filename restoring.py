@@ -11,9 +11,9 @@ import numpy as np
 
 from disk.files import make_folder
 from disk.filters import digests_there, factors_there, load_with_digests
-from disk.masks import mask_for
+from disk.masks import read_brain
 from disk.seal import Seal
-from disk.volumes import read_volume, write_volume
+from disk.volumes import write_volume
 from engine import CPU
 from filter_constant import Settings
 from filter_func import census_blend
@@ -243,7 +243,7 @@ def axes_between(asked, learned):
     return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
-def origin_of(path, digest, mask=None):
+def origin_of(path, digest, mask=None, mask_digest=""):
     """The files that a result comes from, for its record.
 
     Parameters
@@ -251,13 +251,14 @@ def origin_of(path, digest, mask=None):
     path : path-like
     digest : str
         SHA-256 of the file, taken when it was read.
-    mask : disk.masks.Mask, optional
+    mask, mask_digest : optional
+        The same of its mask.
 
     Returns
     -------
     dict of str to str
     """
-    masked = {"mask": str(mask.path), "mask_sha256": mask.digest} if mask else {}
+    masked = {"mask": str(mask), "mask_sha256": mask_digest} if mask else {}
     return {"input": str(path), "input_sha256": digest} | masked
 
 
@@ -286,9 +287,9 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
     """
     watch, use = Stopwatch(), Use(stages, settings, axes, digests)
     with watch("read"):
-        seal, mask = Seal(path), mask_for(path, settings.mask)
-        volume = read_volume(path, mask and mask.inside)
-        origin = origin_of(path, seal.digest(), mask)
+        seal = Seal(path)
+        volume, mask = read_brain(path, settings.mask)
+        origin = origin_of(path, seal.digest(), mask, volume.mask_digest)
     try:
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
@@ -312,7 +313,7 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
         spline, brain = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}
         row = metrics_row(path.name, brain.sum(), figures_of(pair.hr, images, brain))
-        row |= {"mask": mask.path.name} if mask else {}
+        row |= {"mask": mask.name} if mask else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
     return Restored(row, images, affine, watch, use.asked, [use], origin)

@@ -67,7 +67,7 @@ def upscale_file(path, target, filters, engine, files=None):
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
-        origin = origin_of(path, seal.digest(), mask)
+        origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     found = _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")

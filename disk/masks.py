@@ -59,7 +59,8 @@ def read_brain(path, pattern):
     mask = mask_for(path, pattern)
     if mask is None:
         return read_volume(path), None
-    return read_volume(path, mask.inside), mask.path
+    volume = read_volume(path, mask.inside)
+    return volume._replace(mask_digest=mask.digest), mask.path
 
 
 def mask_for(path, pattern):

@@ -27,6 +27,7 @@ class Volume(NamedTuple):
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # that it came from, for its header and place in space
     shifts: tuple = (None,)  # of Shift: what each volume was shifted by, if many voxels were < 0
+    mask_digest: str = ""  # SHA-256 of the mask that it was read with
 
     @property
     def shift(self):

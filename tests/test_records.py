@@ -103,7 +103,7 @@ def test_a_failed_write_of_one_file_leaves_all_others_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("module, reader, options", [
-    (upscaling, "read_series", ("--upscale",)), (restoring, "read_volume", ())])
+    (upscaling, "read_series", ("--upscale",)), (restoring, "read_brain", ())])
 def test_an_input_that_is_replaced_while_it_is_read_is_refused(
         tmp_path, monkeypatch, capsys, module, reader, options):
     path = save(tmp_path / "v.nii", brain(0, SHAPE))
