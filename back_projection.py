@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 import scipy.fft
-from numba import njit
 
+from machine.kernels import njit
 from machine.threads import in_threads, spans, thread_count
 from spline import apply_operators, banded
 

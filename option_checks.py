@@ -85,6 +85,35 @@ def checked(settings, given, command):
     return settings
 
 
+def without_effect(settings, given, drawn):
+    """What was given to test.py that changes nothing with the filters that were found.
+
+    Parameters
+    ----------
+    settings : Settings
+    given : set of str
+        Options that stood on the command line.
+    drawn : bool
+        Whether the filters are for LR volumes as scanners make them.
+
+    Returns
+    -------
+    str
+        The fault and its remedy; empty where all options have an effect.
+    """
+    where = "with --upscale"
+    names = ["test_profile", "test_noise"]
+    if not settings.upscale and drawn:
+        where = "where filters for scans are evaluated, which leaves figures alone"
+        names = ["output", "suffix", "dtype", "report"]
+    elif not settings.upscale:
+        where, names = "without filters for scans; take --preset scan", [*names, "adapt"]
+    for name in names:
+        if name in given and getattr(settings, name) is not False:
+            return f"argument --{name}: has no effect {where}; leave it out"
+    return ""
+
+
 def _fault_of_mask(pattern):
     """What is wrong with a pattern of masks; empty where nothing is."""
     if pattern in ("", MASK_AUTO):

@@ -20,25 +20,27 @@ from disk.geometry import (
 )
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
+from disk.seal import Seal
 from disk.slices import slices_in_words
 from disk.volumes import read_series, relative_name, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
-from restoring import Restored, restore
+from restoring import Restored, origin_of, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, head_in_zeros
 from spacing import Way, describe, of_three, onto_sizes, way_to
 from structure import structure_of
 
+STEPS = ("adapt", "interpolate", "restore")  # whose seconds are said
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
 ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
-def upscale_file(path, target, filters, engine):
+def upscale_file(path, target, filters, engine, files=None):
     """Upscale one file, each volume of a series for itself.
 
     Parameters
@@ -46,6 +48,8 @@ def upscale_file(path, target, filters, engine):
     path, target : Path
     filters : restoring.Filters
     engine : engine.CPU or its like
+    files : disk.files.WholeFiles, optional
+        Those that the result belongs to.
 
     Returns
     -------
@@ -57,12 +61,13 @@ def upscale_file(path, target, filters, engine):
         If the file is no volume to upscale, memory does not suffice, or the result cannot be
         written.
     """
-    watch, asked = Stopwatch(), filters.settings
+    watch, asked, seal = Stopwatch(), filters.settings, Seal(path)
     name = relative_name(path, asked.test_dir)
     way, uses = _plan(path, name, filters)
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
+        origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     found = _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
@@ -71,9 +76,8 @@ def upscale_file(path, target, filters, engine):
         header = finer_header(volume.image, shape, found.to_low)
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
-                     asked.dtype)
-    steps = ("adapt", "interpolate", "restore")
-    seconds = sum(watch.seconds.get(step, 0) for step in steps)
+                     asked.dtype, files)
+    seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
@@ -88,8 +92,9 @@ def upscale_file(path, target, filters, engine):
         low, fine = _volumes_of(volume)[found.first], found.fine[found.first]
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
-    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings,
-                    len(found.missed), mask and mask.path)
+    settings = dataclasses.replace(uses[-1].settings, factor=way.factor)
+    return Restored(row, images, header.get_best_affine(), watch, settings, uses, origin,
+                    len(found.missed))
 
 
 class _Upscaled(NamedTuple):
@@ -114,7 +119,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
     count, shape = lows.shape[0], lows.shape[1:]
     seen = next(filter(np.any, lows), lows[0])
     inside = read_inside(name, seen, voxel_sizes_in_mm(volume.image), uses[0], mask)
-    fine, missed, lost, profile = None, [], [], None
+    fine, missed, lost, faults, profile = None, [], [], [], None
     with progress(100 * count, name[:32], "%", asked.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
@@ -127,6 +132,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
                 missed.append(f"volume {number + 1} of {count} is left black: {fault}")
+                faults.append(fault)
                 lost.append(number)
                 continue
             finally:
@@ -146,7 +152,7 @@ def _upscale_volumes(path, name, volume, way, uses, asked, engine, watch, mask):
                 fine[number] = found
             del found
     if fine is None:
-        raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
+        raise UserError(f"{path}: none of its {count} volumes can be restored: {faults[0]}")
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
@@ -213,7 +219,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     ValueError
         If `low` cannot be upscaled.
     """
-    to_low, cues, own = np.eye(4), None, shift and shift.undo(low)
+    to_low, cues, own = np.eye(4), None, None
     for number, use in enumerate(uses):
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
@@ -224,8 +230,14 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
                          lambda share: advance(100 * share / len(uses)))
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
             whole = lr_volume.whole(sr)
+            del sr
+            lr_volume = dataclasses.replace(lr_volume, low=None, mask=None, above=None)
             if shift:  # filters of the next use take `low`, the spline at its outline `own`
-                own = lr_volume.whole_shifted(whole, shift, own.transpose(use.axes)).transpose(back)
+                black = None  # in later uses zeros may be a result
+                if number == 0:
+                    own, black = shift.undo(low), (low == 0).transpose(use.axes)
+                own = lr_volume.whole_shifted(
+                    whole, shift, own.transpose(use.axes), black).transpose(back)
             low = whole.transpose(back)
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
@@ -233,7 +245,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             cues = lr_volume.cues
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
-        del lr_volume, sr, whole  # before the next one begins
+        del lr_volume, whole  # before the next one begins
     return own if shift else low, to_low, cues
 
 
@@ -268,6 +280,10 @@ def _plan(path, name, filters):
         warn_of_axis(path, asked.factor, sizes, unit)
     if said := slices_in_words(path, sizes, asked, unit):
         say(f"{name}: {said}")
+    for axis in range(3):
+        if way.factor[axis] > 1 and shape[axis] == 1:
+            raise UserError(f"{path}: has a single slice along axis {axis}, which cannot be made "
+                            "finer; give several, or leave that axis out of --factor")
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, image, shape, sizes, way, uses, asked)
     return way, uses
@@ -331,7 +347,8 @@ def _check_memory(path, image, shape, sizes, way, uses, asked):
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
     learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
-    needed = max(working, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
+    storing = count * voxels * image.get_data_dtype().itemsize if asked.dtype == "same" else 0
+    needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):
         raise UserError(f"{path}: to {doing} takes {needed / GB:.1f} GB of "
                         f"memory, {free / GB:.1f} GB are free; close other programs, crop it, or "

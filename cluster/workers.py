@@ -5,7 +5,6 @@ once more where a worker was lost.
 """
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import itertools
 import logging
@@ -25,13 +24,15 @@ from machine.errors import UserError, blamed_on, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
+from machine.sources import ROOT, all_sources, digest_of
 
 PATIENCE = 60  # seconds to wait for a first worker
 ALONE = 300  # seconds without any worker, until a command gives up: a busy machine starts slowly
 LOOK = 10  # seconds, after which it is looked whether there are workers
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
 NONE_LEFT = "the cluster has lost all its workers; run the same command again"
-ROOT = Path(__file__).resolve().parent.parent
+# Their versions may change a result.
+PACKAGES = ("isal", "llvmlite", "nibabel", "numba", "numpy", "scikit-image", "scipy")
 
 
 @contextlib.contextmanager
@@ -227,12 +228,8 @@ class Workers:
 @functools.cache
 def software():
     """What must be the same on all machines, by name: str to str."""
-    found = hashlib.sha256()
-    folders = ("", "cluster", "disk", "machine", "octahedral", "report")
-    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
-        found.update(path.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
-    return {"a version of this project": found.hexdigest()[:12]} | versions
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"a version of this project": digest_of(all_sources())} | versions
 
 
 def demand_same(asked, there, worker):

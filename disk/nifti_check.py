@@ -24,6 +24,7 @@ OFFSET_MAX = 64 << 20  # bytes of header extensions
 EXTENSIONS_MAX = 1000
 HEAD_BYTES = 64  # that tell what stands in the place of a volume
 GZIP_MAGIC = b"\x1f\x8b"
+DICOM_AT, DICOM_MAGIC = 128, b"DICM"
 ANNEX_GET = "datalad get or git annex get"
 STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # of a file, also of gzip
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
@@ -209,16 +210,23 @@ def clean_voxels(path, data):
     data : ndarray of float32, of the same shape
         Finite; the same array where there was nothing to replace. May be below zero.
     remarks : list of str
+    replaced : ndarray of bool, of the same shape
+        Which voxels were replaced; None where there were none.
 
     Raises
     ------
     UserError
         If all voxels are alike, or all too small to compute with.
     """
-    remarks = []
-    if not (np.abs(data) < LARGEST).all():  # also where data is not a number
-        data = np.where(np.abs(data) < LARGEST, data, np.float32(0))
-        remarks.append(f"{path}: not-a-number and infinite voxels are taken as background")
+    remarks, replaced, good = [], None, np.abs(data) < LARGEST
+    if not good.all():  # also where data is not a number
+        large = bool((np.isfinite(data) & ~good).any())
+        if (large or (data == np.inf).any()) and not (data[good] > 0).any():
+            raise UserError(f"{path}: its intensities are too large, beyond {LARGEST:g} or "
+                            "infinite; rescale it")
+        data, replaced = np.where(good, data, np.float32(0)), ~good
+        remarks.append(f"{path}: not-a-number and infinite voxels are taken as background"
+                       + (f", and those beyond {LARGEST:g}" if large else ""))
     low, high = float(data.min()), float(data.max())
     if high <= 0:
         raise UserError(f"{path}: holds no voxel above zero; replace it by a volume with positive "
@@ -229,7 +237,7 @@ def clean_voxels(path, data):
     if high < SMALLEST:
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
                         f"{SMALLEST:g}")
-    return data, remarks
+    return data, remarks, replaced
 
 
 def _claims(header):
@@ -316,6 +324,16 @@ def _read_to_end(file, path, most):
                             "replace it by a whole file")
 
 
+def is_dicom(path):
+    """Whether a file is a DICOM image, by its content or name."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(DICOM_AT + len(DICOM_MAGIC))
+    except OSError:
+        return False
+    return head[DICOM_AT:] == DICOM_MAGIC or os.path.splitext(path)[1].lower() in (".dcm", ".ima")
+
+
 def _unreadable(path, fault):
     text = getattr(fault, "strerror", None) or first_line(fault)
     remedy = _remedy(path) or "replace it by a whole file"
@@ -343,4 +361,6 @@ def _remedy(path):
     sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
     if _is_gzip(path) and set(sizes) & set(IMAGES):
         return "it is not compressed, rename it to end in .nii"
+    if is_dicom(path):
+        return "it is a DICOM file, convert its series with dcm2niix"
     return None

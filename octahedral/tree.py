@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from machine.kernels import njit
 from machine.threads import blas_alone, thread_count
 from octahedral.voxel_features import FEATURE_NAMES
 

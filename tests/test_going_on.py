@@ -127,6 +127,14 @@ def test_a_grown_folder_goes_on_and_restart_begins_anew(six_volumes, undisturbed
     assert learned(tmp_path / "a")["h_2.npy"] == undisturbed["h_2.npy"]
 
 
+def test_volumes_that_are_left_out_now_are_not_to_be_put_back(six_volumes, undisturbed, tmp_path):
+    shutil.copytree(six_volumes / "undisturbed", tmp_path / "a")
+    for option in (["--train_file_max", "1"], ["--exclude", "v1*"]):
+        status, _, errors = command("train.py", *training(six_volumes, tmp_path / "a", *option))
+        assert status == 2 and "v1.nii.gz" in errors[-1] and "put it back" not in errors[-1]
+        assert option[0] in errors[-1]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
 def test_what_was_stopped_after_a_restart_goes_on_without_it(six_volumes, undisturbed, tmp_path):
     out = stopped(signal.SIGINT, tmp_path, *training(six_volumes, tmp_path / "a", "--restart"))

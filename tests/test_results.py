@@ -2,6 +2,7 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from conftest import load_script, run_command
 from synthetic import brain, one_stage, save
 
 from command_line import command_line
+from disk.files import whole_file
 from disk.filters import load_filters, save_filters
-from disk.results import UNFINISHED, is_ours, run_folder
+from disk.locks import only_one_in
+from disk.results import UNFINISHED, check_beside, is_ours, run_folder
 from disk.volumes import write_volume
 from filter_constant import Settings
 from hashtable import Boundaries
@@ -75,7 +78,8 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
     save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
     assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
-    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [UNFINISHED, "0.nii"]
+    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [
+        ".0.json", UNFINISHED, "0.nii"]
     assert len(shapes(result / "112522-3")) == 3
 
 
@@ -124,6 +128,21 @@ def test_an_interrupted_run_with_other_filters_is_another(folder):
             places.append(place.name)
             raise KeyboardInterrupt
     assert places == ["112522", "112522", "112522-2"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="temporary files hold no locks there")
+def test_what_a_killed_run_left_beside_its_output_is_removed_but_not_what_another_writes(folder):
+    names = [".x.nii.0123456789ab.part.nii", ".x.png.0123456789ab.part",
+             ".x.json.0123456789ab.part", ".report.html.0123456789ab.part"]
+    other = folder / ".y.png.0123456789ab.part"
+    for name in names:
+        (folder / name).write_bytes(b"half of it")
+    other.write_bytes(b"of another result")
+    with whole_file(folder / "x.png") as temporary:
+        assert restore(folder, "--upscale", "--no-report", "--include", "0*",
+                       "--output", folder / "x.nii") == 0
+        assert Path(temporary).exists() and other.exists()
+    assert not [name for name in names if (folder / name).exists()]
 
 
 # ---- files beside results
@@ -232,16 +251,40 @@ def test_files_beside_an_output_are_never_replaced_even_so(folder):
         to_output(folder, "fine.nii", "--overwrite")
 
 
-@pytest.mark.parametrize("name", ["again.nii", "0-fine.nii"])
-def test_an_output_that_its_record_knows_is_replaced(folder, name):
-    more = ["--factor", 3]
-    if name == "again.nii":
-        assert to_output(folder, name) == 0
-    else:  # written by a run with --suffix
+@pytest.mark.parametrize("then", [[], ["--no-report"]])
+@pytest.mark.parametrize("name", ["again.nii", "hidden.nii", "0-fine.nii"])
+def test_an_output_that_its_record_knows_is_replaced(folder, name, then):
+    if name == "0-fine.nii":  # written by a run with --suffix
         assert restore(folder, "--upscale", "--suffix=-fine") == 0
         name = f"result/112522/{name}"
-    assert to_output(folder, name, *more) == 0
+    else:
+        assert to_output(folder, name, *["--no-report"][:name == "hidden.nii"]) == 0
+    assert to_output(folder, name, "--factor", 3, *then) == 0
     assert shapes(folder)[name] == (54, 51, 48)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-report"]])
+def test_an_output_that_was_changed_since_is_refused_before_work(folder, monkeypatch, options):
+    assert to_output(folder, "fine.nii", *options) == 0
+    save(folder / "fine.nii", brain(2, SHAPE))
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="fine.nii: is there already.* it was changed since"):
+        to_output(folder, "fine.nii", *options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
+def test_an_output_that_another_run_is_replacing_is_waited_for(folder):
+    """Between the renames of the other run, the new volume has no record yet."""
+    assert to_output(folder, "fine.nii", "--no-report") == 0
+    record, aside = folder / ".fine.json", folder / "aside"
+    settings = Settings(output=str(folder / "fine.nii"), upscale=True, report=False)
+    with ThreadPoolExecutor(1) as another:
+        with only_one_in(folder):
+            record.rename(aside)
+            checked = another.submit(check_beside, folder, [folder / "fine"], settings)
+            assert wait([checked], 0.5).not_done
+            aside.rename(record)
+        checked.result()
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])

@@ -2,6 +2,7 @@
 import os
 import signal
 import time
+import tracemalloc
 from threading import Event, Thread
 
 import nibabel as nib
@@ -37,6 +38,18 @@ def test_integers_are_clipped_to_what_their_type_holds(tmp_path, kind, least, mo
     write_volume(tmp_path / "v.nii", data, like, dtype="same")
     written = np.asarray(nib.load(tmp_path / "v.nii").dataobj)
     assert written[0, 0].tolist() == [most, least] and not written[1].any()
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_writing_in_the_inputs_type_takes_little_memory_beside_the_volume(tmp_path, order):
+    like = nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4))
+    data = np.asarray(np.random.default_rng(0).random((120, 110, 100), np.float32), order=order)
+    write_volume(tmp_path / "v.nii", data[:9, :9, :9], like, dtype="same")
+    tracemalloc.start()
+    write_volume(tmp_path / "v.nii", data, like, dtype="same")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / data.size < 4
 
 
 def test_slice_timing_of_a_finer_volume_is_cleared():
