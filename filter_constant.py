@@ -171,8 +171,8 @@ class Settings:
                         "and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, where one volume is "
                          "restored", metavar="FILE")
-    overwrite: bool = option(False, "applying", "replace the volume that --output names, though "
-                             "test.py did not write it")
+    overwrite: bool = option(False, "applying", "replace the volume that --output names, also "
+                             "where test.py did not write it as it is")
     suffix: str = option("", "applying", "put between a volume's name and .nii of what is "
                          "restored", metavar="TEXT")
     report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the "
