@@ -1,8 +1,8 @@
 """Apply the filters: each voxel gets the one of its bucket (section 3.4 of the paper)."""
 import numpy as np
-from numba import njit
 
 from hashtable import buckets_of, features, interior_voxels
+from machine.kernels import njit
 from machine.simd import LANES, load, multiply_add, total, zeros
 from machine.threads import in_threads, spans
 from matrix_compute import patch_lines, readable

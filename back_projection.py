@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 import scipy.fft
-from numba import njit
 
-from machine.threads import in_threads, spans
+from machine.kernels import njit
+from machine.threads import in_threads, spans, thread_count
 from spline import apply_operators, banded
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
@@ -95,7 +95,8 @@ class Projection(DataConsistency):
         for matrix, side in zip(degrading, box, strict=True):
             inside = matrix[:, side]
             rows = np.flatnonzero(np.abs(inside).max(1) > 0)
-            seen.append(slice(int(rows[0]), int(rows[-1]) + 1))
+            # Where a thin box lies between two LR voxels, none sees it: take one that says nothing.
+            seen.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1))
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)
@@ -138,8 +139,8 @@ class SpectrumProjection(DataConsistency):
         full[self.box] = estimate
         lacks = np.zeros(self.shape, np.complex64)
         lacks[self.kept] = self.spectrum - scipy.fft.fftshift(
-            scipy.fft.fftn(full, workers=-1))[self.kept]
-        added = scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=-1).real
+            scipy.fft.fftn(full, workers=thread_count()))[self.kept]
+        added = scipy.fft.ifftn(scipy.fft.ifftshift(lacks), workers=thread_count()).real
         return np.ascontiguousarray(added[self.box])
 
 

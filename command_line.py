@@ -70,6 +70,8 @@ def command_line(command, arguments=None):
             given["known_profile"] = _three("profile", given["known_profile"], "profile")
         for name in LISTS & set(given):
             given[name] = tuple(dict.fromkeys(given[name]))
+        if "tls" in given:
+            given["tls"] = tuple(given["tls"])  # certificate and key may be one file
         preset = PRESETS[given.get("preset", Settings.preset)]
         settings = dataclasses.replace(Settings(), **preset | given)
         settings = checked(settings, given, command)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.fft
 
 from back_projection import DataConsistency, Projection, SpectrumProjection, middle
+from machine.threads import thread_count
 from scan_cues import cues_of
 from slice_profile import profile_matrix
 from spline import apply_operators, banded, spacing_and_start, upsample, zoom_matrix, zoom_operator
@@ -235,7 +236,7 @@ class TruncatedSpectrum(Degradation):
         return spectrum_of(image)[tuple(slice(*kept) for kept in self.kept)]
 
     def adjoint(self, low):
-        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(low)), workers=-1)
+        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(low)), workers=thread_count())
         return filled  # 1 / N of the inverse transform is that of `forward`
 
     def degrade(self, image):
@@ -249,7 +250,8 @@ class TruncatedSpectrum(Degradation):
         part, which counts the highest frequency of an even side half to either end; negatives
         become 0.
         """
-        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(spectrum_of(low))), workers=-1)
+        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(spectrum_of(low))),
+                                 workers=thread_count())
         filled *= np.float32(np.prod(self.shape))
         return np.abs(filled) if np.iscomplexobj(low) else np.clip(filled.real, 0, None)
 
@@ -338,10 +340,11 @@ def spectrum_of(volume):
     """The centred spectrum of a volume, divided by its voxels; a complex volume is that already."""
     if np.iscomplexobj(volume):
         return volume
-    return scipy.fft.fftshift(scipy.fft.fftn(volume, workers=-1)) / np.float32(volume.size)
+    spectrum = scipy.fft.fftn(volume, workers=thread_count())
+    return scipy.fft.fftshift(spectrum) / np.float32(volume.size)
 
 
 def magnitude_of(spectrum):
     """The magnitude image of what `spectrum_of` gives."""
-    image = scipy.fft.ifftn(scipy.fft.ifftshift(spectrum), workers=-1)
+    image = scipy.fft.ifftn(scipy.fft.ifftshift(spectrum), workers=thread_count())
     return np.abs(image) * np.float32(spectrum.size)

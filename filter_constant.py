@@ -179,6 +179,8 @@ class Settings:
                         "and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, where one volume is "
                          "restored", metavar="FILE")
+    overwrite: bool = option(False, "applying", "replace the volume that --output names, also "
+                             "where test.py did not write it as it is")
     suffix: str = option("", "applying", "put between a volume's name and .nii of what is "
                          "restored", metavar="TEXT")
     report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the "
@@ -200,6 +202,9 @@ class Settings:
                             "a Dask cluster: its scheduler's address, or local:N for N processes "
                             "here",
                             metavar="ADDRESS")
+    tls: tuple = option((), "running", "for a --scheduler at tls://...: files in PEM of the "
+                        "certificate authority, of this command's certificate and of its key",
+                        kind=str, several=True, metavar="PEM")
 
     # Folders.
     train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder "

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
 from scan_reader import blur_of
-from spline import apply_operators, banded, spline_matrix, upsample
+from spline import apply_operators, spline_operator, upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
@@ -94,7 +94,7 @@ class LRVolume:
             np.add(found, above, out=found, where=self.mask)
         return volume
 
-    def whole_shifted(self, whole, shift, own):
+    def whole_shifted(self, whole, shift, own, black=None):
         """What `whole` gave for a volume that was shifted, in the intensities it had before.
 
         Where zero is a background among the other intensities, the outline decides how much of the
@@ -107,6 +107,8 @@ class LRVolume:
         shift : intensities.Shift
         own : ndarray of float32, shape of `low`
             The LR volume before it was shifted.
+        black : ndarray of bool, shape of `low`, optional
+            Its background; by default all voxels of that value.
 
         Returns
         -------
@@ -114,15 +116,17 @@ class LRVolume:
         """
         if shift.background in (None, shift.low):
             return whole + np.float32(shift.low)
-        fine = np.full(whole.shape, shift.background, np.float32)
-        brain = (own != np.float32(shift.background)).astype(np.float32)
+        black = own == np.float32(shift.background) if black is None else black
+        brain = (~black).astype(np.float32)
         share = upsample(brain, whole.shape, 1, grid=self.operator.grid)
+        outside = share < RIM
         deep = binary_erosion(share > 0.999, border_value=1)
+        del share, brain  # a volume less in memory
         least = own.min()
-        spline = self.operator.spline(own - least) + least  # splines are clipped at zero
-        rim = (share >= RIM) & ~deep
-        fine[rim] = spline[rim]
-        fine[deep] = whole[deep] + np.float32(shift.low)
+        fine = self.operator.spline(own - least)  # which is clipped at zero
+        fine += least
+        fine[outside] = shift.background
+        np.add(whole, np.float32(shift.low), out=fine, where=deep)
         return fine
 
 
@@ -140,7 +144,8 @@ def make_pair(image, settings, level=None):
         Background 0.
     settings : Settings
     level : float, optional
-        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones.
+        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones. Where
+        it is given, the volume is known to be of use.
 
     Returns
     -------
@@ -150,7 +155,8 @@ def make_pair(image, settings, level=None):
     Raises
     ------
     ValueError
-        If nothing is left to learn from: all black, or smaller than a patch.
+        If nothing is left to learn from: all black, smaller than a patch, or so thin that it lies
+        between the LR voxels.
 
     Examples
     --------
@@ -188,6 +194,10 @@ def make_pair(image, settings, level=None):
                          "it; take a larger mask, or learn with smaller --filter_len and "
                          "--grad_len")
     low = operator.degrade(image)
+    if level is None and not low.any():
+        raise ValueError("when it is degraded, no voxel above zero is left: its brain is too thin "
+                         "for the factor; take a larger mask, another volume or a smaller "
+                         "--factor")
     hr = np.ascontiguousarray(image[box]) / np.float32(scale)
     projected = settings.start == "projected"
     lr = None if projected and operator.masked else (
@@ -338,7 +348,7 @@ def spline_onto(low, shape, fine_to_low, order=5):
         Not below zero.
     """
     places = zip(low.shape, _places(shape, fine_to_low), strict=True)
-    operators = [banded(spline_matrix(side, along, order, at_faces=True)) for side, along in places]
+    operators = [spline_operator(side, along, order, at_faces=True) for side, along in places]
     return np.clip(apply_operators(low, operators), 0, None)
 
 

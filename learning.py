@@ -22,7 +22,7 @@ from disk.volumes import largest_volume, relative_name
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair, with_sharp_original
-from machine.errors import CannotWrite, UserError, complain
+from machine.errors import CannotWrite, UserError, blamed_on, complain, one_line
 from machine.memory import memory_budget
 from machine.progress import progress
 from machine.threads import in_turn, one_ahead
@@ -40,6 +40,7 @@ class Learned(NamedTuple):
     failed: set  # of Path: volumes that could not be used
     checkpoint: Checkpoint  # of the last stage
     signal: int | None  # what stopped it before the end
+    saved: bool = True  # whether the sums of all stages are on the disk
 
 
 class Here:
@@ -75,7 +76,7 @@ def learn_stages(volumes, settings, place=None):
     structure, place = structure_of(settings), place or Here()
     engine = choose_engine(settings, structure.cpu_only)
     # Later stages are learned on those `before`, which have not learned what is held out.
-    stages, before, counts, failed = [], [], [], set()
+    stages, before, counts, failed, saved = [], [], [], set(), True
     for number in range(structure.stages):
         checkpoint = checkpoint_of(structure, before, settings)
         if settings.restart:
@@ -97,12 +98,13 @@ def learn_stages(volumes, settings, place=None):
             return Learned(stages, counts, failed, checkpoint, signal)
         solved = solve(checkpoint, structure, engine, groups, settings)
         del groups  # before the next stage's sums are made
+        saved = saved and checkpoint.finished == checkpoint.kept
         stages.append(Stage(checkpoint.classes, solved.weights))
         before.append(Stage(checkpoint.classes, solved.before_others))
         counts.append(solved.counts)
         if solved.remark:
             print(f"Stage {number + 1}: {solved.remark}", flush=True)
-    return Learned(stages, counts, failed, checkpoint, None)
+    return Learned(stages, counts, failed, checkpoint, None, saved)
 
 
 def checkpoint_of(structure, stages, settings):
@@ -189,7 +191,9 @@ def pairs_of(path, settings):
 
     That is its LR counterpart or, with --preset scan, as many as are drawn.
     """
-    image, name = read_brain(path, settings.mask)[0].data, relative_name(path, settings.train_dir)
+    with blamed_on(path):
+        image = read_brain(path, settings.mask)[0].data
+    name = relative_name(path, settings.train_dir)
     try:
         if is_drawn(settings):
             for number, volume in enumerate(one_ahead(drawn_volumes(image, settings, name))):
@@ -259,7 +263,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
                 elif samples is not None:
                     which = f"pass {turn}, " if len(passes) > 1 else ""
                     print(f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
-                          f"{relative_name(path, settings.train_dir)}: {samples:,} samples, "
+                          f"{one_line(relative_name(path, settings.train_dir))}: "
+                          f"{samples:,} samples, "
                           f"{time.perf_counter() - begun:.1f} s", flush=True)
                     if checkpoint.due():
                         with engine.settled(gram):
@@ -300,8 +305,9 @@ def solve(checkpoint, structure, engine, groups, settings):
         try:
             return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
         except np.linalg.LinAlgError as fault:
-            raise UserError(f"argument --ridge: {settings.ridge:g} is too little to solve for the "
-                            "filters with; give a larger one (the sums are kept)") from fault
+            tried = "auto" if settings.ridge is None else f"{settings.ridge:g}"
+            raise UserError(f"argument --ridge: {tried} is too little to solve for the filters "
+                            "with; give a larger number") from fault
 
 
 def write_pictures(learned, settings):

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.sparse.linalg import LinearOperator, cg
 
 from get_lar import LRVolume
 from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
 from machine.blas import cholesky_in_place, gram_of_rows, solve_transposed, symmetric_product
+from machine.kernels import njit
 from machine.simd import LANES, load, multiply_add, splat, store
 from machine.threads import in_threads, spans
 

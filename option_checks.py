@@ -1,5 +1,7 @@
 """What is refused among the options of a command line: values out of range, and without effect."""
 import dataclasses
+import re
+from pathlib import PurePosixPath
 
 from filter_constant import (
     MASK_AUTO,
@@ -12,6 +14,8 @@ from filter_constant import (
     Settings,
 )
 from machine.options import fault_of
+
+VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def checked(settings, given, command):
@@ -49,13 +53,26 @@ def checked(settings, given, command):
                          "whose spectrum is filled with zeros; leave one of the two out")
     if fault := _fault_of_mask(settings.mask):
         raise ValueError(f"argument --mask: '{settings.mask}' {fault}")
+    for name in ("include", "exclude"):
+        for pattern in getattr(settings, name):
+            if not PurePosixPath(pattern).name:
+                raise ValueError(f"argument --{name}: '{pattern}' names no file; give a pattern "
+                                 "such as \"*_T1w.nii.gz\" or \"sub-01/*\"")
     if settings.suffix and any(sign in settings.suffix for sign in "/\\"):
         raise ValueError(f"argument --suffix: '{settings.suffix}' holds a slash; folders are for "
                          "--result_dir or --output")
     if settings.output and settings.suffix:
         raise ValueError("argument --output: names the file in full; leave --suffix out")
-    if settings.output and not settings.output.lower().endswith((".nii", ".nii.gz")):
-        raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz")
+    if settings.output and not VOLUME_NAME.search(settings.output):
+        raise ValueError(f"argument --output: '{settings.output}' must end in .nii or .nii.gz, "
+                         "with a name before it")
+    if settings.tls and len(settings.tls) != 3:
+        raise ValueError(f"argument --tls: three files, CA CERT KEY, not {len(settings.tls)}")
+    if settings.tls and not settings.scheduler.startswith("tls://"):
+        raise ValueError("argument --tls: is for a --scheduler at tls://...; give its address so, "
+                         "or leave --tls out")
+    if settings.overwrite and not settings.output:
+        raise ValueError("argument --overwrite: has no effect without --output; leave it out")
     if command == "test" and settings.scheduler and settings.device == "gpu":
         raise ValueError("argument --device: workers of a cluster restore on their CPUs; leave one "
                          "of --device gpu and --scheduler out")
@@ -67,6 +84,35 @@ def checked(settings, given, command):
     if lr_type in ("average", "scan"):
         return dataclasses.replace(settings, grid="edges")
     return settings
+
+
+def without_effect(settings, given, drawn):
+    """What was given to test.py that changes nothing with the filters that were found.
+
+    Parameters
+    ----------
+    settings : Settings
+    given : set of str
+        Options that stood on the command line.
+    drawn : bool
+        Whether the filters are for LR volumes as scanners make them.
+
+    Returns
+    -------
+    str
+        The fault and its remedy; empty where all options have an effect.
+    """
+    where = "with --upscale"
+    names = ["test_profile", "test_noise"]
+    if not settings.upscale and drawn:
+        where = "where filters for scans are evaluated, which leaves figures alone"
+        names = ["output", "suffix", "dtype", "report"]
+    elif not settings.upscale:
+        where, names = "without filters for scans; take --preset scan", [*names, "adapt"]
+    for name in names:
+        if name in given and getattr(settings, name) is not False:
+            return f"argument --{name}: has no effect {where}; leave it out"
+    return ""
 
 
 def _fault_of_mask(pattern):

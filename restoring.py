@@ -5,14 +5,14 @@ Files that are truly low-resolution are for upscaling.py.
 import contextlib
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from disk.files import make_folder
-from disk.filters import factors_there, load_filters
+from disk.filters import digests_there, factors_there, load_with_digests
 from disk.masks import read_brain
+from disk.seal import Seal
 from disk.volumes import write_volume
 from engine import CPU
 from filter_constant import Settings
@@ -33,9 +33,10 @@ class Restored(NamedTuple):
     images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
     affine: np.ndarray  # (4, 4), of the images' orientation and voxel size
     watch: Stopwatch
-    settings: Settings  # as the filters, or the last of them, were learned
+    settings: Settings  # as the filters, or the last of them, were learned; its factor is in all
+    uses: list  # of Use, one after another
+    origin: dict  # the files it came from, and their SHA-256, as `origin_of` gives them
     missed: int = 0  # volumes of a series that could not be restored
-    mask: Path | None = None  # that its brain was taken from
 
 
 class Use(NamedTuple):
@@ -44,6 +45,17 @@ class Use(NamedTuple):
     stages: list  # of Stage
     settings: object  # Settings, as the filters were learned
     axes: tuple  # the volume's axes in the order in which the filters take them
+    digests: dict | None = None  # SHA-256 of the filters' files, by name
+
+    @property
+    def factor(self):
+        """How many times finer each axis of the volume becomes."""
+        return tuple(self.settings.factor[place] for place in np.argsort(self.axes))
+
+    @property
+    def asked(self):
+        """The settings, their factor along the axes of the volume."""
+        return dataclasses.replace(self.settings, factor=self.factor)
 
 
 class Filters:
@@ -88,9 +100,17 @@ class Filters:
         """The `Use` for a factor; raises UserError where there are no filters."""
         if factor not in self._read:
             asked = dataclasses.replace(self.settings, factor=factor)
-            stages, settings = load_filters(asked, self.given)
-            self._read[factor] = Use(stages, settings, axes_between(factor, settings.factor))
+            stages, settings, digests = load_with_digests(asked, self.given)
+            axes = axes_between(factor, settings.factor)
+            self._read[factor] = Use(stages, settings, axes, digests)
         return self._read[factor]
+
+    def digests(self):
+        """SHA-256, by file name, of all filters that volumes may be restored with: a dict."""
+        asked = self.settings
+        if asked.voxel_size or asked.isotropic:
+            return digests_there(asked, self.there)
+        return self.first().digests
 
 
 def restore(volume, stages, settings, engine=None, advance=lambda share: None):
@@ -157,11 +177,18 @@ def upscale(low, stages, settings, engine=None, inside=None):
     >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, settings).shape
     (12, 12, 24)
     """
-    low = without_nonsense(low)
-    shift = shift_of(low)
-    fine = make_fine(shift.work(low) if shift else low, settings, inside)
+    outside = ~np.isfinite(low)
+    low, outside = without_nonsense(low), outside if outside.any() else None
+    shift = shift_of(low, outside)
+    if not shift:
+        fine = make_fine(low, settings, inside)
+        return fine.whole(restore(fine, stages, settings, engine))
+    work = shift.work(low, outside)
+    if outside is not None:
+        low[outside] = shift.background
+    fine = make_fine(work, settings, inside)
     whole = fine.whole(restore(fine, stages, settings, engine))
-    return fine.whole_shifted(whole, shift, low) if shift else whole
+    return fine.whole_shifted(whole, shift, low, work == 0)
 
 
 def whole_of(data, volume, sr, stages, settings, engine):
@@ -216,7 +243,27 @@ def axes_between(asked, learned):
     return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
-def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
+def origin_of(path, digest, mask=None, mask_digest=""):
+    """The files that a result comes from, for its record.
+
+    Parameters
+    ----------
+    path : path-like
+    digest : str
+        SHA-256 of the file, taken when it was read.
+    mask, mask_digest : optional
+        The same of its mask.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    masked = {"mask": str(mask), "mask_sha256": mask_digest} if mask else {}
+    return {"input": str(path), "input_sha256": digest} | masked
+
+
+def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests=None,
+                 files=None):
     """Degrade and restore one file.
 
     Parameters
@@ -224,8 +271,10 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     path, target : Path
     stages, settings, engine
         As for `restore`.
-    axes : tuple of three int, optional
-        The volume's axes in the order in which the filters take them, see `axes_between`.
+    axes, digests : optional
+        As of a `Use`.
+    files : disk.files.WholeFiles, optional
+        Those that the result belongs to.
 
     Returns
     -------
@@ -236,9 +285,11 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
     UserError
         If the file is no volume to restore, or the result cannot be written.
     """
-    watch = Stopwatch()
+    watch, use = Stopwatch(), Use(stages, settings, axes, digests)
     with watch("read"):
-        volume, mask_path = read_brain(path, settings.mask)
+        seal = Seal(path)
+        volume, mask = read_brain(path, settings.mask)
+        origin = origin_of(path, seal.digest(), mask, volume.mask_digest)
     try:
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
@@ -255,14 +306,14 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2)):
         make_folder(target.parent)
         if volume.shift:
             whole = volume.shift.undo(whole, data == 0)
-        write_volume(target, whole.transpose(back), volume.image, dtype=settings.dtype)
+        write_volume(target, whole.transpose(back), volume.image, None, settings.dtype, files)
     affine = volume.image.affine
     del volume, data, whole  # three less in memory while the figures are taken
     with watch("figures"):
-        spline, mask = best_spline(pair), brain_mask(pair)
+        spline, brain = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}
-        row = metrics_row(path.name, mask.sum(), figures_of(pair.hr, images, mask))
-        row |= {"mask": mask_path.name} if mask_path else {}
+        row = metrics_row(path.name, brain.sum(), figures_of(pair.hr, images, brain))
+        row |= {"mask": mask.name} if mask else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, affine, watch, settings, mask=mask_path)
+    return Restored(row, images, affine, watch, use.asked, [use], origin)

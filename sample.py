@@ -26,6 +26,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from machine.errors import complain
+
 # numpy and nibabel are imported where they are used: `--help`, a wrong option and volumes that are
 # there already need neither.
 
@@ -325,7 +327,7 @@ def main(argv=None):
         else:
             make_samples(train_path, test_path)
     except (SampleError, OSError) as error:
-        print(f"sample.py: {error}", file=sys.stderr)
+        complain("sample", error)
         return 2
     if not arguments.no_hint:
         print(f'Next: python train.py --train_dir "{arguments.train_dir}"')

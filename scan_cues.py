@@ -283,6 +283,7 @@ def _along(volume):
     rise = x[5] - x[3]
     strong = np.abs(rise) >= np.quantile(np.abs(rise), STRONG)
     edges = (x[:, strong] * np.sign(rise[strong])).mean(1)
-    edge_2, edge_3 = ((edges[REACH + k] - edges[REACH - k]) / (edges[5] - edges[3]) for k in (2, 3))
+    step = edges[5] - edges[3]  # 0 where slices repeat two by two: no edge then, nor its blur
+    edge_2, edge_3 = ((edges[REACH + k] - edges[REACH - k]) / step if step else 1.0 for k in (2, 3))
     tiny = 1e-12  # nothing varies along the axis
     return max(lag_2, tiny), max(lag_4, tiny), max(second, tiny), max(fourth, tiny), edge_2, edge_3

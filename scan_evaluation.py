@@ -21,7 +21,7 @@ from machine.errors import UserError, complain
 from machine.progress import progress
 from machine.threads import in_turn
 from report.figures import write_metrics
-from restoring import restore
+from restoring import Use, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, head_in_zeros
 from scan_draws import make_low, original_of
@@ -92,6 +92,9 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
            "noise_found": round(100 * float(fine.cues[NOISE]) * fine.scale, 2)}
     for place, voxels in places.items():
         voxels = voxels if voxels.any() else brain
+        if not np.ptp(hr[voxels]):
+            raise ValueError("all voxels of its brain that figures are taken over are alike, and "
+                             "any way restores them; take another volume, or another mask")
         for way, volume in found.items():
             error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
             row[f"{way}_{place}"] = round(decibel(error), 3)
@@ -100,7 +103,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     return row
 
 
-def evaluate_file(path, stages, settings, engine):
+def evaluate_file(path, stages, settings, engine, axes=(0, 1, 2)):
     """Evaluate a volume at each of --test_profile and --test_noise.
 
     Parameters
@@ -108,6 +111,8 @@ def evaluate_file(path, stages, settings, engine):
     path : Path
     stages, settings, engine
         As for `evaluate_scan`.
+    axes : tuple of three int, optional
+        The volume's axes in the order in which the filters take them.
 
     Returns
     -------
@@ -120,7 +125,8 @@ def evaluate_file(path, stages, settings, engine):
         If the file is no volume that this can be done with.
     """
     (volume, mask), name = read_brain(path, settings.mask), relative_name(path, settings.test_dir)
-    image, sizes = volume.data, voxel_sizes_in_mm(volume.image)
+    axes = list(axes)
+    image, sizes = volume.data.transpose(axes), voxel_sizes_in_mm(volume.image)[axes]
     masked = {"mask": mask.name} if mask else {}
     try:
         return [{"volume": name} | evaluate_scan(image, stages, settings, *cell, name, engine,
@@ -134,18 +140,19 @@ def _cells(settings):
     return list(itertools.product(settings.test_profile, settings.test_noise))
 
 
-def evaluate_files(volumes, folder, stages, settings, engine, each=in_turn):
+def evaluate_files(volumes, folder, stages, settings, engine, each=in_turn, axes=(0, 1, 2)):
     """Evaluate each volume at each of --test_profile and --test_noise; returns the exit status.
 
     The figures go to metrics.csv in the folder; a table is printed. `each` has the work done, as
-    `machine.threads.in_turn` does.
+    `machine.threads.in_turn` does. `axes` are the volumes' axes in the order of the filters.
     """
     make_folder(folder)
+    asked = Use(stages, settings, axes).asked
     print(f"Degrading {len(volumes)} volume(s) of {settings.test_dir} as scanners do, "
-          f"x{settings.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
+          f"x{asked.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
           f"{'best other':>10} {'restored':>9}  gain inside, whole", flush=True)
     rows, failed = [], 0
-    work = partial(evaluate_file, stages=stages, settings=settings, engine=engine)
+    work = partial(evaluate_file, stages=stages, settings=settings, engine=engine, axes=axes)
     with progress(len(volumes), "evaluating", "volume", settings.quiet) as bar:
         for _, evaluated in each(work, volumes):
             try:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spline import apply_operators, banded, spline_matrix
+from spline import apply_operators, banded_by_columns, identity, spline_columns, spline_operator
 
 SAME = 1e-5  # relative: voxel sizes that differ by less are those of one header, rounded
 LEAST_RATIO = 1.1  # an axis that is to be hardly finer than it is needs no filters
@@ -148,14 +148,14 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
     for axis, (side, low_side) in enumerate(zip(fine.shape, low_shape, strict=True)):
         step, start = fine_to_low[axis][axis], fine_to_low[axis][3]
         if _same(step * sizes[axis], goal[axis]):
-            operators.append(banded(np.eye(side)))
+            operators.append(identity(side))
             middles.append(np.arange(side))
             continue
         new_step = goal[axis] / sizes[axis]  # in voxels of the volume it came from
         count = max(round(low_side / new_step), 1)
         new_start = (low_side - 1) / 2 - (count - 1) / 2 * new_step
         places = (new_start + new_step * np.arange(count) - start) / step
-        operators.append(banded(_mean_matrix(side, places, new_step / step)))
+        operators.append(_mean_operator(side, places, new_step / step))
         middles.append(np.clip(np.rint(places).astype(int), 0, side - 1))
         to_low[axis, axis], to_low[axis, 3] = new_step, new_start
     if np.array_equal(to_low, fine_to_low):
@@ -167,14 +167,15 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
     return volume, to_low
 
 
-def _mean_matrix(side, places, ratio):
+def _mean_operator(side, places, ratio):
     """The spline of `side` voxels at places, or means of it where voxels are larger by `ratio`."""
     if ratio <= 1:
-        return spline_matrix(side, places, 3, at_faces=True)
+        return spline_operator(side, places, 3, at_faces=True)
     width = np.sqrt(ratio**2 - 1)
     within = (np.arange(SUB_VOXELS) + 0.5) / SUB_VOXELS - 0.5
-    matrix = spline_matrix(side, (places[:, None] + width * within).ravel(), 3, at_faces=True)
-    return matrix.reshape(len(places), SUB_VOXELS, side).mean(1)
+    columns = spline_columns(side, (places[:, None] + width * within).ravel(), 3, True, True)
+    return banded_by_columns(len(places), side, lambda first, last: columns(first, last).reshape(
+        len(places), SUB_VOXELS, last - first).mean(1))
 
 
 def describe(way, sizes, unit="mm"):

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from scipy.ndimage import spline_filter1d
 
+from machine.kernels import njit
 from machine.threads import in_threads, spans
 
 COLUMN = 2048  # voxels of a row, or plane, that stay in the first-level cache while taps are added
+COLUMNS = 128  # of a matrix that is made to be kept as a banded one
 ROWS = 64  # output rows, or planes of them, that a thread takes at a time
 
 
@@ -96,23 +97,35 @@ def spacing_and_start(n_in, n_out, grid):
     return step, (step - 1) / 2 if grid == "edges" else 0.0
 
 
+def identity(side):
+    """What leaves an axis as it is, as a banded matrix."""
+    return Operator(np.arange(side), np.ones((side, 1), np.float32), side)
+
+
 @lru_cache(maxsize=64)
 def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
     """`zoom_matrix` as a banded matrix."""
-    return banded(zoom_matrix(n_in, n_out, order, prefilter, grid))
+    if n_in == n_out:
+        return identity(n_in)
+    step, start = spacing_and_start(n_in, n_out, grid)
+    return spline_operator(n_in, start + step * np.arange(n_out), order, prefilter,
+                           at_faces=grid == "edges")
 
 
 @lru_cache(maxsize=64)
 def prefilter_operator(side, order, at_faces):
     """What makes the voxels along an axis the coefficients of the spline through them."""
-    return banded(_coefficients(side, order, at_faces))
+    return banded_by_columns(side, side, lambda first, last: _coefficients(
+        side, order, at_faces, first, last))
 
 
-def _coefficients(side, order, at_faces):
-    """The coefficients of the splines through each unit vector: ndarray, shape (side, side)."""
+def _coefficients(side, order, at_faces, first, last):
+    """The coefficients of the splines through some unit vectors: (side, last - first)."""
+    units = np.zeros((side, last - first))
+    units[np.arange(first, last), np.arange(last - first)] = 1
     if order < 2 or side < 2:
-        return np.eye(side)
-    return spline_filter1d(np.eye(side), order, axis=0, mode="reflect" if at_faces else "mirror")
+        return units
+    return spline_filter1d(units, order, axis=0, mode="reflect" if at_faces else "mirror")
 
 
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
@@ -151,6 +164,18 @@ def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
     -------
     matrix : ndarray of float64, shape (len(positions), n_in)
     """
+    columns = spline_columns(n_in, positions, order, prefilter, at_faces)
+    return np.hstack([columns(*span) for span in spans(n_in, COLUMNS)])
+
+
+def spline_operator(n_in, positions, order, prefilter=True, *, at_faces):
+    """`spline_matrix` as a banded matrix, in memory that grows with the sides, not their square."""
+    columns = spline_columns(n_in, positions, order, prefilter, at_faces)
+    return banded_by_columns(len(positions), n_in, columns)
+
+
+def spline_columns(n_in, positions, order, prefilter, at_faces):
+    """What gives the columns from `first` to `last` of `spline_matrix`: a callable."""
     # A place that misses a knot by rounding is put there, or it would fall into two pieces.
     knots = np.round(2 * positions) / 2
     positions = np.where(np.abs(positions - knots) < 1e-9, knots, positions)
@@ -164,8 +189,12 @@ def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
         taps = np.abs((taps + period // 2) % period - period // 2)
     else:
         taps = taps * 0
-    coefficients = _coefficients(n_in, order if prefilter else 0, at_faces)
-    return np.einsum("ot,otn->on", weights, coefficients[taps])
+
+    def columns(first, last):
+        coefficients = _coefficients(n_in, order if prefilter else 0, at_faces, first, last)
+        return np.einsum("ot,otn->on", weights, coefficients[taps])
+
+    return columns
 
 
 def resizing_matrix(n_in, n_out):
@@ -219,6 +248,46 @@ def banded(matrix, negligible=1e-7):
     return Operator(start, np.ascontiguousarray(weights, np.float32), n_in)
 
 
+def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
+    """`banded` of a matrix of which only some columns are in memory at a time.
+
+    Parameters
+    ----------
+    n_out, n_in : int
+        Shape of the matrix.
+    columns : callable
+        From two numbers to the columns between them, ndarray of float64. Called twice for each.
+
+    Returns
+    -------
+    Operator
+
+    Examples
+    --------
+    >>> matrix = np.eye(300) + np.eye(300, k=1)
+    >>> found = banded_by_columns(300, 300, lambda first, last: matrix[:, first:last])
+    >>> bool((found.weights == banded(matrix).weights).all())
+    True
+    """
+    start, stop = np.full(n_out, n_in), np.zeros(n_out, int)
+    for first, last in spans(n_in, COLUMNS):
+        used = np.abs(columns(first, last)) > negligible
+        rows = np.flatnonzero(used.any(1))
+        start[rows] = np.minimum(start[rows], first + used[rows].argmax(1))
+        stop[rows] = last - used[rows][:, ::-1].argmax(1)
+    start[stop == 0], stop[stop == 0] = 0, n_in  # as of a row without weights
+    taps = int((stop - start).max())
+    start = np.minimum(start, n_in - taps)
+    weights = np.empty((n_out, taps), np.float32)
+    for first, last in spans(n_in, COLUMNS):
+        part = columns(first, last)
+        for tap in range(taps):
+            place = start + tap - first
+            rows = np.flatnonzero((place >= 0) & (place < last - first))
+            weights[rows, tap] = part[rows, place[rows]]
+    return Operator(start, weights, n_in)
+
+
 def apply_operators(volume, operators):
     """Apply one operator per axis.
 
@@ -245,8 +314,9 @@ def apply_operators(volume, operators):
     for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
         operator = operators[axis]
         shape = (*volume.shape[:axis], len(operator.start), *volume.shape[axis + 1:])
-        if operator.weights.shape[1] == 1 and operator.n_in == len(operator.start):
-            continue
+        if operator.n_in == len(operator.start) and operator.weights.shape[1] == 1 and (
+                operator.weights == 1).all():
+            continue  # the identity
         result = np.empty(shape, np.float32)
         if axis == 2:
             source, target = volume.reshape(-1, operator.n_in), result.reshape(-1, shape[2])

@@ -7,8 +7,8 @@ matrix of the formula. Planes of products are smoothed along two axes as they ar
 ring that is just long enough for the third; no volume-sized temporary is made.
 """
 import numpy as np
-from numba import njit
 
+from machine.kernels import njit
 from machine.simd import LANES, correlate, load, multiply_add, splat, store, zeros
 
 BATCH = 64  # tensors at a time

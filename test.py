@@ -8,14 +8,18 @@ Figures are over the brain. They are given for the LR volume, for the best plain
 same low-resolution volume, and for the restored volume: the one to beat is the spline. What is
 upscaled has no original, so no figures.
 """
+import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from command_line import run
 from filter_constant import start_name
 from machine.errors import CannotWrite, UserError, complain, one_line
+from option_checks import without_effect
+
+MOST_SHOWN = 100  # volumes with a viewer on the page: of more, no browser opens it
 
 
 def main(settings, given):
@@ -35,10 +39,12 @@ def main(settings, given):
                            settings.result_dir, settings.mask)
     if settings.mask:
         print(masks_in_words(volumes, settings.mask))
-    with run_folder(chosen, volumes) as folder, place_of(settings, folder) as each:
+    own = run_folder(filters.first().asked, volumes, filters.digests())
+    with own as folder, place_of(settings, folder) as each:
         status = restore_volumes(volumes, folder, filters, each)
-    if settings.quiet and chosen.arrays_dir != settings.arrays_dir and status != 2:
-        complain("test", about_filters(chosen))  # which nobody chose
+    own = next(Path(settings.arrays_dir).glob("settings_*.json"), None)
+    if settings.quiet and own and chosen.arrays_dir != settings.arrays_dir and status != 2:
+        complain("test", about_filters(chosen))  # rather than the user's own
     return status
 
 
@@ -47,6 +53,7 @@ def place_of(settings, folder):
     """Where volumes are worked on: yields what has that done, as `machine.threads.in_turn`."""
     # Here: as above, and Dask is optional.
     from disk.files import remove_unfinished
+    from disk.results import names_beside
     from engine import demanding_dask
     from machine.threads import in_turn
 
@@ -56,12 +63,13 @@ def place_of(settings, folder):
     with demanding_dask():
         from cluster.workers import connected
     try:
-        with connected(settings.scheduler) as workers:
+        with connected(settings.scheduler, settings.tls) as workers:
             yield workers.in_order
     except BaseException:
         # Processes here were ended amid their volumes. Others finish theirs.
         if settings.scheduler.startswith("local"):
-            remove_unfinished(folder, settings.output and Path(settings.output).name)
+            names = names_beside(Path(settings.output)) if settings.output else None
+            remove_unfinished(folder, names)
         raise
 
 
@@ -71,16 +79,19 @@ def restore_volumes(volumes, folder, filters, each):
     from degradation import is_drawn
     from disk.filters import about_filters
     from disk.masks import masks_among
-    from disk.results import check_beside
+    from disk.results import VIEWERS, check_beside
     from disk.volumes import sidecar_names, target_paths
     from engine import choose_engine
     from machine.progress import progress
     from report.figures import mean_row, write_metrics
     from scan_evaluation import evaluate_files
     from structure import structure_of
-    from whole_volume import Job, restore_volume
+    from whole_volume import restore_volume
 
-    stages, settings, _ = filters.first()
+    use = filters.first()
+    settings = use.settings
+    if fault := without_effect(settings, filters.given, is_drawn(settings)):
+        raise UserError(fault)
     targets = target_paths(volumes, folder, settings, masks_among(volumes, settings.mask))
     names = sidecar_names(targets)
     check_beside(folder, names, settings)
@@ -94,12 +105,12 @@ def restore_volumes(volumes, folder, filters, each):
     else:
         engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
     if is_drawn(settings) and not settings.upscale:
-        return evaluate_files(volumes, folder, stages, settings, engine, each)
-    print_head(len(volumes), settings)
-    jobs = list(map(Job, volumes, targets, names))
-    work = partial(restore_volume, filters=filters, volumes=len(volumes), command=sys.argv,
-                   engine=engine)
-    rows, viewers, failed, missed = [], [], 0, 0
+        return evaluate_files(volumes, folder, use.stages, settings, engine, each, use.axes)
+    print_head(len(volumes), use.asked)
+    jobs = jobs_of(volumes, targets, names, folder, settings)
+    work = partial(restore_volume, filters=filters, volumes=sum(job.shown for job in jobs),
+                   command=sys.argv, engine=engine)
+    rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
         for job, restored in each(work, jobs):
             bar.set_description(job.path.name[:32])
@@ -116,9 +127,11 @@ def restore_volumes(volumes, folder, filters, each):
                 if not settings.upscale:
                     # Each time: it never lacks more than the volume at hand.
                     write_metrics(folder / "metrics.csv", rows)
-                bar.write(line(done.row))
+                bar.write(line(done.row) + (", finished before" if done.before else ""))
                 missed += done.missed
-                viewers.append(done.viewer)
+                viewers.append((done.row["volume"], job, done.viewer))
+                uses |= {one.factor: one for one in done.uses}
+                digests[done.row["volume"]] = done.digest
             bar.update()
     if not rows:
         return 2
@@ -126,21 +139,46 @@ def restore_volumes(volumes, folder, filters, each):
         print(line(mean_row(rows)))
     print(f"Restored volumes{'' if settings.upscale else ' and metrics.csv'} are in {folder}")
     if settings.report:
-        report_run(folder / "report.html", rows, viewers, done.settings)
+        # Where voxel sizes were asked for, each volume has a factor of its own.
+        asked = done.settings if len(uses) == 1 else use.asked
+        report_run(folder / "report.html", rows, viewers, asked, list(uses.values()), digests)
+        shutil.rmtree(folder / VIEWERS, ignore_errors=True)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
 
 
-def report_run(path, rows, viewers, settings):
-    """Write the page with all figures and viewers."""
+def jobs_of(volumes, targets, names, folder, settings):
+    """The volumes to restore. A page of many shows the first of them; files keep its viewers."""
     # Here: as above.
-    from disk.files import write_whole
-    from report.page import make_page
-    from report.record import about_run
+    from disk.results import VIEWERS
+    from whole_volume import Job
 
-    write_whole(path, make_page(about_run(settings, sys.argv), rows, viewers))
+    own = not settings.output  # a folder of its own
+    return [Job(*paths, shown=number < MOST_SHOWN, go_on=own,
+                viewer=folder / VIEWERS / f"{number}.json" if own else None)
+            for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
+
+
+def report_run(path, rows, viewers, settings, uses, digests):
+    """Write the page with all figures and viewers, and links to pictures without viewer."""
+    # Here: as above.
+    from disk.files import read_json, write_whole
+    from report.page import make_page
+    from report.record import about_run, steps_of
+
+    about = about_run(settings, sys.argv, steps_of(uses)) | {"results": digests}
+    shown, pictures = [], {}
+    for title, job, viewer in viewers:
+        with suppress(ValueError):  # none was kept
+            viewer = viewer or job.viewer and read_json(job.viewer)
+        if viewer:
+            shown.append(viewer)
+        else:
+            picture = job.name.with_name(f"{job.name.name}.png")
+            pictures[title] = picture.relative_to(path.parent).as_posix()
+    write_whole(path, make_page(about, rows, shown, pictures))
 
 
 def print_head(volumes, settings):
@@ -155,7 +193,8 @@ def print_head(volumes, settings):
     if settings.voxel_size or settings.isotropic:
         size = " x ".join(f"{side:g}" for side in settings.voxel_size or ())
         finer = f"to voxels of {size}" if size else "to isotropic voxels"
-    print(f"{doing} {volumes} volume{plural} of {settings.test_dir}, {finer}{more}", flush=True)
+    print(f"{doing} {volumes} volume{plural} of {one_line(settings.test_dir)}, {finer}{more}",
+          flush=True)
 
 
 def line(row):

@@ -12,6 +12,7 @@ end each bucket is solved for its filter.
 What was summed is kept in arrays/QVF_2/: a training that was stopped or killed goes on from there,
 and so does one whose folder has got more volumes.
 """
+import shlex
 import sys
 import time
 from contextlib import nullcontext
@@ -51,13 +52,21 @@ def main(settings, given):
     print(f"{summary} in {time.perf_counter() - started:.0f} s.\n"
           f"They are in {settings.arrays_dir}; look at filters_{settings.tag}.png and "
           f"samples_{settings.tag}.png there. Next: {next_command(settings)}\n"
-          f"The sums stay in {Path(settings.arrays_dir, f'QVF_{settings.tag}')}*: with more "
-          f"volumes in {settings.train_dir}, the same command goes on. Delete them if none will "
-          "come.", flush=True)
+          f"{about_sums(learned, settings)}", flush=True)
     if learned.failed:
         complain("train", f"{len(learned.failed)} of {len(volumes)} volumes could not be used, "
                           "see above")
     return 1 if learned.failed else 0
+
+
+def about_sums(learned, settings):
+    """What becomes of the sums, one line."""
+    sums = f"{Path(settings.arrays_dir, f'QVF_{settings.tag}')}*"
+    if not learned.saved:
+        return (f"Not all sums could be saved in {sums}, see above: with more volumes, the same "
+                "command sums those again that are missing.")
+    return (f"The sums stay in {sums}: with more volumes in {settings.train_dir}, the same "
+            "command goes on. Delete them if none will come.")
 
 
 def place_of(settings):
@@ -79,7 +88,7 @@ def next_command(settings):
     if settings.tag != "2":
         words.append(f"--factor {settings.tag.replace('x', ' ')}")
     if settings.arrays_dir != "arrays":
-        words.append(f'--arrays_dir "{settings.arrays_dir}"')
+        words.append(f"--arrays_dir {shlex.quote(settings.arrays_dir)}")
     return " ".join(words)
 
 

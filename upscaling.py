@@ -20,26 +20,28 @@ from disk.geometry import (
 )
 from disk.masks import mask_for
 from disk.nifti_check import checked_image
-from disk.slices import filled_up, slices_in_words
-from disk.volumes import Volume, read_series, relative_name, write_volume
+from disk.seal import Seal
+from disk.slices import slices_in_words
+from disk.volumes import read_series, relative_name, write_volume
 from get_lar import comparison_images, make_fine, spline_onto
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
-from measured_grid import measured_grid, onto_measured
-from restoring import Restored, restore
+from measured_scan import Scan, as_measured, first_seen, volumes_of
+from restoring import Restored, origin_of, restore
 from scan_adaptation import adapt_to_scan
 from scan_cues import NOISE, bright_part, head_in_zeros
 from spacing import Way, describe, of_three, onto_sizes, way_to
 from structure import structure_of
 
+STEPS = ("adapt", "interpolate", "restore")  # whose seconds are said
 THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
 ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
 LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
-def upscale_file(path, target, filters, engine):
+def upscale_file(path, target, filters, engine, files=None):
     """Upscale one file, each volume of a series for itself.
 
     Parameters
@@ -47,6 +49,8 @@ def upscale_file(path, target, filters, engine):
     path, target : Path
     filters : restoring.Filters
     engine : engine.CPU or its like
+    files : disk.files.WholeFiles, optional
+        Those that the result belongs to.
 
     Returns
     -------
@@ -58,16 +62,17 @@ def upscale_file(path, target, filters, engine):
         If the file is no volume to upscale, memory does not suffice, or the result cannot be
         written.
     """
-    watch, asked = Stopwatch(), filters.settings
+    watch, asked, seal = Stopwatch(), filters.settings, Seal(path)
     name = relative_name(path, asked.test_dir)
     way, uses = _plan(path, name, filters)
     with watch("read"):
         mask = mask_for(path, asked.mask)
         volume = read_series(path)
+        origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     with watch("interpolate"):
-        scan = _Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), way, uses,
+        scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), way, uses,
                      np.eye(4), asked.known_profile)
-        scan = _as_measured(path, name, scan, filters)
+        scan = as_measured(path, name, scan, filters)
     found = _upscale_volumes(path, name, scan, asked, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
@@ -76,9 +81,8 @@ def upscale_file(path, target, filters, engine):
         header = finer_header(volume.image, shape, found.to_low)
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
-                     asked.dtype)
-    steps = ("adapt", "interpolate", "restore")
-    seconds = sum(watch.seconds.get(step, 0) for step in steps)
+                     asked.dtype, files)
+    seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
@@ -92,53 +96,12 @@ def upscale_file(path, target, filters, engine):
         row["measured"] = scan.volume.data.shape[:3]
     images = {}
     if asked.report:
-        low, fine = _volumes_of(volume)[found.first], found.fine[found.first]
+        low, fine = volumes_of(volume)[found.first], found.fine[found.first]
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
-    return Restored(row, images, header.get_best_affine(), watch, uses[-1].settings,
-                    len(found.missed), mask and mask.path)
-
-
-class _Scan(NamedTuple):
-    """A file's volumes on the grid that they are upscaled from, and how."""
-
-    volume: Volume
-    inside: np.ndarray | None  # of bool: the brain, by its mask
-    sizes: np.ndarray  # (3,) of its voxels
-    way: Way
-    uses: list  # of Use
-    to_low: np.ndarray  # (4, 4), from its voxels to those of the file
-    profiles: tuple  # of three str, where they are known
-
-
-def _as_measured(path, name, scan, filters):
-    """The scan on the grid that it was measured on, where it was interpolated afterwards."""
-    if not is_drawn(scan.uses[0].settings):
-        return scan
-    grid = measured_grid(_first_seen(scan.volume), filled_up(path, scan.sizes))
-    if grid.is_own:
-        return scan
-    sizes, unit = scan.sizes / grid.shares, unit_of(scan.volume.image)
-    goal = scan.way.sizes or tuple(scan.sizes / scan.way.factor)
-    seen = [f"axis {axis}: {size:.4g} {unit} on a grid of {own:.4g}" for axis, (size, own)
-            in enumerate(zip(sizes, scan.sizes, strict=True)) if grid.shares[axis] < 1]
-    try:
-        way = way_to(goal, sizes, filters.there, unit)
-    except ValueError:
-        say(f"{name}: it was interpolated ({'; '.join(seen)}), and no filters serve what was "
-            "measured; it is restored as it is")
-        return scan
-    say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
-        f"{describe(way, sizes, unit)}")
-    volume, inside = scan.volume, scan.inside
-    data = np.stack([onto_measured(low, grid) for low in _volumes_of(volume)], -1)
-    data = data.reshape(*grid.shape, *volume.data.shape[3:])
-    if inside is not None:
-        inside = onto_measured(inside.astype(np.float32), grid) >= 0.5
-    # What is known of the profile was said of the grid that is given up.
-    return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
-                         uses=[filters(factor) for factor in way.factors], to_low=grid.to_low(),
-                         profiles=())
+    settings = dataclasses.replace(scan.uses[-1].settings, factor=scan.way.factor)
+    return Restored(row, images, header.get_best_affine(), watch, settings, scan.uses, origin,
+                    len(found.missed))
 
 
 class _Upscaled(NamedTuple):
@@ -152,26 +115,15 @@ class _Upscaled(NamedTuple):
     missed: list  # of str: what is to be said of volumes that could not be restored
 
 
-def _volumes_of(volume):
-    """The volumes of a file: a view, shape (volumes, x, y, z)."""
-    return np.moveaxis(volume.data.reshape(*volume.data.shape[:3], -1), 3, 0)
-
-
-def _first_seen(volume):
-    """The first volume of a file that is not black."""
-    lows = _volumes_of(volume)
-    return next(filter(np.any, lows), lows[0])
-
-
 def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
     """Upscale each volume of a file for itself; raises UserError where none can be."""
     volume, brain, sizes, way, uses, _, profiles = scan
-    lows = _volumes_of(volume)
+    lows = volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
     mask = mask and mask._replace(inside=brain)
     sizes_in_mm = sizes * voxel_sizes_in_mm(volume.image) / voxel_sizes_of(volume.image)
-    inside = read_inside(name, _first_seen(volume), sizes_in_mm, uses[0], mask)
-    fine, missed, lost, profile = None, [], [], None
+    inside = read_inside(name, first_seen(volume), sizes_in_mm, uses[0], mask)
+    fine, missed, lost, faults, profile = None, [], [], [], None
     with progress(100 * count, name[:32], "%", asked.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
@@ -184,6 +136,7 @@ def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
                 missed.append(f"volume {number + 1} of {count} is left black: {fault}")
+                faults.append(fault)
                 lost.append(number)
                 continue
             finally:
@@ -203,7 +156,7 @@ def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
                 fine[number] = found
             del found
     if fine is None:
-        raise UserError(f"{path}: none of its volumes can be restored; {missed[0]}")
+        raise UserError(f"{path}: none of its {count} volumes can be restored: {faults[0]}")
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
@@ -273,7 +226,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     ValueError
         If `low` cannot be upscaled.
     """
-    to_low, cues, own = np.eye(4), None, shift and shift.undo(low)
+    to_low, cues, own = np.eye(4), None, None
     for number, use in enumerate(uses):
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
@@ -285,8 +238,14 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
                          lambda share: advance(100 * share / len(uses)))
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
             whole = lr_volume.whole(sr)
+            del sr
+            lr_volume = dataclasses.replace(lr_volume, low=None, mask=None, above=None)
             if shift:  # filters of the next use take `low`, the spline at its outline `own`
-                own = lr_volume.whole_shifted(whole, shift, own.transpose(use.axes)).transpose(back)
+                black = None  # in later uses zeros may be a result
+                if number == 0:
+                    own, black = shift.undo(low), (low == 0).transpose(use.axes)
+                own = lr_volume.whole_shifted(
+                    whole, shift, own.transpose(use.axes), black).transpose(back)
             low = whole.transpose(back)
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
@@ -294,7 +253,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             cues = lr_volume.cues
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
-        del lr_volume, sr, whole  # before the next one begins
+        del lr_volume, whole  # before the next one begins
     return own if shift else low, to_low, cues
 
 
@@ -329,6 +288,10 @@ def _plan(path, name, filters):
         warn_of_axis(path, asked.factor, sizes, unit)
     if said := slices_in_words(path, sizes, asked, unit):
         say(f"{name}: {said}")
+    for axis in range(3):
+        if way.factor[axis] > 1 and shape[axis] == 1:
+            raise UserError(f"{path}: has a single slice along axis {axis}, which cannot be made "
+                            "finer; give several, or leave that axis out of --factor")
     uses = [filters(factor) for factor in way.factors]
     _check_memory(path, image, shape, sizes, way, uses, asked)
     return way, uses
@@ -392,7 +355,8 @@ def _check_memory(path, image, shape, sizes, way, uses, asked):
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
     learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
-    needed = max(working, learning) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
+    storing = count * voxels * image.get_data_dtype().itemsize if asked.dtype == "same" else 0
+    needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):
         raise UserError(f"{path}: to {doing} takes {needed / GB:.1f} GB of "
                         f"memory, {free / GB:.1f} GB are free; close other programs, crop it, or "

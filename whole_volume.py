@@ -1,15 +1,20 @@
 """All that test.py does with one volume of a folder, so that a worker of a cluster can do it too.
 
-A volume is restored or upscaled and written; its picture and its record are written beside.
+A volume is restored or upscaled and written; its picture and its record are written beside. The
+three appear together: no record stands beside the result of another run.
 """
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+from disk.files import make_folder, whole_files, write_json
+from disk.results import is_ours, names_of_sidecars
 from disk.volumes import relative_name
 from engine import CPU
 from filter_constant import Settings
+from report.record import finished, write_beside, write_record
 from restoring import restore_file
-from upscaling import upscale_file
+from upscaling import STEPS, upscale_file
 
 
 class Job(NamedTuple):
@@ -18,15 +23,22 @@ class Job(NamedTuple):
     path: Path
     target: Path  # of the result
     name: Path  # of picture and record, without their endings
+    shown: bool = True  # in a viewer on the page
+    # Where its viewer is kept until the page is written; None: in memory.
+    viewer: Path | None = None
+    go_on: bool = False  # whether a result of the same run that was interrupted is taken
 
 
 class Done(NamedTuple):
     """What is left to be shown of a volume that was restored."""
 
     row: dict  # figures, or what was upscaled
-    viewer: dict | None  # for the page; None without --report
+    viewer: dict | None  # for the page; None without --report, or where it is kept in a file
     settings: Settings  # as the filters, or the last of them, were learned
+    uses: tuple  # of restoring.Use without their stages: filters that it was restored with
     missed: int  # volumes of a series that could not be restored
+    digest: str  # SHA-256 of the result
+    before: bool = False  # whether it was finished by the run that was interrupted
 
 
 def restore_volume(job, filters, volumes, command, engine=None):
@@ -37,7 +49,7 @@ def restore_volume(job, filters, volumes, command, engine=None):
     job : Job
     filters : restoring.Filters
     volumes : int
-        How many the page will show.
+        How many the page will show in viewers.
     command : list of str
         What the user typed, for the record.
     engine : engine.CPU or its like, optional
@@ -51,16 +63,40 @@ def restore_volume(job, filters, volumes, command, engine=None):
     UserError
         If the file is no volume to restore, or the result cannot be written.
     """
-    stages, settings, axes = filters.first()
-    engine = engine or CPU()
-    if settings.upscale:
-        found = upscale_file(job.path, job.target, filters, engine)
-    else:
-        found = restore_file(job.path, job.target, stages, settings, engine, axes)
+    use, engine = filters.first(), engine or CPU()
+    settings = use.settings
     title, viewer = relative_name(job.path, settings.test_dir), None
-    if settings.report:
-        # Here: drawing takes half a second to load, which --no-report need not wait for.
-        from report.record import write_beside
+    picture, record, others = names_of_sidecars(job.name, settings.report)
+    if job.go_on and (about := finished(job, title, record, settings.mask)):
+        return _finished_before(about, filters)
+    with whole_files() as files:
+        if settings.upscale:
+            found = upscale_file(job.path, job.target, filters, engine, files)
+        else:
+            found = restore_file(job.path, job.target, use.stages, settings, engine, use.axes,
+                                 use.digests, files)
+        found = found._replace(row=found.row | {"volume": title})
+        if settings.report:
+            viewer = write_beside(title, picture, found, volumes if job.shown else 0, files)
+        if viewer and job.viewer:
+            make_folder(job.viewer.parent)
+            write_json(job.viewer, viewer, files)
+            viewer = None
+        digest = write_record(job.target, record, found, command, files)
+        for path in filter(is_ours, others):  # of an earlier run
+            files.outdate(path)
+    uses = tuple(use._replace(stages=[]) for use in found.uses)
+    return Done(found.row, viewer, found.settings, uses, found.missed, digest)
 
-        viewer = write_beside(job.path, title, job.name, found, volumes, found.settings, command)
-    return Done(found.row | {"volume": title}, viewer, found.settings, found.missed)
+
+def _finished_before(about, filters):
+    """What is left to be shown of a volume, from its record."""
+    factor = tuple(about["settings"]["factor"])
+    factors = [tuple(step["factor"]) for step in about.get("steps", ())] or [factor]
+    uses = tuple(filters(one)._replace(stages=[]) for one in factors)
+    settings = dataclasses.replace(uses[-1].settings, factor=factor)
+    row = about["figures"]
+    if settings.upscale:
+        row |= {"seconds": sum(about["seconds"].get(step, 0) for step in STEPS)}
+    return Done(row, None, settings, uses, about["missed"], about["result_sha256"],
+                before=True)

@@ -15,7 +15,7 @@ from cluster.workers import connected, software
 from disk.checkpoint import WRITE_SHARE
 from disk.interrupt import Stop
 from disk.ledger import fingerprint
-from machine.errors import UserError, complain
+from machine.errors import UserError, complain, one_line
 from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
 from machine.threads import spans
@@ -39,7 +39,7 @@ def on_cluster(settings):
         If there is no such scheduler, it has no worker, or one has other software or too little
         memory.
     """
-    with connected(settings.scheduler) as workers:
+    with connected(settings.scheduler, settings.tls) as workers:
         try:
             yield OnCluster(workers)
         except TooLittle as fault:
@@ -78,8 +78,8 @@ class OnCluster:
                 failed |= faulty
                 which = f"pass {turn}, " if len(passes) > 1 else ""
                 for wanted, records in left:
-                    where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}{name}"
-                             for name, (path, _) in records.items()}
+                    where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
+                                   f"{one_line(name)}" for name, (path, _) in records.items()}
                     task = Task(checkpoint.classes, stages, settings, checkpoint.taps,
                                 _files(checkpoint, buckets, wanted), wanted, self.training,
                                 software())
@@ -141,7 +141,7 @@ class OnCluster:
                 left.discard(note.key)
                 faults += _say(note.result(), where)
             if left:
-                client.run(stop_summing, self.training)
+                client.run(stop_summing, self.training, on_error="ignore")  # one may be lost
         begun = time.monotonic()
         for group in self.workers.completed(groups):
             _save(checkpoint, group.result(), task.wanted, records)

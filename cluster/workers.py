@@ -5,14 +5,9 @@ once more where a worker was lost.
 """
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
-import importlib.util
 import itertools
 import logging
-import os
-import re
-import signal
 import time
 from collections import deque
 from concurrent.futures import CancelledError
@@ -21,31 +16,35 @@ from queue import Empty, SimpleQueue
 
 import dask
 import psutil
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+from distributed import KilledWorker, get_worker, wait
 
+from cluster.connecting import connect, has_dashboard
 from disk.interrupt import on_signals
-from machine.errors import UserError, first_line
+from machine.errors import UserError, blamed_on, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
-from machine.threads import thread_count
+from machine.sources import ROOT, all_sources, digest_of
 
-PATIENCE = 10  # seconds to wait for a scheduler, and for its first worker
-ALONE = 3 * PATIENCE  # seconds without any worker, until a command gives up
+PATIENCE = 60  # seconds to wait for a first worker
+ALONE = 300  # seconds without any worker, until a command gives up: a busy machine starts slowly
+LOOK = 10  # seconds, after which it is looked whether there are workers
 AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
-# Memory that a worker is done with goes back to the system, as Dask has it by default.
-FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
-ROOT = Path(__file__).resolve().parent.parent
+NONE_LEFT = "the cluster has lost all its workers; run the same command again"
+# Their versions may change a result.
+PACKAGES = ("isal", "llvmlite", "nibabel", "numba", "numpy", "scikit-image", "scipy")
 
 
 @contextlib.contextmanager
-def connected(name):
+def connected(name, tls=()):
     """Connect to the workers of a scheduler.
 
     Parameters
     ----------
     name : str
         The scheduler's address, or local or local:N for processes here.
+    tls : tuple of three str, optional
+        As for `connecting.connect`.
 
     Yields
     ------
@@ -60,14 +59,14 @@ def connected(name):
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # filters: 10 MB
     with contextlib.ExitStack() as stack:
-        workers = Workers(_connect(name, stack), name)
+        workers = Workers(connect(name, stack, tls), name)
         stack.enter_context(workers.noting_interrupts())
         workers.check()
         plural = "s" if len(workers.about) > 1 else ""
         address, memory = workers.smallest()
         print(f"Cluster: {len(workers.about)} worker{plural}, the smallest {address} with "
               f"{memory / GB:.1f} GB for each task", flush=True)
-        if importlib.util.find_spec("bokeh"):
+        if has_dashboard():
             print(f"Dashboard: {workers.client.dashboard_link}", flush=True)
         yield workers
 
@@ -96,9 +95,17 @@ class Workers:
         return max(sum(about["nthreads"] for about in self.about.values()), 1)
 
     def smallest(self):
-        """The worker with the least memory for a task: its address, and bytes."""
+        """The worker with the least memory for a task: its address, and bytes.
+
+        Where all are lost, some may come back: raises UserError where none does.
+        """
+        begun = time.monotonic()
+        while not (workers := self.about):
+            if time.monotonic() - begun > ALONE:
+                raise UserError(NONE_LEFT)
+            time.sleep(0.1)
         each = {address: (about["memory_limit"] or psutil.virtual_memory().total)
-                / about["nthreads"] for address, about in self.about.items()}
+                / about["nthreads"] for address, about in workers.items()}
         return min(each.items(), key=lambda item: item[1])
 
     def check(self):
@@ -152,7 +159,7 @@ class Workers:
         submit = functools.partial(self.client.submit, pure=False)
         shared, begun, items = submit(itself, (work, software())), deque(), iter(items)
         while True:
-            for item in itertools.islice(items, AHEAD * self.slots + 1 - len(begun)):
+            for item in itertools.islice(items, max(AHEAD * self.slots + 1 - len(begun), 0)):
                 begun.append((item, submit(_done, shared, item)))
             if not begun:
                 return
@@ -198,9 +205,9 @@ class Workers:
             if self.about:
                 seen = time.monotonic()
             elif time.monotonic() - seen > ALONE:
-                raise UserError("the cluster has lost all its workers; run the same command again")
+                raise UserError(NONE_LEFT)
             try:
-                future = done.get(timeout=PATIENCE)
+                future = done.get(timeout=LOOK)
             except Empty:
                 continue
             if future is None:  # a stop
@@ -221,12 +228,8 @@ class Workers:
 @functools.cache
 def software():
     """What must be the same on all machines, by name: str to str."""
-    found = hashlib.sha256()
-    folders = ("", "cluster", "disk", "machine", "octahedral", "report")
-    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.py")):
-        found.update(path.read_bytes())
-    versions = {name: importlib.metadata.version(name) for name in ("numba", "numpy", "scipy")}
-    return {"a version of this project": found.hexdigest()[:12]} | versions
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"a version of this project": digest_of(all_sources())} | versions
 
 
 def demand_same(asked, there, worker):
@@ -266,56 +269,6 @@ def error_of(fault, about=""):
     return UserError(f"{about}a worker failed: {type(fault).__name__}: {first_line(fault)}")
 
 
-def _connect(name, stack):
-    """A client of the scheduler at an address, or of processes here."""
-    if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
-        count = int(found[1] or thread_count())
-        variables = FREEING | dict.fromkeys(
-            ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
-            str(max(thread_count() // count, 1)))
-        with _environment(variables):
-            cluster = stack.enter_context(LocalCluster(
-                n_workers=count, threads_per_worker=1, processes=True, env=variables,
-                silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0"))
-        client = stack.enter_context(Client(cluster, direct_to_workers=True))
-        client.register_plugin(_Deaf())
-        return client
-    if name.startswith("local:"):
-        raise UserError(f"argument --scheduler: {name} says no number of processes from 1 to 9999; "
-                        "give one, as local:2")
-    try:
-        # Sums of groups and pages do not pass through the scheduler.
-        return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True))
-    except (OSError, ValueError) as fault:  # TimeoutError is an OSError
-        raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}; start one "
-                        "with: dask scheduler, or give local:2") from fault
-
-
-@contextlib.contextmanager
-def _environment(variables):
-    """Have processes start with these variables; afterwards this one's own are as before.
-
-    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own
-    here, for good, and the command would go on in a single thread.
-    """
-    own = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(own)
-
-
-class _Deaf(WorkerPlugin):
-    """A terminal's Ctrl-C reaches all processes in it; what it means is the command's to say."""
-
-    def setup(self, worker):
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def itself(work):
     """A task, where `scatter` would do but for a lost worker: that is not made again."""
     return work
@@ -327,7 +280,8 @@ def _done(shared, item):
     demand_same_here(asked)
     with listening() as said:
         try:
-            return work(item), None, said
+            with blamed_on(item):
+                return work(item), None, said
         except UserError as fault:
             return None, type(fault)(with_remedy(fault, getattr(item, "path", item))), said
 

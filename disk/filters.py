@@ -85,6 +85,11 @@ def load_filters(settings, given=frozenset()):
     >>> len(stages), settings.preset
     (3, 'best')
     """
+    return load_with_digests(settings, given)[:2]
+
+
+def load_with_digests(settings, given=frozenset()):
+    """Read filters as `load_filters` does: stages, settings, and SHA-256 by file name, a dict."""
     path, settings = _find_settings(settings)
     learned, digests, leaves, earlier = _read_settings(path, settings)
     for name in sorted((given - {"factor"}) & set(learned.of_groups("method", "learning"))):
@@ -105,10 +110,23 @@ def load_filters(settings, given=frozenset()):
             raise UserError(f"{file}: is not the one that {path.name} describes; "
                             "run python train.py once more")
     try:
-        return structure.from_arrays(arrays), learned
+        return structure.from_arrays(arrays), learned, digests
     except (ValueError, OverflowError) as fault:
         raise UserError(f"{path.parent}: {first_line(fault)}; "
                         "learn again with python train.py") from fault
+
+
+def digests_there(settings, factors):
+    """SHA-256 of the files of filters for some factors, by name, as their settings say: a dict.
+
+    Factors without readable settings are left out.
+    """
+    found = {}
+    for factor in factors:
+        with contextlib.suppress(UserError, ValueError, KeyError, TypeError):
+            path = _find_settings(dataclasses.replace(settings, factor=factor))[0]
+            found |= dict(read_json(path)["sha256"])
+    return found
 
 
 def _find_settings(settings):
@@ -211,6 +229,8 @@ def _read_settings(path, settings):
             raise ValueError(f"format {about['format']}")
         learned = dataclasses.replace(settings, **checked_settings(about["settings"]))
         digests, leaves = dict(about["sha256"]), list(about["leaves"])
+        if not isinstance(about.get("volumes", []), list):
+            raise ValueError("volumes is no list")
         if learned.factor != settings.factor:
             raise ValueError(f"they are for factor {learned.tag}")
         structure_of(learned).check_leaves(leaves)

@@ -198,8 +198,12 @@ class Ledger:
                  for record in records}
         for name, record in known.items():
             if name not in paths:
-                raise UserError(f"{Path(folder, name)}: was learned from and is not among the "
-                                "volumes now; put it back, or --restart to begin anew")
+                path = Path(folder, name)
+                remedy = "put it back"
+                if path.exists():
+                    remedy = "see that --train_file_max, --include and --exclude take it as before"
+                raise UserError(f"{path}: was learned from and is not among the volumes now; "
+                                f"{remedy}, or --restart to begin anew")
             if self._with_mask(fingerprint(paths[name], folder)) != record:
                 raise UserError(f"{paths[name]}: has changed since it was learned from; put the "
                                 "old one back, or --restart to begin anew")

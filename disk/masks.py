@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.nifti_check import checked_image, read_voxels
+from disk.seal import Seal
 from disk.volumes import is_volume_name, read_volume, stem
 from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
@@ -33,6 +34,7 @@ class Mask(NamedTuple):
 
     path: Path
     inside: np.ndarray  # of bool, shape (X, Y, Z)
+    digest: str  # SHA-256 of its file
 
 
 def read_brain(path, pattern):
@@ -57,7 +59,8 @@ def read_brain(path, pattern):
     mask = mask_for(path, pattern)
     if mask is None:
         return read_volume(path), None
-    return read_volume(path, mask.inside), mask.path
+    volume = read_volume(path, mask.inside)
+    return volume._replace(mask_digest=mask.digest), mask.path
 
 
 def mask_for(path, pattern):
@@ -84,6 +87,7 @@ def mask_for(path, pattern):
         return None
     image, shape = checked_image(path, (3, 4))
     found = find_mask(path, pattern)
+    seal = Seal(found)
     try:
         mask, mask_shape = checked_image(found, (3,), BYTES)
         if mask_shape != shape[:3]:
@@ -96,9 +100,10 @@ def mask_for(path, pattern):
         if not inside.any():
             raise UserError(f"{found}: has no voxel above {INSIDE:g}, so no brain; replace it by "
                             "a whole mask")
+        digest = seal.digest()
     except UserError as fault:
         raise UserError(f"{path}: not used, for its mask: {fault}") from fault
-    return Mask(found, inside)
+    return Mask(found, inside, digest)
 
 
 def _apart(image, mask, shape):

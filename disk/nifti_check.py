@@ -21,9 +21,12 @@ from machine.memory import GB, VOXEL_BYTES, free_memory
 IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the bytes of their headers
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
 OFFSET_MAX = 64 << 20  # bytes of header extensions
+EXTENSIONS_MAX = 1000
 HEAD_BYTES = 64  # that tell what stands in the place of a volume
 GZIP_MAGIC = b"\x1f\x8b"
+DICOM_AT, DICOM_MAGIC = 128, b"DICM"
 ANNEX_GET = "datalad get or git annex get"
+STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # of a file, also of gzip
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
 LABEL_INTENT = 1002  # what NIfTI headers call labels
@@ -65,7 +68,7 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
                             "place")
         with _opened(path) as file:
             block = file.read(540)
-    except (OSError, EOFError, isal_zlib.error) as fault:
+    except STREAM_FAULTS as fault:
         raise _unreadable(path, fault) from fault
     sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
     size = next((size for size in sizes if size in IMAGES), None)
@@ -95,8 +98,7 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
         raise UserError(f"{path}: its shape {shape} needs {memory / GB:.1f} GB of memory, "
                         f"{free / GB:.1f} GB are free; crop it, or use a larger machine")
     try:
-        with _opened(path) as file:
-            header = IMAGES[size].header_class.from_fileobj(file, check=False)
+        header.extensions.extend(_extensions(path, header, size))
         remarks = _mended(path, header)
         header.check_fix()
         proxy = IMAGES[size].ImageArrayProxy(path, header.copy(), mmap=False)
@@ -145,7 +147,7 @@ def read_voxels(path, image, shape):
             if (proxy.slope, proxy.inter) != (1, 0):
                 voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
             return voxels.astype(np.float32)
-    except (OSError, EOFError, isal_zlib.error, ValueError, TypeError, OverflowError) as fault:
+    except (*STREAM_FAULTS, ValueError, TypeError) as fault:
         raise _unreadable(path, fault) from fault
     except MemoryError as fault:
         raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs "
@@ -190,7 +192,7 @@ def is_label_map(path, most):
                     seen = np.union1d(seen, values)
                 left -= len(block) // proxy.dtype.itemsize
         return 2 <= seen.size <= most
-    except (OSError, EOFError, ValueError, UserError, isal_zlib.error):
+    except (*STREAM_FAULTS, ValueError, UserError):
         return False
 
 
@@ -208,16 +210,23 @@ def clean_voxels(path, data):
     data : ndarray of float32, of the same shape
         Finite; the same array where there was nothing to replace. May be below zero.
     remarks : list of str
+    replaced : ndarray of bool, of the same shape
+        Which voxels were replaced; None where there were none.
 
     Raises
     ------
     UserError
         If all voxels are alike, or all too small to compute with.
     """
-    remarks = []
-    if not (np.abs(data) < LARGEST).all():  # also where data is not a number
-        data = np.where(np.abs(data) < LARGEST, data, np.float32(0))
-        remarks.append(f"{path}: not-a-number and infinite voxels are taken as background")
+    remarks, replaced, good = [], None, np.abs(data) < LARGEST
+    if not good.all():  # also where data is not a number
+        large = bool((np.isfinite(data) & ~good).any())
+        if (large or (data == np.inf).any()) and not (data[good] > 0).any():
+            raise UserError(f"{path}: its intensities are too large, beyond {LARGEST:g} or "
+                            "infinite; rescale it")
+        data, replaced = np.where(good, data, np.float32(0)), ~good
+        remarks.append(f"{path}: not-a-number and infinite voxels are taken as background"
+                       + (f", and those beyond {LARGEST:g}" if large else ""))
     low, high = float(data.min()), float(data.max())
     if high <= 0:
         raise UserError(f"{path}: holds no voxel above zero; replace it by a volume with positive "
@@ -228,7 +237,7 @@ def clean_voxels(path, data):
     if high < SMALLEST:
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
                         f"{SMALLEST:g}")
-    return data, remarks
+    return data, remarks, replaced
 
 
 def _claims(header):
@@ -253,6 +262,36 @@ def _claims(header):
         raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole "
                          "file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
+
+
+def _extensions(path, header, size):
+    """The extensions of a header, which results keep: a list of Nifti1Extension.
+
+    Not by nibabel, which believes what sizes these claim.
+
+    Raises
+    ------
+    UserError
+        If one claims other bytes than lie between header and voxels, or there are too many.
+    """
+    with _opened(path) as file:
+        head = file.read(size + 4)
+        extended = len(head) == size + 4 and head[size] != 0
+        block = file.read(max(int(header["vox_offset"]) - len(head), 0)) if extended else b""
+    found, at, order = [], 0, "big" if header.endianness == ">" else "little"
+    while len(block) - at >= 16:  # less is filling
+        length, code = (int.from_bytes(block[place:place + 4], order, signed=True)
+                        for place in (at, at + 4))
+        if not 8 <= length <= len(block) - at:
+            raise UserError(f"{path}: header extension {len(found) + 1} claims {length:,} bytes, "
+                            f"of {len(block) - at:,} before its voxels; replace it by a whole file")
+        if len(found) == EXTENSIONS_MAX:
+            raise UserError(f"{path}: has more than {EXTENSIONS_MAX:,} header extensions; save it "
+                            "without them")
+        content = block[at + 8:at + length].rstrip(b"\0")
+        found.append(nib.nifti1.Nifti1Extension(code, content))
+        at += length
+    return found
 
 
 def _mended(path, header):
@@ -285,6 +324,16 @@ def _read_to_end(file, path, most):
                             "replace it by a whole file")
 
 
+def is_dicom(path):
+    """Whether a file is a DICOM image, by its content or name."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(DICOM_AT + len(DICOM_MAGIC))
+    except OSError:
+        return False
+    return head[DICOM_AT:] == DICOM_MAGIC or os.path.splitext(path)[1].lower() in (".dcm", ".ima")
+
+
 def _unreadable(path, fault):
     text = getattr(fault, "strerror", None) or first_line(fault)
     remedy = _remedy(path) or "replace it by a whole file"
@@ -312,4 +361,6 @@ def _remedy(path):
     sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
     if _is_gzip(path) and set(sizes) & set(IMAGES):
         return "it is not compressed, rename it to end in .nii"
+    if is_dicom(path):
+        return "it is a DICOM file, convert its series with dcm2niix"
     return None

@@ -13,32 +13,38 @@ import os
 import time
 from pathlib import Path
 
-from disk.files import make_folder, read_json, remove_unfinished, write_json
+from disk.files import file_digest, make_folder, read_json, remove_unfinished, write_json
 from disk.filters import settings_path
-from disk.interrupt import holds_lock
+from disk.locks import holds_lock, only_one_in
+from disk.volumes import sidecar_names
 from machine.errors import CannotWrite, UserError
+from machine.sources import all_sources, digest_of
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
 UNFINISHED = ".unfinished.json"  # what a run is doing in its folder, until it is done
+VIEWERS = ".viewers"  # what its page will show, until the page is written
 HEAD_BYTES = 4096  # of a file, in which MADE_BY stands
-NOT_OF_RESULTS = {"quiet", "device", "scheduler"}  # settings that say nothing of what is written
+# Settings that say nothing of what is written.
+NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 
 
 # ------------------------------------------------------------------------------------- whose folder
 
 @contextlib.contextmanager
-def run_folder(settings, volumes):
+def run_folder(settings, volumes, filters=None):
     """The folder of a run's results: that of --output, or one for this hour.
 
     A folder of this hour that another run made, finished or not, is left alone: its successor is
-    taken (``112522-2``, ``112522-3`` ...). The folder of an interrupted run is taken again by the
-    same command.
+    taken (``112522-2``, ``112522-3`` ...). The folder of an interrupted run, whenever that was, is
+    taken again by the same command.
 
     Parameters
     ----------
     settings : Settings
     volumes : list of Path
         Those to restore.
+    filters : dict, optional
+        SHA-256 of the filters' files, by name; by default as `settings` finds them.
 
     Yields
     ------
@@ -51,12 +57,16 @@ def run_folder(settings, volumes):
         If it cannot be made.
     """
     if settings.output:
-        yield Path(settings.output).parent
+        target = Path(settings.output)
+        remove_unfinished(target.parent, names_beside(target), running=False)
+        yield target.parent
         return
-    hour, about = Path(settings.result_dir, time.strftime("%m%d%H")), _about(settings, volumes)
+    hour = Path(settings.result_dir, time.strftime("%m%d%H"))
+    about = _about(settings, volumes, filters)
     new = not hour.parent.exists()
     make_folder(hour.parent)
-    folder, record = next((folder, record) for folder in _successors(hour)
+    folders = itertools.chain(_interrupted(hour.parent), _successors(hour))
+    folder, record = next((folder, record) for folder in folders
                           if (record := _taken(folder, about)))
     done = False
     try:
@@ -74,13 +84,31 @@ def run_folder(settings, volumes):
                     hour.parent.rmdir()
 
 
-def _about(settings, volumes):
+def names_beside(target):
+    """Names of all files that a run with --output may write."""
+    bare = sidecar_names([target])[0].name
+    return [target.name, f"{bare}.png", f"{bare}.json", f".{bare}.json", "report.html",
+            "metrics.csv"]
+
+
+def _about(settings, volumes, filters=None):
     """What two runs must share to be the same, as JSON gives it back."""
     decides = {name: value for name, value in dataclasses.asdict(settings).items()
                if name not in NOT_OF_RESULTS}
-    about = {"settings": decides, "filters": read_json(settings_path(settings))["sha256"],
+    if filters is None:
+        filters = read_json(settings_path(settings))["sha256"]
+    about = {"settings": decides, "filters": filters, "program": digest_of(all_sources()),
              "volumes": [os.path.abspath(path) for path in volumes]}
     return json.loads(json.dumps(about))
+
+
+def _interrupted(results):
+    """Folders of runs that were not finished, the newest first."""
+    found = []
+    for path in results.glob(f"*/{UNFINISHED}"):
+        with contextlib.suppress(OSError):  # the run was finished just now
+            found.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def _successors(folder):
@@ -125,7 +153,7 @@ def _locked_record(folder, about):
 # --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, settings):
-    """Refuse to write beside results where a file lies that is not one of ours.
+    """Refuse to write over files that are not ours: beside results, and in place of --output.
 
     Parameters
     ----------
@@ -143,8 +171,11 @@ def check_beside(folder, names, settings):
     wanted = [] if settings.upscale else [folder / "metrics.csv"]
     if settings.report:
         wanted.append(folder / "report.html")
-        wanted += [name.with_name(f"{name.name}{ending}")
-                   for name in names for ending in (".png", ".json")]
+    for name in names:
+        picture, record, _ = names_of_sidecars(name, settings.report)
+        wanted += [picture, record] if settings.report else [record]
+    if settings.output:
+        _check_output(Path(settings.output), names[0], settings.overwrite)
     for path in wanted:
         if os.path.lexists(path) and not is_ours(path):
             remedy = "move it, or give another --output or --result_dir"
@@ -152,6 +183,57 @@ def check_beside(folder, names, settings):
                 remedy += ", or --no-report"
             raise UserError(f"{path}: is there already and was not written by test.py, which "
                             f"would replace it; {remedy}")
+
+
+def _check_output(path, name, overwrite):
+    """Refuse an --output that cannot be written, or that would replace a file that is not ours.
+
+    `name` is that of the files beside it, without their endings.
+    """
+    if path.is_dir():
+        raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
+                        f"{path / 'fine.nii.gz'}")
+    with only_one_in(path.parent):  # another run may be replacing volume and record
+        foreign = os.path.lexists(path) and not overwrite and not _is_recorded(path, name)
+    if foreign:
+        raise UserError(f"{path}: is there already, and no record beside it holds its digest: "
+                        "test.py did not write it, or it was changed since; move it, give another "
+                        "--output, or add --overwrite to replace it")
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise CannotWrite(f"{path}: cannot be written, since {above} is no folder that takes "
+                          "files; give another --output")
+
+
+def _is_recorded(path, name):
+    """Whether a record beside a volume, hidden or not, is of this very file."""
+    for report in (True, False):
+        with contextlib.suppress(OSError, ValueError):
+            about = read_json(names_of_sidecars(name, report)[1])
+            if about.get("result_sha256") == file_digest(path):
+                return True
+    return False
+
+
+def names_of_sidecars(name, report):
+    """Names of the files beside a result.
+
+    Parameters
+    ----------
+    name : Path
+        As `volumes.sidecar_names` gives it.
+    report : bool
+        Without, the record is a hidden file, and there is no picture.
+
+    Returns
+    -------
+    picture, record : Path
+    others : list of Path
+        What a run with the other setting of --report leaves there.
+    """
+    picture, shown, hidden = (name.with_name(text.format(name.name))
+                              for text in ("{}.png", "{}.json", ".{}.json"))
+    return (picture, shown, [hidden]) if report else (picture, hidden, [picture, shown])
 
 
 def is_ours(path):

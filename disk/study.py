@@ -4,12 +4,14 @@ Studies lie on disk beside masks, label maps, earlier results and version contro
 is counted and said, one line a rule.
 """
 import os
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from disk.files import read_json
 from disk.masks import BIDS_FILE, DERIVATIVES, masks_among
-from disk.nifti_check import is_label_map
+from disk.nifti_check import checked_image, is_dicom, is_label_map
 from disk.results import is_ours
 from disk.volumes import is_volume_name, relative_name, stem
 from machine.errors import UserError
@@ -17,6 +19,8 @@ from machine.progress import say
 
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
 LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map
+DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
+DICOM_LOOKED_AT = 100  # files of a folder without volumes
 BIDS_SUFFIX = "_T1w"
 BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are not its raw data
 
@@ -53,13 +57,15 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     folder = Path(folder)
     if folder.is_file():
         if not is_volume_name(folder.name):
-            raise UserError(f"{folder}: not a NIfTI volume; its name must end in .nii or .nii.gz")
+            remedy = (f"convert it with {DICOM_REMEDY.format(folder.parent)}" if is_dicom(folder)
+                      else "its name must end in .nii or .nii.gz, with something before it")
+            raise UserError(f"{folder}: not a NIfTI volume; {remedy}")
         if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
             say(f"{folder}: looks like a mask or label map; it is taken as a scan, which leaves no "
                 "labels", "stderr")
         return [folder]
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; make it and put .nii.gz volumes in")
+        raise _not_there(folder)
     found, rules = [], _Rules(folder, include, exclude)
     for here, names, dataset in _walk(folder, results, rules):
         for name in names:
@@ -78,9 +84,30 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         if rules.passed_over:
             raise UserError(f"{folder}: no volume in it is left to take, see --include and "
                             "--exclude; give one of its files itself to take it whatever it is")
-        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; put some in, "
-                        "or run python sample.py for two public ones")
+        remedy = "put some in, or run python sample.py for two public ones"
+        if any(map(is_dicom, islice(_files_below(folder), DICOM_LOOKED_AT))):
+            remedy = f"it holds DICOM files: convert them with {DICOM_REMEDY.format(folder)}"
+        raise UserError(f"{folder}: no .nii or .nii.gz volume in it; {remedy}")
     return found[:at_most]
+
+
+def _not_there(path):
+    """The error of a folder or file that does not exist."""
+    if path.is_symlink():
+        checked_image(path)  # says how to fetch what it links to
+    if not is_volume_name(path.name):
+        return UserError(f"{path}: no such folder or file; check its name, or make the folder and "
+                         "put .nii.gz volumes in")
+    beside = filter(is_volume_name, os.listdir(path.parent)) if path.parent.is_dir() else []
+    near = get_close_matches(path.name, beside, 1, 0.8)
+    return UserError(f"{path}: no such file; check its name"
+                     + (f", there is {near[0]}" if near else ""))
+
+
+def _files_below(folder):
+    """All files below a folder, its own first."""
+    for here, _, names in os.walk(folder):
+        yield from (Path(here, name) for name in names)
 
 
 def _walk(folder, results, rules):
@@ -193,7 +220,8 @@ def _counted(names, what):
 
 def _is_result(path):
     """Whether the JSON file beside a volume says that test.py wrote it, from another volume."""
-    for record in (path.with_name(f"{stem(path)}.json"), path.with_name(f"{path.name}.json")):
+    names = (stem(path), path.name)
+    for record in (path.with_name(f"{sign}{name}.json") for sign in ("", ".") for name in names):
         if is_ours(record):
             written_from = str(read_json(record).get("input"))
             return os.path.realpath(written_from) != os.path.realpath(path)

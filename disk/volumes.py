@@ -27,6 +27,7 @@ class Volume(NamedTuple):
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # that it came from, for its header and place in space
     shifts: tuple = (None,)  # of Shift: what each volume was shifted by, if many voxels were < 0
+    mask_digest: str = ""  # SHA-256 of the mask that it was read with
 
     @property
     def shift(self):
@@ -63,8 +64,8 @@ def relative_name(path, folder):
 
 
 def is_volume_name(name):
-    """Whether a file's name ends in .nii or .nii.gz, in any case."""
-    return bool(ENDING.search(name))
+    """Whether a file's name ends in .nii or .nii.gz, in any case, with something before it."""
+    return bool(ENDING.search(name, 1))
 
 
 def stem(path):
@@ -199,8 +200,11 @@ def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     if inside is not None:
         data[~inside] = 0
         named = f"{path}, inside its mask"
-    data, remarks = clean_voxels(named, data)
-    shifts, below = _shifted(data.reshape(*data.shape[:3], -1))
+    data, remarks, outside = clean_voxels(named, data)
+    if inside is not None:
+        outside = ~inside if outside is None else outside | ~inside
+    shifts, below = _shifted(data.reshape(*data.shape[:3], -1),
+                             None if outside is None else outside.reshape(*data.shape[:3], -1))
     remarks += [f"{path}: {remark}" for remark in below]
     for remark in [*image.extra["remarks"], *remarks]:
         say(remark, "stderr")
@@ -211,19 +215,20 @@ def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     return Volume(data, image, shifts)
 
 
-def _shifted(series):
+def _shifted(series, outside=None):
     """Shift the volumes of which many voxels are below zero, in place: their shifts, and remarks.
 
-    `series` is of shape (X, Y, Z, T).
+    `series` is of shape (X, Y, Z, T), and so is `outside`: voxels that are known to be no tissue.
     """
     shifts, remarks, moved, lowest = [], [], [], 0.0
     for number in range(series.shape[3]):
         volume = series[..., number]
-        low, shift = float(volume.min()), shift_of(volume)
+        none = None if outside is None else outside[..., number]
+        low, shift = float(volume.min()), shift_of(volume, none)
         shifts.append(shift)
         if shift:
             moved.append((low, np.count_nonzero(volume < 0) / volume.size, shift))
-            series[..., number] = shift.work(volume)
+            series[..., number] = shift.work(volume, none)
         else:
             lowest = min(lowest, low)
     if moved:
@@ -256,7 +261,18 @@ def largest_volume(volumes):
 
 # ------------------------------------------------------------------------------------------ writing
 
-def write_volume(path, data, like, header=None, dtype="float32"):
+def _stored(data, kept, slope, inter):
+    """Intensities as integers that a scaling turns back; some planes at a time, to save memory."""
+    limits, stored = np.iinfo(kept), np.empty_like(data, kept)
+    slowest = int(np.argmax(np.abs(data.strides)))
+    for plane, target in zip(np.moveaxis(data, slowest, 0), np.moveaxis(stored, slowest, 0),
+                             strict=True):
+        numbers = np.rint((plane.astype(np.float64) - inter) / slope)
+        target[...] = np.clip(numbers, limits.min, limits.max)
+    return stored
+
+
+def write_volume(path, data, like, header=None, dtype="float32", files=None):
     """Write voxels under the header, affine and codes of the image they came from.
 
     The same voxels give the same bytes, whenever and under whatever name they are written.
@@ -273,6 +289,8 @@ def write_volume(path, data, like, header=None, dtype="float32"):
     dtype : {"float32", "same"}, optional
         "same": as that image stores its voxels, with its scaling, rounded and clipped to what it
         can hold.
+    files : disk.files.WholeFiles, optional
+        Those that it belongs to.
 
     Raises
     ------
@@ -292,15 +310,14 @@ def write_volume(path, data, like, header=None, dtype="float32"):
         header.set_data_dtype(kept)
     if dtype == "same" and kept.kind in "iu":
         slope, inter = _scaling(like)
-        limits = np.iinfo(kept)
-        data = np.rint((data.astype(np.float64) - inter) / slope)
-        data = np.clip(data, limits.min, limits.max).astype(kept)
+        data = _stored(data, kept, slope, inter)
     image = type(like)(data, None, header)
     if data.dtype.kind in "iu":
         # Only now: an image made from a header forgets its scaling.
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
-    with whole_file(path, suffix) as temporary, open(temporary, "wb") as plain:
+    writing = files.writing if files else whole_file
+    with writing(path, suffix) as temporary, open(temporary, "wb") as plain:
         if temporary.lower().endswith(".gz"):  # neither name nor time in the stream
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
                 image.to_stream(packed)

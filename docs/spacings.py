@@ -88,7 +88,8 @@ def measure(geometry, folder):
         nib.save(nib.Nifti1Image((places[..., axis] - lowest).astype(np.float32), affine),
                  folder / "scan.nii")
         arguments = ["--upscale", "--no-report", "--arrays_dir", str(folder / "arrays"),
-                     "--test_dir", str(folder / "scan.nii"), "--output", str(folder / "fine.nii"),
+                     "--test_dir", str(folder / "scan.nii"), "--overwrite", "--output",
+                     str(folder / "fine.nii"),
                      *options.split()]
         with contextlib.redirect_stdout(io.StringIO()) as said:
             assert script.main(*command_line("test", arguments)) == 0, said.getvalue()

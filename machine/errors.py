@@ -26,6 +26,7 @@ def run(command, story, quiet=False):
     quiet : bool, optional
         Whether what is printed to standard output is thrown away.
     """
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream of the caller's own
             # A file name may hold what the terminal cannot show.
@@ -37,7 +38,7 @@ def run(command, story, quiet=False):
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
     )
     try:
-        with silence as stdout, contextlib.redirect_stdout(stdout), each_once():
+        with silence as stdout, contextlib.redirect_stdout(Harmless(stdout)), each_once():
             return story()
     except UserError as fault:
         complain(command, f"error: {fault}")
@@ -62,6 +63,48 @@ def run(command, story, quiet=False):
         return 130
 
 
+def _open_standard_streams():
+    """Have what is said go nowhere where a standard stream was closed, as some schedulers do.
+
+    Else the next file that is opened takes its number, and messages would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def blamed_on(item):
+    """Inside, an error of the file system is a fault of this volume: the others are still done.
+
+    Its disk may be unmounted, or its file moved away, while it is worked on.
+
+    Parameters
+    ----------
+    item : path-like, or what has one as its `path`
+
+    Raises
+    ------
+    UserError
+        In place of the OSError.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # standard output, which is no file of the volume
+        raise
+    except OSError as fault:
+        path, other = getattr(item, "path", item), fault.filename
+        where = "" if other is None or str(other) == str(path) else f"{other} "
+        raise UserError(f"{path}: {where}cannot be read ({fault.strerror or first_line(fault)}); "
+                        "see to that disk or folder, then run the command again") from fault
+
+
 def complain(command, text):
     """One line on standard error."""
     said = f"{command}.py: {one_line(text)}"
@@ -75,6 +118,27 @@ def one_line(text):
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
         for sign in str(text)
     )
+
+
+class Harmless:
+    """A text stream that shows escape sequences instead of sending them to the terminal.
+
+    Names of files come with a data set, and what they hold could set the terminal's title or worse.
+
+    Parameters
+    ----------
+    stream : text stream
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        """Write a text, of several lines perhaps."""
+        return self._stream.write("\n".join(map(one_line, text.split("\n"))))
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 def first_line(fault):

@@ -6,6 +6,8 @@ import argparse
 import math
 from dataclasses import field
 
+from machine.errors import one_line
+
 
 def option(default, group, text, kind=None, **limits):
     """A field that is an option.
@@ -35,7 +37,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Answers a wrong option with one line instead of the whole usage."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, one_line(f"{self.prog}: error: {message} (see --help)") + "\n")
 
 
 def parser_of(entries, groups, **about):

@@ -12,8 +12,15 @@ from machine.remarks import is_heard, withheld
 def progress(total, what, unit, quiet=False):
     """A progress bar with rate and time left on a terminal, nothing elsewhere or when quiet."""
     quiet = quiet or is_heard()  # on a worker
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False,
-                disable=quiet or None, dynamic_ncols=True)
+    return Bar(total=total, desc=one_line(what), unit=unit, unit_scale=True, leave=False,
+               disable=quiet or None, dynamic_ncols=True)
+
+
+class Bar(tqdm):
+    """A progress bar that shows escape sequences in a name instead of sending them."""
+
+    def set_description(self, desc=None, refresh=True):
+        super().set_description(one_line(desc or ""), refresh)
 
 
 def say(text, stream="stdout"):

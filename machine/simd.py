@@ -6,9 +6,11 @@ AVX-512 register, in two of AVX2, in four of SSE or NEON. Arrays are addressed f
 shape, and must be C-contiguous; nothing checks bounds.
 """
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+from machine.kernels import njit
 
 LANES, HALF = 16, 8
 INDEX = ir.IntType(32)

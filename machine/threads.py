@@ -8,8 +8,11 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
+from threading import Lock
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
+
+from machine.errors import blamed_on
 
 
 def thread_count():
@@ -23,6 +26,41 @@ def thread_count():
     with contextlib.suppress(AttributeError):  # Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class _Alone:
+    """How many threads are inside `blas_alone`, and what ends the limit."""
+
+    lock, inside, limit = Lock(), 0, None
+
+
+@contextlib.contextmanager
+def blas_alone():
+    """Inside, BLAS and LAPACK work in the calling thread alone.
+
+    The limit is one of the whole process. So the first thread that comes sets it, and the last one
+    that goes sets it back: on a worker of a cluster several threads learn at once.
+    """
+    with _Alone.lock:
+        if not _Alone.inside:
+            _take_control()
+            _Alone.limit = threadpool_limits(1, "blas")
+        _Alone.inside += 1
+    try:
+        yield
+    finally:
+        with _Alone.lock:
+            _Alone.inside -= 1
+            if not _Alone.inside:
+                _take_control()  # another thread may have set it
+                _Alone.limit.restore_original_limits()
+                _take_control()
+
+
+def _take_control():
+    """Let any thread set the limit: newer threadpoolctl heeds only the one that set it first."""
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 def in_threads(tasks, work, buffers=tuple, blas=False):
@@ -42,7 +80,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
         which other work need not wait for.
     """
     tasks = list(tasks)
-    alone = threadpool_limits(1, "blas") if blas else contextlib.nullcontext()
+    alone = blas_alone() if blas else contextlib.nullcontext()
     threads = min(thread_count(), len(tasks))
     if threads <= 1:
         with alone:
@@ -74,6 +112,8 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
 def in_turn(work, items, ahead=0):
     """Yield each item, and a call that gives ``work(item)`` or raises what that raised.
 
+    An error of the file system becomes a `UserError` that names the item, see `errors.blamed_on`.
+
     Parameters
     ----------
     work : callable
@@ -89,17 +129,22 @@ def in_turn(work, items, ahead=0):
     """
     if not ahead:
         for item in items:
-            yield item, partial(work, item)
+            yield item, partial(_blamed, work, item)
         return
     workers, begun = ThreadPoolExecutor(ahead + 1), deque()
     try:
         for item in items:
-            begun.append((item, workers.submit(work, item).result))
+            begun.append((item, workers.submit(_blamed, work, item).result))
             if len(begun) > ahead:
                 yield begun.popleft()
         yield from begun
     finally:  # also where the caller asks for no more
         workers.shutdown(cancel_futures=True)
+
+
+def _blamed(work, item):
+    with blamed_on(item):
+        return work(item)
 
 
 def one_ahead(items):

@@ -8,8 +8,8 @@ places once for all its voxels, of which four are worked on at a time.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from machine.kernels import njit
 from machine.simd import HALF, load_half, multiply_add, total, zeros_half
 from machine.threads import in_threads, spans
 from octahedral.scene import turned

@@ -4,10 +4,10 @@ Volumes are padded by `REACH` voxels on every side, and worked on in slabs to sa
 features are, and what is computed for each voxel, is in voxel_features.py.
 """
 import numpy as np
-from numba import njit
 
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
+from machine.kernels import njit
 from machine.simd import LANES, correlate
 from machine.threads import in_threads, spans
 from octahedral.scene import PERMUTATIONS, REACH, turned_offsets

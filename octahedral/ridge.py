@@ -40,6 +40,11 @@ def solve_stage(gram, tree, settings):
     Returns
     -------
     Solved
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the ridge is too little, or with auto any of RIDGES.
     """
     leaves = tree.leaves
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
@@ -51,7 +56,12 @@ def solve_stage(gram, tree, settings):
         sums, tried = _sums_of_nodes(learned, counts, tree), {}
         held_full = [unpacked(held[leaf], gram.side) for leaf in range(leaves)]
         for ridge in RIDGES:
-            tried[ridge] = _filters_of_leaves(*sums, tree, ridge, gram.side)
+            try:
+                tried[ridge] = _filters_of_leaves(*sums, tree, ridge, gram.side)
+            except np.linalg.LinAlgError:
+                if ridge == max(RIDGES) and not tried:
+                    raise
+                continue  # too little
             errors = [squared_error(full, g)
                       for full, g in zip(held_full, tried[ridge], strict=True)]
             missed[ridge] = sum(errors) / held_counts.sum()

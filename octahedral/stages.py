@@ -5,11 +5,11 @@ ball of the estimate so far and, from the second stage on, a smaller ball of the
 stage the estimate is clipped and back-projected.
 """
 import numpy as np
-from numba import njit
 from scipy.ndimage import binary_dilation
 
 from crop_black import tight_box
 from hashtable import sample_voxels
+from machine.kernels import njit
 from machine.threads import in_threads, spans
 from matrix_compute import BLOCK, Drawn, bucket_order
 from octahedral.applying import apply_turned, lines_of

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
-from threadpoolctl import threadpool_limits
 
-from machine.threads import thread_count
+from machine.kernels import njit
+from machine.threads import blas_alone, thread_count
 from octahedral.voxel_features import FEATURE_NAMES
 from scan_cues import CUE_NAMES
 from scan_reader import READING_NAMES
@@ -196,7 +195,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
     bins = np.stack([np.searchsorted(quantiles[:, f], features[:, f], side="right")
                      for f in range(features.shape[1])], 1).astype(np.uint8)  # below BINS
     splits, heap, everything = [None], [], np.arange(len(features))
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(thread_count()) as workers:
+    with blas_alone(), ThreadPoolExecutor(thread_count()) as workers:
         _queue(heap, 0, everything, _best_split(bins, samples, everything))
         count = 1
         while heap and count < leaves:

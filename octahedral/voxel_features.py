@@ -13,8 +13,8 @@ a time; what is read around a voxel follows, voxel by voxel.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from machine.kernels import njit
 from scan_cues import CUE_NAMES
 from scan_reader import TOLD_NAMES
 from structure_tensor import BATCH, eigen_batch

@@ -9,6 +9,7 @@ from machine.threads import in_threads, spans
 from util import decibel
 
 SSIM_WINDOW, SSIM_PLANES = 7, 32  # voxels
+FORMULAS = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet begins a formula by
 FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 
 
@@ -114,7 +115,13 @@ def mean_row(rows):
 
 
 def write_metrics(path, rows):
-    """Write the figures of all volumes as CSV."""
+    """Write the figures of all volumes as CSV.
+
+    A name that a spreadsheet would take for a formula gets ./ before it: it still is the name of
+    that file.
+    """
+    rows = [{name: f"./{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+             for name, value in row.items()} for row in rows]
     with (whole_file(path) as temporary,
           open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
         writer = csv.DictWriter(file, rows[0])

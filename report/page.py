@@ -6,6 +6,7 @@ and reads without a network. What is the same on every page, its style and scrip
 import html
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from disk.results import MADE_BY
 from filter_constant import start_name
@@ -15,17 +16,19 @@ from report.viewer import viewer_html
 TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
 
 
-def make_page(about, rows, viewers):
+def make_page(about, rows, viewers, pictures=None):
     """The self-contained page.
 
     Parameters
     ----------
     about : dict
-        command, settings, filters (name to SHA-256) and versions.
+        As `record.about_run` makes it; with "results", the SHA-256 of each volume's result.
     rows : list of dict
         Figures of each volume, or what was upscaled.
     viewers : list of dict
         As `viewer.make_viewer` makes them.
+    pictures : dict of str to str, optional
+        Of volumes without viewer: where their pictures lie, seen from the page.
 
     Returns
     -------
@@ -37,9 +40,10 @@ def make_page(about, rows, viewers):
         done = "degraded and restored"
         figures = table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
     plural = "s" if len(rows) > 1 else ""
-    title = f"{len(rows)} volume{plural} {done} by {by_axis(about['settings']['factor'])}"
+    title = f"{len(rows)} volume{plural} {done} {goal_in_words(about['settings'])}"
     parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
-             "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers)),
+             "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers))
+             + links_html(pictures or {}),
              "ABOUT": about_html(about)}
     # At once: names of files may look like places of the template.
     return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]],
@@ -49,6 +53,15 @@ def make_page(about, rows, viewers):
 def by_axis(values):
     """Values along the three axes as a person writes them: 2 × 2 × 1."""
     return " × ".join(map(str, values))
+
+
+def goal_in_words(settings):
+    """How much finer volumes became, or to which voxels: by 2 × 2 × 1, to isotropic voxels."""
+    if settings.get("voxel_size"):
+        return f"to voxels of {by_axis(f'{side:g}' for side in settings['voxel_size'])}"
+    if settings.get("isotropic"):
+        return "to isotropic voxels"
+    return f"by {by_axis(settings['factor'])}"
 
 
 def named(row):
@@ -145,11 +158,22 @@ def plot_gains(rows):
             '<p class="note">Gain of the restored volume over the best spline.</p>')
 
 
+def links_html(pictures):
+    """Links to pictures, by name of their volumes, as HTML; empty where there are none."""
+    links = ", ".join(f'<a href="{quote(path, errors="surrogateescape")}">{html.escape(name)}</a>'
+                      for name, path in pictures.items())
+    return f"<p>Pictures of volumes without a viewer: {links}</p>" if links else ""
+
+
 def about_html(about):
     """What was run, `about` as `make_page` takes it, as lists that unfold: a str."""
+    steps = "".join(unfolding(f"Filters × {by_axis(step['factor'])}, learned with",
+                              step["learned_with"]) for step in about.get("steps", ()))
     return (f'<p><code>{html.escape(about["command"])}</code></p>'
             + unfolding("Settings", about["settings"])
+            + unfolding("Results, SHA-256", about.get("results", {}))
             + unfolding("Filters, SHA-256", about["filters"])
+            + steps
             + unfolding("Versions", about["versions"]))
 
 

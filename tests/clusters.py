@@ -5,15 +5,15 @@ import socket
 import subprocess
 import sys
 
-from synthetic import ROOT
+from synthetic import PATIENT, ROOT
 
 # Put before all else into a worker: what `happens` when it reads a volume called `when`; once only
 # where a file of that name can be made.
 HAPPENS = """
-import os, signal, sys
+import os, signal, sys, time
 class Prepared:
     def find_spec(self, name, *_):
-        if name in ("cluster.sums", "whole_volume"):
+        if name in ("cluster.sums", "whole_volume", "gpu.cards"):
             sys.meta_path.remove(self)
             import {module} as module
             read = module.read_brain
@@ -28,6 +28,11 @@ ONCE = "\n                    ".join((
     "try: os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))",
     "except FileExistsError: return read(path, *more)",
     "os.kill(os.getpid(), signal.SIGKILL)"))
+# The second time, after it was surveyed: wait until a file `flag` is there.
+HELD = "\n                    ".join((
+    "try: os.close(os.open({flag!r} + ' read', os.O_CREAT | os.O_EXCL))",
+    "except FileExistsError:",
+    "    while not os.path.exists({flag!r}): time.sleep(0.05)"))
 
 
 def prepared(folder, module, when, happens):
@@ -38,22 +43,33 @@ def prepared(folder, module, when, happens):
 
 
 @contextlib.contextmanager
-def dask(folder, *workers, count=1, **environment):
-    """A scheduler, and workers with these options each; yields its address."""
+def dask(folder, *workers, count=1, tls=None, **environment):
+    """A scheduler, and workers with these options each; yields its address once all are there.
+
+    `tls`: a file of a certificate and its key, by which they know each other.
+    """
+    import distributed  # here: tests that need no cluster run without
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{free.getsockname()[1]}"
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     quiet = {"env": os.environ | threads | environment, "cwd": folder,
              "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     lines = [["dask_scheduler", "--host", address, "--dashboard-address", ":0"]]
     lines += count * [["dask_worker", address, "--nthreads", "1", *options] for options in workers]
-    started = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options],
+    known = [f"--tls-{what}={tls}" for what in ("ca-file", "cert", "key") if tls]
+    started = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options, *known],
                                 **quiet) for name, *options in lines]
     try:
+        security = distributed.Security(**{f"tls_{name}": str(tls) for name in (
+            "ca_file", "client_cert", "client_key")}, require_encryption=True) if tls else None
+        with distributed.Client(address, timeout=PATIENT, security=security) as client:
+            if workers:
+                client.wait_for_workers(len(workers) * count, timeout=PATIENT)
         yield address
     finally:
         for process in started[::-1]:
             process.terminate()
         for process in started:
-            process.wait(30)
+            process.wait(PATIENT)

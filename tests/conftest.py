@@ -80,7 +80,7 @@ def run_command(*arguments, cwd=ROOT, **options):
         cwd=cwd,
         text=True,
         capture_output=True,
-        timeout=900,
+        timeout=synthetic.PATIENT,
         **options,
     )
 

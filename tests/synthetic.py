@@ -13,6 +13,7 @@ from matrix_compute import Stage, sum_rows
 from octahedral.stages import draw_stage_samples
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENT = 3600  # seconds until a test takes something for hanging: no machine is that slow
 # 81 buckets of 126 x 126
 QUICK = ["--filter_len", "5", "--grad_len", "5", "--q_angle_p", "3", "--q_angle_t", "3"]
 
@@ -64,7 +65,7 @@ def start(script, *arguments, **options):
 def command(script, *arguments, **options):
     """Run a script; returns its exit status, standard output and the lines of standard error."""
     process = start(script, *arguments, **options)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=PATIENT)
     return process.returncode, out, err.splitlines()
 
 

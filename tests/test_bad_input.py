@@ -226,6 +226,7 @@ def test_the_other_volumes_are_restored(tmp_path, trained):
     assert f"{len(words)} of {len(words) + 1} volumes could not be restored" in errors[-1]
     assert len(errors) == len(words) + 1
     assert {path.name for path in (tmp_path / "result").rglob("*") if path.is_file()} == {
+        ".good.json",
         "good.nii.gz",
         "metrics.csv",
     }

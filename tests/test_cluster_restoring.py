@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from clusters import prepared
 from conftest import refused
-from synthetic import ROOT, brain, command, save, start
+from synthetic import PATIENT, ROOT, brain, command, save, start
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 SHAPE = (20, 19, 18)
@@ -73,7 +73,7 @@ def test_all_that_is_written_is_that_of_the_plain_run(folder, tmp_path, options)
         else:
             assert ours[name] == content, name
     # The same is complained of, beside the worker's address.
-    where = re.compile(r" \(on worker tcp://[\d.:]+\)")
+    where = re.compile(r" \(on worker tls://[\d.:]+\)")
     assert [where.sub("", line) for line in complaints] == errors
     assert sum("bad.nii.gz" in line and bool(where.search(line)) for line in complaints) == 1
     assert any("b.nii.gz: voxels below zero" in line for line in errors)
@@ -87,7 +87,7 @@ def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path
                                 tmp_path / "result", "--no-report", *CLUSTER,
                                 env=environment)
     assert status == 1 and len(errors) == 2, errors
-    assert "deadly.nii.gz: worker tcp://" in errors[0] and "--memory-limit" in errors[0]
+    assert "deadly.nii.gz: worker tls://" in errors[0] and "--memory-limit" in errors[0]
     (table,) = (tmp_path / "result").glob("*/metrics.csv")
     with open(table, newline="") as file:
         assert [row["volume"] for row in csv.DictReader(file)] == ["a.nii.gz", "z.nii.gz"]
@@ -105,7 +105,7 @@ def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
         if line.startswith("01.nii.gz"):
             os.killpg(process.pid, signal.SIGINT)
             break
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENT)
     assert process.returncode == 130 and errors == "test.py: stopped\n"
     (run,) = (tmp_path / "result").iterdir()
     left = [path.name for path in run.rglob("*")]

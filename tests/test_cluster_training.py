@@ -19,7 +19,7 @@ def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
                                       tmp_path / name, *options, *more)
         assert status == 1 and "1 of 4 volumes" in errors[-1], errors
         assert all("bad.nii.gz" in line for line in errors[:-1]), errors  # once a stage
-    assert "Cluster: 2 workers" in out and "on worker tcp://" in errors[0]
+    assert "Cluster: 2 workers" in out and "on worker tls://" in errors[0]
     names = files or [path.name for path in (tmp_path / "plain").glob("*.npy")]
     assert names
     for name in names:

@@ -6,7 +6,7 @@ Tests marked `gpu` run on a card, where there is one.
 import importlib.util
 import os
 import signal
-import time
+from threading import Event
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +17,7 @@ from strict_card import CARDS, strict_card
 
 import structure
 from command_line import command_line
+from disk.interrupt import Stop
 from gpu import cards as device
 from gpu.compute import Stream
 from machine import memory
@@ -120,10 +121,17 @@ def test_a_training_on_several_cards_that_is_stopped_goes_on_where_it_was(
         begun.append(self)
         if len(begun) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)  # until the main thread has noted it
+            assert noted.wait(synthetic.PATIENT)  # by the main thread
         return add_on(self, *arguments)
 
+    note, noted = Stop._note, Event()
+
+    def noting(self, *arguments):
+        note(self, *arguments)
+        noted.set()
+
     with monkeypatch.context() as patch:
+        patch.setattr(Stop, "_note", noting)
         patch.setattr(Stream, "add", stopped_amid)
         assert learn(tmp_path, tmp_path / "cards") == 130
     finished = len(begun)

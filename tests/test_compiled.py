@@ -1,4 +1,4 @@
-"""Kernels: compiled where nothing can be kept, and within the bounds of their arrays."""
+"""Kernels: compiled where nothing can be kept, anew after changes, within the bounds of arrays."""
 import ast
 import os
 import shutil
@@ -6,6 +6,8 @@ import shutil
 import pytest
 from conftest import ROOT, run_command
 from synthetic import brain, save
+
+from machine.sources import all_sources
 
 
 @pytest.fixture
@@ -45,6 +47,82 @@ def test_a_clone_that_takes_no_files_compiles_for_this_run(tmp_path, closed_clon
     assert finished.returncode == 0 and "NUMBA_CACHE_DIR" not in finished.stdout
     assert list((tmp_path / "kept").rglob("*.nbi"))
     assert (tmp_path / "one.nii").read_bytes() == (tmp_path / "two.nii").read_bytes()
+
+
+KERNEL = """from machine.kernels import njit
+from middle import fold
+
+@njit(cache=True)
+def kernel(value):
+    return fold(value)
+
+if __name__ == "__main__":
+    print(kernel(7.0))
+"""
+MIDDLE = """from constants import TIMES
+from machine.kernels import njit
+
+@njit(inline="always")
+def fold(value):
+    return TIMES * value
+"""
+
+
+@pytest.fixture
+def layered(tmp_path):
+    """A kernel that takes in a function of another file, and that a constant of a third one."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "machine", clone / "machine",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in (("kernel", KERNEL), ("middle", MIDDLE), ("constants", "TIMES = 2.0")):
+        (clone / f"{name}.py").write_text(text)
+
+    def result():
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+        finished = run_command("kernel.py", cwd=clone, env=environment)
+        assert finished.returncode == 0, finished.stderr
+        return float(finished.stdout)
+
+    return clone, result
+
+
+def test_a_change_of_what_a_kernel_takes_in_compiles_it_anew(layered):
+    clone, result = layered
+    assert result() == 14
+    (clone / "constants.py").write_text("TIMES = 3.0")
+    assert result() == 21
+    (clone / "middle.py").write_text(MIDDLE.replace("*", "+"))
+    assert result() == 10
+
+
+def test_code_of_earlier_sources_is_removed_and_that_of_the_same_sources_kept(tmp_path, layered):
+    clone, result = layered
+
+    def kept():
+        return sorted((path.name, path.stat().st_mtime_ns)
+                      for path in (tmp_path / "kept").rglob("*.nb[ic]"))
+
+    result()
+    first = kept()
+    result()
+    assert kept() == first
+    (clone / "constants.py").write_text("TIMES = 3.0")
+    result()
+    assert len(kept()) == len(first) and kept() != first
+
+
+def test_all_kernels_are_kept_by_the_digest_of_their_sources():
+    for path in all_sources():
+        from_numba = [name.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                      if isinstance(node, ast.ImportFrom) and node.module == "numba"
+                      for name in node.names]
+        assert not {"njit", "jit", "vectorize", "guvectorize"} & set(from_numba), path
+
+
+def test_all_sources_are_those_of_each_package():
+    listed = {path.relative_to(ROOT).as_posix() for path in all_sources()}
+    assert {"test.py", "gpu/compute.py", "machine/simd.py", "disk/volumes.py"} <= listed
+    assert not [name for name in listed if name.startswith(("tests/", "docs/"))]
 
 
 def test_no_kernel_reads_out_of_bounds_with_any_option_at_its_limits(tmp_path):

@@ -48,7 +48,8 @@ def test_the_readme_has_every_option_as_it_is():
     assert table.splitlines() == rows()  # python docs/options.py prints it anew
 
 
-OF_DASK = {"nthreads", "nworkers", "memory-limit", "scheduler-file"}
+OF_DASK = {"nthreads", "nworkers", "memory-limit", "scheduler-file", "protocol", "tls-ca-file",
+           "tls-cert", "tls-key"}
 OF_SLURM = {"nodes", "ntasks-per-node", "cpus-per-task", "mem", "time"}
 
 

@@ -62,7 +62,7 @@ def test_what_killed_processes_left_unfinished_is_removed_and_nothing_else(tmp_p
     (tmp_path / "sub").mkdir()
     for name in left + kept:
         (tmp_path / name).touch()
-    remove_unfinished(tmp_path, "b.png")
+    remove_unfinished(tmp_path / "sub", ["a.nii.gz", "b.png"])
     assert not (tmp_path / left[1]).exists() and (tmp_path / left[0]).exists()
     remove_unfinished(tmp_path)
     assert not (tmp_path / left[0]).exists()

@@ -18,6 +18,7 @@ from synthetic import brain, one_stage, save
 from test_fuzz import SMALL, Case, fuzz, mutated, mutations
 
 from command_line import command_line
+from disk.files import whole_files
 from disk.filters import load_filters
 from engine import CPU
 from hashtable import Boundaries
@@ -73,8 +74,8 @@ def files(tmp_path_factory):
     found = {"folder": folder, "volume": (folder / "v.nii").read_bytes(), "settings": settings,
              "filters": (one_stage(h, limits), published)}
     path, target, first = restored(found, "v.nii", found["volume"])  # compiles
-    write_beside(path, "v", target.with_suffix(""), first, 1,  # loads what draws
-                 replace(published, arrays_dir=settings.arrays_dir), ["test.py"])
+    with whole_files() as files:
+        write_beside("v", target.with_suffix(".png"), first, 1, files)  # loads what draws
     return found
 
 
@@ -112,10 +113,9 @@ def test_mutated_volumes_that_are_upscaled(files, changes):
 def test_mutated_geometry_in_the_report(files, changes):
     with Case("report", files["folder"]):
         path, target, found = restored(files, "r.nii", spoilt(files["volume"], changes))
-        settings = replace(files["filters"][1], arrays_dir=files["settings"].arrays_dir)
-        shown = write_beside(path, path.name, target.with_suffix(""), found, 1, settings,
-                              ["test.py"])
-        page = make_page(about_run(settings, ["test.py"]), [found.row], [shown])
+        with whole_files() as beside:
+            shown = write_beside(path.name, target.with_suffix(".png"), found, 1, beside)
+        page = make_page(about_run(found.settings, ["test.py"]), [found.row], [shown])
         assert "nan" not in page.split("<table>")[1].split("</table>")[0]
 
 

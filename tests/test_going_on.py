@@ -8,7 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from synthetic import brain, command, save, start
+from clusters import HELD, prepared
+from synthetic import PATIENT, brain, command, save, start
 from trainings import learned, leftovers, small_files, training
 
 from disk import interrupt
@@ -59,23 +60,34 @@ def killed_ten_times(folder, undisturbed, seed):
     return found
 
 
+def stopped(number, folder, *options):
+    """Have a signal fall into a training that holds at its fourth volume; what it printed then."""
+    flag = folder / "go on"
+    held = prepared(folder, "learning", "v3", HELD.format(flag=str(flag)))
+    process = start("train.py", *options, env=held)
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            process.send_signal(number)
+            break
+    assert "once more" in process.stderr.readline() + process.stderr.readline()
+    assert flag.with_name("go on read").exists()  # so that volume waits for this
+    flag.write_text("")
+    out, _ = process.communicate(timeout=PATIENT)
+    assert process.returncode == 128 + number
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
 def test_a_stop_saves_the_volume_at_hand_and_goes_on_from_there(
     six_volumes, undisturbed, tmp_path, number
 ):
-    process = start("train.py", *training(six_volumes, tmp_path))
-    for line in process.stdout:
-        if line.startswith("[1/"):
-            process.send_signal(number)
-            break
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    out = stopped(number, tmp_path, *training(six_volumes, tmp_path / "a"))
     assert "Stopped; " in out and "The same command goes on" in out
-    assert not (tmp_path / "h_2.npy").exists() and leftovers(tmp_path) == []
-    status, out, _ = command("train.py", *training(six_volumes, tmp_path))
+    assert not (tmp_path / "a" / "h_2.npy").exists() and leftovers(tmp_path / "a") == []
+    status, out, _ = command("train.py", *training(six_volumes, tmp_path / "a"))
     assert status == 0 and "Going on from" in out and "[1/6]" not in out
-    assert learned(tmp_path) == undisturbed
+    assert learned(tmp_path / "a") == undisturbed
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
@@ -88,7 +100,7 @@ def test_a_second_stop_does_not_wait(six_volumes, undisturbed, tmp_path):
             assert "once more" in process.stderr.readline() + process.stderr.readline()
             process.send_signal(signal.SIGTERM)
             break
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENT)
     # The second falls in the work, or in the saving after it; or, where it comes late, when all is
     # saved.
     assert process.returncode in (130, 143) and "Traceback" not in errors
@@ -115,18 +127,21 @@ def test_a_grown_folder_goes_on_and_restart_begins_anew(six_volumes, undisturbed
     assert learned(tmp_path / "a")["h_2.npy"] == undisturbed["h_2.npy"]
 
 
+def test_volumes_that_are_left_out_now_are_not_to_be_put_back(six_volumes, undisturbed, tmp_path):
+    shutil.copytree(six_volumes / "undisturbed", tmp_path / "a")
+    for option in (["--train_file_max", "1"], ["--exclude", "v1*"]):
+        status, _, errors = command("train.py", *training(six_volumes, tmp_path / "a", *option))
+        assert status == 2 and "v1.nii.gz" in errors[-1] and "put it back" not in errors[-1]
+        assert option[0] in errors[-1]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
 def test_what_was_stopped_after_a_restart_goes_on_without_it(six_volumes, undisturbed, tmp_path):
-    process = start("train.py", *training(six_volumes, tmp_path, "--restart"))
-    for line in process.stdout:
-        if line.startswith("[1/"):
-            process.send_signal(signal.SIGINT)
-            break
-    out, _ = process.communicate(timeout=60)
+    out = stopped(signal.SIGINT, tmp_path, *training(six_volumes, tmp_path / "a", "--restart"))
     assert "The same command without --restart goes on from there." in out
-    status, out, _ = command("train.py", *training(six_volumes, tmp_path))
+    status, out, _ = command("train.py", *training(six_volumes, tmp_path / "a"))
     assert status == 0 and "Going on from" in out
-    assert learned(tmp_path) == undisturbed
+    assert learned(tmp_path / "a") == undisturbed
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_head_is_said_to_be_one(tmp_path):
     for name, volume in (("head", head), ("brain", clean), ("series", series)):
         status, out, errors = command(
             "test.py", "--upscale", "--no-report", "--preset", "scan", "--test_dir",
-            save(tmp_path / f"{name}.nii", volume), "--output", tmp_path / "o.nii")
+            save(tmp_path / f"{name}.nii", volume), "--overwrite", "--output", tmp_path / "o.nii")
         assert status == len(errors) == (name == "series")  # that the first is left black
         assert out.count("seems to be a whole head") == (name != "brain")
 

@@ -146,7 +146,8 @@ def test_each_volume_of_a_series_is_shifted_as_if_it_stood_alone(tmp_path):
     both = {}
     for name, data in (("series", np.stack(volumes, -1)), *enumerate(volumes[:4])):
         status, _, errors = command(
-            "test.py", "--upscale", "--no-report", "--preset", "scan", "--output",
+            "test.py", "--upscale", "--no-report", "--preset", "scan", "--overwrite",
+            "--output",
             tmp_path / f"{name}_fine.nii", "--test_dir", save(tmp_path / f"{name}.nii", data))
         assert status == 0 and len(errors) == (name != 2)
         if name == "series":
@@ -199,7 +200,8 @@ def test_a_shift_goes_with_any_way_of_upscaling(tmp_path, options):
     shift, fine = shift_of(data), {}
     for name, volume in (("z", data), ("work", shift.work(data))):
         status, out, errors = command(
-            "test.py", "--upscale", "--no-report", "--preset", "scan", *options, "--output",
+            "test.py", "--upscale", "--no-report", "--preset", "scan", *options, "--overwrite",
+            "--output",
             tmp_path / f"{name}_fine.nii", "--test_dir",
             save(tmp_path / f"{name}.nii", volume, np.diag([1, 1, 1.2, 1])))
         assert status == 0 and sum("below zero" in line for line in errors) == (name == "z")
@@ -232,7 +234,7 @@ def test_a_sparse_volume_is_as_bright_as_what_is_not_zero_in_it():
 def test_what_published_clipping_cuts_off_a_sparse_volume_is_said(tmp_path, script):
     for name, data in (("sparse", sparse()), ("brain", brain(9))):
         folder = save(tmp_path / name / f"{name}.nii", data).parent
-        options = (["--test_dir", folder, "--no-report", "--output", tmp_path / "o.nii"]
+        options = (["--test_dir", folder, "--no-report", "--output", tmp_path / f"{name}.nii"]
                    if script == "test.py" else
                    ["--train_dir", folder, "--arrays_dir", tmp_path / f"{name}_a",
                     "--filter_len", "3", "--grad_len", "3"])
@@ -242,11 +244,62 @@ def test_what_published_clipping_cuts_off_a_sparse_volume_is_said(tmp_path, scri
             name == "sparse")
 
 
-@pytest.mark.parametrize("share, background", [(0.4, None), (0.6, 0.0)])
-def test_background_is_what_most_of_the_faces_have(share, background):
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.6])
+def test_a_slab_of_one_value_is_background(share):
     volume = np.random.default_rng(5).uniform(-2, 2, (20, 20, 20)).astype(np.float32)
-    volume[:, :, : int(20 * share)] = 0
-    assert shift_of(volume).background == background
+    slab = np.zeros(volume.shape, bool)
+    slab[:, :, : int(20 * share)] = True
+    volume[slab] = 0
+    np.testing.assert_array_equal(shift_of(volume).work(volume) == 0, slab)
+
+
+def test_single_voxels_of_the_value_of_a_slab_are_tissue():
+    volume = np.random.default_rng(5).integers(-9, 10, (20, 20, 20)).astype(np.float32)
+    volume[:, :, :5] = 0
+    work = shift_of(volume).work(volume)
+    assert (work[:, :, :5] == 0).all() and (work[:, :, 6:] > 0).all()
+    assert (volume[:, :, 6:] == 0).any()
+
+
+def test_a_small_object_keeps_its_voxels_below_zero():
+    volume = np.zeros((40, 40, 40), np.float32)
+    volume[16:25, 16:25, 16:25] = np.random.default_rng(6).normal(0, 1, (9, 9, 9))
+    assert (volume < 0).mean() < 0.01
+    shift = shift_of(volume)
+    np.testing.assert_allclose(shift.undo(shift.work(volume)), volume, atol=1e-5)
+
+
+def test_zeros_inside_a_mask_are_tissue_where_others_are_below_zero(tmp_path):
+    """Water is 0 in a CT."""
+    volume = np.random.default_rng(7).integers(-40, 80, (20, 20, 20)).astype(np.int16)
+    inside = np.zeros(volume.shape, bool)
+    inside[4:16, 4:16, 4:16] = True
+    read = read_volume(save(tmp_path / "ct.nii", volume), inside)
+    np.testing.assert_array_equal(read.data > 0, inside)
+    assert (volume[inside] == 0).any()
+    back = read.shift.undo(read.data)
+    np.testing.assert_allclose(back, np.where(inside, volume, 0), atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e35])
+def test_what_is_no_number_in_a_signed_map_is_background_of_zero(tmp_path, bad):
+    stages, settings = load_filters(SHIPPED)
+    data = np.random.default_rng(8).uniform(-2, 2, (20, 18, 16)).astype(np.float32)
+    data[:, :6] = bad
+    volume = read_series(save(tmp_path / "v.nii", data))
+    np.testing.assert_array_equal(volume.data == 0, ~(np.abs(data) <= 2))
+    if not np.isfinite(bad):
+        fine = upscale(data, stages, settings)
+        assert (fine[:, :10] == 0).all() and (fine[:, 14:] < 0).mean() > 0.3
+
+
+def test_what_is_no_number_gets_the_background_that_surrounds_the_rest():
+    stages, settings = load_filters(SHIPPED)
+    data = np.full((20, 18, 16), -100, np.float32)
+    data[4:16, 4:14, 4:12] = np.random.default_rng(8).uniform(-50, 50, (12, 10, 8))
+    blank = data.copy()
+    data[8, 8, 8], blank[8, 8, 8] = np.nan, -100
+    np.testing.assert_array_equal(*(upscale(low, stages, settings) for low in (data, blank)))
 
 
 def test_what_is_black_in_the_original_gets_its_background_back():

@@ -202,7 +202,8 @@ def test_a_mask_over_nothing_is_refused(scan):
 
 def upscaled(folder, *options):
     status, out, errors = command("test.py", "--upscale", "--preset", "scan", "--test_dir",
-                                  folder / "v.nii", "--output", folder / "o.nii", *options)
+                                  folder / "v.nii", "--overwrite", "--output", folder / "o.nii",
+                                  *options)
     assert status == 0 and not errors, errors
     return nib.load(folder / "o.nii").get_fdata(dtype=np.float32), out
 

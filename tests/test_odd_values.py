@@ -21,6 +21,7 @@ from disk.volumes import write_volume
 from filter_constant import OCTAHEDRAL_FILTER_MAX, Settings, checked_settings
 from get_lar import make_pair
 from machine.errors import UserError
+from octahedral import ridge
 from octahedral.scene import REACH
 from report.figures import figures
 from restoring import restore, upscale
@@ -82,19 +83,51 @@ def test_options_without_effect_are_refused(capsys, options):
     assert "has no effect" in refused(capsys, "train", *options)
 
 
-def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(tmp_path, monkeypatch):
-    save(tmp_path / "train" / "v.nii.gz", brain(2))
-    settings, _ = command_line("train", [
-        "--filter_len", "3", "--grad_len", "3", "--q_angle_p", "1", "--q_angle_t", "1", "--quiet",
-        "--train_dir", str(tmp_path / "train"), "--arrays_dir", str(tmp_path / "arrays")])
+SPHERICAL = ["--grad_len", "3", "--q_angle_p", "1", "--q_angle_t", "1"]
+STAGES = ["--preset", "best", "--stages", "1", "--leaves", "2"]
 
-    def failing(*_):
+
+@pytest.mark.parametrize("options, solver, tried, folder", [
+    (SPHERICAL, "structure.solve_groups", "10", "QVF_2"),
+    (STAGES, "octahedral.ridge.cho_factor", "auto", "QVF_2_stage1"),
+    ([*STAGES, "--ridge", "2"], "octahedral.ridge.cho_factor", "2", "QVF_2_stage1"),
+], ids=["a number", "auto", "a number for stages"])
+def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(
+        tmp_path, monkeypatch, options, solver, tried, folder):
+    save(tmp_path / "train" / "v.nii.gz", brain(2, (34, 36, 32)))
+    settings, _ = command_line("train", [
+        "--filter_len", "3", *options, "--quiet", "--train_dir", str(tmp_path / "train"),
+        "--arrays_dir", str(tmp_path / "arrays")])
+
+    def failing(*_, **__):
         raise np.linalg.LinAlgError("matrix is not positive definite")
 
-    monkeypatch.setattr("structure.solve_groups", failing)
-    with pytest.raises(UserError, match="--ridge: 10 is too little"):
+    monkeypatch.setattr(solver, failing)
+    with pytest.raises(UserError, match=f"--ridge: {tried} is too little"):
         learning.learn_stages([tmp_path / "train" / "v.nii.gz"], settings)
-    assert (tmp_path / "arrays" / "QVF_2" / "about.json").exists()
+    assert (tmp_path / "arrays" / folder / "about.json").exists()
+
+
+def test_auto_passes_over_a_ridge_that_is_too_little(tmp_path, monkeypatch):
+    save(tmp_path / "train" / "v.nii.gz", brain(2, (44, 46, 42)))
+    volumes = [tmp_path / "train" / "v.nii.gz"]
+
+    def chosen(arrays, ridges):
+        settings, _ = command_line("train", [
+            "--filter_len", "3", *STAGES, "--quiet", "--train_dir", str(tmp_path / "train"),
+            "--arrays_dir", str(tmp_path / arrays)])
+        monkeypatch.setattr(ridge, "RIDGES", ridges)
+        return learning.learn_stages(volumes, settings).stages[0].weights
+
+    plain, solve = chosen("plain", (300.0, 1000.0)), ridge._filters_of_leaves
+
+    def failing_below(nodes, total, tree, number, side):
+        if number < 100:
+            raise np.linalg.LinAlgError("matrix is not positive definite")
+        return solve(nodes, total, tree, number, side)
+
+    monkeypatch.setattr(ridge, "_filters_of_leaves", failing_below)
+    np.testing.assert_array_equal(chosen("other", (30.0, 300.0, 1000.0)), plain)
 
 
 # ---- blending at the faces

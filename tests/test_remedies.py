@@ -4,11 +4,13 @@ import os
 
 import numpy as np
 import pytest
-from conftest import run_command
+from conftest import ROOT, assert_one_line, one_line, run_command
 from synthetic import brain, save
 
 from disk.filters import PRETRAINED, load_filters
 from disk.nifti_check import checked_image
+from disk.study import find_volumes
+from disk.volumes import read_volume
 from filter_constant import Settings
 from get_lar import make_pair
 from machine.errors import UserError
@@ -94,14 +96,85 @@ def test_learning_says_each_remark_once_however_often_it_reads(tmp_path, options
         "voxels below zero (down to -3) are clipped to 0, as published"]
 
 
-def test_quiet_does_not_hide_that_the_projects_filters_were_taken(tmp_path):
+def test_quiet_does_not_hide_that_the_projects_filters_were_taken_rather_than_ones_own(tmp_path):
     low = save(tmp_path / "low.nii", brain(0, (16, 15, 14)))
-    command = ["test.py", "--upscale", "--quiet", "--no-report", "--test_dir", low,
+    command = [ROOT / "test.py", "--upscale", "--quiet", "--no-report", "--test_dir", low,
                "--output", tmp_path / "fine.nii"]
-    finished = run_command(*command)
+    finished = run_command(*command, cwd=tmp_path)
+    assert finished.returncode == 0 and not finished.stdout and not finished.stderr
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "settings_5.json").write_text("{}")
+    finished = run_command(*command, cwd=tmp_path)
     assert finished.returncode == 0 and not finished.stdout
     line, = finished.stderr.splitlines()
     assert "that come with the project" in line
     finished = run_command(*command, "--arrays_dir", PRETRAINED)
     assert load_filters(Settings(arrays_dir=str(PRETRAINED)))[1].preset == "best"
     assert finished.returncode == 0 and not finished.stderr
+
+
+@pytest.mark.parametrize("name, words", [
+    ("scam.nii.gz", "no such file; check its name, there is scan.nii.gz"),
+    ("other.nii.gz", "no such file; check its name"), ("study", "no such folder or file")])
+def test_a_misspelt_name_is_not_to_be_made_a_folder(tmp_path, name, words):
+    save(tmp_path / "scan.nii.gz", brain(0, (8, 8, 8)))
+    assert one_line(find_volumes, tmp_path / name) == (
+        f"{tmp_path / name}: {words}" if words.startswith("no such file;") else
+        f"{tmp_path / name}: {words}; check its name, or make the folder and put .nii.gz volumes "
+        "in")
+
+
+def test_a_broken_link_says_how_to_fetch_what_it_links_to(tmp_path):
+    (tmp_path / "v.nii.gz").symlink_to(".git/annex/objects/aa/bb/MD5E-s123--0f.nii.gz")
+    assert "datalad get" in one_line(find_volumes, tmp_path / "v.nii.gz")
+
+
+@pytest.mark.parametrize("name, content", [
+    ("IM0001", bytes(128) + b"DICM" + bytes(9)), ("a.dcm", b""), ("a.IMA", b"x")])
+def test_dicom_is_to_be_converted_with_dcm2niix(tmp_path, name, content):
+    (tmp_path / "series" / "deeper").mkdir(parents=True)
+    (tmp_path / "series" / "deeper" / name).write_bytes(content)
+    for path in (tmp_path / "series", tmp_path / "series" / "deeper" / name):
+        assert "dcm2niix" in one_line(find_volumes, path)
+    if content.endswith(bytes(9)):
+        (tmp_path / "v.nii").write_bytes(content)
+        assert "dcm2niix" in one_line(checked_image, tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("times", [1e33, np.inf])
+def test_intensities_that_are_too_large_are_called_so(tmp_path, times):
+    data = brain(1, (12, 12, 12))
+    with np.errstate(all="ignore"):
+        data = np.where(data > 0, data * np.float32(times), 0).astype(np.float32)
+    assert "too large" in one_line(read_volume, save(tmp_path / "v.nii", data))
+
+
+def test_a_few_voxels_that_are_too_large_are_background_and_called_so(tmp_path, capsys):
+    data = brain(1, (12, 12, 12))
+    data[6, 6, 6] = 1e33
+    assert read_volume(save(tmp_path / "v.nii", data)).data[6, 6, 6] == 0
+    assert "those beyond 1e+30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 1), (20, 20, 1, 3)])
+@pytest.mark.parametrize("way", [["--isotropic"], ["--factor", "2"]], ids=" ".join)
+def test_a_single_slice_is_called_so(tmp_path, shape, way):
+    data = np.random.default_rng(0).integers(1, 900, shape).astype(np.int16)
+    path = save(tmp_path / "v.nii", data, np.diag([0.6, 0.6, 6, 1]))
+    finished = run_command("test.py", "--upscale", "--no-report", "--quiet", *way, "--test_dir",
+                           path, "--output", tmp_path / "fine.nii")
+    assert_one_line(finished, "v.nii", "a single slice along axis 2")
+
+
+@pytest.mark.parametrize("options, name", [
+    (["--preset", "scan", "--dtype", "same"], "dtype"),
+    (["--preset", "scan", "--output"], "output"),
+    (["--preset", "scan", "--suffix", "_x"], "suffix"), (["--test_noise", "5"], "test_noise"),
+    (["--preset", "best", "--test_profile", "box"], "test_profile"),
+    (["--upscale", "--test_noise", "5"], "test_noise")], ids=" ".join)
+def test_options_that_would_have_no_effect_are_refused_before_work(tmp_path, options, name):
+    path = save(tmp_path / "v.nii", brain(0, (30, 28, 26)))
+    options = [*options, tmp_path / "x.nii"] if options[-1] == "--output" else options
+    finished = run_command("test.py", "--test_dir", path, "--result_dir", tmp_path / "r", *options)
+    assert finished.returncode == 2 and f"argument --{name}: has no effect" in finished.stderr
+    assert not (tmp_path / "r").exists() and not (tmp_path / "x.nii").exists()

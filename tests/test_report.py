@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 import shutil
 
 import nibabel as nib
@@ -15,8 +16,10 @@ import test as script
 import train
 from command_line import command_line
 from disk.files import file_digest
+from filter_constant import Settings
 from report.page import make_page
 from report.pictures import canonical, plane
+from report.record import about_run
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
 
 FLAGS = (
@@ -118,7 +121,7 @@ def test_only_where_there_is_an_original_errors_are_shown_in_colours(runs):
     assert coloured["result"] > 0.05 and coloured["fine"] < 0.01  # frames of what is enlarged
 
 
-def test_no_report_leaves_only_results(runs, tmp_path):
+def test_no_report_leaves_only_results_and_a_hidden_record(runs, tmp_path):
     settings = [
         "--arrays_dir",
         str(runs["arrays"]),
@@ -129,7 +132,19 @@ def test_no_report_leaves_only_results(runs, tmp_path):
     ]
     assert script.main(*command_line("test", [*settings, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
-    assert sorted(path.name for path in result.iterdir()) == ["b.nii.gz", "metrics.csv"]
+    assert sorted(path.name for path in result.iterdir()) == [".b.json", "b.nii.gz", "metrics.csv"]
+
+
+def test_the_recorded_command_can_be_pasted_back():
+    words = ["test.py", "--test_dir", "a folder/it's $HOME.nii", "--suffix", "*"]
+    assert shlex.split(about_run(Settings(), words)["command"]) == words
+
+
+def test_the_next_command_can_be_pasted():
+    settings = Settings(arrays_dir="the \"best\" of $HOME", factor=(1, 1, 4))
+    words = shlex.split(train.next_command(settings))
+    assert words == ["python", "test.py", "--factor", "1", "1", "4", "--arrays_dir",
+                     settings.arrays_dir]
 
 
 def test_the_page_holds_all_it_needs(runs):

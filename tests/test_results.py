@@ -2,6 +2,7 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from conftest import load_script, run_command
 from synthetic import brain, one_stage, save
 
 from command_line import command_line
+from disk.files import whole_file
 from disk.filters import load_filters, save_filters
-from disk.results import UNFINISHED, is_ours, run_folder
+from disk.locks import only_one_in
+from disk.results import UNFINISHED, check_beside, is_ours, run_folder
 from disk.volumes import write_volume
 from filter_constant import Settings
 from hashtable import Boundaries
@@ -75,7 +78,8 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
     save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
     assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
-    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [UNFINISHED, "0.nii"]
+    assert sorted(path.name for path in (result / "112522-2").iterdir()) == [
+        ".0.json", UNFINISHED, "0.nii"]
     assert len(shapes(result / "112522-3")) == 3
 
 
@@ -124,6 +128,21 @@ def test_an_interrupted_run_with_other_filters_is_another(folder):
             places.append(place.name)
             raise KeyboardInterrupt
     assert places == ["112522", "112522", "112522-2"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="temporary files hold no locks there")
+def test_what_a_killed_run_left_beside_its_output_is_removed_but_not_what_another_writes(folder):
+    names = [".x.nii.0123456789ab.part.nii", ".x.png.0123456789ab.part",
+             ".x.json.0123456789ab.part", ".report.html.0123456789ab.part"]
+    other = folder / ".y.png.0123456789ab.part"
+    for name in names:
+        (folder / name).write_bytes(b"half of it")
+    other.write_bytes(b"of another result")
+    with whole_file(folder / "x.png") as temporary:
+        assert restore(folder, "--upscale", "--no-report", "--include", "0*",
+                       "--output", folder / "x.nii") == 0
+        assert Path(temporary).exists() and other.exists()
+    assert not [name for name in names if (folder / name).exists()]
 
 
 # ---- files beside results
@@ -184,6 +203,110 @@ def test_a_result_folder_that_takes_no_files_is_one_line(folder):
     (folder / "result").write_text("a file")
     with pytest.raises(UserError, match="result"):
         restore(folder, "--upscale")
+
+
+# ---- the volume that --output names
+
+def to_output(folder, name, *options):
+    return restore(folder, "--upscale", "--test_dir", folder / "low" / "0.nii", "--output",
+                   folder / name, *options)
+
+
+def never(*_):
+    raise AssertionError("a volume is restored")
+
+
+@pytest.mark.parametrize("beside", [None, {"EchoTime": 0.003}, "another volume's"])
+def test_an_output_that_test_py_did_not_write_is_refused_before_work(folder, monkeypatch, beside):
+    path = save(folder / "fine.nii.gz", brain(2, SHAPE))
+    if beside == "another volume's":  # of fine.nii, which was moved away
+        assert to_output(folder, "fine.nii") == 0
+        (folder / "fine.nii").unlink()
+    elif beside:
+        (folder / "fine.json").write_text(json.dumps(beside))
+    before = path.read_bytes()
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="fine.nii.gz: is there already.* --overwrite to replace"):
+        to_output(folder, "fine.nii.gz", "--no-report")
+    assert path.read_bytes() == before
+
+
+def test_a_link_in_the_place_of_the_output_is_refused_too(folder):
+    (folder / "fine.nii").symlink_to("not mounted")
+    with pytest.raises(UserError, match="fine.nii: is there already"):
+        to_output(folder, "fine.nii")
+    assert (folder / "fine.nii").is_symlink()
+
+
+def test_an_output_is_replaced_where_that_is_asked_for(folder):
+    save(folder / "fine.nii", brain(2, SHAPE))
+    assert to_output(folder, "fine.nii", "--overwrite", "--no-report") == 0
+    assert shapes(folder)["fine.nii"] == (36, 34, 32)
+
+
+def test_files_beside_an_output_are_never_replaced_even_so(folder):
+    save(folder / "fine.nii", brain(2, SHAPE))
+    (folder / "fine.json").write_text("{}")
+    with pytest.raises(UserError, match="fine.json: is there already"):
+        to_output(folder, "fine.nii", "--overwrite")
+
+
+@pytest.mark.parametrize("then", [[], ["--no-report"]])
+@pytest.mark.parametrize("name", ["again.nii", "hidden.nii", "0-fine.nii"])
+def test_an_output_that_its_record_knows_is_replaced(folder, name, then):
+    if name == "0-fine.nii":  # written by a run with --suffix
+        assert restore(folder, "--upscale", "--suffix=-fine") == 0
+        name = f"result/112522/{name}"
+    else:
+        assert to_output(folder, name, *["--no-report"][:name == "hidden.nii"]) == 0
+    assert to_output(folder, name, "--factor", 3, *then) == 0
+    assert shapes(folder)[name] == (54, 51, 48)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-report"]])
+def test_an_output_that_was_changed_since_is_refused_before_work(folder, monkeypatch, options):
+    assert to_output(folder, "fine.nii", *options) == 0
+    save(folder / "fine.nii", brain(2, SHAPE))
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="fine.nii: is there already.* it was changed since"):
+        to_output(folder, "fine.nii", *options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked there")
+def test_an_output_that_another_run_is_replacing_is_waited_for(folder):
+    """Between the renames of the other run, the new volume has no record yet."""
+    assert to_output(folder, "fine.nii", "--no-report") == 0
+    record, aside = folder / ".fine.json", folder / "aside"
+    settings = Settings(output=str(folder / "fine.nii"), upscale=True, report=False)
+    with ThreadPoolExecutor(1) as another:
+        with only_one_in(folder):
+            record.rename(aside)
+            checked = another.submit(check_beside, folder, [folder / "fine"], settings)
+            assert wait([checked], 0.5).not_done
+            aside.rename(record)
+        checked.result()
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_an_output_that_is_a_folder_is_refused_before_work(folder, monkeypatch, more):
+    (folder / "fine.nii").mkdir()
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="--output: .*fine.nii is a folder; name a file in it"):
+        to_output(folder, "fine.nii", *more)
+    assert not list((folder / "fine.nii").iterdir())
+
+
+def test_an_output_below_a_file_is_refused_before_work(folder, monkeypatch):
+    monkeypatch.setattr("upscaling.restore", never)
+    with pytest.raises(UserError, match="0.nii is no folder that takes files; give another"):
+        to_output(folder, "low/0.nii/deeper/fine.nii")
+
+
+def test_a_name_that_is_too_long_is_that_volumes_fault(folder, capsys):
+    (folder / "low" / "0.nii").rename(folder / "low" / f"{200 * 'a'}.nii")
+    assert restore(folder, "--upscale", "--no-report", f"--suffix={60 * 'b'}") == 1
+    assert "File name too long); shorten its name" in capsys.readouterr().err
+    assert shapes(folder / "result" / "112522") == {f"1{60 * 'b'}.nii": (36, 34, 32)}
 
 
 # ---- what is printed

@@ -261,7 +261,8 @@ def test_filters_for_scans_are_taken_by_name_beside_others_and_others_are_said_t
     capsys.readouterr()
     for options, noted in ((["--upscale"], True), (["--upscale", "--preset", "scan"], False)):
         settings, given = command_line("test", [
-            *options, "--test_dir", "low.nii.gz", "--output", "fine.nii", "--no-report"])
+            *options, "--test_dir", "low.nii.gz", "--output", "fine.nii", "--no-report",
+            "--overwrite"])
         assert load_script("test").main(settings, given) == 0
         out = capsys.readouterr().out
         assert ("may sharpen" in out) == noted and ("preset scan)" in out) != noted

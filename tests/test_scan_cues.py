@@ -136,3 +136,12 @@ def test_a_head_has_hardly_a_voxel_of_zero(zeros, is_head):
     head[5:15, 5:15, 5:15] = 1
     head.reshape(-1)[:int(zeros * head.size)] = 0
     assert (bright_part(head) is not None) == is_head
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_slices_that_repeat_two_by_two_give_cues_that_are_numbers(axis):
+    volume = np.random.default_rng(4).random((20, 20, 20)).astype(np.float32) + 1
+    along = np.moveaxis(volume, axis, 0)
+    along[2::2], along[3::2] = along[0], along[1]
+    assert np.isfinite(cues_of(volume / 2, (2, 2, 2))).all()
+    assert np.isfinite(differences_along(volume, axis)).all()

@@ -51,6 +51,16 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     assert ("denoised_inside" in row) == bool(noise)
 
 
+@pytest.mark.parametrize("noise", ["0", "3"])
+def test_a_constant_brain_is_refused_and_spoils_no_mean(tmp_path, noise):
+    save(tmp_path / "in" / "good.nii", np.pad(phantom(8, (32, 32, 32)), 4))
+    save(tmp_path / "in" / "flat.nii", np.pad(np.full((28, 28, 28), 300.5, np.float32), 6))
+    status, out, errors = command("test.py", "--preset", "scan", "--test_dir", tmp_path / "in",
+                                  "--result_dir", tmp_path / "result", "--test_noise", noise)
+    assert status == 1 and "flat.nii" in errors[0] and "alike" in errors[0]
+    assert "inf" not in out and "nan" not in out
+
+
 def test_a_volume_of_no_use_is_named_and_the_others_are_evaluated(tmp_path):
     save(tmp_path / "in" / "good.nii", np.pad(phantom(8, (32, 32, 32)), 4))
     (tmp_path / "in" / "bad.nii").write_bytes(b"no volume")

@@ -2,12 +2,13 @@
 import os
 import signal
 import time
+import tracemalloc
 from threading import Event, Thread
 
 import nibabel as nib
 import numpy as np
 import pytest
-from synthetic import brain
+from synthetic import PATIENT, brain
 
 from disk import files
 from disk.checkpoint import Checkpoint
@@ -37,6 +38,18 @@ def test_integers_are_clipped_to_what_their_type_holds(tmp_path, kind, least, mo
     write_volume(tmp_path / "v.nii", data, like, dtype="same")
     written = np.asarray(nib.load(tmp_path / "v.nii").dataobj)
     assert written[0, 0].tolist() == [most, least] and not written[1].any()
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_writing_in_the_inputs_type_takes_little_memory_beside_the_volume(tmp_path, order):
+    like = nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4))
+    data = np.asarray(np.random.default_rng(0).random((120, 110, 100), np.float32), order=order)
+    write_volume(tmp_path / "v.nii", data[:9, :9, :9], like, dtype="same")
+    tracemalloc.start()
+    write_volume(tmp_path / "v.nii", data, like, dtype="same")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / data.size < 4
 
 
 def test_slice_timing_of_a_finer_volume_is_cleared():
@@ -137,7 +150,7 @@ def test_threads_end_after_a_fault_and_begin_no_more_tasks(monkeypatch):
         if task == 0:
             raised.set()
             raise KeyboardInterrupt
-        raised.wait(10)
+        raised.wait(PATIENT)
         time.sleep(0.02)
         done.append(task)
 
@@ -149,7 +162,7 @@ def test_threads_end_after_a_fault_and_begin_no_more_tasks(monkeypatch):
         ended.set()
 
     Thread(target=all_of_it, daemon=True).start()
-    assert ended.wait(20), "a thread waits for a task for ever"
+    assert ended.wait(PATIENT), "a thread waits for a task for ever"
     assert len(done) < 100
 
 

@@ -138,7 +138,7 @@ def thick(folder, name="scan.nii", sizes=(1, 1, 4), **beside):
 def upscaled(folder, path, *options):
     return script.main(*command_line("test", [
         "--upscale", "--no-report", "--arrays_dir", str(folder / "arrays"), "--test_dir", str(path),
-        "--output", str(folder / "fine.nii"), *options]))
+        "--overwrite", "--output", str(folder / "fine.nii"), *options]))
 
 
 def test_gaps_overlaps_and_contradictions_are_said(keeping, capsys):

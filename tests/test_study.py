@@ -234,3 +234,9 @@ def test_both_commands_take_the_same_volumes(tmp_path):
     for status, _, errors in (train, test):
         assert status == 0 and "2 masks or label maps" in errors[0] and len(errors) == 1
     assert "from 1 volume in" in train[1]
+
+
+@pytest.mark.parametrize("name", [".nii", ".nii.gz"])
+def test_a_volume_needs_a_name_before_its_ending(tmp_path, name):
+    path = write_nifti(tmp_path / "a.nii", brain(0, SHAPE)).rename(tmp_path / name)
+    assert "with something before it" in one_line(find_volumes, path)

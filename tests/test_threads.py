@@ -2,11 +2,14 @@
 
 import time
 from dataclasses import replace
-from threading import Event
+from functools import partial
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+import scipy.fft
+from synthetic import PATIENT
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import hashtable
 from apply_filters import apply_filters
@@ -69,6 +72,50 @@ def test_blas_works_in_one_thread_meanwhile_where_the_work_calls_it(monkeypatch,
     assert seen == before
 
 
+def test_threads_that_overlap_keep_blas_in_one_thread_each_and_set_it_back_at_the_end():
+    def limits():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    both, seen = Barrier(2), []
+
+    def early():
+        with threads.blas_alone():
+            both.wait(PATIENT)  # the other is inside, too
+
+    def late():
+        with threads.blas_alone():
+            both.wait(PATIENT)
+            first.join()
+            seen.append(limits())
+
+    with threadpool_limits(3, "blas"):  # on a machine of one core, too
+        before = limits()
+        first, last = Thread(target=early), Thread(target=late)
+        for thread in (first, last):
+            thread.start()
+        for thread in (first, last):
+            thread.join()
+        assert seen == [{1}] and limits() == before == {3}
+
+
+@pytest.mark.parametrize("kspace_keep", ["third", "auto"])
+def test_fourier_transforms_work_in_as_many_threads_as_are_set(monkeypatch, brain, kspace_keep):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    used = set()
+
+    def watched(plain, volume, workers=None):
+        used.add(workers)
+        return plain(volume, workers=workers)
+
+    for name in ("fftn", "ifftn"):
+        monkeypatch.setattr(scipy.fft, name, partial(watched, getattr(scipy.fft, name)))
+    settings = replace(Settings(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
+                       feature_space="octahedral", filter_len=5)
+    pair = make_pair(brain, settings)
+    pair.operator.interpolate(pair.low), pair.operator.adjoint(pair.low)
+    assert used == {3}
+
+
 def test_number_of_threads_can_be_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads.thread_count() == 3
@@ -122,7 +169,7 @@ def test_the_next_is_worked_on_while_this_one_is_dealt_with():
     begun = [Event() for _ in range(3)]
     for item, result in in_turn(lambda item: begun[item].set(), range(3), True):
         result()
-        assert item == 2 or begun[item + 1].wait(10)  # it needs no more from this loop
+        assert item == 2 or begun[item + 1].wait(PATIENT)  # it needs no more from this loop
     begun = [Event() for _ in range(3)]
     for item, result in in_turn(lambda item: begun[item].set(), range(3), False):
         result()

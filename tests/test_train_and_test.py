@@ -281,7 +281,8 @@ def test_one_broken_volume_does_not_stop_the_others(pieces, small_filters, tmp_p
     assert "Traceback" not in tested.stderr
     (folder,) = (tmp_path / "result").iterdir()
     assert [row["volume"] for row in read_rows(folder / "metrics.csv")] == ["c.nii.gz"]
-    assert sorted(path.name for path in folder.iterdir()) == ["c.nii.gz", "metrics.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".c.json", "c.nii.gz", "metrics.csv"]
 
 
 def test_volumes_of_one_name_in_several_folders_all_get_a_result(pieces, small_filters, tmp_path):

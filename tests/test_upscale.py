@@ -272,6 +272,7 @@ def test_suffix_and_output_name_the_result(tmp_path, restored):
         {},
         "--test_dir",
         str(tmp_path / "in" / "a.b.nii.gz"),
+        "--overwrite",
         "--output",
         str(tmp_path / "deep" / "fine.nii"),
     )
@@ -293,6 +294,7 @@ def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, re
         str(tmp_path / "arrays"),
         "--test_dir",
         str(tmp_path / "in" / "a.nii.gz"),
+        "--overwrite",
         "--output",
         str(tmp_path / "q" / "a.nii.gz"),
     ]

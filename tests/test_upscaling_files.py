@@ -15,6 +15,7 @@ from disk.filters import PRETRAINED_SCAN, load_filters
 from engine import CPU
 from filter_constant import Settings
 from get_lar import make_fine
+from intensities import Shift
 from machine.progress import Stopwatch
 from restoring import Filters, Use, restore, upscale
 from scan_adaptation import adapt_to_scan
@@ -58,24 +59,39 @@ def test_bright_voxels_are_added_where_there_is_brain_only(filters):
     assert found.max() > 10_000 and outside.any() and not found[outside].any()
 
 
+@pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
-def test_memory_stays_below_what_is_planned(filters, small_tiles, factor):
+def test_memory_stays_below_what_is_planned(filters, small_tiles, factor, shifted):
     stages, settings = filters[factor]
     uses = [Use(stages, settings, (0, 1, 2))]
     low = 1 + brain(3, (72, 72, 72))  # without background: all of it is restored
-    upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch())  # compiles
+    shift = Shift(-400.0, -50.0) if shifted else None
+    upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch(), shift=shift)  # compiles
     tracemalloc.start()
-    fine, *_ = upscaling.upscale_by(low, uses, CPU(), Stopwatch())
+    fine, *_ = upscaling.upscale_by(low, uses, CPU(), Stopwatch(), shift=shift)
     peak = tracemalloc.get_traced_memory()[1] - 30_000 * 70  # but for a tile
     tracemalloc.stop()
     assert peak / fine.size < structure_of(settings).restore_bytes
+
+
+def test_a_series_in_the_inputs_type_is_planned_with_what_is_written(tmp_path, monkeypatch, capsys):
+    data = np.random.default_rng(0).integers(1, 900, (10, 10, 10, 60)).astype(np.int16)
+    image = nib.Nifti1Image(data, np.eye(4))
+    fine = 60 * 20**3
+    for name in ("WORK_BYTES", "CODE_BYTES"):
+        monkeypatch.setattr(upscaling, name, 0)
+    monkeypatch.setattr(upscaling, "free_memory", lambda: 5 * fine)
+    assert command(tmp_path, image) == 0
+    assert command(tmp_path, image, "--dtype", "same") == 2
+    assert "GB of memory" in capsys.readouterr().err
 
 
 def command(folder, image, *options):
     nib.save(image, folder / "scan.nii.gz")
     return script.main(*command_line("test", [
         "--upscale", "--no-report", "--arrays_dir", str(PRETRAINED_SCAN), "--test_dir",
-        str(folder / "scan.nii.gz"), "--output", str(folder / "fine.nii.gz"), *options]))
+        str(folder / "scan.nii.gz"), "--overwrite", "--output",
+        str(folder / "fine.nii.gz"), *options]))
 
 
 @pytest.mark.parametrize("shape, factor, options, more", [

@@ -179,6 +179,13 @@ def test_spoilt_settings_are_refused_by_name(saved, text):
     assert "settings_2.json" in one_line(load_filters, saved.settings, set())
 
 
+@pytest.mark.parametrize("value", [5, None, True, "a.nii.gz", {"a": 1}])
+def test_settings_whose_volumes_are_no_list_are_refused_by_name(saved, value):
+    about = json.loads(saved.paths[3].read_text())
+    saved.paths[3].write_text(json.dumps(about | {"volumes": value}))
+    assert "volumes is no list" in one_line(load_filters, saved.settings, set())
+
+
 # ---- figures
 
 

@@ -162,6 +162,7 @@ def test_a_disk_too_small_for_checkpoints_is_said_and_filters_are_learned(
     )
     assert "status 0" in process.stdout
     assert "a checkpoint needs" in process.stderr and "are free" in process.stderr
+    assert "Not all sums could be saved" in process.stdout and "sums stay" not in process.stdout
     assert learned(kept) == undisturbed and leftovers(kept) == []
 
 

@@ -164,3 +164,22 @@ def test_other_faults_are_not_hidden(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     with pytest.raises(ZeroDivisionError):
         run("train", story)
+
+
+@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("pattern", ["", ".", "./", "/"])
+def test_a_pattern_that_names_no_file_is_refused(capsys, command, name, pattern):
+    said = refused(capsys, command, f"--{name}", "*.nii", pattern)
+    assert f"--{name}: '{pattern}' names no file; give a pattern" in said
+
+
+@pytest.mark.parametrize("name", [".nii", "folder/.nii.gz", "x.txt", "folder/"])
+def test_an_output_needs_a_name_and_an_ending(capsys, name):
+    said = refused(capsys, "test", "--upscale", "--output", name)
+    assert f"--output: '{name}' must end in .nii or .nii.gz, with a name before it" in said
+
+
+def test_overwrite_has_no_effect_without_an_output(capsys):
+    assert "--overwrite: has no effect without --output" in refused(
+        capsys, "test", "--upscale", "--overwrite")

@@ -1,0 +1,137 @@
+"""How a command gets to a scheduler: to one that runs already, or to processes that it starts here.
+
+Dask runs what whoever can connect sends it. So processes here are encrypted with certificates that
+are made for the run and kept in memory: no other user of the machine has these.
+"""
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+import signal
+
+import dask
+from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.security import Security
+
+from machine.errors import UserError, first_line
+from machine.threads import thread_count
+
+PATIENCE = 30  # seconds to wait for a scheduler, as Dask does
+# Memory that a worker is done with goes back to the system, as Dask has it by default.
+FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def connect(name, stack, tls=()):
+    """A client of the scheduler at an address, or of processes here.
+
+    Parameters
+    ----------
+    name : str
+        The address, or local or local:N.
+    stack : contextlib.ExitStack
+        That ends client and processes.
+    tls : tuple of three str, optional
+        Files of --tls: the certificate authority, this command's certificate and its key.
+
+    Returns
+    -------
+    distributed.Client
+
+    Raises
+    ------
+    UserError
+        If there is no such scheduler, or its TLS does not fit.
+    """
+    if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
+        return _processes_here(int(found[1] or thread_count()), stack)
+    if name.startswith("local:"):
+        raise UserError(f"argument --scheduler: {name} says no number of processes from 1 to 9999; "
+                        "give one, as local:2")
+    security = _security_of(name, tls)
+    try:
+        # Sums of groups and pages do not pass through the scheduler.
+        return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True,
+                                          security=security))
+    except (OSError, ValueError) as fault:  # TimeoutError is an OSError
+        remedy = "give its own files to --tls" if security else (
+            "start one with: dask scheduler, or give local:2; one with TLS needs an address "
+            "tls://... and --tls")
+        raise UserError(f"argument --scheduler: no Dask scheduler answers at {name}"
+                        f"{' with these certificates' * bool(security)}; {remedy}") from fault
+
+
+def _processes_here(count, stack):
+    """A client of so many processes here, which no other user can connect to."""
+    variables = FREEING | dict.fromkeys(
+        ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+        str(max(thread_count() // count, 1)))
+    try:
+        security = Security.temporary()
+    except ImportError as fault:
+        raise UserError("argument --scheduler: local needs the package cryptography, to keep other "
+                        "users out; python -m pip install -r requirements-cluster.txt") from fault
+    with _environment(variables):
+        cluster = stack.enter_context(LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, env=variables,
+            security=security, silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0"))
+    if not has_dashboard():
+        cluster.loop.add_callback(cluster.scheduler.http_server.stop)
+    client = stack.enter_context(Client(cluster, direct_to_workers=True))
+    client.register_plugin(_OfTheCommand())
+    return client
+
+
+def has_dashboard():
+    """Whether Dask can show its dashboard: a page that any user of the machine can open."""
+    return importlib.util.find_spec("bokeh") is not None
+
+
+def _security_of(name, tls):
+    """The certificates to show to a scheduler: Security; None where it takes whoever comes."""
+    if not name.startswith("tls://"):
+        return None
+    ours = dict(zip(("tls_ca_file", "tls_client_cert", "tls_client_key"), tls, strict=False))
+    security = Security(require_encryption=True, **ours)  # without --tls as Dask is configured
+    if not (security.tls_ca_file and security.tls_client_cert):
+        raise UserError(f"argument --scheduler: {name} asks for certificates; give --tls CA CERT "
+                        "KEY")
+    try:
+        security.get_connection_args("client")
+    except (OSError, ValueError) as fault:  # SSLError is an OSError
+        files = ", ".join(tls) or "the files that Dask is configured with"
+        raise UserError(f"argument --tls: {files}: not a certificate authority, a certificate and "
+                        f"its key that can be read ({first_line(fault)}); give files in PEM"
+                        ) from fault
+    return security
+
+
+@contextlib.contextmanager
+def _environment(variables):
+    """Have processes start with these variables; afterwards this one's own are as before.
+
+    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own
+    here, for good, and the command would go on in a single thread.
+    """
+    own = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(own)
+
+
+class _OfTheCommand(WorkerPlugin):
+    """What processes here leave to the command.
+
+    A terminal's Ctrl-C reaches all processes in it; what it means is the command's to say. Their
+    own web pages, which are not encrypted, nobody needs.
+    """
+
+    def setup(self, worker):
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not has_dashboard():
+            worker.http_server.stop()

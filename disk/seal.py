@@ -1,0 +1,44 @@
+"""Whether a file stayed the same while it was read."""
+import os
+
+from disk.files import file_digest
+from machine.errors import UserError
+
+
+class Seal:
+    """Made before a file is read; tells afterwards what was read.
+
+    Parameters
+    ----------
+    path : path-like
+    """
+
+    def __init__(self, path):
+        self.path, self.before = path, _state(path)
+
+    def digest(self):
+        """SHA-256 of the file that was read, in hexadecimal.
+
+        Raises
+        ------
+        UserError
+            If the file was changed, replaced or removed since the seal was made.
+        """
+        try:
+            found = file_digest(self.path)
+        except OSError as fault:
+            raise UserError(f"{self.path}: cannot be read any more ({fault.strerror or fault}); "
+                            "put it back and run the same command again") from fault
+        if _state(self.path) != self.before:
+            raise UserError(f"{self.path}: was changed while it was read; run the same command "
+                            "again when it is complete")
+        return found
+
+
+def _state(path):
+    """What changes with a file's content or with the file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,0 +1,66 @@
+"""Source files of this project, and digests of them: what compiled code and workers hang on.
+
+Only the standard library is imported.
+"""
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Of a line that imports, the module. Lines of other text may fit: a file too many does no harm.
+IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
+
+
+def all_sources():
+    """The scripts of this project and the modules of its packages: a list of Path."""
+    packages = (path.parent for path in ROOT.glob("*/__init__.py"))
+    return sorted(path for folder in (ROOT, *packages) for path in folder.glob("*.py"))
+
+
+def sources_behind(path):
+    """A source file and all of this project that it imports, directly or not.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    set of Path
+
+    Examples
+    --------
+    >>> sorted(path.name for path in sources_behind(ROOT / "machine" / "blas.py"))
+    ['__init__.py', 'blas.py']
+    """
+    found, left = set(), [Path(path).resolve()]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += _imported_by(path)
+    return found
+
+
+@cache
+def _imported_by(path):
+    """The files of this project that a file imports itself, those of their packages included."""
+    names = {path.relative_to(ROOT).with_suffix("").as_posix()} if ROOT in path.parents else set()
+    names |= {name.replace(".", "/") for name in IMPORT.findall(path.read_text(encoding="utf-8"))}
+    found = []
+    for name in names:
+        module = ROOT / f"{name}.py"
+        # `from package import module` may take any module of the package.
+        found += [module] if module.is_file() else (ROOT / name).glob("*.py")
+        package = module.parent / "__init__.py"
+        found += [package] if package.is_file() else []
+    return found
+
+
+def digest_of(paths):
+    """What the contents and names of source files are recognised by: 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for path in sorted(paths):
+        found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()[:16]

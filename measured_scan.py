@@ -1,0 +1,78 @@
+"""A scan on the grid that it was measured on: what upscaling begins with."""
+from typing import NamedTuple
+
+import numpy as np
+
+from degradation import is_drawn
+from disk.geometry import unit_of
+from disk.slices import filled_up
+from disk.volumes import Volume
+from machine.progress import say
+from measured_grid import measured_grid, onto_measured
+from spacing import Way, describe, way_to
+
+
+class Scan(NamedTuple):
+    """A file's volumes on the grid that they are upscaled from, and how."""
+
+    volume: Volume
+    inside: np.ndarray | None  # of bool: the brain, by its mask
+    sizes: np.ndarray  # (3,) of its voxels
+    way: Way
+    uses: list  # of Use
+    to_low: np.ndarray  # (4, 4), from its voxels to those of the file
+    profiles: tuple  # of three str, where they are known
+
+
+def as_measured(path, name, scan, filters):
+    """The scan on the grid that it was measured on, where it was interpolated afterwards.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        For messages.
+    scan : Scan
+    filters : restoring.Filters
+
+    Returns
+    -------
+    Scan
+    """
+    if not is_drawn(scan.uses[0].settings):
+        return scan
+    grid = measured_grid(first_seen(scan.volume), filled_up(path, scan.sizes))
+    if grid.is_own:
+        return scan
+    sizes, unit = scan.sizes / grid.shares, unit_of(scan.volume.image)
+    goal = scan.way.sizes or tuple(scan.sizes / scan.way.factor)
+    seen = [f"axis {axis}: {size:.4g} {unit} on a grid of {own:.4g}" for axis, (size, own)
+            in enumerate(zip(sizes, scan.sizes, strict=True)) if grid.shares[axis] < 1]
+    try:
+        way = way_to(goal, sizes, filters.there, unit)
+    except ValueError:
+        say(f"{name}: it was interpolated ({'; '.join(seen)}), and no filters serve what was "
+            "measured; it is restored as it is")
+        return scan
+    say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
+        f"{describe(way, sizes, unit)}")
+    volume, inside = scan.volume, scan.inside
+    data = np.stack([onto_measured(low, grid) for low in volumes_of(volume)], -1)
+    data = data.reshape(*grid.shape, *volume.data.shape[3:])
+    if inside is not None:
+        inside = onto_measured(inside.astype(np.float32), grid) >= 0.5
+    # What is known of the profile was said of the grid that is given up.
+    return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
+                         uses=[filters(factor) for factor in way.factors], to_low=grid.to_low(),
+                         profiles=())
+
+
+def volumes_of(volume):
+    """The volumes of a file: a view, shape (volumes, x, y, z)."""
+    return np.moveaxis(volume.data.reshape(*volume.data.shape[:3], -1), 3, 0)
+
+
+def first_seen(volume):
+    """The first volume of a file that is not black."""
+    lows = volumes_of(volume)
+    return next(filter(np.any, lows), lows[0])

@@ -1,0 +1,46 @@
+"""Workers that come and go while volumes are handed out."""
+import itertools
+import time
+
+import pytest
+from conftest import one_line
+
+pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+workers_of = pytest.importorskip("cluster.workers")
+
+
+@pytest.fixture
+def workers():
+    with workers_of.connected("local:3") as found:
+        yield found
+
+
+def scaled(workers, count):
+    """Have that many workers, and wait until there are."""
+    workers.client.cluster.scale(count)
+    while len(workers.about) != count:
+        time.sleep(0.05)
+
+
+def test_fewer_workers_go_on_with_what_was_handed_out_to_more(workers):
+    found, items = [], map(str, range(30))
+    each = workers.in_order(len, items)
+    found += [(item, result()) for item, result in itertools.islice(each, 1)]
+    for count in (2, 1):
+        scaled(workers, count)
+        found += [(item, result()) for item, result in itertools.islice(each, 1)]
+    found += [(item, result()) for item, result in each]
+    assert found == [(str(n), len(str(n))) for n in range(30)]
+
+
+def test_a_stage_that_begins_without_workers_waits_for_one(workers):
+    scaled(workers, 0)
+    workers.client.cluster.scale(1)
+    address, memory = workers.smallest()
+    assert address in workers.about and memory > 0
+
+
+def test_where_none_comes_back_that_is_said(workers, monkeypatch):
+    monkeypatch.setattr(workers_of, "ALONE", 0.1)
+    scaled(workers, 0)
+    assert one_line(workers.smallest) == workers_of.NONE_LEFT
