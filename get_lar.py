@@ -11,6 +11,7 @@ from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
+from scan_cues import edge_density
 from scan_reader import blur_of
 from spline import apply_operators, spline_operator, upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
@@ -54,6 +55,8 @@ class LRVolume:
         The same of a volume that was degraded here, whether filters are told or not.
     misread : ndarray of float32, optional
         What is added to its reading in learning, so that filters are ready for wrong ones.
+    density : float
+        Of the edges of `low`, see `scan_cues.edge_density`.
     core : ndarray of bool, shape of the box, optional
         The part of the mask that is learned from, where the rest only surrounds it.
     weight : float
@@ -74,6 +77,7 @@ class LRVolume:
     blur: np.ndarray | None = None
     true_blur: np.ndarray | None = None
     misread: np.ndarray | None = None
+    density: float = 1.0
     core: np.ndarray | None = None
     weight: float = 1.0
 
@@ -264,7 +268,8 @@ def make_fine(low, settings, inside=None, profiles=()):
     mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
     box = tight_box(mask)
     mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
-    cues = operator.cues((low if inside is None else low * inside) / np.float32(scale))
+    unit = (low if inside is None else low * inside) / np.float32(scale)
+    cues = operator.cues(unit)
     if settings.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
@@ -275,7 +280,8 @@ def make_fine(low, settings, inside=None, profiles=()):
         lr = np.pad(lr, settings.margin, mode="reflect")
     return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
                     above=above if above.any() else None, cues=cues,
-                    blur=blur_of(profiles, settings.factor) if len(profiles) else None)
+                    blur=blur_of(profiles, settings.factor) if len(profiles) else None,
+                    density=1.0 if cues is None else edge_density(unit))
 
 
 def _brightness(low):

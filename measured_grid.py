@@ -59,8 +59,8 @@ def measured_grid(low, told=(1.0, 1.0, 1.0)):
     >>> measured_grid(noise).shares
     (1.0, 1.0, 1.0)
     >>> half = MeasuredGrid((24, 48, 48), (0.5, 1.0, 1.0))
-    >>> fine = apply_operators(onto_measured(noise, half),
-    ...                        [banded(wave_matrix(24, 48)), banded(np.eye(48)), banded(np.eye(48))])
+    >>> back = [banded(wave_matrix(*pair)) for pair in ((24, 48), (48, 48), (48, 48))]
+    >>> fine = apply_operators(onto_measured(noise, half), back)
     >>> measured_grid(fine)
     MeasuredGrid(shape=(24, 48, 48), shares=(0.5, 1.0, 1.0))
     """

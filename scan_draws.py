@@ -27,7 +27,7 @@ FAINTEST = 1e-3  # of the brightest intensity: so dark a voxel of brain may beco
 # How often a profile is drawn that is not told, over others. What blurs little is taken more often
 # than it occurs, and strong windows not at all: to take a scan for too blurred does most harm.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
-EXACT, WIDER = 0.5, 0.15  # share of profiles as they are named; others are so much wider or narrower
+EXACT, WIDER = 0.5, 0.15  # share of profiles as they are named; how much others vary in width
 MISREAD = (0.08, 0.1)  # standard deviation that readings are off by in learning
 MIXED = 0.15  # share of draws in which one axis has another profile
 # Of the original: share that is sharpened, and by how much of its finest detail at most; share that

@@ -287,7 +287,7 @@ class Octahedral:
         """
         if volume.cues is None or sorted(self.settings.factor)[1] == 1:
             return 1.0
-        return trust(stages[0].classes.reader, volume.cues)
+        return trust(stages[0].classes.reader, volume.cues, volume.density)
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]

@@ -204,6 +204,7 @@ def line(row):
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
         adapted = f", adapted to slices like {row['profile']}" if "profile" in row else ""
+        adapted += f", told: {row['told']}" if "told" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
                 f"voxels of {size} {row['unit']}{noise}{adapted}, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} "

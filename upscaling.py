@@ -86,10 +86,13 @@ def upscale_file(path, target, filters, engine, files=None):
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
-    if found.cues is not None:
-        row["noise"] = float(found.cues[NOISE])
+    if found.seen.cues is not None:
+        row["noise"] = float(found.seen.cues[NOISE])
+        row["trust"] = round(found.seen.trust, 2)
     if found.profile is not None:
         row["profile"] = found.profile
+    if scan.profiles:
+        row["told"] = " ".join(dict.fromkeys(scan.profiles))
     if mask:
         row["mask"] = mask.path.name
     if scan.volume is not volume:
@@ -104,13 +107,20 @@ def upscale_file(path, target, filters, engine, files=None):
                     len(found.missed))
 
 
+class Seen(NamedTuple):
+    """What a volume shows of itself."""
+
+    cues: np.ndarray | None  # of blur and noise; None where filters do not ask
+    trust: float  # share of what filters change that was made, see scan_reader.py
+
+
 class _Upscaled(NamedTuple):
     """What the volumes of a file became."""
 
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
     to_low: np.ndarray  # (4, 4), from their voxels to those of the file
     first: int  # that could be restored: the report shows it
-    cues: np.ndarray | None  # what that one shows of blur and noise
+    seen: Seen  # what that one shows
     profile: str | None  # of its slices, where filters were adapted to it
     missed: list  # of str: what is to be said of volumes that could not be restored
 
@@ -130,7 +140,7 @@ def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
                 if fine is None and asked.adapt:
                     with watch("adapt"):
                         uses[0], profile = adapted(name, low, sizes, uses[0], mask and mask.inside)
-                found, to_low, cues = upscale_by(low, uses, engine, watch, bar.update, shift,
+                found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
                                                  inside, profiles)
             except ValueError as fault:
                 if count == 1:
@@ -150,7 +160,8 @@ def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
                               "restoring gave voxels that are no numbers")
             if fine is None:
-                first, told = number, cues
+                first, told = number, seen
+                _say_of_trust(name, told)
                 fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
             if count > 1:
                 fine[number] = found
@@ -218,15 +229,15 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         In the intensities of `low`, before it was shifted.
     to_low : ndarray, shape (4, 4)
         From its voxels to those of `low`.
-    cues : ndarray of float32
-        What `low` shows of its blur and noise; None where filters do not ask.
+    seen : Seen
+        Of the first use.
 
     Raises
     ------
     ValueError
         If `low` cannot be upscaled.
     """
-    to_low, cues, own = np.eye(4), None, None
+    to_low, own = np.eye(4), None
     for number, use in enumerate(uses):
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
@@ -250,11 +261,19 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
-            cues = lr_volume.cues
+            seen = Seen(lr_volume.cues, structure_of(use.settings).trust(lr_volume, use.stages))
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # before the next one begins
-    return own if shift else low, to_low, cues
+    return own if shift else low, to_low, seen
+
+
+def _say_of_trust(name, seen):
+    """Say where filters gave way to the spline."""
+    if seen.trust < 1:
+        what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
+        say(f"{name}: is unlike the brains that the filters have learned from; {what} of their "
+            "work gives way to the quintic spline, so that nothing is invented")
 
 
 def _range_of(fine, shift):

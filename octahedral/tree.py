@@ -113,9 +113,9 @@ def read_tree(held):
             or not np.isfinite(tree.threshold).all()):
         raise ValueError("a tree splits on a feature that does not exist, or at no number")
     children, parents = tree.child[inner], np.flatnonzero(inner)[:, None]
-    if ((children <= parents).any()
-            or 0 not in roots
-            or not np.array_equal(np.sort(children.ravel()), np.setdiff1d(np.arange(nodes), roots))):
+    below = np.setdiff1d(np.arange(nodes), roots)
+    if ((children <= parents).any() or 0 not in roots
+            or not np.array_equal(np.sort(children.ravel()), below)):
         raise ValueError("the nodes of a tree are not linked as a tree")
     if not np.array_equal(tree.leaf, np.where(inner, -1, np.cumsum(~inner) - 1)):
         raise ValueError("the leaves of a tree are not numbered in order")

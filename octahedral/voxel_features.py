@@ -112,7 +112,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
 
 @njit(cache=True, nogil=True)
 def _walk(tree, asked, child, root, f, leaf):
-    """The leaves of a batch, from a root: four voxels walk together, so that none waits for its own step."""
+    """The leaves of a batch in one tree: four voxels walk together, and none waits for its step."""
     for m in range(0, BATCH, 4):
         a = b = c = d = np.int64(root)
         while tree.feature[a] & tree.feature[b] & tree.feature[c] & tree.feature[d] >= 0:

@@ -1,4 +1,4 @@
-"""Scans that were interpolated before they came: known as such, and restored from what was measured."""
+"""Scans that were interpolated before they came are restored from what was measured."""
 import json
 
 import nibabel as nib

@@ -88,7 +88,7 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
     middle = cues.mean(0)
     direction = np.array([1, 5, 0.1, 2])
     steps = np.linspace(0, 8, 200)
-    shares = [trust(reader, middle + step * direction) for step in steps]
+    shares = [trust(reader, middle + step * direction, 0.5) for step in steps]
     levels = [strangeness(reader, middle + step * direction) for step in steps]
     assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
     expected = np.clip((TOO_STRANGE - np.array(levels)) / (TOO_STRANGE - USUAL), 0, 1)
@@ -96,7 +96,7 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
 
 
 def test_filters_learned_without_a_reader_find_nothing_strange():
-    assert trust(NO_READER, np.full(len(CUE_NAMES), 100.0)) == 1
+    assert trust(NO_READER, np.full(len(CUE_NAMES), 100.0), 0.5) == 1
 
 
 # ---- what trees see of it
