@@ -76,15 +76,18 @@ def cues_of(unit, factor):
                      *_log_spectrum(along, noise, max(factor))], np.float32)
 
 
-def edge_density(unit):
+def edge_density(unit, noise):
     """Median over root mean square of the differences across two voxels, within the brain.
 
-    Small where a few sharp edges hold all the contrast, as in a CT or a phantom.
+    Small where a few sharp edges hold all the contrast, as in a CT or a phantom. What noise adds to
+    both is taken off.
 
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
         Background 0.
+    noise : float
+        Standard deviation.
 
     Returns
     -------
@@ -93,9 +96,9 @@ def edge_density(unit):
 
     Examples
     --------
-    >>> noise = np.random.default_rng(0).normal(0.5, 0.03, (20, 20, 20)).astype(np.float32)
-    >>> round(edge_density(noise), 1)
-    0.7
+    >>> texture = np.random.default_rng(0).normal(0.5, 0.03, (20, 20, 20)).astype(np.float32)
+    >>> round(edge_density(texture, 0.0), 1), round(edge_density(texture, 0.02), 1)
+    (0.7, 0.7)
     """
     bright = bright_part(unit)
     if bright is not None:
@@ -107,9 +110,12 @@ def edge_density(unit):
         steps = (along[2:] - along[:-2])[inside[2:] & inside[1:-1] & inside[:-2]]
         found.append(np.abs(steps[::max(steps.size // WINDOWS, 1)]))
     steps = np.concatenate(found).astype(np.float64)
-    if not steps.any():
+    added = 2 * noise**2  # to the mean square of differences
+    energy = np.mean(np.square(steps)) - added if steps.size else 0.0
+    if energy <= 0:
         return 1.0
-    return float(np.median(steps) / np.sqrt(np.mean(np.square(steps))))
+    middle = max(np.median(steps) ** 2 - MEDIAN_OF_NORMAL**2 * added, 0)
+    return float(np.sqrt(middle / energy))
 
 
 def bright_part(volume):

@@ -1,11 +1,17 @@
 """What is read of a scan's profile, what is told of it, and what is too strange to restore."""
+import json
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
+from conftest import load_script
 from scipy.ndimage import binary_erosion
+from synthetic import save
 from test_scan import SCAN, phantom
 
+from command_line import command_line
+from disk.filters import load_filters
 from filter_constant import PROFILES
 from get_lar import make_fine
 from matrix_compute import Stage
@@ -14,10 +20,12 @@ from octahedral.scene import REACH
 from octahedral.stages import apply_stage, scene_of, stage_tree, survey, tap_count
 from octahedral.tree import NO_READER, together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
-from scan_cues import CUE_NAMES, NOISE
+from scan_cues import CUE_NAMES, NOISE, edge_density
 from scan_draws import draw_of, drawn_volumes, with_sharpness
 from scan_reader import (
+    DENSE,
     READING_NAMES,
+    SPARSE,
     TOO_STRANGE,
     USUAL,
     blur_of,
@@ -97,6 +105,44 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
 
 def test_filters_learned_without_a_reader_find_nothing_strange():
     assert trust(NO_READER, np.full(len(CUE_NAMES), 100.0), 0.5) == 1
+
+
+def test_sparse_edges_end_trust():
+    reader = fit_reader(np.random.default_rng(0).normal(size=(50, 3)), np.zeros((50, 2)))
+    shares = [trust(reader, np.zeros(3), density) for density in (0.1, SPARSE, 0.28, DENSE, 0.6)]
+    assert shares == sorted(shares) and shares[:2] == [0, 0] and shares[3:] == [1, 1]
+    assert 0.4 < shares[2] < 0.6
+
+
+def blocks(sigma=0.0):
+    """A phantom of a few flat blocks with sharp borders, far from any brain, with noise."""
+    volume = np.zeros((56, 56, 56), np.float32)
+    volume[6:50, 6:50, 6:50] = 0.2
+    volume[14:40, 20:44, 16:36] = 1.0
+    volume[20:30, 24:30, 30:46] = 0.6
+    noise = np.random.default_rng(0).normal(0, sigma, volume.shape)
+    return np.maximum(volume + noise, 1e-3).astype(np.float32) * (volume > 0)
+
+
+def test_density_of_edges_is_small_in_blocks_and_large_in_tissue_whatever_the_noise():
+    for sigma in (0.0, 0.02):
+        tissue = np.random.default_rng(1).normal(0, sigma, (48, 44, 40)) + phantom(0) / 1000
+        tissue = (tissue * (phantom(0) > 0)).astype(np.float32)
+        assert edge_density(blocks(sigma), sigma) < 0.1 < 0.2 < edge_density(tissue, sigma)
+    assert edge_density(np.ones((9, 9, 9), np.float32), 0.0) == 1
+
+
+def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
+    low = blocks()
+    save(tmp_path / "phantom.nii.gz", 1000 * low)
+    target = tmp_path / "fine.nii.gz"
+    settings = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "phantom.nii.gz"),
+                                     "--output", str(target)])
+    assert load_script("test").main(*settings) == 0
+    assert "unlike the brains that the filters have learned from; all" in capsys.readouterr().out
+    fine = make_fine(1000 * low, load_filters(settings[0])[1])
+    np.testing.assert_allclose(nib.load(target).get_fdata(), fine.whole(fine.lr), atol=0.1)
+    assert json.loads((tmp_path / "fine.json").read_text())["figures"]["trust"] == 0
 
 
 # ---- what trees see of it
