@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from command_line import GROUPS, options_of  # noqa: E402
 from filter_constant import Settings  # noqa: E402
+from machine.options import flag_of  # noqa: E402
 
 
 def rows():
@@ -19,7 +20,8 @@ def rows():
     lines = ["| option | default | for | what it does |", "|---|---|---|---|"]
     for entry in dataclasses.fields(Settings):
         scripts = [f"{name}.py" for name in GROUPS if entry in options_of(name)]
-        names = [f"`--{entry.name}`"] + [f"`--no-{entry.name}`"] * ("switch" in entry.metadata)
+        flag = flag_of(entry)
+        names = [f"`--{flag}`"] + [f"`--no-{flag}`"] * ("switch" in entry.metadata)
         text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
         default, named = shown(entry.default), re.search(r" \(default: (.*)\)$", text)
         if named:  # what is found out where nothing is given
