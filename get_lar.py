@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box, tight_box
 from degradation import Degradation, degradation_of
-from scan_cues import NOISE, edge_density
+from scan_cues import edge_density
 from scan_reader import blur_of
 from spline import apply_operators, spline_operator, upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
@@ -281,7 +281,7 @@ def make_fine(low, settings, inside=None, profiles=()):
     return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
                     above=above if above.any() else None, cues=cues,
                     blur=blur_of(profiles, settings.factor) if len(profiles) else None,
-                    density=1.0 if cues is None else edge_density(unit, cues[NOISE]))
+                    density=1.0 if cues is None else edge_density(unit))
 
 
 def _brightness(low):

@@ -7,6 +7,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from skimage.filters import threshold_otsu
 
+from util import bright_level_of_scan
+
 CUE_NAMES = (
     "cue_floor",  # standard deviation of what is finest, in the flattest tenth of the brain
     "cue_noise",  # the same, less what structure leaves in it: the noise
@@ -76,18 +78,15 @@ def cues_of(unit, factor):
                      *_log_spectrum(along, noise, max(factor))], np.float32)
 
 
-def edge_density(unit, noise):
+def edge_density(unit):
     """Median over root mean square of the differences across two voxels, within the brain.
 
-    Small where a few sharp edges hold all the contrast, as in a CT or a phantom. What noise adds to
-    both is taken off.
+    Small where a few sharp edges hold all the contrast, as in a CT or a phantom without noise.
 
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
         Background 0.
-    noise : float
-        Standard deviation.
 
     Returns
     -------
@@ -97,8 +96,8 @@ def edge_density(unit, noise):
     Examples
     --------
     >>> texture = np.random.default_rng(0).normal(0.5, 0.03, (20, 20, 20)).astype(np.float32)
-    >>> round(edge_density(texture, 0.0), 1), round(edge_density(texture, 0.02), 1)
-    (0.7, 0.7)
+    >>> round(edge_density(texture), 1)
+    0.7
     """
     bright = bright_part(unit)
     if bright is not None:
@@ -110,12 +109,9 @@ def edge_density(unit, noise):
         steps = (along[2:] - along[:-2])[inside[2:] & inside[1:-1] & inside[:-2]]
         found.append(np.abs(steps[::max(steps.size // WINDOWS, 1)]))
     steps = np.concatenate(found).astype(np.float64)
-    added = 2 * noise**2  # to the mean square of differences
-    energy = np.mean(np.square(steps)) - added if steps.size else 0.0
-    if energy <= 0:
+    if not steps.any():
         return 1.0
-    middle = max(np.median(steps) ** 2 - MEDIAN_OF_NORMAL**2 * added, 0)
-    return float(np.sqrt(middle / energy))
+    return float(np.median(steps) / np.sqrt(np.mean(np.square(steps))))
 
 
 def bright_part(volume):
@@ -177,8 +173,10 @@ def head_in_zeros(volume, voxel_size):
 
 def _bright(volume):
     """What lies above Otsu's threshold; None where all is alike."""
-    # Flat, since three slices would be taken for colours.
-    bright = volume > threshold_otsu(volume.reshape(-1))
+    # Clipped, since a few saturated voxels would be all that is bright. Flat, since three slices
+    # would be taken for colours.
+    clipped = np.minimum(volume, np.float32(bright_level_of_scan(volume)))
+    bright = volume > threshold_otsu(clipped.reshape(-1))
     return bright if bright.any() else None
 
 

@@ -140,6 +140,7 @@ def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
                 if fine is None and asked.adapt:
                     with watch("adapt"):
                         uses[0], profile = adapted(name, low, sizes, uses[0], mask and mask.inside)
+                        _say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
                                                  inside, profiles)
             except ValueError as fault:
@@ -274,6 +275,13 @@ def _say_of_trust(name, seen):
         what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
         say(f"{name}: is unlike the brains that the filters have learned from; {what} of their "
             "work gives way to the quintic spline, so that nothing is invented")
+
+
+def _say_of_later(name, uses):
+    """Say where filters for thick slices come second: what they refine has no plane of its own."""
+    for use in filter(_is_thick, uses[1:]):
+        say(f"{name}: filters for {use.settings.tag} are used as they are: filters before them "
+            "have changed the plane that they would learn from")
 
 
 def _range_of(fine, shift):

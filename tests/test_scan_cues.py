@@ -6,7 +6,7 @@ import pytest
 from synthetic import brain
 
 from octahedral.features import noise_strength
-from scan_cues import CUE_NAMES, bright_part, cues_of, differences_along
+from scan_cues import CUE_NAMES, bright_part, cues_of, differences_along, head_in_zeros
 
 
 def noisy(seed=0, shape=(22, 20, 18), sigma=0.03):
@@ -103,6 +103,16 @@ def test_spectra_are_those_of_lines_within_the_brain(factor, line):
 
 def test_spectra_are_zero_where_no_line_lies_within_the_brain():
     assert not cues_of(noisy(shape=(20, 20, 20)), (2, 2, 2))[8:].any()
+
+
+def test_a_few_saturated_voxels_are_not_the_head():
+    random = np.random.default_rng(0)
+    head = random.uniform(1, 6, (30, 30, 30)).astype(np.float32)
+    head[6:24, 6:24, 6:24] = random.uniform(60, 140, (18, 18, 18))
+    saturated = head.copy()
+    saturated[10:12, 10:12, 10:12] = 32767
+    np.testing.assert_array_equal(bright_part(saturated), bright_part(head))
+    assert head_in_zeros(saturated, (5, 5, 5)).sum() == head_in_zeros(head, (5, 5, 5)).sum()
 
 
 def test_strength_is_compared_with_that_of_the_floor():

@@ -270,6 +270,17 @@ def test_of_filters_that_nothing_adapts_it_is_not_said_that_they_were_not(tmp_pa
     assert "used as they are" not in "".join(capsys.readouterr())
 
 
+def test_filters_for_thick_slices_that_come_second_are_said_to_be_used_as_they_are(
+        tmp_path, capsys):
+    upscaled(tmp_path, brain(11, (20, 20, 16)), (1, 1, 2), report=False,
+             voxel_size=(0.5, 0.5, 0.5))
+    said = "".join(capsys.readouterr())
+    assert "filters for 1x1x2 are used as they are: filters before them have changed" in said
+    upscaled(tmp_path, brain(11, (20, 20, 16)), (1, 1, 2), report=False, adapt=False,
+             voxel_size=(0.5, 0.5, 0.5))
+    assert "used as they are" not in "".join(capsys.readouterr())
+
+
 def test_thick_slices_adapt_the_filters_unless_told_not_to_and_say_so(tmp_path, capsys):
     low = brain(7, (76, 72, 18))  # enough of a plane to learn from
     images, said = [], []
