@@ -110,7 +110,8 @@ class Settings:
 
     # Learning: how the filters are learned.
     profile: tuple = option(PROFILES, "learning", "of scan: slice profiles to draw from (mean over "
-                            "the slice, slices with gaps, Gaussian, hardly blurred, k-space)",
+                            "the slice, slices with gaps, Gaussian, hardly blurred, k-space, the "
+                            "same under a Hamming window)",
                             kind=str, several=True, since=True,
                             choices=PROFILES)
     noise: float = option(7.0, "learning", "of scan: the most noise that is drawn, in per cent of "

@@ -69,7 +69,7 @@ def draw_of(settings, random):
 
 
 def _profiles_of(settings, told, random):
-    """Draw the profile of each axis: mostly one for all, now and then another for the third."""
+    """Draw the profile of each axis: mostly one for all, now and then another for one of them."""
     names = settings.profile
     shares = np.array([1.0 if told else SHARES[name] for name in names])
     if not shares.any():

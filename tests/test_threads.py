@@ -18,7 +18,7 @@ from get_lar import make_pair
 from hashtable import Boundaries
 from machine import threads
 from machine.errors import UserError
-from machine.threads import in_turn
+from machine.threads import in_turn, one_ahead
 
 NUMBERS = (1, 2, 5)
 
@@ -186,3 +186,32 @@ def test_no_more_is_worked_on_than_one_ahead_and_none_after_a_break():
             break
     time.sleep(0.05)
     assert max(done) <= 4
+
+
+def test_the_next_item_is_made_while_one_is_worked_on(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    made = [Event() for _ in range(3)]
+
+    def items():
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    following = one_ahead(items())
+    assert next(following) == 0
+    assert made[1].wait(3600)  # though nobody has asked for it yet
+    assert list(following) == [1, 2]
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_what_making_an_item_raises_comes_in_its_turn(monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+
+    def items():
+        yield 1
+        raise ValueError("spoilt")
+
+    following = one_ahead(items())
+    assert next(following) == 1
+    with pytest.raises(ValueError, match="spoilt"):
+        next(following)
