@@ -180,7 +180,7 @@ class Settings:
                         "and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, where one volume is "
                          "restored", metavar="FILE")
-    overwrite: bool = option(False, "applying", "replace the volume that --output names, also "
+    overwrite: bool = option(False, "applying", "replace the file that the result is named, also "
                              "where test.py did not write it as it is")
     suffix: str = option("", "applying", "put between a volume's name and .nii of what is "
                          "restored", metavar="TEXT")
@@ -203,8 +203,8 @@ class Settings:
                             "a Dask cluster: its scheduler's address, or local:N for N processes "
                             "here",
                             metavar="ADDRESS")
-    tls: tuple = option((), "running", "for a --scheduler at tls://...: files in PEM of the "
-                        "certificate authority, of this command's certificate and of its key",
+    tls: tuple = option((), "running", "three files in PEM, of the certificate authority, of this "
+                        "command's certificate and of its key, for a --scheduler at tls://...",
                         kind=str, several=True, metavar="PEM")
 
     # Folders.

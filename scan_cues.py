@@ -21,6 +21,7 @@ CUE_NAMES = (
     *(f"cue_spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
 )
 SPECTRUM = np.arange(3, 17) / 16  # these, as shares of it
+SPECTRAL = len(CUE_NAMES) - len(SPECTRUM)  # place of the first of these
 FLOOR, NOISE = 0, 1  # places of the first two
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # of unit energy: noise keeps its size
 FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels
@@ -254,9 +255,11 @@ def _log_spectrum(along, noise, factor):
     ndarray of float64, shape (len(SPECTRUM),)
         Zeros where no line is long enough.
     """
-    line = LINE if factor < SHORT_FROM else SHORT_LINE
-    powers = [power for axis in along if (power := power_along(axis, line)) is not None]
-    if not powers:
+    for line in (LINE, SHORT_LINE) if factor < SHORT_FROM else (SHORT_LINE,):
+        powers = [power for axis in along if (power := power_along(axis, line)) is not None]
+        if powers:
+            break
+    else:
         return np.zeros(len(SPECTRUM))
     power = np.mean(powers, axis=0)
     low = power[line // 16:line // 8].mean()

@@ -10,6 +10,7 @@ those that were learned from, and how sparse the edges are. There filters give w
 """
 import numpy as np
 
+from scan_cues import SPECTRAL
 from slice_profile import transfer
 
 READING_NAMES = (
@@ -20,7 +21,7 @@ SHARES = (0.75, 1.0)  # of the highest frequency, as above
 TOLD_NAMES = (*READING_NAMES, "told")
 RIDGE = 3.0  # draws
 SHRINKAGE = 0.1  # added to variances of 1: descriptors that hardly vary are not trusted to
-USUAL, TOO_STRANGE = 1.3, 1.9  # strangeness up to which filters work in full, and not at all
+USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness up to which filters work in full, and not at all
 # Median over root mean square of differences: 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07
 # in a CT without noise. From the first on filters work in full, below the second not at all. With
 # 3 % of noise a CT has 0.36, and filters gain there as elsewhere.
@@ -88,7 +89,7 @@ def read(reader, cues, misread=0.0):
 
     In learning, `misread` is added: filters shall be ready for scanners that are read less well.
     """
-    rows = reader[:len(READING_NAMES)]
+    rows, cues = reader[:len(READING_NAMES)], _completed(reader, cues)
     return np.clip(rows[:, 0] + rows[:, 1:] @ cues + misread, 0, 1).astype(np.float32)
 
 
@@ -98,8 +99,17 @@ def strangeness(reader, cues):
     The root mean square of what the last rows of the reader make of them; 0 of filters that were
     learned without.
     """
-    rows = reader[len(READING_NAMES):]
+    rows, cues = reader[len(READING_NAMES):], _completed(reader, cues)
     return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ cues))))
+
+
+def _completed(reader, cues):
+    """The descriptors, with the usual spectrum where a volume is too small to have one."""
+    if len(cues) <= SPECTRAL or np.any(cues[SPECTRAL:]) or not reader.any():
+        return cues
+    constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
+    usual = np.linalg.solve(weights, -constant[:, 0])  # what makes all whitened numbers 0
+    return np.concatenate([cues[:SPECTRAL], usual[SPECTRAL:]])
 
 
 def trust(reader, cues, density):

@@ -258,7 +258,8 @@ class Octahedral:
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         gram, = grams
         weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.settings)
-        weights = weights.astype(self.stored).astype(np.float32)  # as they will be read
+        weights, without_held_out = (part.astype(self.stored).astype(np.float32)  # as they are read
+                                     for part in (weights, without_held_out))
         counts = counts.reshape(2, -1).sum(0)  # learned from and held out
         chosen = ""
         if missed:

@@ -58,7 +58,7 @@ def test_every_option_that_is_named_exists(page):
     known = {"help", "quiet"} | OF_DASK | OF_SLURM
     for field in dataclasses.fields(Settings):
         known |= {field.name, f"no-{field.name}"} if "switch" in field.metadata else {field.name}
-    for script in ROOT.glob("*.py"):
+    for script in (*ROOT.glob("*.py"), *ROOT.glob("docs/*.py")):
         known |= set(re.findall(r"""["']--([a-z_]+)["']""", script.read_text(encoding="utf-8")))
     for name in re.findall(r"(?<![\w-])--([a-z][a-zA-Z_-]*)", text_of(page)):
         assert name in known, name

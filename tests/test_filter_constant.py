@@ -10,6 +10,7 @@ from conftest import refused, run_command
 import filter_constant
 from command_line import command_line, options_of
 from filter_constant import FEATURE_TYPES, LR_TYPES, ONLY_OCTAHEDRAL, ONLY_SCAN, SOLVERS, Settings
+from machine.options import flag_of
 
 COMMANDS = ("train", "test")
 
@@ -133,7 +134,8 @@ def test_scan_is_for_upscaling_and_options_narrow_it(capsys):
     scan = command_line("train", ["--preset", "scan"])[0]
     assert (scan.lr_type, scan.grid, scan.start) == ("scan", "edges", "quintic")
     assert scan.back_projections == 0
-    assert scan.profile == ("box", "gap", "gauss", "sharp", "kspace") and scan.noise == 7
+    assert scan.profile == ("box", "gap", "gauss", "sharp", "kspace", "hamming")
+    assert scan.noise == 7
     narrow = ["--preset", "scan", "--profile", "box", "box", "gap", "--noise", "3"]
     narrow = command_line("train", narrow)[0]
     assert narrow.profile == ("box", "gap") and narrow.noise == 3
@@ -195,7 +197,7 @@ def test_help_shows_every_option_with_its_default(capsys, command):
     for field in options_of(command):
         # From this option's name to the next one's.
         entry = re.search(
-            rf" --{field.name},? (?!\|)(?:--no-{field.name} )?(.*?)(?= --[a-z]|$)",
+            rf" --{flag_of(field)},? (?!\|)(?:--no-{field.name} )?(.*?)(?= --[a-z]|$)",
             text.split("method:", 1)[1],
         ).group(1)
         assert " ".join(field.metadata["help"].split())[:30] in entry

@@ -73,7 +73,7 @@ def restored(tmp_path):
             )
         )
         assert status == 0
-        return {path.name: nib.load(path) for path in (tmp_path / "out").glob("*/*")}
+        return {path.name: nib.load(path) for path in (tmp_path / "out").glob("*/[!.]*")}
 
     return run
 
