@@ -98,9 +98,9 @@ def test_a_stopped_training_finishes_volumes_and_goes_on(folder, tmp_path):
     assert "once more" in process.stderr.readline() + process.stderr.readline()
     assert flag.with_name("go on read").exists()  # so that volume waits for this
     flag.write_text("")
-    rest, errors = process.communicate(timeout=PATIENT)
-    out += rest
-    assert process.returncode == 130 and "Traceback" not in errors, errors
+    # Not by communicate(), which loses what was read ahead of the lines above.
+    out, errors = out + process.stdout.read(), process.stderr.read()
+    assert process.wait(PATIENT) == 130 and "Traceback" not in errors, errors
     summed = re.findall(r"(v\d)\.nii\.gz: [\d,]+ samples", out)
     assert f"Stopped; {len(summed)} volumes saved" in out and 0 < len(summed) < 9
     status, out, _ = command("train.py", *training(folder, "stopped", *CLUSTER))
