@@ -13,25 +13,25 @@ from filter_constant import (
     ONLY_SPHERICAL,
     Settings,
 )
-from machine.options import fault_of
+from machine.options import fault_of, flag_of
 
 VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def checked(settings, given, command):
     """The settings with what they imply; ValueError for values out of range, and for no effect."""
+    flags = {entry.name: flag_of(entry) for entry in dataclasses.fields(Settings)}
     for entry in dataclasses.fields(Settings):
         values = getattr(settings, entry.name) if entry.name in given else ()
         for value in values if isinstance(values, tuple) else (values,):
             if fault := fault_of(entry, value):
-                raise ValueError(f"argument --{entry.name}: {fault}")
+                raise ValueError(f"argument --{flags[entry.name]}: {fault}")
     if max(settings.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     for name in ("voxel_size", "isotropic", "slice_thickness", "known_profile", "adapt"):
         evaluates = name in ("adapt", "known_profile") and settings.preset == "scan"
         if name in given and not settings.upscale and not evaluates:
-            flag = "profile" if name == "known_profile" else name
-            raise ValueError(f"argument --{flag}: has no effect without --upscale; add it")
+            raise ValueError(f"argument --{flags[name]}: has no effect without --upscale; add it")
     for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
         for other in [other for other in ("factor", "voxel_size") if other != name]:
             if other in given:

@@ -264,7 +264,9 @@ class Octahedral:
         chosen = ""
         if missed:
             decibel = -10 * math.log10(missed[ridge])
-            chosen = f", chosen for {decibel:.2f} dB on voxels held out"
+            # Draws count by one over the error of their start: what is left is a share of that.
+            over = " over the start" if is_drawn(self.settings) else ""
+            chosen = f", chosen for {decibel:.2f} dB{over} on voxels held out"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
                   f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
         return Solved(weights, without_held_out, counts, remark)

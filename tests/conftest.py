@@ -96,6 +96,12 @@ def load_script(name):
     return module
 
 
+def run_here(script, *arguments):
+    """A command in this process; returns its exit status."""
+    settings, given = command_line(script, list(map(str, arguments)))
+    return load_script(script).main(settings, given)
+
+
 def assert_one_line(finished, *words):
     """The command failed as it should for a user's mistake.
 

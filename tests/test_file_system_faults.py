@@ -4,13 +4,12 @@ import os
 from functools import partial
 
 import pytest
-from conftest import load_script, one_line
+from conftest import one_line, run_here
 from synthetic import QUICK, brain, save
 
 import learning
 import scan_evaluation
 import whole_volume
-from command_line import command_line
 from machine.threads import in_turn
 
 SHAPE = (18, 17, 16)
@@ -27,12 +26,6 @@ def fails_at(name, function):
     return work
 
 
-def run(script, *arguments):
-    """A command in this process; returns its exit status."""
-    settings, given = command_line(script, list(map(str, arguments)))
-    return load_script(script).main(settings, given)
-
-
 @pytest.fixture
 def folder(tmp_path):
     for number in range(3):
@@ -46,7 +39,7 @@ def folder(tmp_path):
                                      "--test_profile", "box"])])
 def test_the_others_are_restored(folder, monkeypatch, capsys, module, step, options):
     monkeypatch.setattr(module, step, fails_at("0.nii", getattr(module, step)))
-    assert run("test", "--no-report", "--test_dir", folder / "in", "--result_dir",
+    assert run_here("test", "--no-report", "--test_dir", folder / "in", "--result_dir",
                folder / "out", *options) == 1
     out, err = capsys.readouterr()
     assert "2.nii" in out and len(err.splitlines()) == 2
@@ -55,7 +48,7 @@ def test_the_others_are_restored(folder, monkeypatch, capsys, module, step, opti
 
 def test_the_others_are_learned_from(folder, monkeypatch, capsys):
     monkeypatch.setattr(learning, "read_brain", fails_at("0.nii", learning.read_brain))
-    assert run("train", "--train_dir", folder / "in", "--arrays_dir", folder / "arrays",
+    assert run_here("train", "--train_dir", folder / "in", "--arrays_dir", folder / "arrays",
                *QUICK) == 1
     out, err = capsys.readouterr()
     assert "2.nii: " in out and "0.nii: cannot be read (Input/output error)" in err

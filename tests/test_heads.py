@@ -2,14 +2,13 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import load_script
+from conftest import run_here
 from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_otsu
 from synthetic import brain, command, save
 from test_scan import phantom
 
 import scan_cues
-from command_line import command_line
 from degradation import degradation_of
 from disk.filters import load_filters
 from filter_constant import Settings
@@ -127,10 +126,8 @@ def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(
     for side in (1, 6):
         image = nib.Nifti1Image(low, np.diag([side, side, side, 1]))
         nib.save(image, tmp_path / "low.nii")
-        settings, given = command_line("test", [
-            "--upscale", "--no-report", "--preset", "scan", "--test_dir",
-            str(tmp_path / "low.nii"), "--output", str(tmp_path / f"{side}.nii")])
-        assert load_script("test").main(settings, given) == 0
+        assert run_here("test", "--upscale", "--no-report", "--preset", "scan", "--test_dir",
+                        tmp_path / "low.nii", "--output", tmp_path / f"{side}.nii") == 0
         assert capsys.readouterr().out.count("seems to be a whole head") == (side == 6)
         found[side] = nib.load(tmp_path / f"{side}.nii").get_fdata(dtype=np.float32)
     for side, inside in ((1, None), (6, low > threshold_otsu(low))):

@@ -4,12 +4,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import load_script
+from conftest import run_here
 from scipy.ndimage import binary_erosion
 from synthetic import save
 from test_scan import phantom
 
-from command_line import command_line
 from disk.slices import filled_up
 from measured_grid import MeasuredGrid, measured_grid, onto_measured, wave_matrix
 from spline import apply_operators, banded
@@ -91,9 +90,8 @@ def test_an_interpolated_scan_is_restored_from_what_was_measured(tmp_path, capsy
     affine[:3, 3] = [-7, 3, 11]
     save(tmp_path / "scan.nii.gz", 1000 * low, affine)
     target = tmp_path / "fine.nii.gz"
-    settings = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "scan.nii.gz"),
-                                     "--output", str(target), "--no-report"])
-    assert load_script("test").main(*settings) == 0
+    assert run_here("test", "--upscale", "--test_dir", tmp_path / "scan.nii.gz",
+                    "--output", target, "--no-report") == 0
     said = capsys.readouterr().out
     assert "axis 0: 1 mm on a grid of 0.5; axis 1: 1 mm on a grid of 0.5" in said
     found = nib.load(target)

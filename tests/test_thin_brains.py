@@ -3,11 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import load_script, read_rows
+from conftest import read_rows, run_here
 from synthetic import brain, save
 
 from back_projection import Projection
-from command_line import command_line
 from degradation import degradation_of
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import PRESETS, Settings
@@ -28,11 +27,6 @@ def planes(first, count, axis=0, shape=(SIDE, SIDE, SIDE)):
     return volume
 
 
-def run(script, *arguments):
-    settings, given = command_line(script, list(map(str, arguments)))
-    return load_script(script).main(settings, given)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A brain of two planes, which a factor of 4 or 5 steps over, and a whole one."""
@@ -43,15 +37,15 @@ def folder(tmp_path):
 
 
 def test_a_brain_between_the_voxels_is_named_and_the_others_are_restored(folder, capsys):
-    assert run("test", "--factor", 4, "--no-report", "--test_dir", folder / "x4", "--result_dir",
-               folder / "out") == 1
+    assert run_here("test", "--factor", 4, "--no-report", "--test_dir", folder / "x4",
+                    "--result_dir", folder / "out") == 1
     assert "thin.nii: when it is degraded, no voxel above zero is left" in capsys.readouterr().err
     (table,) = (folder / "out").glob("*/metrics.csv")
     assert [row["volume"] for row in read_rows(table)] == ["whole.nii"]
 
 
 def test_a_brain_between_the_voxels_is_named_and_the_others_are_learned_from(folder, capsys):
-    assert run("train", "--preset", "best", "--factor", 5, "--stages", 1, "--leaves", 4,
+    assert run_here("train", "--preset", "best", "--factor", 5, "--stages", 1, "--leaves", 4,
                "--filter_len", 5, "--train_dir", folder / "x5", "--arrays_dir",
                folder / "arrays") == 1
     assert "thin.nii: when it is degraded, no voxel above zero is left" in capsys.readouterr().err
