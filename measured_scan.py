@@ -56,12 +56,13 @@ def as_measured(path, name, scan, filters):
         return scan
     say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
         f"{describe(way, sizes, unit)}")
+    if scan.profiles:
+        say(f"{name}: --profile is not used: it describes the grid that was interpolated")
     volume, inside = scan.volume, scan.inside
     data = np.stack([onto_measured(low, grid) for low in volumes_of(volume)], -1)
     data = data.reshape(*grid.shape, *volume.data.shape[3:])
     if inside is not None:
         inside = onto_measured(inside.astype(np.float32), grid) >= 0.5
-    # What is known of the profile was said of the grid that is given up.
     return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
                          uses=[filters(factor) for factor in way.factors], to_low=grid.to_low(),
                          profiles=())

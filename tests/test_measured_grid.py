@@ -94,6 +94,12 @@ def test_an_interpolated_scan_is_restored_from_what_was_measured(tmp_path, capsy
                     "--output", target, "--no-report") == 0
     said = capsys.readouterr().out
     assert "axis 0: 1 mm on a grid of 0.5; axis 1: 1 mm on a grid of 0.5" in said
+    assert "--profile" not in said
+    told = tmp_path / "told.nii.gz"
+    assert run_here("test", "--upscale", "--profile", "box", "--test_dir",
+                    tmp_path / "scan.nii.gz", "--output", told, "--no-report") == 0
+    assert "--profile is not used: it describes the grid" in capsys.readouterr().out
+    np.testing.assert_array_equal(nib.load(told).dataobj, nib.load(target).dataobj)
     found = nib.load(target)
     assert found.shape == tuple(2 * side for side in low.shape)
     np.testing.assert_allclose(found.affine[:3, 3], affine[:3, 3] - [0.125, 0.125, 0.25], atol=1e-5)
