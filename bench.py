@@ -83,8 +83,8 @@ def command_line():
 
 def volume_to_measure(path):
     """The voxels to measure with, as read, and where they are from."""
-    from disk.study import find_volumes  # as in main
-    from disk.volumes import read_volume  # as in main
+    from nifti.study import find_volumes  # as in main
+    from nifti.volumes import read_volume  # as in main
 
     if not path:
         try:
@@ -132,9 +132,7 @@ def measure_volume(path, settings, target, times, only_once):
     import numpy as np  # as in main
     import scipy.ndimage
 
-    from apply_filters import filter_voxels
-    from degradation import degradation_of
-    from disk.volumes import read_volume, write_volume
+    from degrading.degradation import degradation_of
     from get_lar import make_pair
     from hashtable import (
         Boundaries,
@@ -146,6 +144,8 @@ def measure_volume(path, settings, target, times, only_once):
     )
     from machine.measure import Clock
     from matrix_compute import Gram, solve, sorted_samples, sum_rows
+    from nifti.volumes import read_volume, write_volume
+    from published.apply_filters import filter_voxels
     from util import clip_bright, mod_crop
 
     clock = Clock()
@@ -196,7 +196,8 @@ def gather_all(pair, voxels, settings):
 
     from machine.simd import LANES
     from machine.threads import in_threads, spans
-    from matrix_compute import BLOCK, gather, patch_lines, readable
+    from matrix_compute import BLOCK, gather
+    from published.patches import patch_lines, readable
 
     lines, side = patch_lines(pair.lr.shape, settings.filter_len), settings.taps + 1
     lr, hr = readable(pair.lr), pair.hr.reshape(-1)
@@ -237,7 +238,7 @@ def measure_stages(clock, image, low, settings):
     from disk.filters import PRETRAINED, load_filters  # as in main
     from get_lar import make_fine, make_pair
     from octahedral.stages import apply_stage, scene_of
-    from restoring import restore
+    from restoring.steps import restore
 
     stages, best = load_filters(replace(settings, arrays_dir=str(PRETRAINED)))
     pair = make_pair(image, best)

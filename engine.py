@@ -5,9 +5,9 @@ only where there may be one.
 """
 import contextlib
 
-import apply_filters
 import matrix_compute
 from machine.errors import UserError
+from published import apply_filters
 
 
 class CPU:

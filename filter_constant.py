@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from machine.options import fault_of, option
+from machine.option_fields import fault_of, option
 
 LR_TYPES = ("interpolation", "kspace", "average", "scan")
 KSPACE_KEEPS = ("third", "auto")

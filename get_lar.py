@@ -10,10 +10,10 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box, tight_box
-from degradation import Degradation, degradation_of
-from scan_cues import edge_density
-from scan_reader import blur_of
-from spline import apply_operators, spline_operator, upsample
+from degrading.degradation import Degradation, degradation_of
+from degrading.descriptors import edge_density
+from degrading.profile_reader import blur_of
+from degrading.spline import apply_operators, spline_operator, upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
 
 RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
@@ -56,7 +56,7 @@ class LRVolume:
     misread : ndarray of float32, optional
         What is added to its reading in learning, so that filters are ready for wrong ones.
     density : float
-        Of the edges of `low`, see `scan_cues.edge_density`.
+        Of the edges of `low`, see `degrading.descriptors.edge_density`.
     core : ndarray of bool, shape of the box, optional
         The part of the mask that is learned from, where the rest only surrounds it.
     weight : float
@@ -233,7 +233,7 @@ def make_fine(low, settings, inside=None, profiles=()):
         The brain in a whole head: what is bright, and the cues, are read from it alone. All of the
         head is brought to the finer grid.
     profiles : sequence of three str, optional
-        Slice profile of each axis, see `slice_profile.PROFILES`; by default it is read.
+        Slice profile of each axis, see `degrading.slice_profile.PROFILES`; by default it is read.
 
     Returns
     -------

@@ -6,7 +6,7 @@ import numpy as np
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
 from machine.threads import in_threads, thread_count
-from structure_tensor import features_of_slab
+from published.structure_tensor import features_of_slab
 from util import random_of
 
 ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle

@@ -20,6 +20,7 @@ from machine.blas import cholesky_in_place, gram_of_rows, solve_transposed, symm
 from machine.kernels import njit
 from machine.simd import LANES, load, multiply_add, splat, store
 from machine.threads import in_threads, spans
+from published.patches import patch_lines, readable
 
 BLOCK = 1024  # samples multiplied at a time: 5 MB of patches stay in the cache until the product
 ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
@@ -65,28 +66,6 @@ class Gram:
 
 
 # ------------------------------------------------------------------------------------------ samples
-
-def patch_lines(shape, length):
-    """Where a cubic patch is read from: its lines along the last axis, in vectors of 16 voxels.
-
-    Returns
-    -------
-    offsets : ndarray of int64, shape (vectors,)
-        How far each vector's first voxel is from the patch's centre, in the flat volume, in C
-        order.
-    places : ndarray of int64, shape (vectors,)
-        Which voxel of the patch, in C order, that is. A line's last vector reads on behind its end.
-    """
-    reach, starts = np.arange(length) - length // 2, np.arange(0, length, LANES)
-    lines = (reach[:, None, None] * shape[1] + reach[:, None]) * shape[2]
-    offsets = (lines + starts - length // 2).ravel()
-    return offsets, (np.arange(length**2)[:, None] * length + starts).ravel()
-
-
-def readable(volume):
-    """A copy of a volume, flat, that can be read 16 voxels on from any of it."""
-    return np.concatenate([volume.ravel(), np.zeros(LANES, volume.dtype)])
-
 
 def draw_samples(volume, boundaries, settings, name, buckets=None, wanted=None):
     """The voxels of a volume that are learned from, and the bucket of each.

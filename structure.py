@@ -10,10 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from apply_filters import apply_filters
-from degradation import is_drawn
+from degrading.degradation import is_drawn
+from degrading.profile_reader import trust
 from filter_constant import QUANTIZATION_PATCHES
-from hashtable import Boundaries, features, interior_voxels, quantile_boundaries, sample_voxels
+from hashtable import (
+    Boundaries,
+    buckets_of,
+    features,
+    interior_voxels,
+    quantile_boundaries,
+    sample_voxels,
+)
 from machine.memory import CODE_BYTES, GB, VOXEL_BYTES, Plan, plan_passes, row_bytes, too_little
 from machine.threads import thread_count
 from matrix_compute import BLOCK, Stage, draw_samples, solve_groups
@@ -29,7 +36,7 @@ from octahedral.stages import (
     tap_count,
 )
 from octahedral.tree import MOST_LEAVES, NO_READER, read_tree
-from scan_reader import trust
+from published.apply_filters import filter_voxels
 
 CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Settings.classes
 TREE_VOLUMES = 12  # that a tree is grown from, at most
@@ -284,7 +291,7 @@ class Octahedral:
         return sr
 
     def trust(self, volume, stages):
-        """Share of what filters change that is made, see scan_reader.py.
+        """Share of what filters change that is made, see degrading/profile_reader.py.
 
         A scan of thick slices corrects its filters itself.
         """
@@ -332,6 +339,27 @@ class Octahedral:
                  for number, stage in enumerate(stages)]
         cubes, *layout = leaves_in_rows(cubes, counts)
         return cubes, leaves_in_rows(counts, counts)[0], *layout
+
+
+def apply_filters(lr, h, boundaries, settings, apply=None):
+    """Give each voxel the filter of its bucket (section 3.4 of the paper).
+
+    Parameters
+    ----------
+    lr : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        Cropped to the brain.
+    h : ndarray of float32, shape (buckets, P)
+    apply : callable, optional
+        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
+
+    Returns
+    -------
+    sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        `lr` itself outside the brain and near the faces of the box.
+    """
+    voxels = interior_voxels(lr != 0, settings.margin)
+    bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
+    return (apply or filter_voxels)(lr, voxels, bucket, h, settings.filter_len)
 
 
 def work_bytes(settings, voxels):

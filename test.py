@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from command_line import run
 from filter_constant import start_name
 from machine.errors import CannotWrite, UserError, complain, one_line
-from option_checks import without_effect
+from options.checks import without_effect
+from options.command_line import run
 
 MOST_SHOWN = 100  # volumes with a viewer on the page: of more, no browser opens it
 
@@ -26,10 +26,10 @@ def main(settings, given):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import about_filters
-    from disk.masks import masks_in_words
     from disk.results import run_folder
-    from disk.study import find_volumes
-    from restoring import Filters
+    from nifti.masks import masks_in_words
+    from nifti.study import find_volumes
+    from restoring.steps import Filters
 
     if settings.scheduler:
         settings = settings.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
@@ -76,17 +76,17 @@ def place_of(settings, folder):
 def restore_volumes(volumes, folder, filters, each):
     """Restore volumes into a folder; returns the exit status."""
     # Here: as above.
-    from degradation import is_drawn
+    from degrading.degradation import is_drawn
     from disk.filters import about_filters
-    from disk.masks import masks_among
-    from disk.results import VIEWERS, check_beside
-    from disk.volumes import sidecar_names, target_paths
+    from disk.metrics import mean_row, write_metrics
+    from disk.results import VIEWERS, check_beside, sidecar_names
     from engine import choose_engine
     from machine.progress import progress
-    from report.figures import mean_row, write_metrics
-    from scan_evaluation import evaluate_files
+    from nifti.masks import masks_among
+    from nifti.volumes import target_paths
+    from restoring.evaluation import evaluate_files
+    from restoring.whole_volume import restore_volume
     from structure import structure_of
-    from whole_volume import restore_volume
 
     use = filters.first()
     settings = use.settings
@@ -153,7 +153,7 @@ def jobs_of(volumes, targets, names, folder, settings):
     """The volumes to restore. A page of many shows the first of them; files keep its viewers."""
     # Here: as above.
     from disk.results import VIEWERS
-    from whole_volume import Job
+    from restoring.whole_volume import Job
 
     own = not settings.output  # a folder of its own
     return [Job(*paths, shown=number < MOST_SHOWN, go_on=own,

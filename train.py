@@ -18,8 +18,8 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from command_line import run
 from machine.errors import complain
+from options.command_line import run
 
 
 def main(settings, given):
@@ -27,9 +27,9 @@ def main(settings, given):
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
-    from disk.masks import masks_in_words
-    from disk.study import find_volumes
-    from learning import learn_stages, write_pictures
+    from learning.steps import learn_stages, write_pictures
+    from nifti.masks import masks_in_words
+    from nifti.study import find_volumes
     from structure import structure_of
 
     started = time.perf_counter()
@@ -70,10 +70,10 @@ def about_sums(learned, settings):
 
 
 def place_of(settings):
-    """Where volumes are surveyed and summed: a context of `learning.Here` or its like."""
+    """Where volumes are surveyed and summed: a context of `learning.steps.Here` or its like."""
     # Here: as above, and Dask is optional.
     from engine import demanding_dask
-    from learning import Here
+    from learning.steps import Here
 
     if not settings.scheduler:
         return nullcontext(Here())

@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.workers import demand_same_here, itself, with_remedy
 from engine import CPU
-from learning import pairs_of
+from learning.steps import pairs_of
 from machine.errors import UserError
 from machine.remarks import listening
 from matrix_compute import Gram

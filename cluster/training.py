@@ -12,9 +12,9 @@ import numpy as np
 
 from cluster.sums import Task, stop_summing, submit_sums
 from cluster.workers import connected, software
-from disk.checkpoint import WRITE_SHARE
 from disk.interrupt import Stop
-from disk.ledger import fingerprint
+from learning.checkpoint import WRITE_SHARE
+from learning.ledger import fingerprint
 from machine.errors import UserError, complain, one_line
 from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
@@ -50,7 +50,7 @@ def on_cluster(settings):
 
 
 class OnCluster:
-    """Where a training is done, as `learning.Here`: on the workers of a cluster.
+    """Where a training is done, as `learning.steps.Here`: on the workers of a cluster.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class OnCluster:
         return share if max_memory is None else min(share, memory_budget(max_memory))
 
     def sum_samples(self, checkpoint, structure, engine, stages, volumes, passes):
-        """Sum on the workers what `learning.sum_samples` sums here, with the same results."""
+        """Sum on the workers what `learning.steps.sum_samples` sums here, with the same results."""
         failed, settings = set(), checkpoint.settings
         with Stop() as stop:
             for turn, buckets in enumerate(passes, 1):

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from machine.errors import CannotWrite, UserError, first_line
 # What a file is called while it is written, see `WholeFiles`.
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"
 JSON_BYTES = 64 << 20  # a larger one is not ours
+ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
 BLOCK_BYTES = 1 << 20  # that a digest is computed from at a time
 
 
 # ------------------------------------------------------------------------------------------ writing
+
 
 class WholeFiles:
     """Files that appear under their names together, when all of them are on the disk.
@@ -325,3 +328,14 @@ def stream_digest(file):
     while block := file.read(BLOCK_BYTES):
         digest.update(block)
     return digest.hexdigest()
+
+
+def stem(path):
+    """The name of a volume without .nii or .nii.gz.
+
+    Examples
+    --------
+    >>> stem("scans/sub-01_T1w.nii.gz"), stem("SCAN.NII")
+    ('sub-01_T1w', 'SCAN')
+    """
+    return ENDING.sub("", Path(path).name)

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from disk.files import array_header, file_digest, make_folder, read_json, whole_file, write_json
-from disk.ledger import mask_setting
 from filter_constant import Settings, checked_settings
 from machine.errors import UserError, first_line, one_line
-from spacing import tags, way_to
 from structure import structure_of
 
 FORMAT, EARLIER = 4, 3  # of the saved settings; both are read
@@ -51,6 +49,11 @@ def save_filters(stages, settings, volumes):
                 np.save(file, array, allow_pickle=False)
             about["sha256"][name] = file_digest(temporary)
         write_json(settings_path(settings), about)
+
+
+def mask_setting(settings):
+    """--mask as files beside filters and sums hold it: a dict, empty where it was not given."""
+    return {"mask": settings.mask} if settings.mask else {}
 
 
 def load_filters(settings, given=frozenset()):
@@ -178,11 +181,7 @@ def _what_serves(settings):
     text = f"; there are filters for --factor {tags(there)}"
     if not settings.upscale:
         return f"{text}; {learn} learns those"
-    with contextlib.suppress(ValueError):
-        way = way_to((1, 1, 1), settings.factor, there)
-        steps = ", then ".join(tags([factor]) for factor in way.factors)
-        text += f"; --voxel_size instead of --factor would take {steps} and a spline for the rest"
-    return f"{text}; {learn} learns those"
+    return f"{text}; --voxel_size, in place of --factor, reaches any size; {learn} learns those"
 
 
 def _are_for_scans(path):
@@ -191,6 +190,18 @@ def _are_for_scans(path):
         return read_json(path)["settings"]["preset"] == "scan"
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def tags(factors):
+    """Factors as they are given to --factor.
+
+    Examples
+    --------
+    >>> tags([(2, 2, 2), (1, 1, 4)])
+    '2, 1 1 4'
+    """
+    return ", ".join(str(factor[0]) if len(set(factor)) == 1 else " ".join(map(str, factor))
+                     for factor in factors)
 
 
 def axis_orders(factor):

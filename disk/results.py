@@ -13,10 +13,9 @@ import os
 import time
 from pathlib import Path
 
-from disk.files import file_digest, make_folder, read_json, remove_unfinished, write_json
+from disk.files import file_digest, make_folder, read_json, remove_unfinished, stem, write_json
 from disk.filters import settings_path
 from disk.locks import holds_lock, only_one_in
-from disk.volumes import sidecar_names
 from machine.errors import CannotWrite, UserError
 from machine.sources import all_sources, digest_of
 
@@ -234,6 +233,30 @@ def names_of_sidecars(name, report):
     picture, shown, hidden = (name.with_name(text.format(name.name))
                               for text in ("{}.png", "{}.json", ".{}.json"))
     return (picture, shown, [hidden]) if report else (picture, hidden, [picture, shown])
+
+
+def sidecar_names(targets):
+    """Names of the files that lie beside results (picture, JSON), without their endings.
+
+    Parameters
+    ----------
+    targets : list of Path
+        The results.
+
+    Returns
+    -------
+    list of Path
+        Each result's own name without .nii or .nii.gz; with it, where two results in one folder
+        differ in nothing else.
+
+    Examples
+    --------
+    >>> [path.name for path in sidecar_names([Path("a.nii"), Path("b.nii"), Path("b.nii.gz")])]
+    ['a', 'b.nii', 'b.nii.gz']
+    """
+    plain = [target.with_name(stem(target)) for target in targets]
+    return [target if plain.count(name) > 1 else name
+            for target, name in zip(targets, plain, strict=True)]
 
 
 def is_ours(path):

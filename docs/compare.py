@@ -20,12 +20,12 @@ sys.path.insert(0, str(ROOT))
 
 from disk.files import write_whole  # noqa: E402
 from disk.filters import PRETRAINED, load_filters  # noqa: E402
-from disk.volumes import read_volume  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
-from report.figures import brain_mask, figures  # noqa: E402
+from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
-from restoring import restore  # noqa: E402
+from restoring.figures import brain_mask, figures  # noqa: E402
+from restoring.steps import restore  # noqa: E402
 from util import mod_crop  # noqa: E402
 
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height

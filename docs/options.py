@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from command_line import GROUPS, options_of  # noqa: E402
 from filter_constant import Settings  # noqa: E402
-from machine.options import flag_of  # noqa: E402
+from machine.option_fields import flag_of  # noqa: E402
+from options.command_line import GROUPS, options_of  # noqa: E402
 
 
 def rows():

@@ -17,11 +17,11 @@ sys.path.insert(0, str(ROOT))
 
 from disk.files import write_whole  # noqa: E402
 from disk.filters import load_filters  # noqa: E402
-from disk.volumes import read_volume  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
-from report.figures import brain_mask, figures  # noqa: E402
+from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
+from restoring.figures import brain_mask, figures  # noqa: E402
 
 AXIS, PLACE = 1, 0.42  # a coronal slice, at this part of the brain's length
 SQUARE = 0.2, 0.08, 0.3  # top, left and side of what is enlarged, of the slice's width

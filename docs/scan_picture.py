@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from degradation import degradation_of  # noqa: E402
+from degrading.acquisition import make_low  # noqa: E402
+from degrading.degradation import degradation_of  # noqa: E402
 from disk.files import write_whole  # noqa: E402
 from disk.filters import PRETRAINED, PRETRAINED_SCAN, load_filters  # noqa: E402
-from disk.volumes import read_volume  # noqa: E402
 from filter_constant import Settings  # noqa: E402
+from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
-from restoring import upscale  # noqa: E402
-from scan_draws import make_low  # noqa: E402
+from restoring.steps import upscale  # noqa: E402
 from util import clip_bright, decibel, mod_crop  # noqa: E402
 
 NOISE = 0.03  # of the 99.9 % intensity

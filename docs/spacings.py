@@ -17,11 +17,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import test as script  # noqa: E402
-from command_line import command_line  # noqa: E402
 from disk.filters import save_filters  # noqa: E402
 from filter_constant import Settings  # noqa: E402
 from hashtable import Boundaries  # noqa: E402
 from matrix_compute import Stage  # noqa: E402
+from options.command_line import command_line  # noqa: E402
 
 TURN = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
 CORONAL = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float)

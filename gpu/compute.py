@@ -15,9 +15,9 @@ from threading import Lock
 
 import numpy as np
 
-from apply_filters import TILE
 from machine.errors import UserError
 from matrix_compute import BLOCK, bucket_order
+from published.apply_filters import TILE
 
 BATCH = 32  # filters solved at a time, where they fit: their sums, 7 MB each, are copied
 LEAST_BLOCK = 16  # samples or voxels at a time; where not even these fit, the card is of no use
@@ -278,7 +278,7 @@ def solve_batch(card, packed, side, weight, g0):
 # ----------------------------------------------------------------------------------------- applying
 
 def filter_voxels(card, lr, voxels, bucket, h, filter_len):
-    """As `apply_filters.filter_voxels`, bucket after bucket.
+    """As `published.apply_filters.filter_voxels`, bucket after bucket.
 
     Fewer voxels at a time where memory does not suffice.
     """

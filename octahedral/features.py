@@ -5,6 +5,8 @@ features are, and what is computed for each voxel, is in voxel_features.py.
 """
 import numpy as np
 
+from degrading.descriptors import CUE_NAMES, FLOOR
+from degrading.profile_reader import READING_NAMES, TOLD_NAMES, told_or_read
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
 from machine.kernels import njit
@@ -20,8 +22,6 @@ from octahedral.voxel_features import (
     write_features,
     write_leaves,
 )
-from scan_cues import CUE_NAMES, FLOOR
-from scan_reader import READING_NAMES, TOLD_NAMES, told_or_read
 
 SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of them
 WINDOW, WIDE_WINDOW, MEAN_WINDOW = (np.asarray(weights, np.float32) for weights in (
@@ -162,7 +162,7 @@ def for_volume(tree, whole):
     ----------
     tree : octahedral.tree.Tree
     whole : ndarray of float32, shape (len(CUE_NAMES) + len(TOLD_NAMES),)
-        What is the same for all of its voxels, see `scan_reader.told_or_read`.
+        What is the same for all of its voxels, see `degrading.profile_reader.told_or_read`.
 
     Returns
     -------

@@ -17,7 +17,7 @@ class Scene(NamedTuple):
     place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
     cues: np.ndarray | None = None  # float32: what the LR volume shows of itself
-    blur: np.ndarray | None = None  # float32: what is known of its profile, see scan_reader.py
+    blur: np.ndarray | None = None  # float32: what is known of its profile
     misread: np.ndarray | None = None  # float32: what its reading is off by, in learning
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from crop_black import tight_box
+from degrading.descriptors import CUE_NAMES, NOISE
+from degrading.profile_reader import READING_NAMES, fit_reader, read
 from hashtable import sample_voxels
 from machine.kernels import njit
 from machine.threads import in_threads, spans
@@ -17,8 +19,6 @@ from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import NO_READER, grow, quantile_tree, together
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
-from scan_cues import CUE_NAMES, NOISE
-from scan_reader import READING_NAMES, fit_reader, read
 from util import random_of
 
 TILE_VOXELS = 3_500_000  # restored at a time, with their surroundings: some 70 bytes each

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from degrading.descriptors import CUE_NAMES
+from degrading.profile_reader import READING_NAMES
 from machine.kernels import njit
 from machine.threads import blas_alone, thread_count
 from octahedral.voxel_features import FEATURE_NAMES
-from scan_cues import CUE_NAMES
-from scan_reader import READING_NAMES
 
 BINS = 64  # parts of equal size that a feature is cut into; thresholds lie between them
 CUTS = 11  # thresholds that a node tries for each feature, at most
@@ -39,7 +39,7 @@ class Tree(NamedTuple):
     child: np.ndarray  # (nodes, 2) int64; 0 in a leaf
     leaf: np.ndarray  # (nodes,) int64: number of a leaf, of all trees; -1 elsewhere
     roots: np.ndarray  # (trees,) int64
-    reader: np.ndarray = NO_READER  # see scan_reader.py
+    reader: np.ndarray = NO_READER  # see degrading/profile_reader.py
 
     @property
     def leaves(self):

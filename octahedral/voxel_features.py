@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from degrading.descriptors import CUE_NAMES
+from degrading.profile_reader import TOLD_NAMES
 from machine.kernels import njit
-from scan_cues import CUE_NAMES
-from scan_reader import TOLD_NAMES
-from structure_tensor import BATCH, eigen_batch
+from published.structure_tensor import BATCH, eigen_batch
 
 # Axes 0, 1, 2 are those of the voxel's frame. Differences are divided by sqrt(l1), except "raw".
 FEATURE_NAMES = (

@@ -6,8 +6,8 @@ import shlex
 from concurrent.futures import ThreadPoolExecutor
 
 from disk.files import file_digest, read_json, write_json, write_whole
-from disk.masks import find_mask
 from machine.errors import UserError
+from nifti.masks import find_mask
 
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 

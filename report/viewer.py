@@ -156,6 +156,3 @@ def plane_html(axis, cut, kinds):
             f'<figcaption><label>{name} <input type="range" min="0" '
             f'max="{len(cut["places"]) - 1}" value="{cut["start"]}" data-axis="{axis}" '
             f'aria-label="{name} slice"></label><output></output></figcaption></figure>')
-
-
-viewer = make_viewer  # until report/record.py has the new name: cut by the lead

@@ -13,9 +13,9 @@ HAPPENS = """
 import os, signal, sys, time
 class Prepared:
     def find_spec(self, name, *_):
-        if name in ("cluster.sums", "whole_volume", "gpu.cards"):
+        if name in ("cluster.sums", "restoring.whole_volume", "gpu.cards"):
             sys.meta_path.remove(self)
-            import {module} as module
+            import {module}.steps as module
             read = module.read_brain
             def read_brain(path, *more):
                 if {when!r} in str(path):

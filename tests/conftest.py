@@ -14,10 +14,10 @@ import pytest
 import synthetic
 from trainings import learned, training
 
-from command_line import command_line
 from disk.filters import load_filters
 from filter_constant import Settings
 from machine.errors import UserError
+from options.command_line import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"

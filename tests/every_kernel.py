@@ -31,10 +31,11 @@ def main(folder):
     from conftest import load_script
     from synthetic import brain, save
 
-    from apply_filters import apply_filters, filter_voxels
-    from command_line import command_line
     from filter_constant import Settings
     from hashtable import Boundaries
+    from options.command_line import command_line
+    from published.apply_filters import filter_voxels
+    from structure import apply_filters
 
     save(folder / "train" / "v.nii", brain(0, (34, 33, 32)))
     filled = np.maximum(brain(1, (34, 33, 32)), 1)  # brain up to the faces

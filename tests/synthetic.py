@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from degradation import degradation_of
+from degrading.degradation import degradation_of
 from matrix_compute import Stage, sum_rows
 from octahedral.stages import draw_stage_samples
 

@@ -1,4 +1,4 @@
-"""apply_filters.py: volumes restored by filters."""
+"""published/apply_filters.py: volumes restored by filters."""
 
 from dataclasses import replace
 
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from gram_cases import BOUNDARIES, SMALL, random_case
 
-from apply_filters import apply_filters, filter_voxels
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels
 from matrix_compute import Gram, accumulate
+from published.apply_filters import filter_voxels
+from structure import apply_filters
 
 # ---- against the released code
 

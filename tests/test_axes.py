@@ -10,9 +10,9 @@ from conftest import load_script
 from synthetic import brain
 from test_scan import phantom
 
-from command_line import command_line
 from disk.results import run_folder
 from filter_constant import Settings
+from options.command_line import command_line
 
 
 def run(folder, *options):

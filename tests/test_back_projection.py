@@ -1,4 +1,4 @@
-"""back_projection.py: what a low-resolution volume says of the fine one."""
+"""degrading/back_projection.py: what a low-resolution volume says of the fine one."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from synthetic import brain, degrade
 
-from back_projection import returning
-from degradation import degradation_of
+from degrading.back_projection import returning
+from degrading.degradation import degradation_of
 from filter_constant import Settings
 from get_lar import best_spline, make_pair
 

@@ -8,9 +8,9 @@ import pytest
 from conftest import run_command
 from synthetic import brain, command, save
 
-from disk.geometry import FLATTEST, OFFSETS, QUATERNION, ROWS, mend_geometry
-from disk.volumes import read_series, read_volume
 from machine.errors import UserError
+from nifti.geometry import FLATTEST, OFFSETS, QUATERNION, ROWS, mend_geometry
+from nifti.volumes import read_series, read_volume
 
 AFFINE = np.array([[-0.8, 0, 0, 20], [0, 0, 1.1, -30], [0, 0.9, 0, 5], [0, 0, 0, 1.0]])
 NAN = np.nan

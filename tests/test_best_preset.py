@@ -9,8 +9,8 @@ import pytest
 from conftest import assert_one_line, load_script, run_command, write_nifti
 from synthetic import brain, command, save, start
 
-import learning
-from command_line import command_line
+from learning import steps
+from options.command_line import command_line
 
 SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
 
@@ -124,7 +124,7 @@ def test_what_a_stop_amid_another_training_leaves_of_later_stages_is_begun_anew(
         raise KeyboardInterrupt
 
     assert main("--seed", "1") == 0
-    monkeypatch.setattr(learning, "solve", stop)  # stage 1 is summed, stage 2 is of seed 1
+    monkeypatch.setattr(steps, "solve", stop)  # stage 1 is summed, stage 2 is of seed 1
     with pytest.raises(KeyboardInterrupt):
         main("--restart")
     monkeypatch.undo()

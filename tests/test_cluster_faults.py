@@ -186,7 +186,7 @@ def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path):
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py"), *ROOT.glob("report/*.html")]:
         (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
-    with open(tmp_path / "spline.py", "a") as file:
+    with open(tmp_path / "degrading/spline.py", "a") as file:
         file.write("# changed\n")
     elsewhere = tmp_path / "report"
     for path, words in ((tmp_path, ("has a version of this project", "install the same on both")),
@@ -221,7 +221,7 @@ def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
 
 
 def test_a_worker_without_the_data(tmp_path):
-    from disk.ledger import fingerprint
+    from learning.ledger import fingerprint
 
     missing = tmp_path / "v.nii.gz"
     with workers_of.connected("local:1") as workers:

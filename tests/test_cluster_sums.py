@@ -7,7 +7,7 @@ import pytest
 from synthetic import brain, save
 
 from filter_constant import Settings
-from learning import pairs_of
+from learning.steps import pairs_of
 from matrix_compute import Gram, accumulate, solve_groups
 from structure import structure_of
 

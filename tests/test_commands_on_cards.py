@@ -16,12 +16,12 @@ from conftest import assert_one_line, load_script, run_command
 from strict_card import CARDS, strict_card
 
 import structure
-from command_line import command_line
 from disk.interrupt import Stop
 from gpu import cards as device
 from gpu.compute import Stream
 from machine import memory
 from machine.errors import UserError
+from options.command_line import command_line
 
 QUICK = [
     "--filter_len",
@@ -73,7 +73,7 @@ def test_training_on_a_card_learns_the_filters_of_the_cpu(
         monkeypatch.setattr(
             structure, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1)
         )
-        for user in ("learning", "disk.checkpoint"):
+        for user in ("learning.steps", "learning.checkpoint"):
             monkeypatch.setattr(f"{user}.buckets_per_file", lambda *_: 20)
     monkeypatch.setattr(device, "find_cards", lambda *_: ([card], card.name))
     assert learn(folders, tmp_path / "arrays", *options) == 0
@@ -92,7 +92,7 @@ def test_training_on_several_cards_learns_the_filters_of_the_cpu(
         monkeypatch.setattr(
             structure, "plan_passes", lambda *_: memory.Plan([range(0, 20), range(20, 36)], 1, 1)
         )
-        for user in ("learning", "disk.checkpoint"):
+        for user in ("learning.steps", "learning.checkpoint"):
             monkeypatch.setattr(f"{user}.buckets_per_file", lambda *_: 20)
     monkeypatch.setattr(
         device, "find_cards", lambda *_: ([strict_card(number=n) for n in range(2)], "stand-ins")

@@ -1,9 +1,9 @@
-"""degradation.py: every operator passes the same table of tests."""
+"""degrading/degradation.py: every operator passes the same table of tests."""
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
-from degradation import OPERATORS, degradation_of
+from degrading.degradation import OPERATORS, degradation_of
 from filter_constant import LR_TYPES, PROFILES, Settings
 
 KINDS = [

@@ -1,10 +1,10 @@
-"""structure_tensor.py: eigenvalues in closed form."""
+"""published/structure_tensor.py: eigenvalues in closed form."""
 
 import naive
 import numpy as np
 import pytest
 
-from structure_tensor import BATCH, eigen_batch
+from published.structure_tensor import BATCH, eigen_batch
 
 
 def eigen_of(entries):

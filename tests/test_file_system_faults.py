@@ -7,10 +7,9 @@ import pytest
 from conftest import one_line, run_here
 from synthetic import QUICK, brain, save
 
-import learning
-import scan_evaluation
-import whole_volume
+from learning import steps
 from machine.threads import in_turn
+from restoring import evaluation, whole_volume
 
 SHAPE = (18, 17, 16)
 GONE = errno.EIO, os.strerror(errno.EIO)
@@ -35,7 +34,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("module, step, options", [
     (whole_volume, "upscale_file", ["--upscale"]), (whole_volume, "restore_file", []),
-    (scan_evaluation, "read_brain", ["--preset", "scan", "--test_noise", 0,
+    (evaluation, "read_brain", ["--preset", "scan", "--test_noise", 0,
                                      "--test_profile", "box"])])
 def test_the_others_are_restored(folder, monkeypatch, capsys, module, step, options):
     monkeypatch.setattr(module, step, fails_at("0.nii", getattr(module, step)))
@@ -47,7 +46,7 @@ def test_the_others_are_restored(folder, monkeypatch, capsys, module, step, opti
 
 
 def test_the_others_are_learned_from(folder, monkeypatch, capsys):
-    monkeypatch.setattr(learning, "read_brain", fails_at("0.nii", learning.read_brain))
+    monkeypatch.setattr(steps, "read_brain", fails_at("0.nii", steps.read_brain))
     assert run_here("train", "--train_dir", folder / "in", "--arrays_dir", folder / "arrays",
                *QUICK) == 1
     out, err = capsys.readouterr()

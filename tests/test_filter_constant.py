@@ -8,9 +8,9 @@ import pytest
 from conftest import refused, run_command
 
 import filter_constant
-from command_line import command_line, options_of
 from filter_constant import FEATURE_TYPES, LR_TYPES, ONLY_OCTAHEDRAL, ONLY_SCAN, SOLVERS, Settings
-from machine.options import flag_of
+from machine.option_fields import flag_of
+from options.command_line import command_line, options_of
 
 COMMANDS = ("train", "test")
 

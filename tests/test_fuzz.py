@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from synthetic import brain, filter_paths, one_stage, save
 
 from disk.filters import load_filters, save_filters
-from disk.ledger import Finished
 from engine import CPU
 from filter_constant import Settings
 from hashtable import Boundaries
-from learning import checkpoint_of
+from learning.ledger import Finished
+from learning.steps import checkpoint_of
 from machine.errors import UserError
 from matrix_compute import solve
-from restoring import restore_file
+from restoring.steps import restore_file
 from structure import structure_of
 
 CASES = int(os.environ.get("FUZZ_CASES", 2100))

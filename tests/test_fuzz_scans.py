@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from synthetic import brain, one_stage, save
 from test_fuzz import SMALL, Case, fuzz, mutated, mutations
 
-from command_line import command_line
 from disk.files import whole_files
 from disk.filters import load_filters
 from engine import CPU
 from hashtable import Boundaries
+from options.command_line import command_line
 from report.page import make_page
 from report.record import about_run, write_beside
-from restoring import restore_file
+from restoring.steps import restore_file
 
 FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
           "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim", "xyzt_units", "scl_slope",

@@ -13,14 +13,14 @@ from scipy.ndimage import gaussian_filter
 from synthetic import one_stage
 
 import test as script
-from degradation import degradation_of
+from degrading.degradation import degradation_of
 from disk.filters import save_filters
-from disk.geometry import finer_header, voxel_sizes_in_mm
 from filter_constant import Settings
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
 from matrix_compute import Gram, accumulate, solve
-from restoring import upscale
+from nifti.geometry import finer_header, voxel_sizes_in_mm
+from restoring.steps import upscale
 
 FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))

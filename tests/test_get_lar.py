@@ -9,10 +9,10 @@ import pytest
 from scipy.ndimage import zoom
 from synthetic import degrade, interpolate
 
-from degradation import degradation_of, kspace_kept
+from degrading.degradation import degradation_of, kspace_kept
+from degrading.spline import apply_operators, upsample, zoom_operator
 from filter_constant import Settings
 from get_lar import LRVolume, best_spline, make_pair
-from spline import apply_operators, upsample, zoom_operator
 from util import bright_level, clip_bright, mod_crop
 
 

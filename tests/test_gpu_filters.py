@@ -11,12 +11,13 @@ from gram_cases import MEDIUM, random_gram, random_samples
 from strict_card import CARDS, numpy_card, real_card, strict_card
 
 import matrix_compute
-from apply_filters import apply_filters, filter_voxels
 from gpu import compute as gpu_compute
 from gpu.compute import ridge_filters, solve_batch
 from hashtable import Boundaries
 from machine.errors import UserError
 from matrix_compute import ridge_filter, solve, unpacked
+from published.apply_filters import filter_voxels
+from structure import apply_filters
 
 # ---- solving
 

@@ -185,7 +185,7 @@ def test_a_card_with_too_little_memory_for_anything_is_said():
 
 
 def sum_on(cards, gram, volumes):
-    """Sum volumes as `learning.sum_samples` does.
+    """Sum volumes as `learning.steps.sum_samples` does.
 
     That is on whichever card is idle, in a thread for each and one more.
     """

@@ -10,8 +10,8 @@ import pytest
 from conftest import one_line
 from synthetic import brain
 
-from disk.nifti_check import EXTENSIONS_MAX, checked_image, is_label_map
-from disk.volumes import read_volume, write_volume
+from nifti.checks import EXTENSIONS_MAX, checked_image, is_label_map
+from nifti.volumes import read_volume, write_volume
 
 SHAPE = (8, 7, 6)
 KINDS = [(nib.Nifti1Image, "<"), (nib.Nifti1Image, ">"), (nib.Nifti2Image, "<"),

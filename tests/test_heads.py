@@ -8,16 +8,16 @@ from skimage.filters import threshold_otsu
 from synthetic import brain, command, save
 from test_scan import phantom
 
-import scan_cues
-from degradation import degradation_of
+from degrading import descriptors
+from degrading.degradation import degradation_of
+from degrading.descriptors import NOISE, bright_part, cues_of, head_in_zeros
+from degrading.slice_profile import profile_matrix
 from disk.filters import load_filters
 from filter_constant import Settings
 from get_lar import make_fine
-from restoring import restore, upscale
-from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE, bright_part, cues_of, head_in_zeros
-from scan_evaluation import evaluate_scan
-from slice_profile import profile_matrix
+from restoring.adaptation import adapt_to_scan
+from restoring.evaluation import evaluate_scan
+from restoring.steps import restore, upscale
 from util import decibel
 
 
@@ -80,7 +80,7 @@ def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypat
     found = {}
     for way in ("bright part", "all of it"):
         if way == "all of it":
-            monkeypatch.setattr(scan_cues, "bright_part", lambda volume: None)
+            monkeypatch.setattr(descriptors, "bright_part", lambda volume: None)
         fine = upscale(low, stages, settings)
         found[way] = decibel(np.mean(np.square(fine - hr)[inside], dtype=np.float64))
     assert found["bright part"] > found["all of it"] + 0.1

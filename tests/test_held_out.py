@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from synthetic import brain, save
 
-import learning
 from filter_constant import PRESETS, Settings
-from learning import learn_stages
+from learning import steps
+from learning.steps import learn_stages
 from octahedral import ridge
 from octahedral.scene import REACH
 from octahedral.stages import held_out, survey
@@ -44,9 +44,9 @@ def learn(settings, arrays, monkeypatch, spoil):
             hr = np.where(cubes, 0.9 - 0.5 * pair.hr, pair.hr) if spoil else pair.hr
             yield name, replace(pair, hr=hr.astype(np.float32))
 
-    plain = learning.pairs_of
+    plain = steps.pairs_of
     with monkeypatch.context() as patch:
-        patch.setattr(learning, "pairs_of", pairs_of)
+        patch.setattr(steps, "pairs_of", pairs_of)
         settings = replace(settings, arrays_dir=str(arrays))
         volumes = sorted(arrays.parent.glob("train/*.nii"))
         learned = learn_stages(volumes, settings)
@@ -74,13 +74,13 @@ def test_no_stage_learns_what_the_next_ones_choose_by(settings, tmp_path, monkey
 def test_with_a_given_ridge_every_stage_learns_on_the_stages_that_are_written(
         settings, tmp_path, monkeypatch):
     learned = learn(replace(settings, ridge=300.0), tmp_path / "arrays", monkeypatch, False)
-    assert learned.checkpoint.sums.after == learning.digest_of(learned.stages[:-1])
+    assert learned.checkpoint.sums.after == steps.digest_of(learned.stages[:-1])
 
 
 def test_a_tree_grows_from_held_out_voxels_only_where_there_are_no_others(settings, monkeypatch):
     seen = 0
     for path in sorted(Path(settings.train_dir).iterdir()):
-        for name, pair in learning.pairs_of(path, settings):
+        for name, pair in steps.pairs_of(path, settings):
             inside = pair.mask if pair.core is None else pair.core
             others = inside & ~cubes_of(pair, settings.seed, name)
             assert len(survey(pair, [], settings, 10**9, name)[0]) == others.sum()

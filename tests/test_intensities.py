@@ -6,13 +6,13 @@ from conftest import read_rows, run_command
 from scipy.ndimage import binary_erosion
 from synthetic import brain, command, save
 
+from degrading.acquisition import original_of
 from disk.filters import PRETRAINED, load_filters
-from disk.volumes import read_series, read_volume
 from filter_constant import Settings
 from get_lar import make_fine
 from intensities import shift_of
-from restoring import upscale
-from scan_draws import original_of
+from nifti.volumes import read_series, read_volume
+from restoring.steps import upscale
 from util import bright_level, bright_level_of_scan
 
 SHIPPED = Settings(arrays_dir=str(PRETRAINED))

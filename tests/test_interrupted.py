@@ -6,12 +6,10 @@ import pytest
 from conftest import load_script, read_rows
 from synthetic import brain, save
 
-import restoring
-import upscaling
-import whole_volume
-from command_line import command_line
 from disk import results
-from disk.volumes import write_volume
+from nifti.volumes import write_volume
+from options.command_line import command_line
+from restoring import steps, upscaling, whole_volume
 
 SHAPE = (18, 17, 16)
 
@@ -39,7 +37,7 @@ def run(study, monkeypatch):
             "--test_dir", str(study / "low"), "--result_dir", str(study / "result"), *options])
         with monkeypatch.context() as patch:
             patch.setattr(time, "strftime", lambda *_: hour)
-            for module in (upscaling, restoring):
+            for module in (upscaling, steps):
                 patch.setattr(module, "write_volume", write)
             try:
                 assert load_script("test").main(settings, given) == 0

@@ -12,14 +12,14 @@ from synthetic import brain, command
 from test_heads import in_air
 from test_scan import phantom
 
-import upscaling
-from command_line import command_line
+from degrading.descriptors import NOISE
 from disk.filters import load_filters
 from filter_constant import Settings
 from get_lar import make_fine
-from restoring import Use, restore, upscale
-from scan_adaptation import Adapted
-from scan_cues import NOISE
+from options.command_line import command_line
+from restoring import upscaling
+from restoring.adaptation import Adapted
+from restoring.steps import Use, restore, upscale
 
 SHAPE = (26, 25, 24)
 SHIPPED = Settings(preset="scan")

@@ -1,4 +1,4 @@
-"""disk/masks.py: which mask goes with a volume, and what is refused."""
+"""nifti/masks.py: which mask goes with a volume, and what is refused."""
 import json
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 from conftest import one_line, refused, write_nifti
 from synthetic import brain
 
-from disk.masks import find_mask, mask_for, masks_in_words, read_brain
-from disk.study import find_volumes
-from disk.volumes import read_volume
+from nifti.masks import find_mask, mask_for, masks_in_words, read_brain
+from nifti.study import find_volumes
+from nifti.volumes import read_volume
 
 SHAPE = (14, 13, 12)
 CUT = brain(1, SHAPE)

@@ -7,9 +7,9 @@ import pytest
 from conftest import read_rows
 from synthetic import QUICK, ROOT, brain, save
 
-from disk.volumes import relative_name
+from disk.metrics import write_metrics
 from machine.errors import Harmless
-from report.figures import write_metrics
+from nifti.volumes import relative_name
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 SEQUENCE = "\x1b]0;title\x07"

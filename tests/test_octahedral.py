@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from degrading.descriptors import CUE_NAMES
 from machine.simd import HALF
 from octahedral import features as module
 from octahedral import voxel_features
@@ -15,7 +16,6 @@ from octahedral.features import classify, features_of_voxels
 from octahedral.scene import PERMUTATIONS, REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import quantile_tree, tree_of
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE, STRENGTH, VOXEL_FEATURES
-from scan_cues import CUE_NAMES
 
 FACTOR = (2, 2, 2)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from synthetic import brain, command, save
 
-from disk.nifti_check import checked_image
-from disk.study import find_volumes
-from disk.volumes import read_volume, relative_name
 from machine.errors import UserError
+from nifti.checks import checked_image
+from nifti.study import find_volumes
+from nifti.volumes import read_volume, relative_name
 
 
 def integers():
@@ -81,9 +81,9 @@ def test_odd_values_are_background_and_said_so(tmp_path, capsys):
 def test_a_whole_volume_is_refused_where_the_work_on_it_does_not_fit(tmp_path, monkeypatch):
     path = save(tmp_path / "v.nii", brain(shape=(30, 28, 26)))
     needed = path.stat().st_size + 30 * 28 * 26 * 100
-    monkeypatch.setattr("disk.nifti_check.free_memory", lambda: needed)
+    monkeypatch.setattr("nifti.checks.free_memory", lambda: needed)
     assert checked_image(path, voxel_bytes=100)[1] == (30, 28, 26)
-    monkeypatch.setattr("disk.nifti_check.free_memory", lambda: needed - 1)
+    monkeypatch.setattr("nifti.checks.free_memory", lambda: needed - 1)
     with pytest.raises(UserError, match="v.nii: its shape .* GB of memory, .* are free; crop it"):
         checked_image(path, voxel_bytes=100)
 

@@ -13,18 +13,18 @@ import pytest
 from conftest import ROOT, assert_one_line, refused, run_command
 from synthetic import brain, save
 
-import learning
-from command_line import command_line
 from disk.files import write_whole
 from disk.filters import PRETRAINED, load_filters
-from disk.volumes import write_volume
 from filter_constant import OCTAHEDRAL_FILTER_MAX, Settings, checked_settings
 from get_lar import make_pair
+from learning import steps
 from machine.errors import UserError
+from nifti.volumes import write_volume
 from octahedral import ridge
 from octahedral.scene import REACH
-from report.figures import figures
-from restoring import restore, upscale
+from options.command_line import command_line
+from restoring.figures import figures
+from restoring.steps import restore, upscale
 from util import decibel
 
 BEST = Settings(arrays_dir=str(PRETRAINED))
@@ -104,7 +104,7 @@ def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(
 
     monkeypatch.setattr(solver, failing)
     with pytest.raises(UserError, match=f"--ridge: {tried} is too little"):
-        learning.learn_stages([tmp_path / "train" / "v.nii.gz"], settings)
+        steps.learn_stages([tmp_path / "train" / "v.nii.gz"], settings)
     assert (tmp_path / "arrays" / folder / "about.json").exists()
 
 
@@ -117,7 +117,7 @@ def test_auto_passes_over_a_ridge_that_is_too_little(tmp_path, monkeypatch):
             "--filter_len", "3", *STAGES, "--quiet", "--train_dir", str(tmp_path / "train"),
             "--arrays_dir", str(tmp_path / arrays)])
         monkeypatch.setattr(ridge, "RIDGES", ridges)
-        return learning.learn_stages(volumes, settings).stages[0].weights
+        return steps.learn_stages(volumes, settings).stages[0].weights
 
     plain, solve = chosen("plain", (300.0, 1000.0)), ridge._filters_of_leaves
 

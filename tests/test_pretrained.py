@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, golden_figures, run_command, write_nifti
 
-from degradation import degradation_of
+from degrading.acquisition import make_low
+from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import Settings
 from get_lar import best_spline, make_pair
-from restoring import restore, upscale
-from scan_draws import make_low
+from restoring.steps import restore, upscale
 from util import bright_level, mod_crop
 
 FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))

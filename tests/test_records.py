@@ -8,12 +8,12 @@ import pytest
 from conftest import load_script
 from synthetic import brain, save
 
-import restoring
-import upscaling
-from command_line import command_line
 from disk.files import file_digest, whole_files, write_whole
-from disk.masks import mask_for
 from machine.errors import UserError
+from nifti.masks import mask_for
+from options.command_line import command_line
+from restoring import steps as restoring_steps
+from restoring import upscaling
 
 SHAPE = (18, 17, 16)
 
@@ -103,7 +103,7 @@ def test_a_failed_write_of_one_file_leaves_all_others_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("module, reader, options", [
-    (upscaling, "read_series", ("--upscale",)), (restoring, "read_brain", ())])
+    (upscaling, "read_series", ("--upscale",)), (restoring_steps, "read_brain", ())])
 def test_an_input_that_is_replaced_while_it_is_read_is_refused(
         tmp_path, monkeypatch, capsys, module, reader, options):
     path = save(tmp_path / "v.nii", brain(0, SHAPE))
@@ -141,7 +141,7 @@ def test_a_mask_that_is_replaced_while_it_is_read_is_refused(tmp_path, monkeypat
     path = save(tmp_path / "v.nii", brain(0, SHAPE))
     mask = save(tmp_path / "v_mask.nii", (brain(0, SHAPE) > 0).astype("uint8"))
     assert mask_for(path, "{name}_mask.nii").digest == file_digest(mask)
-    from disk import masks
+    from nifti import masks
 
     read = masks.read_voxels
 

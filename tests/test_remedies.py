@@ -8,13 +8,13 @@ from conftest import ROOT, assert_one_line, one_line, run_command
 from synthetic import brain, save
 
 from disk.filters import PRETRAINED, load_filters
-from disk.nifti_check import checked_image
-from disk.study import find_volumes
-from disk.volumes import read_volume
 from filter_constant import Settings
 from get_lar import make_pair
 from machine.errors import UserError
-from scan_evaluation import evaluate_scan
+from nifti.checks import checked_image
+from nifti.study import find_volumes
+from nifti.volumes import read_volume
+from restoring.evaluation import evaluate_scan
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 ANNEX = "/annex/objects/MD5E-s123--0f.nii.gz\n"

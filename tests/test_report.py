@@ -14,9 +14,9 @@ from scipy.ndimage import gaussian_filter
 
 import test as script
 import train
-from command_line import command_line
 from disk.files import file_digest
 from filter_constant import Settings
+from options.command_line import command_line
 from report.page import make_page
 from report.pictures import canonical, plane
 from report.record import about_run

@@ -12,15 +12,15 @@ import pytest
 from conftest import load_script, run_command
 from synthetic import brain, one_stage, save
 
-from command_line import command_line
 from disk.files import whole_file
 from disk.filters import load_filters, save_filters
 from disk.locks import only_one_in
 from disk.results import UNFINISHED, check_beside, is_ours, run_folder
-from disk.volumes import write_volume
 from filter_constant import Settings
 from hashtable import Boundaries
 from machine.errors import UserError
+from nifti.volumes import write_volume
+from options.command_line import command_line
 
 SHAPE = (18, 17, 16)
 
@@ -66,7 +66,7 @@ def test_other_runs_within_an_hour_get_folders_of_their_own(folder):
 def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, monkeypatch):
     with monkeypatch.context() as patch:
         for options in (["--upscale"], ["--upscale", "--dtype", "same"]):
-            patch.setattr("upscaling.write_volume", stops_at_the_second())
+            patch.setattr("restoring.upscaling.write_volume", stops_at_the_second())
             with pytest.raises(KeyboardInterrupt):
                 restore(folder, "--no-report", *options)
     result = folder / "result"
@@ -225,7 +225,7 @@ def test_an_output_that_test_py_did_not_write_is_refused_before_work(folder, mon
     elif beside:
         (folder / "fine.json").write_text(json.dumps(beside))
     before = path.read_bytes()
-    monkeypatch.setattr("upscaling.restore", never)
+    monkeypatch.setattr("restoring.upscaling.restore", never)
     with pytest.raises(UserError, match="fine.nii.gz: is there already.* --overwrite to replace"):
         to_output(folder, "fine.nii.gz", "--no-report")
     assert path.read_bytes() == before
@@ -267,7 +267,7 @@ def test_an_output_that_its_record_knows_is_replaced(folder, name, then):
 def test_an_output_that_was_changed_since_is_refused_before_work(folder, monkeypatch, options):
     assert to_output(folder, "fine.nii", *options) == 0
     save(folder / "fine.nii", brain(2, SHAPE))
-    monkeypatch.setattr("upscaling.restore", never)
+    monkeypatch.setattr("restoring.upscaling.restore", never)
     with pytest.raises(UserError, match="fine.nii: is there already.* it was changed since"):
         to_output(folder, "fine.nii", *options)
 
@@ -290,14 +290,14 @@ def test_an_output_that_another_run_is_replacing_is_waited_for(folder):
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_an_output_that_is_a_folder_is_refused_before_work(folder, monkeypatch, more):
     (folder / "fine.nii").mkdir()
-    monkeypatch.setattr("upscaling.restore", never)
+    monkeypatch.setattr("restoring.upscaling.restore", never)
     with pytest.raises(UserError, match="--output: .*fine.nii is a folder; name a file in it"):
         to_output(folder, "fine.nii", *more)
     assert not list((folder / "fine.nii").iterdir())
 
 
 def test_an_output_below_a_file_is_refused_before_work(folder, monkeypatch):
-    monkeypatch.setattr("upscaling.restore", never)
+    monkeypatch.setattr("restoring.upscaling.restore", never)
     with pytest.raises(UserError, match="0.nii is no folder that takes files; give another"):
         to_output(folder, "low/0.nii/deeper/fine.nii")
 

@@ -9,17 +9,18 @@ from conftest import load_script
 from scipy.ndimage import gaussian_filter
 from synthetic import save
 
-import scan_draws
-from command_line import command_line
-from degradation import degradation_of
+from degrading.acquisition import make_low
+from degrading.degradation import degradation_of
+from degrading.descriptors import CUE_NAMES, NOISE, cues_of, noise_of
+from degrading.slice_profile import PROFILES as PROFILES_OF
+from degrading.slice_profile import profile_matrix
 from disk.filters import load_filters
 from filter_constant import PROFILES
 from get_lar import make_fine
-from restoring import axes_between, upscale
-from scan_cues import CUE_NAMES, NOISE, cues_of, noise_of
-from scan_draws import draw_of, drawn_volumes, make_low
-from slice_profile import PROFILES as PROFILES_OF
-from slice_profile import profile_matrix
+from learning import acquisitions
+from learning.acquisitions import draw_of, drawn_volumes
+from options.command_line import command_line
+from restoring.steps import axes_between, upscale
 from util import bright_level, random_of
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -93,7 +94,7 @@ def test_what_is_drawn_hangs_on_seed_name_and_number_alone():
 
 
 def test_slabs_together_are_the_brain_each_voxel_once(monkeypatch):
-    monkeypatch.setattr(scan_draws, "AROUND", 1000)  # so that boxes are of the whole volume
+    monkeypatch.setattr(acquisitions, "AROUND", 1000)  # so that boxes are of the whole volume
     volume = phantom(1)
     seen = np.zeros(volume.shape, int)
     for part in drawn_volumes(volume, replace(SCAN, profile=("box",), noise=0.0), "a"):
@@ -111,7 +112,7 @@ def test_every_profile_and_many_levels_are_drawn_and_options_narrow_them():
              if profile in draw.profiles}
     assert named == set(PROFILES)
     sigmas = np.array([draw.sigma for draw in drawn])
-    assert (sigmas == 0).mean() == pytest.approx(scan_draws.CLEAN, abs=0.06)
+    assert (sigmas == 0).mean() == pytest.approx(acquisitions.CLEAN, abs=0.06)
     assert 0.06 < sigmas.max() <= 0.07
     narrow = replace(SCAN, profile=("gap",), noise=2.0)
     drawn = [draw_of(narrow, random_of(0, f"volume {n}")) for n in range(50)]

@@ -6,16 +6,16 @@ import pytest
 from scipy.ndimage import gaussian_filter, zoom
 from test_scan import phantom
 
-import scan_adaptation
+from degrading.slice_profile import profile_matrix
+from degrading.spline import resizing_matrix
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Settings
 from matrix_compute import Gram
 from octahedral.ridge import corrected_filters
 from octahedral.tree import tree_of
-from restoring import upscale
-from scan_adaptation import Scan, adapt_to_scan, own_example, profile_of_slices
-from slice_profile import profile_matrix
-from spline import resizing_matrix
+from restoring import adaptation
+from restoring.adaptation import Scan, adapt_to_scan, own_example, profile_of_slices
+from restoring.steps import upscale
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_of_a_large_scan_its_middle_planes_are_learned_from(shipped, monkeypatch
     scan = Scan.of(low, shipped[1], 2, None)
     whole = own_example(scan, 0, "box", shipped[1])
     planes = np.flatnonzero(scan.unit.any((0, 2)))  # across the axis that is not refined
-    monkeypatch.setattr(scan_adaptation, "MOST_VOXELS", 10 * 48 * 40)
+    monkeypatch.setattr(adaptation, "MOST_VOXELS", 10 * 48 * 40)
     part = own_example(scan, 0, "box", shipped[1])
     assert whole.operator.shape[0] == len(planes)
     assert abs(part.operator.shape[0] - 10) <= 1
@@ -101,7 +101,7 @@ def test_half_of_a_correction_is_made(shipped, monkeypatch):
     stages, settings = shipped
     low = thick_slices(tissue(6))
     half = adapt_to_scan(low, stages, settings).stages[0].weights - stages[0].weights
-    monkeypatch.setattr(scan_adaptation, "TRUST", 1)
+    monkeypatch.setattr(adaptation, "TRUST", 1)
     whole = adapt_to_scan(low, stages, settings).stages[0].weights - stages[0].weights
     assert np.abs(whole).max() > 0.005
     np.testing.assert_allclose(half, whole / 2, atol=1e-6)

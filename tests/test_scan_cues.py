@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from synthetic import brain
 
+from degrading.descriptors import CUE_NAMES, bright_part, cues_of, differences_along, head_in_zeros
 from octahedral.features import noise_strength
-from scan_cues import CUE_NAMES, bright_part, cues_of, differences_along, head_in_zeros
 
 
 def noisy(seed=0, shape=(22, 20, 18), sigma=0.03):

@@ -1,4 +1,4 @@
-"""scan_evaluation.py: what test.py --preset scan reports, against figures taken apart from it."""
+"""restoring/evaluation.py: the figures of test.py --preset scan, computed a second time."""
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_cdt, zoom
@@ -6,12 +6,12 @@ from skimage.restoration import denoise_nl_means
 from synthetic import command, save
 from test_scan import phantom
 
-from degradation import degradation_of
+from degrading.acquisition import make_low, original_of
+from degrading.degradation import degradation_of
 from disk.filters import load_filters
 from filter_constant import Settings
-from restoring import upscale
-from scan_draws import make_low, original_of
-from scan_evaluation import evaluate_scan
+from restoring.evaluation import evaluate_scan
+from restoring.steps import upscale
 from util import random_of
 
 

@@ -10,19 +10,8 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from synthetic import save
 from test_scan import SCAN, phantom
 
-from command_line import command_line
-from disk.filters import load_filters
-from filter_constant import PROFILES
-from get_lar import make_fine
-from matrix_compute import Stage
-from octahedral.features import classify
-from octahedral.scene import REACH
-from octahedral.stages import apply_stage, scene_of, stage_tree, survey, tap_count
-from octahedral.tree import NO_READER, together, tree_of
-from octahedral.voxel_features import FEATURE_NAMES
-from scan_cues import CUE_NAMES, NOISE, edge_density
-from scan_draws import draw_of, drawn_volumes, with_sharpness
-from scan_reader import (
+from degrading.descriptors import CUE_NAMES, NOISE, edge_density
+from degrading.profile_reader import (
     DENSE,
     READING_NAMES,
     SPARSE,
@@ -35,7 +24,18 @@ from scan_reader import (
     told_or_read,
     trust,
 )
-from slice_profile import Profile, profile_matrix, transfer
+from degrading.slice_profile import Profile, profile_matrix, transfer
+from disk.filters import load_filters
+from filter_constant import PROFILES
+from get_lar import make_fine
+from learning.acquisitions import draw_of, drawn_volumes, with_sharpness
+from matrix_compute import Stage
+from octahedral.features import classify
+from octahedral.scene import REACH
+from octahedral.stages import apply_stage, scene_of, stage_tree, survey, tap_count
+from octahedral.tree import NO_READER, together, tree_of
+from octahedral.voxel_features import FEATURE_NAMES
+from options.command_line import command_line
 from util import random_of
 
 TOLD = FEATURE_NAMES.index("told")

@@ -4,14 +4,15 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 from test_scan import SCAN, phantom
 
-import scan_evaluation
-from degradation import degradation_of
+from degrading.acquisition import make_low, original_of
+from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Settings
+from learning.acquisitions import NOISY_ORIGINALS, draw_of, drawn_volumes, with_grain
 from octahedral.scene import REACH
 from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
-from restoring import upscale
-from scan_draws import NOISY_ORIGINALS, draw_of, drawn_volumes, make_low, original_of, with_grain
+from restoring import evaluation
+from restoring.steps import upscale
 from util import random_of
 
 
@@ -89,11 +90,11 @@ def test_later_stages_learn_from_voxels_whose_surroundings_are_restored(shipped)
 def test_inside_is_what_lies_five_voxels_deep(shipped, monkeypatch):
     stages, settings = shipped
     seen = []
-    monkeypatch.setattr(scan_evaluation, "decibel", lambda error: seen.append(float(error)) or 0.0)
+    monkeypatch.setattr(evaluation, "decibel", lambda error: seen.append(float(error)) or 0.0)
     brain = phantom(3)
-    monkeypatch.setattr(scan_evaluation, "restore", lambda fine, *_: fine.lr)
-    scan_evaluation.evaluate_scan(brain, stages, settings, "box", 0, "brain")
-    hr = scan_evaluation.original_of(brain, settings.factor)
+    monkeypatch.setattr(evaluation, "restore", lambda fine, *_: fine.lr)
+    evaluation.evaluate_scan(brain, stages, settings, "box", 0, "brain")
+    hr = evaluation.original_of(brain, settings.factor)
     operator = degradation_of(hr.shape, settings)
     low = make_low(hr, operator, 0, random_of(0, "brain box 0"))
     missed = np.square(np.clip(operator.spline(low, 1), 0, 1) - hr)

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from synthetic import PATIENT, brain
 
+from degrading.spline import upsample
 from disk import files
-from disk.checkpoint import Checkpoint
-from disk.geometry import finer_header
 from disk.interrupt import Stop
-from disk.volumes import write_volume
 from filter_constant import Settings
 from get_lar import make_fine, make_pair
 from hashtable import nearest_buckets
-from learning import checkpoint_of
+from learning.checkpoint import Checkpoint
+from learning.steps import checkpoint_of
 from machine import threads
 from matrix_compute import Gram, solve
+from nifti.geometry import finer_header
+from nifti.volumes import write_volume
 from octahedral import tree
-from spline import upsample
 from structure import structure_of
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)

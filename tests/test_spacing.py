@@ -9,11 +9,11 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from command_line import command_line
-from disk.slices import Slices, slices_beside
 from filter_constant import Settings
-from spacing import Way, describe, nearest, onto_sizes, way_to
-from upscaling import slices_in_words, warn_of_axis
+from nifti.slices import Slices, slices_beside
+from options.command_line import command_line
+from restoring.spacing import Way, describe, nearest, onto_sizes, way_to
+from restoring.upscaling import slices_in_words, warn_of_axis
 
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")
@@ -195,7 +195,7 @@ def test_a_factor_without_filters_names_those_there_are_and_what_would_serve(tmp
         "test.py", "--upscale", "--factor", "5", "--test_dir", thick(tmp_path))
     assert status == 2 and len(errors) == 1
     assert "there are filters for --factor 2, 3, 4, 1 1 2, 1 1 3" in errors[0]
-    assert "--voxel_size instead of --factor would take 4 and a spline" in errors[0]
+    assert "--voxel_size, in place of --factor, reaches any size" in errors[0]
 
 
 def test_what_there_is_nothing_to_restore_of_is_one_line(keeping):

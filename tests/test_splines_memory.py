@@ -4,8 +4,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import spline
-from spline import banded, prefilter_operator, spline_matrix, zoom_matrix, zoom_operator
+from degrading import spline
+from degrading.spline import banded, prefilter_operator, spline_matrix, zoom_matrix, zoom_operator
 
 
 @pytest.mark.parametrize("grid", ["centers", "edges", "first"])

@@ -27,7 +27,7 @@ from octahedral.stages import (
     survey,
 )
 from octahedral.tree import quantile_tree, tree_of
-from restoring import restore, upscale
+from restoring.steps import restore, upscale
 
 BEST = Settings(**PRESETS["best"] | {"leaves": 8, "stages": 2})
 

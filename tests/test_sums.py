@@ -12,7 +12,8 @@ from filter_constant import Settings
 from get_lar import make_pair
 from hashtable import interior_voxels
 from machine import threads
-from matrix_compute import BLOCK, Gram, accumulate, patch_lines, solve, unpacked
+from matrix_compute import BLOCK, Gram, accumulate, solve, unpacked
+from published.patches import patch_lines
 
 # ---- against the released code
 

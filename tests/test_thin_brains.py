@@ -6,13 +6,13 @@ import pytest
 from conftest import read_rows, run_here
 from synthetic import brain, save
 
-from back_projection import Projection
-from degradation import degradation_of
+from degrading.back_projection import Projection
+from degrading.degradation import degradation_of
+from degrading.spline import apply_operators, banded
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import PRESETS, Settings
 from get_lar import make_pair
-from restoring import restore, whole_of
-from spline import apply_operators, banded
+from restoring.steps import restore, whole_of
 
 SIDE = 40
 BEST = replace(Settings(), **PRESETS["best"])

@@ -12,13 +12,13 @@ from synthetic import PATIENT
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import hashtable
-from apply_filters import apply_filters
 from filter_constant import Settings
 from get_lar import make_pair
 from hashtable import Boundaries
 from machine import threads
 from machine.errors import UserError
 from machine.threads import in_turn, one_ahead
+from structure import apply_filters
 
 NUMBERS = (1, 2, 5)
 

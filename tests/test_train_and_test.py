@@ -22,7 +22,7 @@ from conftest import (
     write_nifti,
 )
 
-from command_line import command_line
+from options.command_line import command_line
 
 # Oblique, and flipped.
 OBLIQUE = np.array(

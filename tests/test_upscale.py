@@ -12,15 +12,15 @@ from scipy.ndimage import gaussian_filter
 from synthetic import degrade, interpolate, one_stage
 
 import test as script
-from apply_filters import apply_filters
-from command_line import command_line
-from degradation import kspace_kept
+from degrading.degradation import kspace_kept
 from disk.filters import load_filters, save_filters
 from filter_constant import Settings
 from get_lar import best_spline, make_fine, make_pair
 from hashtable import Boundaries
 from machine.errors import UserError
-from restoring import upscale
+from options.command_line import command_line
+from restoring.steps import upscale
+from structure import apply_filters
 
 HERE = Path(__file__).resolve().parent.parent
 SETTINGS = Settings(filter_len=5, grad_len=5)

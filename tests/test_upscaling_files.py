@@ -9,16 +9,16 @@ from synthetic import brain
 
 import octahedral.stages as stages_of
 import test as script
-import upscaling
-from command_line import command_line
 from disk.filters import PRETRAINED_SCAN, load_filters
 from engine import CPU
 from filter_constant import Settings
 from get_lar import make_fine
 from intensities import Shift
 from machine.progress import Stopwatch
-from restoring import Filters, Use, restore, upscale
-from scan_adaptation import adapt_to_scan
+from options.command_line import command_line
+from restoring import upscaling
+from restoring.adaptation import adapt_to_scan
+from restoring.steps import Filters, Use, restore, upscale
 from structure import structure_of
 
 SCAN = Settings(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
@@ -153,7 +153,7 @@ def test_sizes_are_taken_in_metres_and_microns(tmp_path, capsys):
 
 
 def test_a_long_series_of_small_volumes_needs_little(tmp_path, monkeypatch):
-    monkeypatch.setattr("disk.nifti_check.free_memory", lambda: 2e8)  # 64 bytes a voxel are more
+    monkeypatch.setattr("nifti.checks.free_memory", lambda: 2e8)  # 64 bytes a voxel are more
     series = nib.Nifti1Image(np.ones((20, 20, 20, 500), np.uint8), np.eye(4))
     nib.save(series, tmp_path / "series.nii.gz")
     assert upscaling.checked_image(tmp_path / "series.nii.gz", (3, 4), upscaling.SERIES_BYTES)

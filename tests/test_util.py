@@ -18,11 +18,12 @@ from synthetic import filter_paths, one_stage
 
 from disk.files import write_whole
 from disk.filters import load_filters, save_filters
-from disk.volumes import write_volume
+from disk.metrics import metrics_row, write_metrics
 from filter_constant import Settings
 from hashtable import Boundaries
 from machine.progress import Stopwatch
-from report.figures import brain_mask, figures, metrics_row, write_metrics
+from nifti.volumes import write_volume
+from restoring.figures import brain_mask, figures
 
 SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 

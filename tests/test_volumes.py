@@ -1,4 +1,4 @@
-"""disk/volumes.py: volumes from and to NIfTI files."""
+"""nifti/volumes.py: volumes from and to NIfTI files."""
 import gzip
 import time
 from pathlib import Path
@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 from conftest import one_line, write_nifti
 
-from disk.study import find_volumes
-from disk.volumes import (
-    read_series,
-    read_volume,
-    sidecar_names,
-    write_volume,
-)
+from disk.results import sidecar_names
 from get_lar import LRVolume
+from nifti.study import find_volumes
+from nifti.volumes import read_series, read_volume, write_volume
 
 
 def rotation(degrees, axis):

@@ -4,13 +4,13 @@ import pytest
 from conftest import load_script
 from synthetic import brain, save
 
-from command_line import command_line
 from disk.filters import PRETRAINED, load_filters
-from disk.volumes import read_volume
 from engine import CPU
 from filter_constant import Settings
 from get_lar import make_pair
-from restoring import restore, whole_of
+from nifti.volumes import read_volume
+from options.command_line import command_line
+from restoring.steps import restore, whole_of
 
 
 def filling(shape, seed=0):
@@ -60,7 +60,7 @@ def test_other_volumes_are_restored_once(filters, monkeypatch):
     data = np.pad(filling((16, 16, 16)), 8)
     pair = make_pair(data, settings)
     sr = restore(pair, stages, settings)
-    monkeypatch.setattr("restoring.make_pair", None)
+    monkeypatch.setattr("restoring.steps.make_pair", None)
     whole = whole_of(data, pair, sr, stages, settings, CPU())
     np.testing.assert_array_equal(whole, pair.whole(sr))
 

@@ -3,9 +3,9 @@
 import pytest
 from conftest import assert_one_line, refused, run_command
 
-from command_line import command_line, run
 from filter_constant import ONLY_SPHERICAL, Settings, checked_settings
 from machine.errors import UserError
+from options.command_line import command_line, run
 
 
 @pytest.mark.parametrize("name", ONLY_SPHERICAL + ("solver",))

@@ -11,7 +11,7 @@ from synthetic import QUICK, ROOT
 SMALL_FILES = """
 import sys
 import command_line, structure
-from disk import sums
+from learning import sums
 sums.FILE_BYTES = 650_000
 structure.work_bytes = lambda settings, voxels: 0
 import train

@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from crop_black import tight_box
-from degradation import degradation_of, is_drawn
+from degrading.degradation import degradation_of, is_drawn
+from degrading.descriptors import NOISE, differences_along
+from degrading.slice_profile import PROFILES, profile_matrix
+from degrading.spline import apply_operators, banded, resizing_matrix, zoom_matrix
 from get_lar import RIM, LRVolume, make_fine
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters
 from octahedral.stages import draw_stage_samples, tap_count
-from scan_cues import NOISE, differences_along
-from slice_profile import PROFILES, profile_matrix
-from spline import apply_operators, banded, resizing_matrix, zoom_matrix
 from util import random_of
 
 ADAPTING_RIDGE = 5e5  # samples: so strong is the pull to the shipped filters
@@ -155,7 +155,7 @@ def profile_of_slices(scan):
     Returns
     -------
     profile : str
-        A key of `slice_profile.PROFILES`.
+        A key of `degrading.slice_profile.PROFILES`.
     """
     apart = dict.fromkeys(PROFILES, 0.0)
     for axis in scan.axes:

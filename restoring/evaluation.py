@@ -11,20 +11,20 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.restoration import denoise_nl_means
 
-from degradation import degradation_of
+from degrading.acquisition import make_low, original_of
+from degrading.degradation import degradation_of
+from degrading.descriptors import NOISE, head_in_zeros
 from disk.files import make_folder
-from disk.geometry import voxel_sizes_in_mm
-from disk.masks import read_brain
-from disk.volumes import relative_name
+from disk.metrics import write_metrics
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
 from machine.threads import in_turn
-from report.figures import write_metrics
-from restoring import Use, restore
-from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE, head_in_zeros
-from scan_draws import make_low, original_of
+from nifti.geometry import voxel_sizes_in_mm
+from nifti.masks import read_brain
+from nifti.volumes import relative_name
+from restoring.adaptation import adapt_to_scan
+from restoring.steps import Use, restore
 from util import decibel, random_of
 
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
@@ -43,7 +43,7 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     settings : Settings
         As the filters were learned.
     profile : str
-        A key of `slice_profile.PROFILES`.
+        A key of `degrading.slice_profile.PROFILES`.
     noise : float
         Per cent of the 99.9 % intensity, Rician standard deviation.
     name : str

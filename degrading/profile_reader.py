@@ -10,8 +10,8 @@ those that were learned from, and how sparse the edges are. There filters give w
 """
 import numpy as np
 
-from scan_cues import SPECTRAL
-from slice_profile import transfer
+from degrading.descriptors import SPECTRAL
+from degrading.slice_profile import transfer
 
 READING_NAMES = (
     "transfer_3_4",  # of the profile, at 3/4 of the highest frequency of the LR grid
@@ -120,7 +120,7 @@ def trust(reader, cues, density):
     reader : ndarray, see `fit_reader`
     cues : ndarray of float32, shape (descriptors,)
     density : float
-        What `scan_cues.edge_density` gives.
+        What `degrading.descriptors.edge_density` gives.
 
     Examples
     --------

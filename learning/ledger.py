@@ -1,8 +1,8 @@
 """The ledger of a training: how it was begun, and which volumes are in the sums of which buckets.
 
 How it was begun stands in ``about.json``: settings, what sorts voxels into buckets, and the volumes
-that this was found from. Which volumes were summed stands in each file of sums (`disk.sums`), since
-a kill between two of them leaves some buckets one volume ahead of others.
+that this was found from. Which volumes were summed stands in each file of sums (`learning.sums`),
+since a kill between two of them leaves some buckets one volume ahead of others.
 """
 import hashlib
 import os
@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import read_json, stream_digest, write_json
-from disk.masks import find_mask
-from disk.volumes import relative_name
+from disk.filters import mask_setting
 from filter_constant import checked_settings
 from machine.errors import UserError, first_line
+from nifti.masks import find_mask
+from nifti.volumes import relative_name
 
 FORMAT = 2  # of about.json and of the files of sums
 FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # they do not enter the sums
@@ -272,11 +273,6 @@ class Ledger:
     def starts_in(self, buckets):
         """First buckets of the files that hold a range of buckets."""
         return [start for start in self.starts if start in buckets]
-
-
-def mask_setting(settings):
-    """--mask as files beside filters and sums hold it: a dict, empty where it was not given."""
-    return {"mask": settings.mask} if settings.mask else {}
 
 
 def checked_volumes(entries):

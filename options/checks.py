@@ -13,7 +13,7 @@ from filter_constant import (
     ONLY_SPHERICAL,
     Settings,
 )
-from machine.options import fault_of, flag_of
+from machine.option_fields import fault_of, flag_of
 
 VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 

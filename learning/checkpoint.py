@@ -1,11 +1,11 @@
 """Training that survives: its sums are kept on disk.
 
 ``arrays/QVF_2/`` (of a stage: ``arrays/QVF_2_stage1/``) holds what was summed so far: a ledger
-(`disk.ledger`) in ``about.json``, and files of sums (`disk.sums`), ``sums_<n>.npy``. Such a file is
-complete in itself and replaced whole, one after another: a kill between two leaves some buckets one
-volume ahead of others, and the next run gives each bucket the volumes that it still lacks, in the
-same order. So a checkpoint takes hardly more disk than it holds, and several passes need nothing of
-their own.
+(`learning.ledger`) in ``about.json``, and files of sums (`learning.sums`), ``sums_<n>.npy``. Each
+file is complete in itself and replaced whole, one after another: a kill between two leaves some
+buckets one volume ahead of others, and the next run gives each bucket the volumes that it still
+lacks, in the same order. So a checkpoint takes hardly more disk than it holds, and several passes
+need nothing of their own.
 """
 import time
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from disk.files import make_folder
-from disk.ledger import Ledger
-from disk.sums import SumFiles, buckets_per_file
+from learning.ledger import Ledger
+from learning.sums import SumFiles, buckets_per_file
 from matrix_compute import Gram
 
 # A checkpoint is written no sooner than this many times the seconds that the last one took.

@@ -1,7 +1,7 @@
 """The steps of upscaling a file: from its header to a finer volume, or series, on disk.
 
 By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may take several uses of
-filters, one after another, and a last spline, see spacing.py.
+filters, one after another, and a last spline, see restoring/spacing.py.
 """
 import dataclasses
 import math
@@ -9,29 +9,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degradation import is_drawn
+from degrading.degradation import is_drawn
+from degrading.descriptors import NOISE, bright_part, head_in_zeros
 from disk.files import make_folder
-from disk.geometry import (
+from disk.seal import Seal
+from get_lar import comparison_images, make_fine, spline_onto
+from machine.errors import UserError, complain
+from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
+from machine.progress import Stopwatch, progress, say
+from nifti.checks import checked_image
+from nifti.geometry import (
     finer_header,
     sizes_in,
     unit_of,
     voxel_sizes_in_mm,
     voxel_sizes_of,
 )
-from disk.masks import mask_for
-from disk.nifti_check import checked_image
-from disk.seal import Seal
-from disk.slices import slices_in_words
-from disk.volumes import read_series, relative_name, write_volume
-from get_lar import comparison_images, make_fine, spline_onto
-from machine.errors import UserError, complain
-from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
-from machine.progress import Stopwatch, progress, say
-from measured_scan import Scan, as_measured, first_seen, volumes_of
-from restoring import Restored, origin_of, restore
-from scan_adaptation import adapt_to_scan
-from scan_cues import NOISE, bright_part, head_in_zeros
-from spacing import Way, describe, of_three, onto_sizes, way_to
+from nifti.masks import mask_for
+from nifti.slices import slices_in_words
+from nifti.volumes import read_series, relative_name, write_volume
+from restoring.adaptation import adapt_to_scan
+from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
+from restoring.spacing import Way, describe, of_three, onto_sizes, way_to
+from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
 
 STEPS = ("adapt", "interpolate", "restore")  # whose seconds are said
@@ -111,7 +111,7 @@ class Seen(NamedTuple):
     """What a volume shows of itself."""
 
     cues: np.ndarray | None  # of blur and noise; None where filters do not ask
-    trust: float  # share of what filters change that was made, see scan_reader.py
+    trust: float  # share of what filters change that was made, see degrading/profile_reader.py
 
 
 class _Upscaled(NamedTuple):
@@ -335,7 +335,7 @@ def read_inside(name, low, voxel_size, use, mask=None):
     voxel_size : ndarray, shape (3,)
         In mm.
     use : Use
-    mask : disk.masks.Mask, optional
+    mask : nifti.masks.Mask, optional
 
     Returns
     -------

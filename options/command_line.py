@@ -7,8 +7,8 @@ import dataclasses
 from filter_constant import PRESETS, Settings
 from machine import errors
 from machine.compiled import keep_compiled_code
-from machine.options import parser_of
-from option_checks import checked
+from machine.option_fields import parser_of
+from options.checks import checked
 
 GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
           "test": ("method", "applying", "running", "folders", "output")}

@@ -1,15 +1,12 @@
 """How near a restored volume comes: PSNR and SSIM, and the rows of metrics.csv."""
-import csv
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from disk.files import whole_file
 from machine.threads import in_threads, spans
 from util import decibel
 
 SSIM_WINDOW, SSIM_PLANES = 7, 32  # voxels
-FORMULAS = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet begins a formula by
 FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 
 
@@ -98,32 +95,3 @@ def figures_of(hr, estimates, mask):
     return {name: found[name] for name in estimates}
 
 
-def metrics_row(name, voxels, by_image):
-    """One row of metrics.csv from the figures of each image, a dict of dicts."""
-    row = {"volume": name, "brain_voxels": int(voxels)}
-    for image, found in by_image.items():
-        row |= {f"{image}_{figure}": round(value, 5) for figure, value in found.items()}
-    gain = by_image["sr"]["psnr"] - by_image["spline5"]["psnr"]
-    return row | {"gain_over_spline": round(gain, 5)}
-
-
-def mean_row(rows):
-    """The mean of each figure."""
-    names = [name for name in rows[0] if name not in ("volume", "mask")]
-    return {"volume": "mean"} | {name: float(np.mean([row[name] for row in rows]))
-                                 for name in names}
-
-
-def write_metrics(path, rows):
-    """Write the figures of all volumes as CSV.
-
-    A name that a spreadsheet would take for a formula gets ./ before it: it still is the name of
-    that file.
-    """
-    rows = [{name: f"./{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
-             for name, value in row.items()} for row in rows]
-    with (whole_file(path) as temporary,
-          open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)

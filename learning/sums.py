@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import array_header, whole_file
-from disk.ledger import FORMAT, checked_volumes, damaged
+from learning.ledger import FORMAT, checked_volumes, damaged
 from machine.errors import CannotWrite
 from machine.memory import MB, row_bytes
 

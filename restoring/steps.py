@@ -1,6 +1,6 @@
 """The steps of restoring: a volume or an array, degraded here or truly low-resolution, or a file.
 
-Files that are truly low-resolution are for upscaling.py.
+Files that are truly low-resolution are for restoring/upscaling.py.
 """
 import contextlib
 import dataclasses
@@ -11,9 +11,8 @@ import numpy as np
 
 from disk.files import make_folder
 from disk.filters import digests_there, factors_there, load_with_digests
-from disk.masks import read_brain
+from disk.metrics import metrics_row
 from disk.seal import Seal
-from disk.volumes import write_volume
 from engine import CPU
 from filter_constant import Settings
 from filter_func import census_blend
@@ -21,7 +20,9 @@ from get_lar import best_spline, make_fine, make_pair
 from intensities import shift_of
 from machine.errors import UserError, complain
 from machine.progress import Stopwatch
-from report.figures import brain_mask, figures_of, metrics_row
+from nifti.masks import read_brain
+from nifti.volumes import write_volume
+from restoring.figures import brain_mask, figures_of
 from structure import structure_of
 from util import clipping_in_words, without_nonsense
 

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from disk.files import read_json
-from disk.geometry import MM
-from disk.volumes import stem
+from disk.files import read_json, stem
 from machine.errors import complain
+from nifti.geometry import MM
 
 TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
 

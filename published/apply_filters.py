@@ -1,34 +1,12 @@
-"""Apply the filters: each voxel gets the one of its bucket (section 3.4 of the paper)."""
+"""The kernel that applies the filters (section 3.4 of the paper)."""
 import numpy as np
 
-from hashtable import buckets_of, features, interior_voxels
 from machine.kernels import njit
 from machine.simd import LANES, load, multiply_add, total, zeros
 from machine.threads import in_threads, spans
-from matrix_compute import patch_lines, readable
+from published.patches import patch_lines, readable
 
 TILE = 8192  # voxels at a time: about fifty rows of a brain, whose patches lie in the cache
-
-
-def apply_filters(lr, h, boundaries, settings, apply=None):
-    """Give each voxel the filter of its bucket (section 3.4 of the paper).
-
-    Parameters
-    ----------
-    lr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Cropped to the brain.
-    h : ndarray of float32, shape (buckets, P)
-    apply : callable, optional
-        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
-
-    Returns
-    -------
-    sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        `lr` itself outside the brain and near the faces of the box.
-    """
-    voxels = interior_voxels(lr != 0, settings.margin)
-    bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
-    return (apply or filter_voxels)(lr, voxels, bucket, h, settings.filter_len)
 
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):

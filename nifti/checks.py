@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 
-from disk.geometry import mend_geometry
 from machine.errors import UserError, first_line
 from machine.memory import GB, VOXEL_BYTES, free_memory
+from nifti.geometry import mend_geometry
 
 IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the bytes of their headers
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from crop_black import tight_box
-from degradation import degradation_of
+from degrading.acquisition import make_low, original_of
+from degrading.degradation import degradation_of
+from degrading.profile_reader import blur_of
+from degrading.slice_profile import PROFILES, Profile
+from degrading.spline import apply_operators, banded, zoom_matrix
 from get_lar import RIM, LRVolume
-from scan_reader import blur_of
-from slice_profile import PROFILES, Profile, profile_matrix
-from spline import apply_operators, banded, zoom_matrix
-from util import bright_level_of_scan, mod_crop, random_of
+from util import bright_level_of_scan, random_of
 
-PADDING = 8  # voxels of background that are kept around the brain
 HALO = 10  # planes around a slab, which filters and features see
 AROUND = 32  # planes around it that are degraded with it
 CLEAN = 0.35  # share of draws without noise
@@ -101,35 +101,6 @@ def _sharpness_of(random):
     return tuple(sigma * (1 + UNLIKE * (2 * share - 1)) for share in along), 0.0
 
 
-def make_low(hr, operator, sigma, random):
-    """The LR volume that a scanner makes of a fine one, and its outline.
-
-    Parameters
-    ----------
-    hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Background 0.
-    operator : degradation.SliceProfile
-    sigma : float
-        Standard deviation of the noise in both parts of the complex signal: Rician.
-    random : numpy.random.Generator
-
-    Returns
-    -------
-    low : ndarray of float32, shape (x, y, z)
-        Cut where less than half a voxel is brain, as brain extraction of the LR volume would.
-    """
-    clean = np.maximum(operator.forward(hr), 0)
-    noise = sigma * random.standard_normal((2, *clean.shape), np.float32)
-    return np.hypot(clean + noise[0], noise[1]) * _outline(hr > 0, operator.factor)
-
-
-def _outline(brain, factor):
-    """LR voxels of which half or more is brain."""
-    box = [banded(profile_matrix(side, f, "box"))
-           for side, f in zip(brain.shape, factor, strict=True)]
-    return apply_operators(brain.astype(np.float32), box) >= 0.5
-
-
 def drawn_volumes(image, settings, name):
     """All LR volumes that a volume is learned from, one for each slab.
 
@@ -162,23 +133,6 @@ def drawn_volumes(image, settings, name):
         volume = _drawn_volume(hr, settings, random, edges[slab], edges[slab + 1])
         if volume is not None:
             yield volume
-
-
-def original_of(image, factor):
-    """The brain of a volume with a little background around it, in [0, 1].
-
-    Its sides are multiples of the factor. Raises ValueError as `drawn_volumes` does.
-    """
-    image = np.clip(image, 0, np.float32(bright_level_of_scan(image)))
-    if not image.max(initial=0) > 0:
-        raise ValueError("no voxel is above zero; take another volume")
-    box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
-           for side in tight_box(image > 0)]
-    hr = np.ascontiguousarray(mod_crop(image[tuple(box)], factor)) / image.max()
-    if min(side // f for side, f in zip(hr.shape, factor, strict=True)) < 2:
-        raise ValueError(f"its shape {image.shape} has a side of fewer than two LR voxels; "
-                         "give a larger volume")
-    return hr
 
 
 def _drawn_volume(hr, settings, random, first, last):

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from disk.nifti_check import checked_image, read_voxels
+from disk.files import stem
 from disk.seal import Seal
-from disk.volumes import is_volume_name, read_volume, stem
 from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
+from nifti.checks import checked_image, read_voxels
+from nifti.volumes import is_volume_name, read_volume
 
 NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brain_mask",
          "{name}_mask", "{name}_brainmask", "{name}_brain_mask")

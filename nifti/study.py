@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from disk.files import read_json
-from disk.masks import BIDS_FILE, DERIVATIVES, masks_among
-from disk.nifti_check import checked_image, is_dicom, is_label_map
+from disk.files import read_json, stem
 from disk.results import is_ours
-from disk.volumes import is_volume_name, relative_name, stem
 from machine.errors import UserError
 from machine.progress import say
+from nifti.checks import checked_image, is_dicom, is_label_map
+from nifti.masks import BIDS_FILE, DERIVATIVES, masks_among
+from nifti.volumes import is_volume_name, relative_name
 
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
 LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map

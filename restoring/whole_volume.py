@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from disk.files import make_folder, whole_files, write_json
 from disk.results import is_ours, names_of_sidecars
-from disk.volumes import relative_name
 from engine import CPU
 from filter_constant import Settings
+from nifti.volumes import relative_name
 from report.record import finished, write_beside, write_record
-from restoring import restore_file
-from upscaling import STEPS, upscale_file
+from restoring.steps import restore_file
+from restoring.upscaling import STEPS, upscale_file
 
 
 class Job(NamedTuple):

@@ -3,13 +3,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degradation import is_drawn
-from disk.geometry import unit_of
-from disk.slices import filled_up
-from disk.volumes import Volume
+from degrading.degradation import is_drawn
+from degrading.measured_grid import measured_grid, onto_measured
 from machine.progress import say
-from measured_grid import measured_grid, onto_measured
-from spacing import Way, describe, way_to
+from nifti.geometry import unit_of
+from nifti.slices import filled_up
+from nifti.volumes import Volume
+from restoring.spacing import Way, describe, way_to
 
 
 class Scan(NamedTuple):

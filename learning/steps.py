@@ -12,22 +12,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degradation import is_drawn
-from disk.checkpoint import Checkpoint, Sums, buckets_per_file
+from degrading.degradation import is_drawn
 from disk.files import write_whole
 from disk.interrupt import Stop
-from disk.ledger import fingerprint
-from disk.masks import read_brain
-from disk.volumes import largest_volume, relative_name
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair, with_sharp_original
+from learning.acquisitions import drawn_volumes
+from learning.checkpoint import Checkpoint, Sums, buckets_per_file
+from learning.ledger import fingerprint
 from machine.errors import CannotWrite, UserError, blamed_on, complain, one_line
 from machine.memory import memory_budget
 from machine.progress import progress
 from machine.threads import in_turn, one_ahead
 from matrix_compute import Stage
-from scan_draws import drawn_volumes
+from nifti.masks import read_brain
+from nifti.volumes import largest_volume, relative_name
 from structure import structure_of
 from util import clipping_in_words
 

@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spline import apply_operators, banded_by_columns, identity, spline_columns, spline_operator
+from degrading.spline import (
+    apply_operators,
+    banded_by_columns,
+    identity,
+    spline_columns,
+    spline_operator,
+)
+from disk.filters import tags
 
 SAME = 1e-5  # relative: voxel sizes that differ by less are those of one header, rounded
 LEAST_RATIO = 1.1  # an axis that is to be hardly finer than it is needs no filters
@@ -215,18 +222,6 @@ def of_three(sizes, unit="mm"):
     '0.5 x 0.5 x 2 mm'
     """
     return " x ".join(f"{size:.4g}" for size in sizes) + f" {unit}"
-
-
-def tags(factors):
-    """Factors as they are given to --factor.
-
-    Examples
-    --------
-    >>> tags([(2, 2, 2), (1, 1, 4)])
-    '2, 1 1 4'
-    """
-    return ", ".join(str(factor[0]) if len(set(factor)) == 1 else " ".join(map(str, factor))
-                     for factor in factors)
 
 
 def _same(one, other):

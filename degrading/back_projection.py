@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 import scipy.fft
 
+from degrading.spline import apply_operators, banded
 from machine.kernels import njit
 from machine.threads import in_threads, spans, thread_count
-from spline import apply_operators, banded
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
 ITERATIONS = 10

@@ -11,11 +11,18 @@ from functools import lru_cache
 import numpy as np
 import scipy.fft
 
-from back_projection import DataConsistency, Projection, SpectrumProjection, middle
+from degrading.back_projection import DataConsistency, Projection, SpectrumProjection, middle
+from degrading.descriptors import cues_of
+from degrading.slice_profile import profile_matrix
+from degrading.spline import (
+    apply_operators,
+    banded,
+    spacing_and_start,
+    upsample,
+    zoom_matrix,
+    zoom_operator,
+)
 from machine.threads import thread_count
-from scan_cues import cues_of
-from slice_profile import profile_matrix
-from spline import apply_operators, banded, spacing_and_start, upsample, zoom_matrix, zoom_operator
 
 KSPACE_BACKGROUND = 0.02  # of the range: darker voxels of a k-space volume are background
 
@@ -49,7 +56,7 @@ def degradation_of(shape, settings, low_shape=None):
 
 
 def is_drawn(settings):
-    """Whether LR volumes are drawn anew for each part of a volume, see scan_draws.py."""
+    """Whether LR volumes are drawn anew for each part of a volume, see learning/acquisitions.py."""
     return OPERATORS[settings.lr_type].drawn
 
 
@@ -67,7 +74,7 @@ class Degradation:
     shape, low_shape : tuple of three int
         Of the fine and of the LR volume.
     grid : {"centers", "edges", "first"}
-        How the two lie to each other, see `spline.spacing_and_start`.
+        How the two lie to each other, see `degrading.spline.spacing_and_start`.
     """
 
     drawn = False  # whether profile and noise are drawn anew for each part of a volume
@@ -287,7 +294,7 @@ class SliceProfile(Degradation):
     Attributes
     ----------
     profiles : tuple of three str
-        Of each axis, see `slice_profile.PROFILES`.
+        Of each axis, see `degrading.slice_profile.PROFILES`.
     """
 
     drawn = True

@@ -2,7 +2,6 @@
 import contextlib
 import math
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,14 +9,13 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
-from disk.files import whole_file
-from disk.nifti_check import checked_image, clean_voxels, read_voxels
+from disk.files import ENDING, stem, whole_file
 from intensities import shift_of
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES, VOXEL_BYTES
 from machine.progress import say
+from nifti.checks import checked_image, clean_voxels, read_voxels
 
-ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
 GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
 
 
@@ -68,17 +66,6 @@ def is_volume_name(name):
     return bool(ENDING.search(name, 1))
 
 
-def stem(path):
-    """The name of a volume without .nii or .nii.gz.
-
-    Examples
-    --------
-    >>> stem("scans/sub-01_T1w.nii.gz"), stem("SCAN.NII")
-    ('sub-01_T1w', 'SCAN')
-    """
-    return ENDING.sub("", Path(path).name)
-
-
 def target_paths(volumes, folder, settings, masks=()):
     """Where each restored volume goes.
 
@@ -121,30 +108,6 @@ def _target_path(path, folder, settings):
     name, ending = stem(path), path.name[len(stem(path)):]
     target = folder / relative_name(path, settings.test_dir)
     return target.with_name(name + settings.suffix + ending)
-
-
-def sidecar_names(targets):
-    """Names of the files that lie beside results (picture, JSON), without their endings.
-
-    Parameters
-    ----------
-    targets : list of Path
-        The results.
-
-    Returns
-    -------
-    list of Path
-        Each result's own name without .nii or .nii.gz; with it, where two results in one folder
-        differ in nothing else.
-
-    Examples
-    --------
-    >>> [path.name for path in sidecar_names([Path("a.nii"), Path("b.nii"), Path("b.nii.gz")])]
-    ['a', 'b.nii', 'b.nii.gz']
-    """
-    plain = [target.with_name(stem(target)) for target in targets]
-    return [target if plain.count(name) > 1 else name
-            for target, name in zip(targets, plain, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------ reading

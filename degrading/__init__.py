@@ -1,0 +1,1 @@
+"""How low-resolution volumes come about, and what they show of it."""

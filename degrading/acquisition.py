@@ -1,0 +1,55 @@
+"""One LR volume as a scanner makes it: blurred, noisy, with the outline that it shows."""
+import numpy as np
+
+from crop_black import tight_box
+from degrading.slice_profile import profile_matrix
+from degrading.spline import apply_operators, banded
+from util import bright_level_of_scan, mod_crop
+
+PADDING = 8  # voxels of background that are kept around the brain
+
+
+def original_of(image, factor):
+    """The brain of a volume with a little background around it, in [0, 1].
+
+    Its sides are multiples of the factor. Raises ValueError as `drawn_volumes` does.
+    """
+    image = np.clip(image, 0, np.float32(bright_level_of_scan(image)))
+    if not image.max(initial=0) > 0:
+        raise ValueError("no voxel is above zero; take another volume")
+    box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
+           for side in tight_box(image > 0)]
+    hr = np.ascontiguousarray(mod_crop(image[tuple(box)], factor)) / image.max()
+    if min(side // f for side, f in zip(hr.shape, factor, strict=True)) < 2:
+        raise ValueError(f"its shape {image.shape} has a side of fewer than two LR voxels; "
+                         "give a larger volume")
+    return hr
+
+
+def make_low(hr, operator, sigma, random):
+    """The LR volume that a scanner makes of a fine one, and its outline.
+
+    Parameters
+    ----------
+    hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        Background 0.
+    operator : degradation.SliceProfile
+    sigma : float
+        Standard deviation of the noise in both parts of the complex signal: Rician.
+    random : numpy.random.Generator
+
+    Returns
+    -------
+    low : ndarray of float32, shape (x, y, z)
+        Cut where less than half a voxel is brain, as brain extraction of the LR volume would.
+    """
+    clean = np.maximum(operator.forward(hr), 0)
+    noise = sigma * random.standard_normal((2, *clean.shape), np.float32)
+    return np.hypot(clean + noise[0], noise[1]) * _outline(hr > 0, operator.factor)
+
+
+def _outline(brain, factor):
+    """LR voxels of which half or more is brain."""
+    box = [banded(profile_matrix(side, f, "box"))
+           for side, f in zip(brain.shape, factor, strict=True)]
+    return apply_operators(brain.astype(np.float32), box) >= 0.5

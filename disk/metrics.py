@@ -1,0 +1,39 @@
+"""The rows of metrics.csv: figures of each volume, and their mean."""
+import csv
+
+import numpy as np
+
+from disk.files import whole_file
+
+FORMULAS = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet begins a formula by
+
+
+def metrics_row(name, voxels, by_image):
+    """One row of metrics.csv from the figures of each image, a dict of dicts."""
+    row = {"volume": name, "brain_voxels": int(voxels)}
+    for image, found in by_image.items():
+        row |= {f"{image}_{figure}": round(value, 5) for figure, value in found.items()}
+    gain = by_image["sr"]["psnr"] - by_image["spline5"]["psnr"]
+    return row | {"gain_over_spline": round(gain, 5)}
+
+
+def mean_row(rows):
+    """The mean of each figure."""
+    names = [name for name in rows[0] if name not in ("volume", "mask")]
+    return {"volume": "mean"} | {name: float(np.mean([row[name] for row in rows]))
+                                 for name in names}
+
+
+def write_metrics(path, rows):
+    """Write the figures of all volumes as CSV.
+
+    A name that a spreadsheet would take for a formula gets ./ before it: it still is the name of
+    that file.
+    """
+    rows = [{name: f"./{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+             for name, value in row.items()} for row in rows]
+    with (whole_file(path) as temporary,
+          open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,1 @@
+"""A training and its state."""

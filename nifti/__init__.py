@@ -1,0 +1,1 @@
+"""NIfTI files that others write: volumes, masks, folders of a study."""
