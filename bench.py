@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from filter_constant import Settings
+from filter_constant import Method, Request
 from machine.bench_figures import ratios, spread, table
 from machine.errors import UserError, complain
 
@@ -33,8 +33,8 @@ def main():
     from report.record import PACKAGES
 
     options = command_line()
-    grad_len = min(options.filter_len, Settings.grad_len)
-    settings = replace(Settings(), filter_len=options.filter_len, grad_len=grad_len)
+    grad_len = min(options.filter_len, Method.grad_len)
+    method = replace(Method(), filter_len=options.filter_len, grad_len=grad_len)
 
     def say(*words):
         if not options.json:
@@ -47,16 +47,16 @@ def main():
                  for size, repeats in SIZES.items()}
         say("compiling ...")
         small = save(made_up_brain((40, 40, 40)), (1, 1, 1), folder / "small" / "brain.nii.gz")
-        measure_volume(small, replace(settings, q_angle_p=1, q_angle_t=1),
+        measure_volume(small, replace(method, q_angle_p=1, q_angle_t=1),
                        folder / "restored.nii.gz", 1, only_once=True)
         runs = []
         for number in range(options.runs):
             say(f"run {number + 1} of {options.runs} ...")
-            runs.append(measure(paths, settings, folder))
+            runs.append(measure(paths, method, folder))
         say("whole processes ...")
-        processes = measure_processes(paths, settings, folder)
+        processes = measure_processes(paths, method, folder)
     report = {"volume": what, "machine": machine((*PACKAGES, "isal")),
-              "settings": asdict(settings), "runs": options.runs,
+              "settings": asdict(method), "runs": options.runs,
               "ratios": ratios(runs, processes), "spread": spread(runs), "seconds": medians(runs),
               "processes": processes}
     print(json.dumps(report, indent=1) if options.json else table(report))
@@ -74,7 +74,7 @@ def command_line():
     parser.add_argument("--quick", action="store_true", help="time each once")
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object instead of the table")
-    parser.add_argument("--filter_len", type=int, default=Settings.filter_len, metavar="N",
+    parser.add_argument("--filter_len", type=int, default=Method.filter_len, metavar="N",
                         help="side of the patch (default: %(default)s)")
     options = parser.parse_args()
     options.runs = 1 if options.quick else max(options.runs, 1)
@@ -88,7 +88,7 @@ def volume_to_measure(path):
 
     if not path:
         try:
-            path = find_volumes(Settings.test_dir)[0]
+            path = find_volumes(Request.test_dir)[0]
         except UserError:
             return made_up_brain(), "made up, 181 x 217 x 181 voxels"
     data = read_volume(path).data
@@ -120,14 +120,14 @@ def save(image, repeats, path):
 
 # -------------------------------------------------------------------------------------------- steps
 
-def measure(paths, settings, folder):
+def measure(paths, method, folder):
     """Seconds of every step and yardstick at each size, and how much they did."""
     target = folder / "restored.nii.gz"
-    return {size: measure_volume(path, settings, target, times, only_once=times == 1)
+    return {size: measure_volume(path, method, target, times, only_once=times == 1)
             for (size, path), times in zip(paths.items(), (1, 2, 4), strict=True)}
 
 
-def measure_volume(path, settings, target, times, only_once):
+def measure_volume(path, method, target, times, only_once):
     """Time each step on one volume, the yardsticks between; what hangs on no size only once."""
     import numpy as np  # as in main
     import scipy.ndimage
@@ -150,47 +150,47 @@ def measure_volume(path, settings, target, times, only_once):
 
     clock = Clock()
     volume = clock("read", lambda: read_volume(path))
-    image = mod_crop(clip_bright(volume.data), settings.factor)
-    operator = degradation_of(image.shape, settings)
+    image = mod_crop(clip_bright(volume.data), method.factor)
+    operator = degradation_of(image.shape, method)
     clock("memory copy", image.copy)
     low = clock("degrade", lambda: operator.degrade(image))
-    clock("cubic zoom", lambda: scipy.ndimage.zoom(low, settings.factor, order=3))
+    clock("cubic zoom", lambda: scipy.ndimage.zoom(low, method.factor, order=3))
     clock("interpolate", lambda: operator.interpolate(low))
-    pair = make_pair(volume.data, settings)
-    voxels = interior_voxels(pair.lr != 0, settings.margin)
-    found = clock("features", lambda: features(pair.lr, voxels, settings))
+    pair = make_pair(volume.data, method)
+    voxels = interior_voxels(pair.lr != 0, method.margin)
+    found = clock("features", lambda: features(pair.lr, voxels, method))
     boundaries = Boundaries(quantile_boundaries(found.strength, 3),
                             quantile_boundaries(found.coherence, 3))
-    bucket = buckets_of(found, boundaries, settings)
-    h = np.full((settings.buckets, settings.taps), 1 / settings.taps, np.float32)
-    sr = clock("apply", lambda: filter_voxels(pair.lr, voxels, bucket, h, settings.filter_len))
+    bucket = buckets_of(found, boundaries, method)
+    h = np.full((method.buckets, method.taps), 1 / method.taps, np.float32)
+    sr = clock("apply", lambda: filter_voxels(pair.lr, voxels, bucket, h, method.filter_len))
     clock("write", lambda: write_volume(target, pair.whole(sr), volume.image))
     # As many samples at every size: what one costs is compared, and larger sizes take no longer.
-    drawn = sample_voxels(np.arange(voxels.size), settings.sample_rate * times, settings.seed,
+    drawn = sample_voxels(np.arange(voxels.size), method.sample_rate * times, method.seed,
                           "bench")
-    gram = Gram(settings.buckets, settings.taps)
+    gram = Gram(method.buckets, method.taps)
     gram.packed.fill(0)  # so that the system hands out no memory while the clock runs
 
     def add_samples():
-        samples = sorted_samples(pair, voxels[drawn], bucket[drawn], settings.buckets, settings)
+        samples = sorted_samples(pair, voxels[drawn], bucket[drawn], method.buckets, method)
         sum_rows(gram, samples.ends, samples.fill)
 
-    clock("gather", lambda: gather_all(pair, voxels[drawn], settings))
-    clock("sgemm", product(settings))
+    clock("gather", lambda: gather_all(pair, voxels[drawn], method))
+    clock("sgemm", product(method))
     clock("gather and Gram products", add_samples)
-    clock("sgemm", product(settings))
+    clock("sgemm", product(method))
     if only_once:
-        measure_factorisation(clock, settings)
-        clock("solve", lambda: solve(gram, settings))
-        measure_factorisation(clock, settings)
+        measure_factorisation(clock, method)
+        clock("solve", lambda: solve(gram, method))
+        measure_factorisation(clock, method)
     if times != 2:
-        measure_stages(clock, volume.data, low, settings)
+        measure_stages(clock, volume.data, low, method)
     return clock.seconds | {"voxels": image.size, "restored": voxels.size, "samples": drawn.size,
-                            "side": gram.side, "flops": 2 * ROWS * settings.taps**2,
-                            "buckets": settings.buckets}
+                            "side": gram.side, "flops": 2 * ROWS * method.taps**2,
+                            "buckets": method.buckets}
 
 
-def gather_all(pair, voxels, settings):
+def gather_all(pair, voxels, method):
     """Gather the patches of these voxels, and forget them."""
     import numpy as np  # as in main
 
@@ -199,7 +199,7 @@ def gather_all(pair, voxels, settings):
     from matrix_compute import BLOCK, gather
     from published.patches import patch_lines, readable
 
-    lines, side = patch_lines(pair.lr.shape, settings.filter_len), settings.taps + 1
+    lines, side = patch_lines(pair.lr.shape, method.filter_len), method.taps + 1
     lr, hr = readable(pair.lr), pair.hr.reshape(-1)
 
     def work(span, rows):
@@ -210,15 +210,15 @@ def gather_all(pair, voxels, settings):
                lambda: (np.empty(BLOCK * side + LANES, np.float32),))
 
 
-def product(settings):
+def product(method):
     """The yardstick of learning: an sgemm of matrices as wide as a patch, in BLAS's threads."""
     import numpy as np  # as in main
 
-    a, b = np.random.default_rng(0).random((2, ROWS, settings.taps), np.float32)
+    a, b = np.random.default_rng(0).random((2, ROWS, method.taps), np.float32)
     return lambda: a.T @ b
 
 
-def measure_factorisation(clock, settings):
+def measure_factorisation(clock, method):
     """The yardstick of solving: one dpotrf as wide as a patch, in one thread or in all.
 
     Whichever is quicker.
@@ -228,19 +228,19 @@ def measure_factorisation(clock, settings):
     from threadpoolctl import threadpool_limits
 
     for threads in (None, 1) * 3:
-        matrix = np.asfortranarray(np.eye(settings.taps) + 1 / settings.taps)
+        matrix = np.asfortranarray(np.eye(method.taps) + 1 / method.taps)
         with threadpool_limits(threads, "blas"):
             clock("dpotrf", lambda matrix=matrix: dpotrf(matrix, overwrite_a=True, clean=False))
 
 
-def measure_stages(clock, image, low, settings):
+def measure_stages(clock, image, low, method):
     """Restoring by the project's filters: a stage of best, all of it, and upscaling a scan."""
     from disk.filters import PRETRAINED, load_filters  # as in main
     from get_lar import make_fine, make_pair
     from octahedral.stages import apply_stage, scene_of
     from restoring.steps import restore
 
-    stages, best = load_filters(replace(settings, arrays_dir=str(PRETRAINED)))
+    stages, best, *_ = load_filters(Request(method, arrays_dir=str(PRETRAINED)))
     pair = make_pair(image, best)
     clock("start by projections", pair.consistency.start)
 
@@ -251,7 +251,7 @@ def measure_stages(clock, image, low, settings):
 
     clock("one stage of best", stage)
     clock("all of best", lambda: (pair.consistency.start(), restore(pair, stages, best)))
-    scan_stages, scan = load_filters(replace(settings, arrays_dir=str(PRETRAINED / "scan")))
+    scan_stages, scan, *_ = load_filters(Request(method, arrays_dir=str(PRETRAINED / "scan")))
 
     def upscale():
         fine = make_fine(low, scan)
@@ -262,11 +262,11 @@ def measure_stages(clock, image, low, settings):
 
 # ---------------------------------------------------------------------------------- whole processes
 
-def measure_processes(paths, settings, folder):
+def measure_processes(paths, method, folder):
     """Seconds and peak memory of train.py and test.py, and what compiling adds to a first run."""
     from machine.measure import process  # as in main
 
-    option = ["--filter_len", settings.filter_len, "--grad_len", settings.grad_len]
+    option = ["--filter_len", method.filter_len, "--grad_len", method.grad_len]
     folders = ["--arrays_dir", folder / "arrays"]
     learn = ["train.py", "--train_dir", paths["1x"].parent, *folders, *option]
     restore = {size: ["test.py", "--test_dir", paths[size].parent, *folders,

@@ -20,7 +20,7 @@ class CPU:
         """Where a volume can be summed: what has the method `add`."""
         yield self
 
-    def add(self, gram, drawn, settings, advance=lambda samples: None):
+    def add(self, gram, drawn, method, advance=lambda samples: None):
         """Add a volume's samples to the Gram matrices.
 
         Parameters
@@ -28,7 +28,7 @@ class CPU:
         gram : matrix_compute.Gram
             Changed in place.
         drawn : matrix_compute.Drawn
-        settings : Settings
+        method : Method
         advance : callable, optional
             Told of the number of samples added, now and then.
         """
@@ -53,12 +53,12 @@ def demanding_dask():
                         "python -m pip install -r requirements-cluster.txt") from fault
 
 
-def choose_engine(settings, cpu_only="", most=None):
+def choose_engine(device, cpu_only="", most=None):
     """The engine to work with; says in one line which was taken, and why.
 
     Parameters
     ----------
-    settings : Settings
+    device : {"auto", "cpu", "gpu"}
     cpu_only : str, optional
         Why the CPU must be taken, if it must.
     most : int, optional
@@ -73,7 +73,7 @@ def choose_engine(settings, cpu_only="", most=None):
     UserError
         If --device gpu finds none.
     """
-    if settings.device == "cpu":
+    if device == "cpu":
         cards, why = [], "as --device asks for"
     elif cpu_only:
         cards, why = [], cpu_only
@@ -81,7 +81,7 @@ def choose_engine(settings, cpu_only="", most=None):
         # Here, so that without a card nothing of this room is loaded.
         from gpu.cards import find_cards
 
-        cards, why = find_cards(settings.device, most)
+        cards, why = find_cards(device, most)
     if not cards:
         print(f"Device: CPU, {why}", flush=True)
         return CPU()

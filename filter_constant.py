@@ -1,4 +1,4 @@
-"""The constants of the method, and all settings in one frozen dataclass.
+"""The constants of the method, and all options: a `Method`, and a `Request` of one run.
 
 Every option of ``train.py`` and ``test.py`` is one field below: its default, its help and the
 values it takes stand on one spot. Nothing here imports more than the standard library, so that
@@ -58,11 +58,8 @@ ONLY_SCAN = ("profile", "noise", "inverted", "bent", "original_noise", "draws")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that decides a result.
-
-    The fields under "method" and "learning" are saved with the filters.
-    """
+class Method:
+    """What filters mean and how they were learned: saved with them, and read with them."""
 
     preset: str = option("paper", "learning", "paper: the published structure; best: what restores "
                          "most in its protocol; scan: for upscaling real scans (see PRESETS). "
@@ -145,6 +142,51 @@ class Settings:
                                         "by name (default: all)", kind=int, low=0, none=0)
     seed: int = option(0, "learning", "of the random choice of voxels", low=0, high=2**32 - 1)
 
+    @property
+    def classes(self):
+        """Classes of azimuth, inclination, strength, coherence; their product is the buckets."""
+        return (self.q_angle_p, self.q_angle_t, 3, 3)
+
+    @property
+    def buckets(self):
+        return math.prod(self.classes)
+
+    @property
+    def taps(self):
+        """Voxels in a patch, P in the paper."""
+        return self.filter_len**3
+
+    @property
+    def margin(self):
+        """Voxels between a face of the cropped box and the first voxel that is restored.
+
+        From there on, patch and window lie inside the box. In the octahedral space there are none:
+        volumes are mirrored at the faces.
+        """
+        return 0 if self.octahedral else max(self.filter_len, self.grad_len) // 2
+
+    @property
+    def octahedral(self):
+        return self.feature_space == "octahedral"
+
+    @property
+    def tag(self):
+        """The factor as file names carry it: ``2``, or ``1x1x4`` where axes differ."""
+        return tag_of(self.factor)
+
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of one run: the method, and how it is applied, where, and on what.
+
+    In restoring the method is that of the filters that are found; this one names their factor and
+    preset, and what they must agree with.
+    """
+
+    method: Method = Method()
+    given: frozenset = frozenset()  # names of the options that stood on the command line
+
     # Applying.
     blend_threshold: int | None = option(None, "applying", "keep the LR voxel where more than this "
                                          "many of its 26 neighbours change rank (census blend); "
@@ -224,48 +266,46 @@ class Settings:
     arrays_dir: str = option("arrays", "folders", "the learned filters")
     result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
 
-    @property
-    def classes(self):
-        """Classes of azimuth, inclination, strength, coherence; their product is the buckets."""
-        return (self.q_angle_p, self.q_angle_t, 3, 3)
+    @classmethod
+    def of(cls, **values):
+        """A request from options of both kinds, by name.
 
-    @property
-    def buckets(self):
-        return math.prod(self.classes)
-
-    @property
-    def taps(self):
-        """Voxels in a patch, P in the paper."""
-        return self.filter_len**3
-
-    @property
-    def margin(self):
-        """Voxels between a face of the cropped box and the first voxel that is restored.
-
-        From there on, patch and window lie inside the box. In the octahedral space there are none:
-        volumes are mirrored at the faces.
+        Examples
+        --------
+        >>> Request.of(factor=(1, 1, 4), upscale=True).method.tag
+        '1x1x4'
         """
-        return 0 if self.octahedral else max(self.filter_len, self.grad_len) // 2
+        method = {name: values.pop(name) for name in METHOD_NAMES & set(values)}
+        return cls(Method(**method), **values)
 
-    @property
-    def octahedral(self):
-        return self.feature_space == "octahedral"
+    def value(self, name):
+        """The value of an option, whichever kind it is of."""
+        return getattr(self.method if name in METHOD_NAMES else self, name)
 
-    @property
-    def tag(self):
-        """The factor as file names carry it: ``2``, or ``1x1x4`` where axes differ."""
-        same = len(set(self.factor)) == 1
-        return str(self.factor[0]) if same else "x".join(map(str, self.factor))
+    def but(self, **values):
+        """The request with other values of options of both kinds."""
+        method = {name: values.pop(name) for name in METHOD_NAMES & set(values)}
+        return dataclasses.replace(self, method=dataclasses.replace(self.method, **method),
+                                   **values)
 
-    def of_groups(self, *groups):
-        """The settings of these groups as a plain dict."""
-        return {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
-                if entry.metadata["group"] in groups}
+    def as_dict(self):
+        """All options by name, for records."""
+        return {entry.name: self.value(entry.name) for entry in OPTIONS}
 
     def with_whole_paths(self, *names):
-        """The settings with these paths absolute, for workers that may run in other folders."""
+        """The request with these paths absolute, for workers that may run in other folders."""
         paths = {name: os.path.abspath(path) for name in names if (path := getattr(self, name))}
         return dataclasses.replace(self, **paths)
+
+
+OPTIONS = [entry for kind in (Method, Request) for entry in dataclasses.fields(kind)
+           if "group" in entry.metadata]
+METHOD_NAMES = {entry.name for entry in dataclasses.fields(Method)}
+
+
+def tag_of(factor):
+    """A factor as file names carry it."""
+    return str(factor[0]) if len(set(factor)) == 1 else "x".join(map(str, factor))
 
 
 def start_name(start):
@@ -284,15 +324,14 @@ def checked_settings(saved):
     Returns
     -------
     values : dict
-        Of the groups "method" and "learning".
+        Of the fields of `Method`.
 
     Raises
     ------
     ValueError
         Naming the setting.
     """
-    entries = {entry.name: entry for entry in dataclasses.fields(Settings)
-               if entry.metadata["group"] in ("method", "learning")}
+    entries = {entry.name: entry for entry in dataclasses.fields(Method)}
     if not isinstance(saved, dict):
         raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
     # Filters of earlier versions know nothing of some options, and were learned as these default.

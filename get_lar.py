@@ -139,14 +139,14 @@ def consistency_of(low, operator, box, mask, scale):
     return operator.consistency(low / np.float32(scale), box, mask)
 
 
-def make_pair(image, settings, level=None):
+def make_pair(image, method, level=None):
     """Degrade a volume and bring it back to its own grid (section 3.1 of the paper).
 
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
-    settings : Settings
+    method : Method
     level : float, optional
         The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones. Where
         it is given, the volume is known to be of use.
@@ -165,16 +165,16 @@ def make_pair(image, settings, level=None):
     Examples
     --------
     >>> import numpy as np
-    >>> from filter_constant import Settings
+    >>> from filter_constant import Method
     >>> brain = np.pad(np.full((20, 20, 20), 100, np.float32), 8)
-    >>> pair = make_pair(brain, Settings())
+    >>> pair = make_pair(brain, Method())
     >>> pair.hr.shape, pair.lr.shape, pair.low.shape, float(pair.hr.max())
     ((30, 30, 30), (30, 30, 30), (18, 18, 18), 1.0)
     """
-    whole_shape, margin, image = image.shape, settings.margin, without_nonsense(image)
-    cropped = mod_crop(image, settings.factor)
-    operator = degradation_of(cropped.shape, settings)
-    least = max(2 * margin + 1, 2 * max(settings.factor), operator.least_side)
+    whole_shape, margin, image = image.shape, method.margin, without_nonsense(image)
+    cropped = mod_crop(image, method.factor)
+    operator = degradation_of(cropped.shape, method)
+    least = max(2 * margin + 1, 2 * max(method.factor), operator.least_side)
     if min(cropped.shape) < least:
         smaller = ""
         if least == 2 * margin + 1:  # else the factor asks for as much
@@ -183,13 +183,13 @@ def make_pair(image, settings, level=None):
             f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
             f"the factor need; give a larger volume{smaller}")
     clipped = clip_bright(image) if level is None else np.clip(image, 0, np.float32(level))
-    image = mod_crop(clipped, settings.factor)
+    image = mod_crop(clipped, method.factor)
     scale = float(image.max(initial=0))
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
                          "or take another volume")
     if margin:  # patches end at the faces of the box: black surround belongs to it, as published
-        box = black_crop_box(image, margin, settings.factor)
+        box = black_crop_box(image, margin, method.factor)
     else:
         box = tight_box(image != 0)
     inner = tuple(slice(side.start + margin, side.stop - margin) for side in box)
@@ -203,7 +203,7 @@ def make_pair(image, settings, level=None):
                          "for the factor; take a larger mask, another volume or a smaller "
                          "--factor")
     hr = np.ascontiguousarray(image[box]) / np.float32(scale)
-    projected = settings.start == "projected"
+    projected = method.start == "projected"
     lr = None if projected and operator.masked else (
         operator.interpolate(low)[box] / np.float32(scale))
     mask = operator.outline(hr, lr)
@@ -214,7 +214,7 @@ def make_pair(image, settings, level=None):
     return LRVolume(lr, low, operator, box, whole_shape, scale, mask, hr=hr)
 
 
-def make_fine(low, settings, inside=None, profiles=()):
+def make_fine(low, method, inside=None, profiles=()):
     """Bring a truly low-resolution volume to the grid that is finer by the factor.
 
     Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning (in sparse
@@ -228,7 +228,7 @@ def make_fine(low, settings, inside=None, profiles=()):
     ----------
     low : ndarray of float32, shape (x, y, z)
         Voxels below zero, infinite or not a number count as background.
-    settings : Settings
+    method : Method
     inside : ndarray of bool, shape (x, y, z), optional
         The brain in a whole head: what is bright, and the cues, are read from it alone. All of the
         head is brought to the finer grid.
@@ -249,13 +249,13 @@ def make_fine(low, settings, inside=None, profiles=()):
     Examples
     --------
     >>> import numpy as np
-    >>> from filter_constant import Settings
-    >>> fine = make_fine(np.full((9, 9, 3), 50, np.float32), Settings(factor=(1, 1, 4)))
+    >>> from filter_constant import Method
+    >>> fine = make_fine(np.full((9, 9, 3), 50, np.float32), Method(factor=(1, 1, 4)))
     >>> fine.whole_shape, fine.margin, fine.lr.shape
     ((9, 9, 12), 5, (19, 19, 22))
     """
-    shape = tuple(side * factor for side, factor in zip(low.shape, settings.factor, strict=True))
-    operator = degradation_of(shape, settings, low.shape)
+    shape = tuple(side * factor for side, factor in zip(low.shape, method.factor, strict=True))
+    operator = degradation_of(shape, method, low.shape)
     operator.check_upscaling()
     low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
     scale = _brightness(low if inside is None else low * inside)
@@ -270,17 +270,17 @@ def make_fine(low, settings, inside=None, profiles=()):
     mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
     unit = (low if inside is None else low * inside) / np.float32(scale)
     cues = operator.cues(unit)
-    if settings.start == "projected":
+    if method.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
         lr = np.ascontiguousarray(operator.interpolate(low)[box])
         lr /= np.float32(scale)
         lr *= mask
-    if settings.margin:
-        lr = np.pad(lr, settings.margin, mode="reflect")
-    return LRVolume(lr, low, operator, box, shape, scale, mask, settings.margin,
+    if method.margin:
+        lr = np.pad(lr, method.margin, mode="reflect")
+    return LRVolume(lr, low, operator, box, shape, scale, mask, method.margin,
                     above=above if above.any() else None, cues=cues,
-                    blur=blur_of(profiles, settings.factor) if len(profiles) else None,
+                    blur=blur_of(profiles, method.factor) if len(profiles) else None,
                     density=1.0 if cues is None else edge_density(unit))
 
 

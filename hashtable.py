@@ -57,7 +57,7 @@ def sample_voxels(voxels, rate, seed, name):
     return voxels[random_of(seed, name).random(voxels.size) < 1 / rate]
 
 
-def features(lr, voxels, settings):
+def features(lr, voxels, method):
     """Direction, strength and coherence of the gradients around voxels (section 3.2 of the paper).
 
     Parameters
@@ -65,7 +65,7 @@ def features(lr, voxels, settings):
     lr : ndarray of float32, shape (X, Y, Z), C-contiguous
     voxels : ndarray of int64, ascending
         Flat indices, at least half a gradient window from the faces.
-    settings : Settings
+    method : Method
         grad_len, q_angle_p, q_angle_t, feature_type.
 
     Returns
@@ -76,20 +76,20 @@ def features(lr, voxels, settings):
     --------
     A ramp along the first axis: all gradients point its way, and coherence is 1.
 
-    >>> from filter_constant import Settings
+    >>> from filter_constant import Method
     >>> ramp = np.tile(np.arange(12, dtype=np.float32)[:, None, None], (1, 12, 12))
-    >>> found = features(ramp, np.array([5 * 144 + 5 * 12 + 5]), Settings())
+    >>> found = features(ramp, np.array([5 * 144 + 5 * 12 + 5]), Method())
     >>> found.angle.tolist(), found.strength.round(3), found.coherence.round(3)
     ([[0, 4]], array([1.], dtype=float32), array([1.], dtype=float32))
     """
-    weights = gaussian_weights(settings.grad_len, WINDOW_SIGMA).astype(np.float32)
+    weights = gaussian_weights(method.grad_len, WINDOW_SIGMA).astype(np.float32)
     plane = lr.shape[1] * lr.shape[2]
     first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # of each plane's voxels
     found = Features(np.empty((voxels.size, 2), np.uint8), np.empty(voxels.size, np.float32),
                      np.empty(voxels.size, np.float32))
-    strength, coherence = settings.feature_type.split("_")
-    edges_p = np.arange(1, settings.q_angle_p) * np.pi / settings.q_angle_p
-    edges_t = np.cos(np.arange(1, settings.q_angle_t) * np.pi / settings.q_angle_t)
+    strength, coherence = method.feature_type.split("_")
+    edges_p = np.arange(1, method.q_angle_p) * np.pi / method.q_angle_p
+    edges_t = np.cos(np.arange(1, method.q_angle_t) * np.pi / method.q_angle_t)
     cuts = _slabs(first, thread_count())
 
     def do_slab(slab):
@@ -114,7 +114,7 @@ def quantile_boundaries(values, classes):
     return np.sort(values)[places].astype(np.float64)
 
 
-def buckets_of(found, boundaries, settings):
+def buckets_of(found, boundaries, method):
     """The bucket of each voxel.
 
     Parameters
@@ -129,18 +129,18 @@ def buckets_of(found, boundaries, settings):
 
     Examples
     --------
-    >>> from filter_constant import Settings
+    >>> from filter_constant import Method
     >>> found = Features(np.array([[1, 2]]), np.array([0.5]), np.array([0.9]))
-    >>> buckets_of(found, Boundaries(np.array([0.4, 0.6]), np.array([0.2, 0.3])), Settings())
+    >>> buckets_of(found, Boundaries(np.array([0.4, 0.6]), np.array([0.2, 0.3])), Method())
     array([95], dtype=int32)
     """
     strength = np.searchsorted(boundaries.strength, found.strength)
     coherence = np.searchsorted(boundaries.coherence, found.coherence)
     classes = found.angle[:, ANGLE_P], found.angle[:, ANGLE_T], strength, coherence
-    return np.ravel_multi_index(classes, settings.classes).astype(np.int32)
+    return np.ravel_multi_index(classes, method.classes).astype(np.int32)
 
 
-def nearest_buckets(served, settings):
+def nearest_buckets(served, method):
     """For each bucket the nearest one that `served` marks: itself, where marked.
 
     Buckets are points in feature space: a direction (the middle of its bin, opposite ends being
@@ -155,17 +155,17 @@ def nearest_buckets(served, settings):
     -------
     nearest : ndarray of int, shape (buckets,)
     """
-    angle_p, angle_t, strength, coherence = np.unravel_index(np.arange(settings.buckets),
-                                                             settings.classes)
+    angle_p, angle_t, strength, coherence = np.unravel_index(np.arange(method.buckets),
+                                                             method.classes)
     phi, theta = ((angle + 0.5) * np.pi / bins for angle, bins in (
-        (angle_p, settings.q_angle_p), (angle_t, settings.q_angle_t)))
+        (angle_p, method.q_angle_p), (angle_t, method.q_angle_t)))
     direction = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)],
                          1)
-    nearest = np.arange(settings.buckets)
+    nearest = np.arange(method.buckets)
     marked = np.flatnonzero(served)
     for bucket in np.flatnonzero(~served):
         cosine = np.clip(np.abs(direction[marked] @ direction[bucket]), 0, 1)
-        turn = np.arccos(cosine) * settings.q_angle_t / np.pi
+        turn = np.arccos(cosine) * method.q_angle_t / np.pi
         apart = (turn**2 + (strength[marked] - strength[bucket])**2
                  + (coherence[marked] - coherence[bucket])**2)
         nearest[bucket] = marked[apart.argmin()]

@@ -67,7 +67,7 @@ class Gram:
 
 # ------------------------------------------------------------------------------------------ samples
 
-def draw_samples(volume, boundaries, settings, name, buckets=None, wanted=None):
+def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
     """The voxels of a volume that are learned from, and the bucket of each.
 
     Parameters
@@ -75,7 +75,7 @@ def draw_samples(volume, boundaries, settings, name, buckets=None, wanted=None):
     volume : LRVolume
         With its original.
     boundaries : Boundaries
-    settings : Settings
+    method : Method
     name : str
         Of the volume: with the seed, it decides which voxels are drawn.
     buckets : range, optional
@@ -87,22 +87,22 @@ def draw_samples(volume, boundaries, settings, name, buckets=None, wanted=None):
     -------
     Drawn
     """
-    buckets = buckets or range(settings.buckets)
-    inside = interior_voxels(volume.hr != 0, settings.margin)
-    voxels = sample_voxels(inside, settings.sample_rate, settings.seed, f"{name} learn")
-    parts = np.array_split(voxels, settings.train_div)
-    bucket = np.concatenate([buckets_of(features(volume.lr, part, settings), boundaries, settings)
+    buckets = buckets or range(method.buckets)
+    inside = interior_voxels(volume.hr != 0, method.margin)
+    voxels = sample_voxels(inside, method.sample_rate, method.seed, f"{name} learn")
+    parts = np.array_split(voxels, method.train_div)
+    bucket = np.concatenate([buckets_of(features(volume.lr, part, method), boundaries, method)
                              for part in parts])
     if wanted is not None:
         voxels, bucket = voxels[wanted[bucket]], bucket[wanted[bucket]]
-    return sorted_samples(volume, voxels, bucket - buckets.start, len(buckets), settings)
+    return sorted_samples(volume, voxels, bucket - buckets.start, len(buckets), method)
 
 
-def sorted_samples(volume, voxels, bucket, buckets, settings):
+def sorted_samples(volume, voxels, bucket, buckets, method):
     """`Drawn` from voxels and the bucket of each, of so many buckets."""
     order, ends = bucket_order(bucket, buckets)
-    voxels, lines = voxels[order], patch_lines(volume.lr.shape, settings.filter_len)
-    lr, hr, centred = readable(volume.lr), volume.hr.reshape(-1), settings.solver == "ridge"
+    voxels, lines = voxels[order], patch_lines(volume.lr.shape, method.filter_len)
+    lr, hr, centred = readable(volume.lr), volume.hr.reshape(-1), method.solver == "ridge"
     return Drawn(volume, voxels, ends, lambda samples, rows: gather(
         lr, hr, voxels[samples], *lines, centred, rows))
 
@@ -122,14 +122,14 @@ def bucket_order(bucket, buckets):
 
 # --------------------------------------------------------------------------------------------- sums
 
-def accumulate(gram, volume, boundaries, settings, name, advance=lambda samples: None):
+def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: None):
     """Add one volume's samples to the Gram matrices (section 3.3 of the paper).
 
     Parameters
     ----------
     gram : Gram
         Changed in place.
-    volume, boundaries, settings, name
+    volume, boundaries, method, name
         As for `draw_samples`.
     advance : callable, optional
         Told of the number of samples added, now and then.
@@ -139,7 +139,7 @@ def accumulate(gram, volume, boundaries, settings, name, advance=lambda samples:
     samples : int
         How many were added.
     """
-    drawn = draw_samples(volume, boundaries, settings, name, gram.buckets)
+    drawn = draw_samples(volume, boundaries, method, name, gram.buckets)
     sum_rows(gram, drawn.ends, drawn.fill, advance)
     return drawn.voxels.size
 
@@ -176,7 +176,7 @@ def sum_rows(gram, ends, fill, advance=lambda samples: None):
 
 # ------------------------------------------------------------------------------------------ solving
 
-def solve(gram, settings, advance=lambda buckets: None):
+def solve(gram, method, advance=lambda buckets: None):
     """The filters of all buckets (section 3.3 of the paper).
 
     Returns
@@ -184,10 +184,10 @@ def solve(gram, settings, advance=lambda buckets: None):
     h : ndarray of float32, shape (buckets, P)
         Plain filters: SR = patch . h, whichever the solver.
     """
-    return solve_groups([gram], settings, advance)
+    return solve_groups([gram], method, advance)
 
 
-def solve_groups(grams, settings, advance=lambda buckets: None, solve_buckets=None):
+def solve_groups(grams, method, advance=lambda buckets: None, solve_buckets=None):
     """As `solve`, from Gram matrices of groups of buckets, in ascending order, together all.
 
     Parameters
@@ -199,15 +199,15 @@ def solve_groups(grams, settings, advance=lambda buckets: None, solve_buckets=No
         Solves the ridge equations in place of `ridge_filters`, with its arguments: on a GPU, say.
     """
     pooled, counts = pool(grams)
-    if settings.solver == "cg":
+    if method.solver == "cg":
         h = np.concatenate([_solve_cg(gram, advance) for gram in grams])
         served = counts > 0
     else:
         solve_buckets = solve_buckets or ridge_filters
-        h = np.concatenate([_solve_ridge(gram, settings.ridge, advance, pooled, solve_buckets)
+        h = np.concatenate([_solve_ridge(gram, method.ridge, advance, pooled, solve_buckets)
                             for gram in grams])
         served = counts >= min(ENOUGH_SAMPLES, counts.max())
-    return h[nearest_buckets(served, settings)].astype(np.float32)
+    return h[nearest_buckets(served, method)].astype(np.float32)
 
 
 def pool(grams):

@@ -38,7 +38,7 @@ from octahedral.stages import (
 from octahedral.tree import MOST_LEAVES, NO_READER, read_tree
 from published.apply_filters import filter_voxels
 
-CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Settings.classes
+CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Method.classes
 TREE_VOLUMES = 12  # that a tree is grown from, at most
 STAGE_VOXEL_BYTES = 40  # of work per voxel where learning goes in stages
 TREE_BYTES = 0.5 * GB  # what a tree is grown from
@@ -63,9 +63,9 @@ class Layout(NamedTuple):
     earlier: type | None = None  # its type in filters of earlier versions; None: they lack it
 
 
-def structure_of(settings):
-    """The structure of these settings: `Published` or `Octahedral`."""
-    return Octahedral(settings) if settings.octahedral else Published(settings)
+def structure_of(method):
+    """The structure of a method: `Published` or `Octahedral`."""
+    return Octahedral(method) if method.octahedral else Published(method)
 
 
 class Published:
@@ -77,8 +77,8 @@ class Published:
     restore_bytes = 54  # of memory a voxel of the volume that is restored; 53 were measured
     survey_title, classes_title, classes_unit = "class boundaries", "", ""
 
-    def __init__(self, settings):
-        self.settings = settings
+    def __init__(self, method):
+        self.method = method
 
     # ---- what sorts voxels into classes
 
@@ -88,10 +88,10 @@ class Published:
 
     def survey(self, volume, stages, name, volumes):
         """What one of so many volumes tells of the classes, and how many voxels that took."""
-        settings = self.settings
-        voxels = sample_voxels(interior_voxels(volume.lr != 0, settings.margin),
-                               settings.quantization_rate, settings.seed, f"{name} boundaries")
-        return features(volume.lr, voxels, settings), voxels.size
+        method = self.method
+        voxels = sample_voxels(interior_voxels(volume.lr != 0, method.margin),
+                               method.quantization_rate, method.seed, f"{name} boundaries")
+        return features(volume.lr, voxels, method), voxels.size
 
     def enough(self, voxels):
         """Whether so many voxels are enough to find classes from."""
@@ -99,35 +99,35 @@ class Published:
 
     def find_classes(self, surveys, advance=lambda classes: None):
         """`hashtable.Boundaries` from what `survey` gave of several volumes."""
-        _, _, *classes = self.settings.classes
+        _, _, *classes = self.method.classes
         values = (np.concatenate([getattr(found, name) for found in surveys])
                   for name in Boundaries._fields)
         return Boundaries(*map(quantile_boundaries, values, classes))
 
     def read_classes(self, held):
         """Boundaries from a dict of lists; raises ValueError if they are none."""
-        classes = zip(Boundaries._fields, self.settings.classes[2:], strict=True)
+        classes = zip(Boundaries._fields, self.method.classes[2:], strict=True)
         return Boundaries(*(_ascending(held[name], number) for name, number in classes))
 
     # ---- sums
 
     def sums_folder(self, number):
         """Where a stage's sums lie, in the folder of the filters."""
-        return f"QVF_{self.settings.tag}"
+        return f"QVF_{self.method.tag}"
 
     def sums_shape(self, number, classes):
         """Buckets and taps of a stage's sums."""
-        return self.settings.buckets, self.settings.taps
+        return self.method.buckets, self.method.taps
 
     def plan(self, voxels, budget, step=None):
         """Lay out a training on volumes of at most so many voxels; `step` as in `plan_passes`."""
-        settings, row = self.settings, row_bytes(self.settings.taps)
-        return plan_passes(settings.buckets, row, work_bytes(settings, voxels), budget,
-                           step or settings.buckets)
+        method, row = self.method, row_bytes(self.method.taps)
+        return plan_passes(method.buckets, row, work_bytes(method, voxels), budget,
+                           step or method.buckets)
 
     def draw(self, volume, stages, classes, name, buckets, wanted=None):
         """The samples of a volume for the stage after `stages`: `matrix_compute.Drawn`."""
-        return draw_samples(volume, classes, self.settings, name, buckets, wanted)
+        return draw_samples(volume, classes, self.method, name, buckets, wanted)
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         """Solve the sums of a stage.
@@ -147,13 +147,13 @@ class Published:
         -------
         Solved
         """
-        weights = solve_groups(grams, self.settings, advance, engine.ridge_filters)
+        weights = solve_groups(grams, self.method, advance, engine.ridge_filters)
         return Solved(weights, weights, counts)
 
     def summary(self, stages, counts):
         """What was learned, in words."""
-        settings, (counts,) = self.settings, counts
-        return (f"{settings.buckets} filters of {settings.filter_len}^3 voxels from "
+        method, (counts,) = self.method, counts
+        return (f"{method.buckets} filters of {method.filter_len}^3 voxels from "
                 f"{counts.sum():,} samples ({(counts == 0).sum()} buckets saw none and are served "
                 "by their nearest)")
 
@@ -166,12 +166,12 @@ class Published:
     def restore(self, volume, stages, engine, advance=lambda share: None):
         """Restore an LR volume: ndarray of float32, shape of ``volume.lr``, in [0, 1]."""
         (boundaries, h), = stages
-        sr = apply_filters(volume.lr, h, boundaries, self.settings, engine.filter_voxels)
+        sr = apply_filters(volume.lr, h, boundaries, self.method, engine.filter_voxels)
         advance(1)
         return sr
 
     def leaves(self, stages):
-        """What the saved settings say of the stages' sizes."""
+        """Sizes of the stages, for the file of settings."""
         return []
 
     def check_leaves(self, leaves):
@@ -181,11 +181,11 @@ class Published:
 
     def layout(self, leaves):
         """The files of filters, as `arrays` gives their content."""
-        settings, (*_, strength, coherence) = self.settings, self.settings.classes
+        method, (*_, strength, coherence) = self.method, self.method.classes
         h, boundary = np.float32, np.float64
-        return [Layout(f"h_{settings.tag}.npy", (settings.buckets, settings.taps), h, h),
-                Layout(f"Qfactor_str{settings.tag}", (strength - 1,), boundary, boundary),
-                Layout(f"Qfactor_coh{settings.tag}", (coherence - 1,), boundary, boundary)]
+        return [Layout(f"h_{method.tag}.npy", (method.buckets, method.taps), h, h),
+                Layout(f"Qfactor_str{method.tag}", (strength - 1,), boundary, boundary),
+                Layout(f"Qfactor_coh{method.tag}", (coherence - 1,), boundary, boundary)]
 
     def arrays(self, stages):
         """The arrays of filters, as they are written."""
@@ -198,7 +198,7 @@ class Published:
 
     def for_pictures(self, stages, counts):
         """Filters as cubes, counts, classes and their names, as report.filter_pictures has it."""
-        return stages[0].weights, counts[0], self.settings.classes, CLASS_NAMES
+        return stages[0].weights, counts[0], self.method.classes, CLASS_NAMES
 
 
 class Octahedral:
@@ -210,14 +210,14 @@ class Octahedral:
     classes_title, classes_unit = "growing a tree", "leaf"
     survey_title = "drawing"
 
-    def __init__(self, settings):
-        self.settings, self.stages = settings, settings.stages
+    def __init__(self, method):
+        self.method, self.stages = method, method.stages
         # Of forests half precision is enough: no gain changed by more than 0.0002 dB.
-        self.stored = np.float16 if is_drawn(settings) else np.float32
+        self.stored = np.float16 if is_drawn(method) else np.float32
         # Of memory a voxel of the volume that is restored: up to 19 were measured, 21 with the
         # start by projections. Spectra are complex.
-        self.restore_bytes = 20 if is_drawn(settings) else 24
-        if settings.lr_type == "kspace":
+        self.restore_bytes = 20 if is_drawn(method) else 24
+        if method.lr_type == "kspace":
             self.restore_bytes = 64
 
     # ---- what sorts voxels into classes
@@ -226,16 +226,16 @@ class Octahedral:
         return volumes[::-(-len(volumes) // TREE_VOLUMES)]
 
     def survey(self, volume, stages, name, volumes):
-        draws = self.settings.draws if is_drawn(self.settings) else 1
+        draws = self.method.draws if is_drawn(self.method) else 1
         count = TREE_SAMPLES // (volumes * draws)
-        found = survey(volume, stages, self.settings, count, name)
+        found = survey(volume, stages, self.method, count, name)
         return found, len(found[0])
 
     def enough(self, voxels):
         return False
 
     def find_classes(self, surveys, advance=lambda classes: None):
-        return stage_tree(surveys, self.settings, advance)
+        return stage_tree(surveys, self.method, advance)
 
     def read_classes(self, held):
         return read_tree(held)
@@ -243,16 +243,16 @@ class Octahedral:
     # ---- sums
 
     def sums_folder(self, number):
-        return f"QVF_{self.settings.tag}_stage{number + 1}"
+        return f"QVF_{self.method.tag}_stage{number + 1}"
 
     def sums_shape(self, number, classes):
-        return 2 * classes.leaves, tap_count(number, self.settings)  # half of them held out
+        return 2 * classes.leaves, tap_count(number, self.method)  # half of them held out
 
     def plan(self, voxels, budget, step=None):
         """All classes at once, since their filters are small."""
         # Sums of leaves, learned and held out, and of all nodes.
-        leaves = self.settings.trees * self.settings.leaves
-        sums = 4 * leaves * row_bytes(tap_count(1, self.settings))
+        leaves = self.method.trees * self.method.leaves
+        sums = 4 * leaves * row_bytes(tap_count(1, self.method))
         needed = sums + voxels * STAGE_VOXEL_BYTES + TREE_BYTES + CODE_BYTES
         if needed > budget:
             raise too_little(needed, budget,
@@ -260,11 +260,11 @@ class Octahedral:
         return Plan([], needed, budget)
 
     def draw(self, volume, stages, classes, name, buckets, wanted=None):
-        return draw_stage_samples(volume, stages, classes, self.settings, name, wanted)
+        return draw_stage_samples(volume, stages, classes, self.method, name, wanted)
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         gram, = grams
-        weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.settings)
+        weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.method)
         weights, without_held_out = (part.astype(self.stored).astype(np.float32)  # as they are read
                                      for part in (weights, without_held_out))
         counts = counts.reshape(2, -1).sum(0)  # learned from and held out
@@ -272,7 +272,7 @@ class Octahedral:
         if missed:
             decibel = -10 * math.log10(missed[ridge])
             # Draws count by one over the error of their start: what is left is a share of that.
-            over = " over the start" if is_drawn(self.settings) else ""
+            over = " over the start" if is_drawn(self.method) else ""
             chosen = f", chosen for {decibel:.2f} dB{over} on voxels held out"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
                   f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
@@ -284,7 +284,7 @@ class Octahedral:
     # ---- filters
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
-        sr = restore_stages(volume, stages, self.settings, advance=advance)
+        sr = restore_stages(volume, stages, self.method, advance=advance)
         share = self.trust(volume, stages)
         if share < 1:  # the rest is the spline
             sr = volume.lr + np.float32(share) * (sr - volume.lr)
@@ -295,7 +295,7 @@ class Octahedral:
 
         A scan of thick slices corrects its filters itself.
         """
-        if volume.cues is None or sorted(self.settings.factor)[1] == 1:
+        if volume.cues is None or sorted(self.method.factor)[1] == 1:
             return 1.0
         return trust(stages[0].classes.reader, volume.cues, volume.density)
 
@@ -303,22 +303,22 @@ class Octahedral:
         return [stage.classes.leaves for stage in stages]
 
     def check_leaves(self, leaves):
-        if len(leaves) != self.settings.stages:
+        if len(leaves) != self.method.stages:
             raise ValueError("its stages are incomplete")
-        most = self.settings.trees * MOST_LEAVES
-        if not all(type(count) is int and self.settings.trees <= count <= most
+        most = self.method.trees * MOST_LEAVES
+        if not all(type(count) is int and self.method.trees <= count <= most
                    for count in leaves):
             raise ValueError("its number of leaves makes no sense")
 
     def layout(self, leaves):
-        files, tag = [], self.settings.tag
+        files, tag = [], self.method.tag
         for number, count in enumerate(leaves):
-            taps = tap_count(number, self.settings)
-            nodes = 2 * count - self.settings.trees
+            taps = tap_count(number, self.method)
+            nodes = 2 * count - self.method.trees
             files.append(Layout(f"stage{number + 1}_{tag}.npy", (count, taps), self.stored,
                                 np.float32))
             files.append(Layout(f"tree{number + 1}_{tag}.npy", (nodes, 4), np.float64, np.float64))
-        if is_drawn(self.settings):
+        if is_drawn(self.method):
             files.append(Layout(f"reader_{tag}.npy", NO_READER.shape, np.float64))
         return files
 
@@ -326,7 +326,7 @@ class Octahedral:
         arrays = [array for tree, weights in stages for array in (
             weights.astype(self.stored),
             np.column_stack([tree.feature, tree.threshold, tree.child]))]
-        return arrays + [stages[0].classes.reader] * is_drawn(self.settings)
+        return arrays + [stages[0].classes.reader] * is_drawn(self.method)
 
     def from_arrays(self, arrays):
         reader = arrays.pop() if len(arrays) % 2 else NO_READER
@@ -335,13 +335,13 @@ class Octahedral:
                 for weights, nodes in pairs]
 
     def for_pictures(self, stages, counts):
-        cubes = [as_cubes(stage.weights, stage_taps(number, self.settings)[0])
+        cubes = [as_cubes(stage.weights, stage_taps(number, self.method)[0])
                  for number, stage in enumerate(stages)]
         cubes, *layout = leaves_in_rows(cubes, counts)
         return cubes, leaves_in_rows(counts, counts)[0], *layout
 
 
-def apply_filters(lr, h, boundaries, settings, apply=None):
+def apply_filters(lr, h, boundaries, method, apply=None):
     """Give each voxel the filter of its bucket (section 3.4 of the paper).
 
     Parameters
@@ -357,17 +357,17 @@ def apply_filters(lr, h, boundaries, settings, apply=None):
     sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
         `lr` itself outside the brain and near the faces of the box.
     """
-    voxels = interior_voxels(lr != 0, settings.margin)
-    bucket = buckets_of(features(lr, voxels, settings), boundaries, settings)
-    return (apply or filter_voxels)(lr, voxels, bucket, h, settings.filter_len)
+    voxels = interior_voxels(lr != 0, method.margin)
+    bucket = buckets_of(features(lr, voxels, method), boundaries, method)
+    return (apply or filter_voxels)(lr, voxels, bucket, h, method.filter_len)
 
 
-def work_bytes(settings, voxels):
+def work_bytes(method, voxels):
     """Memory beside the sums: work on a volume of so many voxels, or solving, whichever is more."""
-    threads, side = thread_count(), settings.taps + 1
-    copies = 1.5 if settings.sharpen else 1
+    threads, side = thread_count(), method.taps + 1
+    copies = 1.5 if method.sharpen else 1
     summing = voxels * VOXEL_BYTES * copies + threads * (BLOCK + side) * side * 4
-    solving = (3 * threads + 3) * side**2 * 8 + 3 * settings.buckets * settings.taps * 8
+    solving = (3 * threads + 3) * side**2 * 8 + 3 * method.buckets * method.taps * 8
     return max(summing, solving) + CODE_BYTES
 
 

@@ -11,6 +11,7 @@ upscaled has no original, so no figures.
 import shutil
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,34 +23,34 @@ from options.command_line import run
 MOST_SHOWN = 100  # volumes with a viewer on the page: of more, no browser opens it
 
 
-def main(settings, given):
+def main(request):
     """Restore all volumes of the test folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import about_filters
     from disk.results import run_folder
     from nifti.masks import masks_in_words
     from nifti.study import find_volumes
-    from restoring.steps import Filters
+    from restoring.steps import FilterStore
 
-    if settings.scheduler:
-        settings = settings.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
-    filters = Filters(settings, given)
-    chosen = filters.first().settings
-    volumes = find_volumes(settings.test_dir, None, settings.include, settings.exclude,
-                           settings.result_dir, settings.mask)
-    if settings.mask:
-        print(masks_in_words(volumes, settings.mask))
-    own = run_folder(filters.first().asked, volumes, filters.digests())
-    with own as folder, place_of(settings, folder) as each:
-        status = restore_volumes(volumes, folder, filters, each)
-    own = next(Path(settings.arrays_dir).glob("settings_*.json"), None)
-    if settings.quiet and own and chosen.arrays_dir != settings.arrays_dir and status != 2:
-        complain("test", about_filters(chosen))  # rather than the user's own
+    if request.scheduler:
+        request = request.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
+    store = FilterStore(request)
+    filters = store.first()
+    volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
+                           request.result_dir, request.mask)
+    if request.mask:
+        print(masks_in_words(volumes, request.mask))
+    own = run_folder(replace(request, method=filters.asked), volumes, store.digests())
+    with own as folder, place_of(request, folder) as each:
+        status = restore_volumes(volumes, folder, store, each)
+    own = next(Path(request.arrays_dir).glob("settings_*.json"), None)
+    if request.quiet and own and filters.folder != request.arrays_dir and status != 2:
+        complain("test", about_filters(filters))  # rather than the user's own
     return status
 
 
 @contextmanager
-def place_of(settings, folder):
+def place_of(request, folder):
     """Where volumes are worked on: yields what has that done, as `machine.threads.in_turn`."""
     # Here: as above, and Dask is optional.
     from disk.files import remove_unfinished
@@ -57,23 +58,23 @@ def place_of(settings, folder):
     from engine import demanding_dask
     from machine.threads import in_turn
 
-    if not settings.scheduler:
+    if not request.scheduler:
         yield in_turn
         return
     with demanding_dask():
         from cluster.workers import connected
     try:
-        with connected(settings.scheduler, settings.tls) as workers:
+        with connected(request.scheduler, request.tls) as workers:
             yield workers.in_order
     except BaseException:
         # Processes here were ended amid their volumes. Others finish theirs.
-        if settings.scheduler.startswith("local"):
-            names = names_beside(Path(settings.output)) if settings.output else None
+        if request.scheduler.startswith("local"):
+            names = names_beside(Path(request.output)) if request.output else None
             remove_unfinished(folder, names)
         raise
 
 
-def restore_volumes(volumes, folder, filters, each):
+def restore_volumes(volumes, folder, store, each):
     """Restore volumes into a folder; returns the exit status."""
     # Here: as above.
     from degrading.degradation import is_drawn
@@ -88,30 +89,30 @@ def restore_volumes(volumes, folder, filters, each):
     from restoring.whole_volume import restore_volume
     from structure import structure_of
 
-    use = filters.first()
-    settings = use.settings
-    if fault := without_effect(settings, filters.given, is_drawn(settings)):
+    request, filters = store.request, store.first()
+    method = filters.method
+    if fault := without_effect(request, is_drawn(method)):
         raise UserError(fault)
-    targets = target_paths(volumes, folder, settings, masks_among(volumes, settings.mask))
+    targets = target_paths(volumes, folder, request, masks_among(volumes, request.mask))
     names = sidecar_names(targets)
-    check_beside(folder, names, settings)
-    print(about_filters(settings))
-    if settings.upscale and not is_drawn(settings):
+    check_beside(folder, names, request)
+    print(about_filters(filters))
+    if request.upscale and not is_drawn(method):
         print("Note: these filters were learned without noise, and may sharpen that of a scan; "
               "--preset scan takes those that were learned for scans")
     engine = None  # the CPU, on workers
-    if settings.scheduler:
-        filters.read_all()
+    if request.scheduler:
+        store.read_all()
     else:
-        engine = choose_engine(settings, structure_of(settings).cpu_only, most=1)
-    if is_drawn(settings) and not settings.upscale:
-        return evaluate_files(volumes, folder, use.stages, settings, engine, each, use.axes)
-    print_head(len(volumes), use.asked)
-    jobs = jobs_of(volumes, targets, names, folder, settings)
-    work = partial(restore_volume, filters=filters, volumes=sum(job.shown for job in jobs),
+        engine = choose_engine(request.device, structure_of(method).cpu_only, most=1)
+    if is_drawn(method) and not request.upscale:
+        return evaluate_files(volumes, folder, filters, request, engine, each)
+    print_head(len(volumes), request, filters.asked)
+    jobs = jobs_of(volumes, targets, names, folder, request)
+    work = partial(restore_volume, store=store, volumes=sum(job.shown for job in jobs),
                    command=sys.argv, engine=engine)
     rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
-    with progress(len(volumes), "restoring", "volume", settings.quiet) as bar:
+    with progress(len(volumes), "restoring", "volume", request.quiet) as bar:
         for job, restored in each(work, jobs):
             bar.set_description(job.path.name[:32])
             try:
@@ -124,7 +125,7 @@ def restore_volumes(volumes, folder, filters, each):
                 failed += 1
             else:
                 rows.append(done.row)
-                if not settings.upscale:
+                if not request.upscale:
                     # Each time: it never lacks more than the volume at hand.
                     write_metrics(folder / "metrics.csv", rows)
                 bar.write(line(done.row) + (", finished before" if done.before else ""))
@@ -135,13 +136,14 @@ def restore_volumes(volumes, folder, filters, each):
             bar.update()
     if not rows:
         return 2
-    if not settings.upscale and len(rows) > 1:
+    if not request.upscale and len(rows) > 1:
         print(line(mean_row(rows)))
-    print(f"Restored volumes{'' if settings.upscale else ' and metrics.csv'} are in {folder}")
-    if settings.report:
+    print(f"Restored volumes{'' if request.upscale else ' and metrics.csv'} are in {folder}")
+    if request.report:
         # Where voxel sizes were asked for, each volume has a factor of its own.
-        asked = done.settings if len(uses) == 1 else use.asked
-        report_run(folder / "report.html", rows, viewers, asked, list(uses.values()), digests)
+        asked = done.method if len(uses) == 1 else filters.asked
+        report_run(folder / "report.html", rows, viewers, request, asked, list(uses.values()),
+                   digests)
         shutil.rmtree(folder / VIEWERS, ignore_errors=True)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:
@@ -149,26 +151,26 @@ def restore_volumes(volumes, folder, filters, each):
     return 1 if failed or missed else 0
 
 
-def jobs_of(volumes, targets, names, folder, settings):
+def jobs_of(volumes, targets, names, folder, request):
     """The volumes to restore. A page of many shows the first of them; files keep its viewers."""
     # Here: as above.
     from disk.results import VIEWERS
     from restoring.whole_volume import Job
 
-    own = not settings.output  # a folder of its own
+    own = not request.output  # a folder of its own
     return [Job(*paths, shown=number < MOST_SHOWN, go_on=own,
                 viewer=folder / VIEWERS / f"{number}.json" if own else None)
             for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
 
 
-def report_run(path, rows, viewers, settings, uses, digests):
+def report_run(path, rows, viewers, request, method, uses, digests):
     """Write the page with all figures and viewers, and links to pictures without viewer."""
     # Here: as above.
     from disk.files import read_json, write_whole
     from report.page import make_page
     from report.record import about_run, steps_of
 
-    about = about_run(settings, sys.argv, steps_of(uses)) | {"results": digests}
+    about = about_run(request, method, sys.argv, steps_of(uses)) | {"results": digests}
     shown, pictures = [], {}
     for title, job, viewer in viewers:
         with suppress(ValueError):  # none was kept
@@ -181,19 +183,19 @@ def report_run(path, rows, viewers, settings, uses, digests):
     write_whole(path, make_page(about, rows, shown, pictures))
 
 
-def print_head(volumes, settings):
+def print_head(volumes, request, method):
     """What is done, and the heads of the columns."""
     doing, more = "Upscaling", ""
-    if not settings.upscale:
+    if not request.upscale:
         doing = "Restoring"
-        more = (f"; PSNR in dB and SSIM over the brain\n{'':32} {start_name(settings.start):>16} "
+        more = (f"; PSNR in dB and SSIM over the brain\n{'':32} {start_name(method.start):>16} "
                 f"{'spline':>16} {'restored':>16}  gain over spline")
     plural = "s" if volumes > 1 else ""
-    finer = f"x{settings.tag}"
-    if settings.voxel_size or settings.isotropic:
-        size = " x ".join(f"{side:g}" for side in settings.voxel_size or ())
+    finer = f"x{method.tag}"
+    if request.voxel_size or request.isotropic:
+        size = " x ".join(f"{side:g}" for side in request.voxel_size or ())
         finer = f"to voxels of {size}" if size else "to isotropic voxels"
-    print(f"{doing} {volumes} volume{plural} of {one_line(settings.test_dir)}, {finer}{more}",
+    print(f"{doing} {volumes} volume{plural} of {one_line(request.test_dir)}, {finer}{more}",
           flush=True)
 
 

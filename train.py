@@ -22,7 +22,7 @@ from machine.errors import complain
 from options.command_line import run
 
 
-def main(settings, given):
+def main(request):
     """Learn from all volumes of the training folder; returns the exit status."""
     # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
     from disk.filters import save_filters
@@ -33,62 +33,62 @@ def main(settings, given):
     from structure import structure_of
 
     started = time.perf_counter()
-    if settings.scheduler:
-        settings = settings.with_whole_paths("train_dir")
-    volumes = find_volumes(settings.train_dir, settings.train_file_max, settings.include,
-                           settings.exclude, mask=settings.mask)
+    if request.scheduler:
+        request = request.with_whole_paths("train_dir")
+    volumes = find_volumes(request.train_dir, request.method.train_file_max, request.include,
+                           request.exclude, mask=request.mask)
     plural = "s" if len(volumes) > 1 else ""
-    print(f"Learning x{settings.tag} filters from {len(volumes)} volume{plural} in "
-          f"{settings.train_dir}", flush=True)
-    if settings.mask:
-        print(masks_in_words(volumes, settings.mask), flush=True)
-    with only_training(settings.arrays_dir), place_of(settings) as place:
-        learned = learn_stages(volumes, settings, place)
+    print(f"Learning x{request.method.tag} filters from {len(volumes)} volume{plural} in "
+          f"{request.train_dir}", flush=True)
+    if request.mask:
+        print(masks_in_words(volumes, request.mask), flush=True)
+    with only_training(request.arrays_dir), place_of(request) as place:
+        learned = learn_stages(volumes, request, place)
         if learned.signal:
             return stopped(learned.signal, learned.checkpoint)
-        save_filters(learned.stages, settings, sorted(learned.checkpoint.names()[0]))
-        write_pictures(learned, settings)
-    summary = structure_of(settings).summary(learned.stages, learned.counts)
+        save_filters(learned.stages, request, sorted(learned.checkpoint.names()[0]))
+        write_pictures(learned, request)
+    summary = structure_of(request.method).summary(learned.stages, learned.counts)
     print(f"{summary} in {time.perf_counter() - started:.0f} s.\n"
-          f"They are in {settings.arrays_dir}; look at filters_{settings.tag}.png and "
-          f"samples_{settings.tag}.png there. Next: {next_command(settings)}\n"
-          f"{about_sums(learned, settings)}", flush=True)
+          f"They are in {request.arrays_dir}; look at filters_{request.method.tag}.png and "
+          f"samples_{request.method.tag}.png there. Next: {next_command(request)}\n"
+          f"{about_sums(learned, request)}", flush=True)
     if learned.failed:
         complain("train", f"{len(learned.failed)} of {len(volumes)} volumes could not be used, "
                           "see above")
     return 1 if learned.failed else 0
 
 
-def about_sums(learned, settings):
+def about_sums(learned, request):
     """What becomes of the sums, one line."""
-    sums = f"{Path(settings.arrays_dir, f'QVF_{settings.tag}')}*"
+    sums = f"{Path(request.arrays_dir, f'QVF_{request.method.tag}')}*"
     if not learned.saved:
         return (f"Not all sums could be saved in {sums}, see above: with more volumes, the same "
                 "command sums those again that are missing.")
-    return (f"The sums stay in {sums}: with more volumes in {settings.train_dir}, the same "
+    return (f"The sums stay in {sums}: with more volumes in {request.train_dir}, the same "
             "command goes on. Delete them if none will come.")
 
 
-def place_of(settings):
+def place_of(request):
     """Where volumes are surveyed and summed: a context of `learning.steps.Here` or its like."""
     # Here: as above, and Dask is optional.
     from engine import demanding_dask
     from learning.steps import Here
 
-    if not settings.scheduler:
+    if not request.scheduler:
         return nullcontext(Here())
     with demanding_dask():
         from cluster.training import on_cluster
-    return on_cluster(settings)
+    return on_cluster(request)
 
 
-def next_command(settings):
+def next_command(request):
     """What applies these filters, as one would type it."""
     words = ["python test.py"]
-    if settings.tag != "2":
-        words.append(f"--factor {settings.tag.replace('x', ' ')}")
-    if settings.arrays_dir != "arrays":
-        words.append(f"--arrays_dir {shlex.quote(settings.arrays_dir)}")
+    if request.method.tag != "2":
+        words.append(f"--factor {request.method.tag.replace('x', ' ')}")
+    if request.arrays_dir != "arrays":
+        words.append(f"--arrays_dir {shlex.quote(request.arrays_dir)}")
     return " ".join(words)
 
 

@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
     classes: object  # Boundaries or Tree
     stages: list  # of Stage: those before
-    settings: object  # Settings
+    request: object  # filter_constant.Request
     taps: int
     groups: list  # of range, ascending: the buckets of each
     wanted: np.ndarray  # bool, of all buckets: those that lack the volumes
@@ -105,16 +105,16 @@ class _NoUse(Exception):
 
 def _sum_volume(path, gram, task, buckets):
     """Add a volume's samples to the sums; returns how many."""
-    settings, seen = task.settings, 0
-    structure = structure_of(settings)
+    request, seen = task.request, 0
+    structure = structure_of(request.method)
     parts = (structure.draw(pair, task.stages, task.classes, part, buckets, task.wanted)
-             for part, pair in pairs_of(path, settings))
+             for part, pair in pairs_of(path, request))
     try:
         first = next(parts, None)  # what is wrong with a volume is found here
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):
-        CPU().add(gram, drawn, settings)
+        CPU().add(gram, drawn, request.method)
         seen += drawn.voxels.size
     return seen
 

@@ -26,8 +26,8 @@ FIRST_ROUND = 4  # volumes for each task at once, until it is known how long the
 
 
 @contextlib.contextmanager
-def on_cluster(settings):
-    """Connect to the cluster that the settings name.
+def on_cluster(request):
+    """Connect to the cluster that the request names.
 
     Yields
     ------
@@ -39,7 +39,7 @@ def on_cluster(settings):
         If there is no such scheduler, it has no worker, or one has other software or too little
         memory.
     """
-    with connected(settings.scheduler, settings.tls) as workers:
+    with connected(request.scheduler, request.tls) as workers:
         try:
             yield OnCluster(workers)
         except TooLittle as fault:
@@ -71,7 +71,7 @@ class OnCluster:
 
     def sum_samples(self, checkpoint, structure, engine, stages, volumes, passes):
         """Sum on the workers what `learning.steps.sum_samples` sums here, with the same results."""
-        failed, settings = set(), checkpoint.settings
+        failed, request = set(), checkpoint.request
         with Stop() as stop:
             for turn, buckets in enumerate(passes, 1):
                 left, faulty = self._left(checkpoint, buckets, volumes, failed)
@@ -80,10 +80,10 @@ class OnCluster:
                 for wanted, records in left:
                     where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
                                    f"{one_line(name)}" for name, (path, _) in records.items()}
-                    task = Task(checkpoint.classes, stages, settings, checkpoint.taps,
+                    task = Task(checkpoint.classes, stages, request, checkpoint.taps,
                                 _files(checkpoint, buckets, wanted), wanted, self.training,
                                 software())
-                    for part in self._rounds(records, settings, stop):
+                    for part in self._rounds(records, request, stop):
                         faults = self._sum_round(part, task, checkpoint, where, stop)
                         failed |= {records[name][0] for name in faults}
                 if stop.asked:
@@ -100,7 +100,7 @@ class OnCluster:
         Also those that cannot be read.
         """
         left, faulty = {}, set()
-        recorded = partial(fingerprint, folder=checkpoint.settings.train_dir)
+        recorded = partial(fingerprint, folder=checkpoint.request.train_dir)
         for path, found in self.in_order(recorded, [path for path in volumes
                                                     if path not in failed]):
             try:
@@ -115,14 +115,14 @@ class OnCluster:
                 records[record.name] = path, record
         return list(left.values()), faulty
 
-    def _rounds(self, records, settings, stop):
+    def _rounds(self, records, request, stop):
         """Cut volumes into rounds, each as long as the checkpoint may wait; none after a stop."""
         names, size = list(records), FIRST_ROUND * self.workers.slots
         while names and not stop.asked:
             begun, self.saving = time.monotonic(), 0.0
             yield {name: records[name] for name in names[:size]}
             del names[:size]
-            wait = max(60 * settings.checkpoint_minutes, WRITE_SHARE * self.saving)
+            wait = max(60 * request.checkpoint_minutes, WRITE_SHARE * self.saving)
             size = int(size * min(wait / (time.monotonic() - begun), FIRST_ROUND))
             size = max(size, self.workers.slots)
 

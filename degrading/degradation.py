@@ -27,14 +27,14 @@ from machine.threads import thread_count
 KSPACE_BACKGROUND = 0.02  # of the range: darker voxels of a k-space volume are background
 
 
-def degradation_of(shape, settings, low_shape=None):
-    """The operator of these settings for a fine grid.
+def degradation_of(shape, method, low_shape=None):
+    """The operator of a method for a fine grid.
 
     Parameters
     ----------
     shape : tuple of three int
         Of the fine volume; multiples of the factor.
-    settings : Settings
+    method : Method
     low_shape : tuple of three int, optional
         Of an LR volume that is there already; by default what degrading gives.
 
@@ -45,19 +45,19 @@ def degradation_of(shape, settings, low_shape=None):
     Examples
     --------
     >>> import numpy as np
-    >>> from filter_constant import Settings
-    >>> operator = degradation_of((4, 4, 8), Settings(factor=(1, 1, 4), lr_type="average"))
+    >>> from filter_constant import Method
+    >>> operator = degradation_of((4, 4, 8), Method(factor=(1, 1, 4), lr_type="average"))
     >>> operator.degrade(np.arange(128, dtype=np.float32).reshape(4, 4, 8))[0, 0]
     array([1.5, 5.5], dtype=float32)
     """
-    operator = OPERATORS[settings.lr_type](shape, settings)
+    operator = OPERATORS[method.lr_type](shape, method)
     operator.low_shape = low_shape or operator.low_shape
     return operator
 
 
-def is_drawn(settings):
+def is_drawn(method):
     """Whether LR volumes are drawn anew for each part of a volume, see learning/acquisitions.py."""
-    return OPERATORS[settings.lr_type].drawn
+    return OPERATORS[method.lr_type].drawn
 
 
 class Degradation:
@@ -67,7 +67,7 @@ class Degradation:
     ----------
     shape : tuple of three int
         Of the fine volume; multiples of the factor.
-    settings : Settings
+    method : Method
 
     Attributes
     ----------
@@ -81,10 +81,10 @@ class Degradation:
     least_side = 1  # voxels along an axis of the fine volume
     masked = True  # whether, in learning and evaluating, the brain's outline is that of HR
 
-    def __init__(self, shape, settings):
-        self.shape, self.factor, self.settings = tuple(shape), settings.factor, settings
-        self.low_shape = tuple(side // f for side, f in zip(shape, settings.factor, strict=True))
-        self.grid = settings.grid
+    def __init__(self, shape, method):
+        self.shape, self.factor, self.method = tuple(shape), method.factor, method
+        self.low_shape = tuple(side // f for side, f in zip(shape, method.factor, strict=True))
+        self.grid = method.grid
 
     # ---- from fine to low
 
@@ -111,14 +111,14 @@ class Degradation:
 
     def interpolate(self, low):
         """Bring an LR volume to the fine grid: the LR volume of the method. Not below zero."""
-        if self.settings.start == "quadratic":  # published: without prefilter, so blurred
+        if self.method.start == "quadratic":  # published: without prefilter, so blurred
             return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
         return upsample(low, self.shape, self.start_order, grid=self.grid)
 
     @property
     def start_order(self):
         """Order of the spline through the voxels that filters begin with."""
-        return 5 if self.settings.start == "quintic" else 3
+        return 5 if self.method.start == "quintic" else 3
 
     def spline(self, low, order=5):
         """What a user would pick without filters: the spline through the LR volume."""
@@ -203,8 +203,8 @@ class SplineZoom(Degradation):
 class BlockMean(Degradation):
     """The mean of each block of voxels: what a thick slice with a box profile measures."""
 
-    def __init__(self, shape, settings):
-        super().__init__(shape, settings)
+    def __init__(self, shape, method):
+        super().__init__(shape, method)
         self.grid = "edges"
 
     def matrix(self, axis):
@@ -227,9 +227,9 @@ class TruncatedSpectrum(Degradation):
     least_side = 6
     masked = False  # the published k-space volume is not
 
-    def __init__(self, shape, settings):
-        super().__init__(shape, settings)
-        self.kept = [kspace_kept(side, factor, settings.kspace_keep)
+    def __init__(self, shape, method):
+        super().__init__(shape, method)
+        self.kept = [kspace_kept(side, factor, method.kspace_keep)
                      for side, factor in zip(shape, self.factor, strict=True)]
         self.low_shape = tuple(stop - start for start, stop in self.kept)
         self.grid = "first"
@@ -248,7 +248,7 @@ class TruncatedSpectrum(Degradation):
 
     def degrade(self, image):
         spectrum = self.forward(image)
-        return spectrum if self.settings.kspace_keep == "third" else magnitude_of(spectrum)
+        return spectrum if self.method.kspace_keep == "third" else magnitude_of(spectrum)
 
     def interpolate(self, low):
         """Fill the spectrum with zeros: fine voxel i lies at ``i * n_low / n_fine``.
@@ -272,7 +272,7 @@ class TruncatedSpectrum(Degradation):
     def check_upscaling(self):
         super().check_upscaling()
         for factor in self.factor:
-            if factor not in (1, 3) and self.settings.kspace_keep == "third":
+            if factor not in (1, 3) and self.method.kspace_keep == "third":
                 raise ValueError("the filters were learned for the middle third of the spectrum; "
                                  f"upscaling by {factor} keeps 1/{factor} of it: learn with "
                                  "--kspace_keep auto")
@@ -300,10 +300,10 @@ class SliceProfile(Degradation):
     drawn = True
     masked = False
 
-    def __init__(self, shape, settings, profiles=None):
-        super().__init__(shape, settings)
+    def __init__(self, shape, method, profiles=None):
+        super().__init__(shape, method)
         self.grid = "edges"
-        self.profiles = profiles or 3 * settings.profile[:1]
+        self.profiles = profiles or 3 * method.profile[:1]
 
     def matrix(self, axis):
         return profile_matrix(self.shape[axis], self.factor[axis], self.profiles[axis])

@@ -1,15 +1,16 @@
 """Filters and the settings they were learned with: the one file that knows arrays/."""
 import contextlib
-import dataclasses
 import itertools
 import math
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from disk.files import array_header, file_digest, make_folder, read_json, whole_file, write_json
-from filter_constant import Settings, checked_settings
+from filter_constant import METHOD_NAMES, Method, Request, checked_settings, tag_of
 from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 
@@ -18,94 +19,109 @@ PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters of
 PRETRAINED_SCAN = PRETRAINED / "scan"  # those for real scans
 
 
-def settings_path(settings):
-    """Where the settings lie that filters were learned with."""
-    return Path(settings.arrays_dir, f"settings_{settings.tag}.json")
+class Filters(NamedTuple):
+    """Learned filters for one factor, ready to be used."""
+
+    stages: list  # of Stage
+    method: Method  # as they were learned
+    axes: tuple = (0, 1, 2)  # the volume's axes in the order in which the filters take them
+    digests: dict | None = None  # SHA-256 of their files, by name
+    folder: str = ""  # where they lie
+
+    @property
+    def factor(self):
+        """How many times finer each axis of the volume becomes."""
+        return tuple(self.method.factor[place] for place in np.argsort(self.axes))
+
+    @property
+    def asked(self):
+        """The method, its factor along the axes of the volume."""
+        return replace(self.method, factor=self.factor)
 
 
-def save_filters(stages, settings, volumes):
+def settings_path(folder, factor):
+    """The file of the settings that filters for a factor were learned with."""
+    return Path(folder, f"settings_{tag_of(factor)}.json")
+
+
+def save_filters(stages, request, volumes):
     """Write filters and the settings they were learned with; all plain npy content and JSON.
 
     Parameters
     ----------
     stages : list of Stage
-    settings : Settings
+    request : Request
+        The method they were learned with, and where to write them.
     volumes : iterable of str
         Names of those that were learned from.
     """
-    structure = structure_of(settings)
+    structure, folder = structure_of(request.method), request.arrays_dir
     leaves = structure.leaves(stages)
-    make_folder(settings.arrays_dir)
-    about = {"format": FORMAT, "settings": settings.of_groups("method", "learning"),
+    make_folder(folder)
+    about = {"format": FORMAT, "settings": asdict(request.method),
              "leaves": leaves, "volumes": [str(name) for name in volumes], "sha256": {}}
-    about |= mask_setting(settings)
+    about |= mask_setting(request)
     # All are written before any is renamed. Should a kill fall between two renames, the digests
     # tell.
     with contextlib.ExitStack() as written:
         files = zip(structure.layout(leaves), structure.arrays(stages), strict=True)
         for (name, *_), array in files:
-            temporary = written.enter_context(whole_file(Path(settings.arrays_dir, name)))
+            temporary = written.enter_context(whole_file(Path(folder, name)))
             with open(temporary, "wb") as file:
                 np.save(file, array, allow_pickle=False)
             about["sha256"][name] = file_digest(temporary)
-        write_json(settings_path(settings), about)
+        write_json(settings_path(folder, request.method.factor), about)
 
 
-def mask_setting(settings):
+def mask_setting(request):
     """--mask as files beside filters and sums hold it: a dict, empty where it was not given."""
-    return {"mask": settings.mask} if settings.mask else {}
+    return {"mask": request.mask} if request.mask else {}
 
 
-def load_filters(settings, given=frozenset()):
-    """Read filters and what they were learned with.
+def load_filters(request, factor=None):
+    """Read filters and the method they were learned with.
 
     Where the usual --arrays_dir holds none for the factor, those that come with the project are
     taken: with --upscale or --preset scan the ones for real scans. Filters for one thick axis serve
-    any other: `restoring` exchanges the axes.
+    any other: their `axes` say how.
 
     Parameters
     ----------
-    settings : Settings
-        Where to look, and for which factor.
-    given : set of str, optional
-        Options that the user gave: they must be those of the filters.
+    request : Request
+        Where to look. Method options in its `given` must be those of the filters.
+    factor : tuple of three int, optional
+        Default: that of the request's method.
 
     Returns
     -------
-    stages : list of Stage
-    settings : Settings
-        With the method and learning of the filters, and where they lie.
+    Filters
 
     Raises
     ------
     UserError
-        If a file is missing, is not what it should be, or was learned with other settings than
+        If a file is missing, is not what it should be, or was learned with another method than
         given.
 
     Examples
     --------
-    >>> stages, settings = load_filters(Settings(factor=(1, 1, 4), arrays_dir=str(PRETRAINED)))
-    >>> len(stages), settings.preset
-    (3, 'best')
+    >>> filters = load_filters(Request.of(factor=(4, 1, 1), arrays_dir=str(PRETRAINED)))
+    >>> len(filters.stages), filters.method.preset, filters.method.factor, filters.axes
+    (3, 'best', (1, 1, 4), (1, 2, 0))
     """
-    return load_with_digests(settings, given)[:2]
-
-
-def load_with_digests(settings, given=frozenset()):
-    """Read filters as `load_filters` does: stages, settings, and SHA-256 by file name, a dict."""
-    path, settings = _find_settings(settings)
-    learned, digests, leaves, earlier = _read_settings(path, settings)
-    for name in sorted((given - {"factor"}) & set(learned.of_groups("method", "learning"))):
-        theirs, ours = getattr(learned, name), getattr(settings, name)
+    factor = factor or request.method.factor
+    path, learned = _find_settings(request, factor)
+    method, digests, leaves, earlier = _read_settings(path, learned)
+    for name in sorted((request.given - {"factor"}) & METHOD_NAMES):
+        theirs, ours = getattr(method, name), getattr(request.method, name)
         if theirs != ours:
             raise UserError(f"{path}: learned with --{name} {theirs}, not {ours}; "
                             "leave the option out, or learn again with it")
-    structure, arrays = structure_of(learned), []
+    structure, arrays = structure_of(method), []
     for name, shape, *dtypes in structure.layout(leaves):
         dtype = dtypes[earlier]
         if dtype is None:
             continue
-        file = Path(learned.arrays_dir, name)
+        file = path.with_name(name)
         if not file.is_file():
             raise UserError(f"{file}: not there; run python train.py first")
         arrays.append(_load_array(file, shape, dtype))
@@ -113,13 +129,14 @@ def load_with_digests(settings, given=frozenset()):
             raise UserError(f"{file}: is not the one that {path.name} describes; "
                             "run python train.py once more")
     try:
-        return structure.from_arrays(arrays), learned, digests
+        stages = structure.from_arrays(arrays)
     except (ValueError, OverflowError) as fault:
         raise UserError(f"{path.parent}: {first_line(fault)}; "
                         "learn again with python train.py") from fault
+    return Filters(stages, method, axes_between(factor, learned), digests, str(path.parent))
 
 
-def digests_there(settings, factors):
+def digests_there(request, factors):
     """SHA-256 of the files of filters for some factors, by name, as their settings say: a dict.
 
     Factors without readable settings are left out.
@@ -127,44 +144,45 @@ def digests_there(settings, factors):
     found = {}
     for factor in factors:
         with contextlib.suppress(UserError, ValueError, KeyError, TypeError):
-            path = _find_settings(dataclasses.replace(settings, factor=factor))[0]
+            path = _find_settings(request, factor)[0]
             found |= dict(read_json(path)["sha256"])
     return found
 
 
-def _find_settings(settings):
-    """The path of the settings to take, and where and for which order of axes they were found."""
-    folders = _folders(settings)
+def _find_settings(request, factor):
+    """The file of the settings to take, and the order of the factor's axes it was found for."""
+    folders = _folders(request)
     for folder in folders:
-        for factor in axis_orders(settings.factor):
-            found = dataclasses.replace(settings, arrays_dir=folder, factor=factor)
-            path = settings_path(found)
+        for learned in axis_orders(factor):
+            path = settings_path(folder, learned)
             # Asked for by name, those of the project are taken rather than other ones in arrays/.
-            other = len(folders) > 1 and settings.preset == "scan" and not _are_for_scans(path)
+            other = (len(folders) > 1 and request.method.preset == "scan"
+                     and not _are_for_scans(path))
             if path.is_file() and not other:
-                return path, found
-    raise UserError(f"{settings_path(settings)}: not there{_what_serves(settings)}")
+                return path, learned
+    raise UserError(f"{settings_path(request.arrays_dir, factor)}: not there"
+                    f"{_what_serves(request, factor)}")
 
 
-def _folders(settings):
+def _folders(request):
     """Where filters are looked for."""
-    folders = [settings.arrays_dir]
-    if os.path.abspath(settings.arrays_dir) == os.path.abspath(Settings.arrays_dir):
-        scan = settings.upscale or settings.preset == "scan"
+    folders = [request.arrays_dir]
+    if os.path.abspath(request.arrays_dir) == os.path.abspath(Request.arrays_dir):
+        scan = request.upscale or request.method.preset == "scan"
         folders += map(str, (PRETRAINED_SCAN, PRETRAINED) if scan else (PRETRAINED,))
     return folders
 
 
-def factors_there(settings):
+def factors_there(request):
     """Factors that there are filters for, cubes first: a list of tuple of three int.
 
     Examples
     --------
-    >>> factors_there(Settings(arrays_dir=str(PRETRAINED)))
+    >>> factors_there(Request(arrays_dir=str(PRETRAINED)))
     [(2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4)]
     """
     found = set()
-    for path in (path for folder in _folders(settings)
+    for path in (path for folder in _folders(request)
                  for path in Path(folder).glob("settings_*.json")):
         with contextlib.suppress(ValueError):
             sides = [int(side) for side in path.stem.partition("_")[2].split("x")]
@@ -173,13 +191,13 @@ def factors_there(settings):
                   key=lambda factor: (len(set(factor)) > 1, factor))
 
 
-def _what_serves(settings):
+def _what_serves(request, factor):
     """What to do where there are no filters for a factor."""
-    there, learn = factors_there(settings), f"python train.py --factor {tags([settings.factor])}"
+    there, learn = factors_there(request), f"python train.py --factor {tags([factor])}"
     if not there:
         return "; run python train.py first"
     text = f"; there are filters for --factor {tags(there)}"
-    if not settings.upscale:
+    if not request.upscale:
         return f"{text}; {learn} learns those"
     return f"{text}; --voxel_size, in place of --factor, reaches any size; {learn} learns those"
 
@@ -216,21 +234,35 @@ def axis_orders(factor):
     return sorted(orders, key=lambda order: (order != factor, order[::-1]))
 
 
-def about_filters(settings):
+def axes_between(asked, learned):
+    """The order of axes that turns the factor that is asked for into the one that was learned.
+
+    Where axes can go round they do, so that the others keep their order.
+
+    Examples
+    --------
+    >>> axes_between((4, 1, 1), (1, 1, 4))
+    (1, 2, 0)
+    """
+    orders = [(0, 1, 2), (1, 2, 0), (2, 0, 1), *itertools.permutations(range(3))]
+    return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
+
+
+def about_filters(filters):
     """Where filters lie and what they were learned from, in one line."""
-    path = settings_path(settings)
+    path = settings_path(filters.folder, filters.method.factor)
     volumes = list(map(str, read_json(path).get("volumes", [])))
     names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
     where, more = str(path.parent), ""
     if path.parent in (PRETRAINED, PRETRAINED_SCAN):
         where, more = "those that come with the project", "; see pretrained/README.md"
     plural = "" if len(volumes) == 1 else "s"
-    return one_line(f"Filters: {where} (preset {settings.preset}), learned from {len(volumes)} "
+    return one_line(f"Filters: {where} (preset {filters.method.preset}), learned from {len(volumes)} "
                     f"volume{plural} ({names}){more}")
 
 
-def _read_settings(path, settings):
-    """The settings in a file, the digests of the arrays and the sizes of stages, all checked.
+def _read_settings(path, factor):
+    """The method in a file of settings, the arrays' digests, and the stages' sizes, all checked.
 
     Last, whether an earlier version wrote them.
     """
@@ -238,17 +270,17 @@ def _read_settings(path, settings):
         about = read_json(path)
         if about["format"] not in (FORMAT, EARLIER):
             raise ValueError(f"format {about['format']}")
-        learned = dataclasses.replace(settings, **checked_settings(about["settings"]))
+        method = Method(**checked_settings(about["settings"]))
         digests, leaves = dict(about["sha256"]), list(about["leaves"])
         if not isinstance(about.get("volumes", []), list):
             raise ValueError("volumes is no list")
-        if learned.factor != settings.factor:
-            raise ValueError(f"they are for factor {learned.tag}")
-        structure_of(learned).check_leaves(leaves)
+        if method.factor != factor:
+            raise ValueError(f"they are for factor {method.tag}")
+        structure_of(method).check_leaves(leaves)
     except (ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{path}: not settings of this version ({first_line(fault)}); "
                         "learn again with python train.py") from fault
-    return learned, digests, leaves, about["format"] == EARLIER
+    return method, digests, leaves, about["format"] == EARLIER
 
 
 def _load_array(path, shape, dtype):

@@ -6,7 +6,6 @@ goes on holds a lock on its record.
 """
 import contextlib
 import csv
-import dataclasses
 import itertools
 import json
 import os
@@ -30,7 +29,7 @@ NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 # ------------------------------------------------------------------------------------- whose folder
 
 @contextlib.contextmanager
-def run_folder(settings, volumes, filters=None):
+def run_folder(request, volumes, filters=None):
     """The folder of a run's results: that of --output, or one for this hour.
 
     A folder of this hour that another run made, finished or not, is left alone: its successor is
@@ -39,11 +38,11 @@ def run_folder(settings, volumes, filters=None):
 
     Parameters
     ----------
-    settings : Settings
+    request : Request
     volumes : list of Path
         Those to restore.
     filters : dict, optional
-        SHA-256 of the filters' files, by name; by default as `settings` finds them.
+        SHA-256 of the filters' files, by name; by default those of its --arrays_dir.
 
     Yields
     ------
@@ -55,13 +54,13 @@ def run_folder(settings, volumes, filters=None):
     CannotWrite
         If it cannot be made.
     """
-    if settings.output:
-        target = Path(settings.output)
+    if request.output:
+        target = Path(request.output)
         remove_unfinished(target.parent, names_beside(target), running=False)
         yield target.parent
         return
-    hour = Path(settings.result_dir, time.strftime("%m%d%H"))
-    about = _about(settings, volumes, filters)
+    hour = Path(request.result_dir, time.strftime("%m%d%H"))
+    about = _about(request, volumes, filters)
     new = not hour.parent.exists()
     make_folder(hour.parent)
     folders = itertools.chain(_interrupted(hour.parent), _successors(hour))
@@ -90,12 +89,12 @@ def names_beside(target):
             "metrics.csv"]
 
 
-def _about(settings, volumes, filters=None):
+def _about(request, volumes, filters=None):
     """What two runs must share to be the same, as JSON gives it back."""
-    decides = {name: value for name, value in dataclasses.asdict(settings).items()
+    decides = {name: value for name, value in request.as_dict().items()
                if name not in NOT_OF_RESULTS}
     if filters is None:
-        filters = read_json(settings_path(settings))["sha256"]
+        filters = read_json(settings_path(request.arrays_dir, request.method.factor))["sha256"]
     about = {"settings": decides, "filters": filters, "program": digest_of(all_sources()),
              "volumes": [os.path.abspath(path) for path in volumes]}
     return json.loads(json.dumps(about))
@@ -151,7 +150,7 @@ def _locked_record(folder, about):
 
 # --------------------------------------------------------------------------------------- whose file
 
-def check_beside(folder, names, settings):
+def check_beside(folder, names, request):
     """Refuse to write over files that are not ours: beside results, and in place of --output.
 
     Parameters
@@ -160,21 +159,21 @@ def check_beside(folder, names, settings):
         Of the results.
     names : list of Path
         Of the files beside each result, without their endings; see `volumes.sidecar_names`.
-    settings : Settings
+    request : Request
 
     Raises
     ------
     UserError
         Naming the first such file, before anything is written.
     """
-    wanted = [] if settings.upscale else [folder / "metrics.csv"]
-    if settings.report:
+    wanted = [] if request.upscale else [folder / "metrics.csv"]
+    if request.report:
         wanted.append(folder / "report.html")
     for name in names:
-        picture, record, _ = names_of_sidecars(name, settings.report)
-        wanted += [picture, record] if settings.report else [record]
-    if settings.output:
-        _check_output(Path(settings.output), names[0], settings.overwrite)
+        picture, record, _ = names_of_sidecars(name, request.report)
+        wanted += [picture, record] if request.report else [record]
+    if request.output:
+        _check_output(Path(request.output), names[0], request.overwrite)
     for path in wanted:
         if os.path.lexists(path) and not is_ours(path):
             remedy = "move it, or give another --output or --result_dir"

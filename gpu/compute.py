@@ -101,14 +101,14 @@ class Stream:
         self.card, self.lock, self.block, self.most = card, lock, block, None
         self.buckets, self.packed, self.touched = range(0), None, set()
 
-    def add(self, gram, drawn, settings, advance=lambda samples: None):
+    def add(self, gram, drawn, method, advance=lambda samples: None):
         """Add a volume's samples, as `engine.CPU.add`.
 
         The sums of `gram` itself have them after `settle` only.
         """
         reached = drawn.ends[:-1].copy()  # per bucket, the first sample that is not added yet
         with self.card.use():
-            while if_it_fits(self._add, gram, drawn, reached, settings, advance) is None:
+            while if_it_fits(self._add, gram, drawn, reached, method, advance) is None:
                 self._shrink(gram)
         with self.lock:
             gram.count += np.diff(drawn.ends)
@@ -122,19 +122,19 @@ class Stream:
                 self.packed[:] = 0
         self.touched, self.buckets = set(), range(0)
 
-    def _add(self, gram, drawn, reached, settings, advance):
+    def _add(self, gram, drawn, reached, method, advance):
         """Add samples bucket after bucket; note in `reached` how far that went, and return it."""
         xp, ends, volume = self.card.xp, drawn.ends[1:], drawn.volume
         lr, hr = xp.asarray(volume.lr.reshape(-1)), xp.asarray(volume.hr.reshape(-1))
         voxels = xp.asarray(drawn.voxels.astype(index_type(volume.lr)))
-        offsets = xp.asarray(patch_offsets(volume.lr.shape, settings.filter_len))
+        offsets = xp.asarray(patch_offsets(volume.lr.shape, method.filter_len))
         lower = xp.asarray(lower_triangle(gram.side))
         for b in np.flatnonzero(reached < ends).tolist():
             sums = self._sums_of(b, gram, 2 * volume.lr.nbytes)
             while reached[b] < ends[b]:
                 stop = min(reached[b] + self.block, ends[b])
                 rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets,
-                                   settings.solver == "ridge")
+                                   method.solver == "ridge")
                 # float32 to float64; all of the block or, out of memory, nothing.
                 sums += xp.take(rows.T @ rows, lower)
                 advance(stop - reached[b])

@@ -53,24 +53,24 @@ class Draw(NamedTuple):
     misread: np.ndarray  # (len(READING_NAMES),): what its reading is off by, where none is told
 
 
-def draw_of(settings, random):
+def draw_of(method, random):
     """Draw profiles, a noise level, and how sharp, noisy and bright the original is."""
     told = random.random() < TOLD
-    profiles = _profiles_of(settings, told, random)
+    profiles = _profiles_of(method, told, random)
     clean, level = random.random(2)
-    sigma = 0.0 if clean < CLEAN else settings.noise / 100 * level**LOW_NOISE
+    sigma = 0.0 if clean < CLEAN else method.noise / 100 * level**LOW_NOISE
     turned, bent, power = random.random(3)
     noisy, grain = random.random(2)
     softness, sharpening = _sharpness_of(random)
-    return Draw(profiles, sigma, softness, sharpening, turned < settings.inverted,
-                2 ** (2 * power - 1) if bent < settings.bent else 1.0,
-                settings.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0,
+    return Draw(profiles, sigma, softness, sharpening, turned < method.inverted,
+                2 ** (2 * power - 1) if bent < method.bent else 1.0,
+                method.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0,
                 told, np.multiply(MISREAD, random.standard_normal(len(MISREAD))))
 
 
-def _profiles_of(settings, told, random):
+def _profiles_of(method, told, random):
     """Draw the profile of each axis: mostly one for all, now and then another for one of them."""
-    names = settings.profile
+    names = method.profile
     shares = np.array([1.0 if told else SHARES[name] for name in names])
     if not shares.any():
         shares += 1
@@ -101,14 +101,14 @@ def _sharpness_of(random):
     return tuple(sigma * (1 + UNLIKE * (2 * share - 1)) for share in along), 0.0
 
 
-def drawn_volumes(image, settings, name):
+def drawn_volumes(image, method, name):
     """All LR volumes that a volume is learned from, one for each slab.
 
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
-    settings : Settings
+    method : Method
         As --preset scan has them.
     name : str
         Of the volume: with the seed, it decides what is drawn.
@@ -123,26 +123,26 @@ def drawn_volumes(image, settings, name):
     ValueError
         If hardly anything is above zero, or an axis is too short.
     """
-    hr = original_of(image, settings.factor)
-    used, step = np.flatnonzero(hr.any((1, 2))), settings.factor[0]
-    edges = np.linspace(used[0], used[-1] + 1, settings.draws + 1) / step
+    hr = original_of(image, method.factor)
+    used, step = np.flatnonzero(hr.any((1, 2))), method.factor[0]
+    edges = np.linspace(used[0], used[-1] + 1, method.draws + 1) / step
     edges = np.round(edges).astype(int) * step
-    order = random_of(settings.seed, f"{name} slabs").permutation(settings.draws)
+    order = random_of(method.seed, f"{name} slabs").permutation(method.draws)
     for number, slab in enumerate(order):
-        random = random_of(settings.seed, f"{name} draw {number}")
-        volume = _drawn_volume(hr, settings, random, edges[slab], edges[slab + 1])
+        random = random_of(method.seed, f"{name} draw {number}")
+        volume = _drawn_volume(hr, method, random, edges[slab], edges[slab + 1])
         if volume is not None:
             yield volume
 
 
-def _drawn_volume(hr, settings, random, first, last):
+def _drawn_volume(hr, method, random, first, last):
     """One LR volume of `hr`, of planes first to last; None where they hold no brain."""
-    draw, step = draw_of(settings, random), settings.factor[0]
+    draw, step = draw_of(method, random), method.factor[0]
     # So many planes around that noise and blur are read as off a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
     hr = with_grain(with_intensities(with_sharpness(hr, draw), draw), draw.grain, random)
-    operator = degradation_of(hr.shape, settings)
+    operator = degradation_of(hr.shape, method)
     operator.profiles = draw.profiles
     low = make_low(hr, operator, draw.sigma, random)
     scale = bright_level_of_scan(low)
@@ -160,7 +160,7 @@ def _drawn_volume(hr, settings, random, first, last):
     cut = [np.ascontiguousarray(part[box]) for part in (start, mask, core & mask)]
     hr = np.ascontiguousarray(hr[whole]) / np.float32(scale)
     missed = np.mean(np.square(hr - cut[0])[cut[2]])
-    blur = blur_of(draw.profiles, settings.factor)
+    blur = blur_of(draw.profiles, method.factor)
     return LRVolume(cut[0], low, operator, whole, hr.shape, scale, cut[1], hr=hr,
                     cues=operator.cues(unit), blur=blur if draw.told else None, true_blur=blur,
                     misread=draw.misread.astype(np.float32),

@@ -36,7 +36,7 @@ class Checkpoint:
 
     Parameters
     ----------
-    settings : Settings
+    request : Request
     sums : Sums
 
     Attributes
@@ -50,10 +50,10 @@ class Checkpoint:
         The volumes in each file's buckets: as summed in memory, and as it stands on the disk.
     """
 
-    def __init__(self, settings, sums):
-        self.settings, self.sums = settings, sums
-        self.folder = Path(settings.arrays_dir, sums.folder)
-        self.ledger = Ledger(self.folder, settings, sums)
+    def __init__(self, request, sums):
+        self.request, self.sums = request, sums
+        self.folder = Path(request.arrays_dir, sums.folder)
+        self.ledger = Ledger(self.folder, request, sums)
         self.saved_at, self.took = time.monotonic(), 0.0
 
     # ---- what the ledger says
@@ -183,7 +183,7 @@ class Checkpoint:
 
         That is after --checkpoint_minutes, and not while saving takes a tenth of the time.
         """
-        wait = max(60 * self.settings.checkpoint_minutes, WRITE_SHARE * self.took)
+        wait = max(60 * self.request.checkpoint_minutes, WRITE_SHARE * self.took)
         return time.monotonic() - self.saved_at >= wait
 
     def save(self, gram, advance=lambda buckets: None):

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class Ledger:
     Parameters
     ----------
     folder : Path
-    settings : Settings
+    request : Request
     sums : checkpoint.Sums
 
     Attributes
@@ -91,8 +92,8 @@ class Ledger:
         stands on the disk.
     """
 
-    def __init__(self, folder, settings, sums):
-        self.folder, self.settings, self.sums = folder, settings, sums
+    def __init__(self, folder, request, sums):
+        self.folder, self.request, self.sums = folder, request, sums
         self.path = folder / "about.json"
         self.key, self.classes, self.sources = None, None, []
         self.buckets = self.taps = self.step = 0
@@ -121,10 +122,10 @@ class Ledger:
         self._divide(classes, *self.sums.layout(classes), step)
         write_json(self.path, {
             "format": FORMAT, "key": self.key,
-            "settings": self.settings.of_groups("method", "learning"),
+            "settings": asdict(self.request.method),
             "after": self.sums.after, "buckets_per_file": step, "sources": self.sources,
             "classes": {name: array.tolist() for name, array in classes._asdict().items()}}
-            | mask_setting(self.settings))
+            | mask_setting(self.request))
 
     def read(self):
         """Read how an earlier training was begun.
@@ -165,7 +166,7 @@ class Ledger:
     def _compare_settings(self, saved):
         """Refuse to go on with other settings than the sums were begun with."""
         for name, value in saved.items():
-            now = getattr(self.settings, name)
+            now = self.request.value(name)
             if name not in FREE_TO_CHANGE and value != now:
                 raise UserError(f"{self.folder}: was begun with --{name} {_shown(value)}, not "
                                 f"{_shown(now)}; give that, or --restart to begin anew")
@@ -262,11 +263,11 @@ class Ledger:
 
         Raises UserError where it has none.
         """
-        if not self.settings.mask:
+        if not self.request.mask:
             return record
-        folder = Path(self.settings.train_dir)
+        folder = Path(self.request.train_dir)
         path = folder if folder.is_file() else folder / record.name
-        mask = fingerprint(find_mask(path, self.settings.mask), folder)
+        mask = fingerprint(find_mask(path, self.request.mask), folder)
         both = hashlib.sha256(f"{record.sha256} {mask.sha256}".encode())
         return record._replace(sha256=both.hexdigest())
 

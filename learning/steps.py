@@ -59,13 +59,13 @@ class Here:
         return sum_samples(*arguments)
 
 
-def learn_stages(volumes, settings, place=None):
-    """Learn all stages of the structure that the settings ask for.
+def learn_stages(volumes, request, place=None):
+    """Learn all stages of the structure that the request asks for.
 
     Parameters
     ----------
     volumes : list of Path
-    settings : Settings
+    request : Request
     place : Here or its like, optional
         Where volumes are surveyed and summed.
 
@@ -73,21 +73,21 @@ def learn_stages(volumes, settings, place=None):
     -------
     Learned
     """
-    structure, place = structure_of(settings), place or Here()
-    engine = choose_engine(settings, structure.cpu_only)
+    structure, place = structure_of(request.method), place or Here()
+    engine = choose_engine(request.device, structure.cpu_only)
     # Later stages are learned on those `before`, which have not learned what is held out.
     stages, before, counts, failed, saved = [], [], [], set(), True
     for number in range(structure.stages):
-        checkpoint = checkpoint_of(structure, before, settings)
-        if settings.restart:
+        checkpoint = checkpoint_of(structure, before, request)
+        if request.restart:
             checkpoint.clear()
         resumed = checkpoint.find()
-        budget = place.budget(settings.max_memory)
+        budget = place.budget(request.max_memory)
         plan = plan_memory(structure, volumes, checkpoint, engine, budget)
         if number == 0:
             print(plan, flush=True)
         if resumed:
-            go_on(checkpoint, volumes, settings)
+            go_on(checkpoint, volumes, request)
         else:
             begin(checkpoint, structure, volumes, before, place)
         passes = plan.passes or [range(checkpoint.buckets)]
@@ -96,7 +96,7 @@ def learn_stages(volumes, settings, place=None):
         failed |= faulty
         if signal:
             return Learned(stages, counts, failed, checkpoint, signal)
-        solved = solve(checkpoint, structure, engine, groups, settings)
+        solved = solve(checkpoint, structure, engine, groups, request)
         del groups  # before the next stage's sums are made
         saved = saved and checkpoint.finished == checkpoint.kept
         stages.append(Stage(checkpoint.classes, solved.weights))
@@ -107,10 +107,10 @@ def learn_stages(volumes, settings, place=None):
     return Learned(stages, counts, failed, checkpoint, None, saved)
 
 
-def checkpoint_of(structure, stages, settings):
+def checkpoint_of(structure, stages, request):
     """Where the sums of the stage after `stages` are kept."""
     number = len(stages)
-    return Checkpoint(settings, Sums(
+    return Checkpoint(request, Sums(
         structure.sums_folder(number), structure.read_classes,
         lambda classes: structure.sums_shape(number, classes), digest_of(stages)))
 
@@ -126,15 +126,15 @@ def digest_of(stages):
 
 def plan_memory(structure, volumes, checkpoint, engine, budget):
     """Lay out the sums; each volume that is worked on ahead takes as much as the one at hand."""
-    settings = checkpoint.settings
-    step = checkpoint.step or buckets_per_file(settings.buckets, settings.taps)
+    request = checkpoint.request
+    step = checkpoint.step or buckets_per_file(request.method.buckets, request.method.taps)
     voxels = largest_volume(volumes) * (1 + engine.ahead)
     return structure.plan(voxels, budget, step)
 
 
-def go_on(checkpoint, volumes, settings):
+def go_on(checkpoint, volumes, request):
     """Take up what an earlier run summed, if the volumes in it are the same; say what was found."""
-    checkpoint.compare(volumes, settings.train_dir)
+    checkpoint.compare(volumes, request.train_dir)
     done, partly = checkpoint.names()
     print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
           + (f", {len(partly)} in part" if partly else ""), flush=True)
@@ -144,12 +144,12 @@ def go_on(checkpoint, volumes, settings):
 
 def begin(checkpoint, structure, volumes, stages, place):
     """Find what sorts voxels into classes, and begin the sums with it."""
-    settings = checkpoint.settings
+    request = checkpoint.request
     chosen, title = structure.survey_volumes(volumes), structure.survey_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
     surveys, seen, sources, faults = [], 0, [], []
-    with progress(len(chosen), title, "volume", settings.quiet) as bar:
-        work = partial(survey_volume, stages=stages, settings=settings, volumes=len(chosen))
+    with progress(len(chosen), title, "volume", request.quiet) as bar:
+        work = partial(survey_volume, stages=stages, request=request, volumes=len(chosen))
         for path, surveyed in place.in_order(work, chosen):
             try:
                 found = surveyed()
@@ -165,46 +165,46 @@ def begin(checkpoint, structure, volumes, stages, place):
     if not seen:
         for fault in faults:
             complain("train", fault)
-        raise nothing_to_learn_from(settings)
+        raise nothing_to_learn_from(request)
     title = f"stage {len(stages) + 1}, {structure.classes_title}"
-    quiet = settings.quiet or not structure.classes_title
-    with progress(settings.leaves, title, structure.classes_unit, quiet) as bar:
+    quiet = request.quiet or not structure.classes_title
+    with progress(request.method.leaves, title, structure.classes_unit, quiet) as bar:
         classes = structure.find_classes(surveys, bar.update)
-    checkpoint.begin(classes, [fingerprint(path, settings.train_dir) for path in sources])
+    checkpoint.begin(classes, [fingerprint(path, request.train_dir) for path in sources])
 
 
-def survey_volume(path, stages, settings, volumes):
+def survey_volume(path, stages, request, volumes):
     """What one of so many volumes tells of the classes: pairs of a survey and its voxels."""
-    structure = structure_of(settings)
+    structure = structure_of(request.method)
     return [structure.survey(pair, stages, name, volumes)
-            for name, pair in pairs_of(path, settings)]
+            for name, pair in pairs_of(path, request)]
 
 
-def nothing_to_learn_from(settings):
+def nothing_to_learn_from(request):
     """The error of a folder in which no volume is of use."""
-    return UserError(f"{settings.train_dir}: no volume in it can be learned from; "
+    return UserError(f"{request.train_dir}: no volume in it can be learned from; "
                      "put volumes of brains in")
 
 
-def pairs_of(path, settings):
+def pairs_of(path, request):
     """Read a volume; yield what is learned from it, each with the name that its samples hang on.
 
     That is its LR counterpart or, with --preset scan, as many as are drawn.
     """
     with blamed_on(path):
-        image = read_brain(path, settings.mask)[0].data
-    name = relative_name(path, settings.train_dir)
+        image = read_brain(path, request.mask)[0].data
+    name = relative_name(path, request.train_dir)
     try:
-        if is_drawn(settings):
-            for number, volume in enumerate(one_ahead(drawn_volumes(image, settings, name))):
+        if is_drawn(request.method):
+            for number, volume in enumerate(one_ahead(drawn_volumes(image, request.method, name))):
                 yield f"{name} draw {number}", volume
             return
-        pair = make_pair(image, settings)
+        pair = make_pair(image, request.method)
         if said := clipping_in_words(image, pair.scale):
             complain("train", f"{path}: {said}")
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
-    yield name, with_sharp_original(pair, sharpen) if settings.sharpen else pair
+    yield name, with_sharp_original(pair, sharpen) if request.method.sharpen else pair
 
 
 # ------------------------------------------------------------------------------------ sums, filters
@@ -221,7 +221,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
     signal : int or None
         What stopped it before the end.
     """
-    settings = checkpoint.settings
+    request = checkpoint.request
 
     def sum_volume(path):
         """Add a volume's samples and note that.
@@ -229,19 +229,19 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
         Returns how many these were, None if they are in already; and what was wrong with it.
         """
         try:
-            record = fingerprint(path, settings.train_dir)
+            record = fingerprint(path, request.train_dir)
             wanted = checkpoint.lacking(buckets, record)
             if wanted is None:
                 return None, None
             parts = (structure.draw(pair, stages, checkpoint.classes, part, buckets, wanted)
-                     for part, pair in pairs_of(path, settings))
+                     for part, pair in pairs_of(path, request))
             first = next(parts, None)  # what is wrong with a volume is found here
         except UserError as fault:
             return None, fault
-        quiet, samples = settings.quiet or engine.ahead > 1, 0
+        quiet, samples = request.quiet or engine.ahead > 1, 0
         with engine.place() as place, progress(None, path.name, "sample", quiet) as bar:
             for drawn in chain([first] if first else [], parts):
-                place.add(gram, drawn, settings, bar.update)
+                place.add(gram, drawn, request.method, bar.update)
                 samples += drawn.voxels.size
             checkpoint.add(wanted, record)  # here, so that none is saved without the other
         return samples, None
@@ -263,7 +263,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
                 elif samples is not None:
                     which = f"pass {turn}, " if len(passes) > 1 else ""
                     print(f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
-                          f"{one_line(relative_name(path, settings.train_dir))}: "
+                          f"{one_line(relative_name(path, request.train_dir))}: "
                           f"{samples:,} samples, "
                           f"{time.perf_counter() - begun:.1f} s", flush=True)
                     if checkpoint.due():
@@ -282,7 +282,7 @@ def save(checkpoint, gram, passes):
 
     A disk too full for them stops a training only where the next pass needs their memory.
     """
-    used, quiet = int((gram.count > 0).sum()), checkpoint.settings.quiet
+    used, quiet = int((gram.count > 0).sum()), checkpoint.request.quiet
     try:
         with progress(used, "saving the sums", "bucket", quiet) as bar:
             checkpoint.save(gram, bar.update)
@@ -293,30 +293,30 @@ def save(checkpoint, gram, passes):
         checkpoint.postpone()
 
 
-def solve(checkpoint, structure, engine, groups, settings):
+def solve(checkpoint, structure, engine, groups, request):
     """Solve the sums of a stage, if every volume is in them: `structure.Solved`."""
     if partly := checkpoint.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")
     counts = np.concatenate([part.count for part in groups])
     if not counts.any():
-        raise nothing_to_learn_from(settings)
-    with progress(int((counts > 0).sum()), "solving", "bucket", settings.quiet) as bar:
+        raise nothing_to_learn_from(request)
+    with progress(int((counts > 0).sum()), "solving", "bucket", request.quiet) as bar:
         try:
             return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
         except np.linalg.LinAlgError as fault:
-            tried = "auto" if settings.ridge is None else f"{settings.ridge:g}"
+            tried = "auto" if request.method.ridge is None else f"{request.method.ridge:g}"
             raise UserError(f"argument --ridge: {tried} is too little to solve for the filters "
                             "with; give a larger number") from fault
 
 
-def write_pictures(learned, settings):
+def write_pictures(learned, request):
     """Leave pictures of the filters and of the samples per class beside the filters."""
     # Here: drawing takes half a second to load, and is the last thing a training does.
     from report.filter_pictures import picture_counts, picture_filters
 
-    found = structure_of(settings).for_pictures(learned.stages, learned.counts)
+    found = structure_of(request.method).for_pictures(learned.stages, learned.counts)
     filters, counts, *layout = found
-    folder, tag = Path(settings.arrays_dir), settings.tag
+    folder, tag = Path(request.arrays_dir), request.method.tag
     write_whole(folder / f"filters_{tag}.png", picture_filters(filters, *layout))
     write_whole(folder / f"samples_{tag}.png", picture_counts(counts, *layout))

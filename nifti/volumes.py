@@ -66,7 +66,7 @@ def is_volume_name(name):
     return bool(ENDING.search(name, 1))
 
 
-def target_paths(volumes, folder, settings, masks=()):
+def target_paths(volumes, folder, request, masks=()):
     """Where each restored volume goes.
 
     Parameters
@@ -75,7 +75,7 @@ def target_paths(volumes, folder, settings, masks=()):
         Those to be restored.
     folder : Path
         Of the results.
-    settings : Settings
+    request : Request
     masks : sequence of Path, optional
         What else is read.
 
@@ -89,13 +89,13 @@ def target_paths(volumes, folder, settings, masks=()):
     UserError
         If --output names one file for several volumes, or a result would fall on an input.
     """
-    if settings.output and len(volumes) > 1:
-        raise UserError(f"--output names one file, {settings.test_dir} holds {len(volumes)}; "
+    if request.output and len(volumes) > 1:
+        raise UserError(f"--output names one file, {request.test_dir} holds {len(volumes)}; "
                         "use --result_dir, or one volume")
-    if settings.output:
-        targets = [Path(settings.output)]
+    if request.output:
+        targets = [Path(request.output)]
     else:
-        targets = [_target_path(path, folder, settings) for path in volumes]
+        targets = [_target_path(path, folder, request) for path in volumes]
     inputs = {os.path.realpath(path): path for path in [*volumes, *masks]}
     for target in targets:
         if path := inputs.get(os.path.realpath(target)):
@@ -104,10 +104,10 @@ def target_paths(volumes, folder, settings, masks=()):
     return targets
 
 
-def _target_path(path, folder, settings):
+def _target_path(path, folder, request):
     name, ending = stem(path), path.name[len(stem(path)):]
-    target = folder / relative_name(path, settings.test_dir)
-    return target.with_name(name + settings.suffix + ending)
+    target = folder / relative_name(path, request.test_dir)
+    return target.with_name(name + request.suffix + ending)
 
 
 # ------------------------------------------------------------------------------------------ reading

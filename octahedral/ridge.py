@@ -21,7 +21,7 @@ class Solved(NamedTuple):
     missed: dict  # of each ridge tried, the mean squared error on the voxels held out
 
 
-def solve_stage(gram, tree, settings):
+def solve_stage(gram, tree, method):
     """The filters of a stage's leaves, from the filter of all voxels down the tree.
 
     A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``, with r the energy of an
@@ -35,7 +35,7 @@ def solve_stage(gram, tree, settings):
     gram : Gram
         A bucket for each leaf, then as many for the voxels that are held out.
     tree : Tree
-    settings : Settings
+    method : Method
 
     Returns
     -------
@@ -49,7 +49,7 @@ def solve_stage(gram, tree, settings):
     leaves = tree.leaves
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
     counts, held_counts = gram.count[:leaves], gram.count[leaves:]
-    ridge, missed = settings.ridge, {}
+    ridge, missed = method.ridge, {}
     if ridge is None and not (held_counts.any() and counts.any()):  # volumes too small for cubes
         ridge = USUAL_RIDGE
     if ridge is None:

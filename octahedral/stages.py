@@ -37,7 +37,7 @@ BLUR, TOLD = slice(CUES.stop, CUES.stop + len(READING_NAMES)), CUES.stop + len(R
 HIDDEN = slice(CUES.start + NOISE + 1, CUES.stop)
 
 
-def stage_taps(number, settings):
+def stage_taps(number, method):
     """What a stage's filters see, as displacements from the voxel.
 
     Returns
@@ -46,25 +46,25 @@ def stage_taps(number, settings):
     in_start : ndarray of int, shape (taps, 3)
         None in the first stage, whose estimate is the start.
     """
-    in_estimate = ball((settings.filter_len // 2) ** 2, centre=False)
+    in_estimate = ball((method.filter_len // 2) ** 2, centre=False)
     return in_estimate, ball(START_RADIUS_SQUARED if number else -1)
 
 
-def tap_count(number, settings):
+def tap_count(number, method):
     """How many voxels a stage's filters see."""
-    return sum(map(len, stage_taps(number, settings)))
+    return sum(map(len, stage_taps(number, method)))
 
 
 # ----------------------------------------------------------------------------------------- applying
 
-def restore_stages(volume, stages, settings, near=None, advance=lambda share: None):
+def restore_stages(volume, stages, method, near=None, advance=lambda share: None):
     """Restore a volume by all stages, tile by tile, so that little memory is in use at a time.
 
     Parameters
     ----------
     volume : LRVolume
     stages : list of Stage
-    settings : Settings
+    method : Method
     near : ndarray of bool, shape of the box, optional
         Voxels to restore; by default all of the mask.
     advance : callable, optional
@@ -80,22 +80,22 @@ def restore_stages(volume, stages, settings, near=None, advance=lambda share: No
         restored = estimate.copy()
         for tile in tiles:
             if inner := part_of(tile, wanted):
-                scene = scene_of(volume, estimate, settings, inner)
-                restored[inner] = apply_stage(scene, stage, number, settings, wanted[inner])
+                scene = scene_of(volume, estimate, method, inner)
+                restored[inner] = apply_stage(scene, stage, number, method, wanted[inner])
             advance(1 / (len(tiles) * len(stages)))
         estimate = restored  # the one before is let go of
         del restored
-        estimate = volume.consistency.refine(estimate, settings.back_projections)
+        estimate = volume.consistency.refine(estimate, method.back_projections)
     return estimate
 
 
-def what_stages_learn_from(volume, stages, settings):
+def what_stages_learn_from(volume, stages, method):
     """What the stage after `stages` sees of a volume, and the voxels it learns from, flat."""
     core, near = volume.mask, None
     if volume.core is not None:
         core = volume.core
         near = binary_dilation(core, iterations=NEAR) & volume.mask
-    scene = scene_of(volume, restore_stages(volume, stages, settings, near), settings)
+    scene = scene_of(volume, restore_stages(volume, stages, method, near), method)
     return scene, np.flatnonzero(np.pad(core, REACH))
 
 
@@ -137,32 +137,32 @@ def part_of(tile, wanted):
                  for side, inner in zip(tile, tight_box(wanted[tile]), strict=True))
 
 
-def scene_of(volume, estimate, settings, tile=None):
+def scene_of(volume, estimate, method, tile=None):
     """What a stage sees of a volume, or of a tile of it, given the estimate so far."""
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]
     ends = [(side.start == 0, side.stop == length)
             for side, length in zip(volume.box, operator.shape, strict=True)]
-    return make_scene(estimate, volume.lr, volume.mask, along, settings.factor, volume.cues, tile,
+    return make_scene(estimate, volume.lr, volume.mask, along, method.factor, volume.cues, tile,
                       ends, volume.blur, volume.misread)
 
 
-def apply_stage(scene, stage, number, settings, near=None):
+def apply_stage(scene, stage, number, method, near=None):
     """The output of one stage, unclipped; the estimate itself outside the mask, or `near`."""
     inner = 3 * (slice(REACH, -REACH),)
     voxels = np.flatnonzero(np.pad(scene.mask[inner] if near is None else near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
     result = scene.estimate.copy()
     apply_turned(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels, leaf, orientation,
-                 lines_of(stage_taps(number, settings), result.shape), stage.weights,
+                 lines_of(stage_taps(number, method), result.shape), stage.weights,
                  result.reshape(-1))
     return np.ascontiguousarray(result[inner])
 
 
 # ----------------------------------------------------------------------------------------- learning
 
-def survey(volume, stages, settings, count, name):
+def survey(volume, stages, method, count, name):
     """What the next stage's tree is grown from, of one volume.
 
     Parameters
@@ -171,7 +171,7 @@ def survey(volume, stages, settings, count, name):
         With its original.
     stages : list of Stage
         Those before.
-    settings : Settings
+    method : Method
     count : int
         Voxels, at most.
     name : str
@@ -183,12 +183,12 @@ def survey(volume, stages, settings, count, name):
     rows : ndarray of float32, shape (n, taps + 1)
         A few taps and the target, less the voxel's own estimate.
     """
-    scene, voxels = what_stages_learn_from(volume, stages, settings)
-    learned = voxels[~held_out(voxels, scene.mask.shape, settings.seed, name)]
+    scene, voxels = what_stages_learn_from(volume, stages, method)
+    learned = voxels[~held_out(voxels, scene.mask.shape, method.seed, name)]
     if learned.size:  # else the volume is too small for cubes
         voxels = learned
     if voxels.size > count:
-        random = random_of(settings.seed, f"{name} tree {len(stages)}")
+        random = random_of(method.seed, f"{name} tree {len(stages)}")
         voxels = np.sort(random.choice(voxels, count, replace=False))
     features, orientation = features_of_voxels(scene, voxels)
     if volume.true_blur is not None:
@@ -202,7 +202,7 @@ def survey(volume, stages, settings, count, name):
     return features, rows
 
 
-def stage_tree(surveys, settings, advance=lambda leaves: None):
+def stage_tree(surveys, method, advance=lambda leaves: None):
     """The trees of a stage, and what reads a scan, from what `survey` gave of several volumes.
 
     Each of several trees leaves out a part of the surveys: so they differ in what they take a scan
@@ -212,12 +212,12 @@ def stage_tree(surveys, settings, advance=lambda leaves: None):
     if surveys[0][0].shape[1] > len(FEATURE_NAMES):
         reader, surveys = _with_readings(surveys)
     trees = []
-    for number in range(settings.trees):
+    for number in range(method.trees):
         parts = [part for place, part in enumerate(surveys)
-                 if settings.trees == 1 or place % settings.trees != number] or surveys
+                 if method.trees == 1 or place % method.trees != number] or surveys
         features, samples = (np.concatenate(found) for found in zip(*parts, strict=True))
-        trees.append(quantile_tree(features) if settings.splits == "quantiles"
-                     else grow(features, samples, settings.leaves, advance))
+        trees.append(quantile_tree(features) if method.splits == "quantiles"
+                     else grow(features, samples, method.leaves, advance))
     return together(trees, reader)
 
 
@@ -243,7 +243,7 @@ def _with_readings(surveys):
     return reader, found
 
 
-def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
+def draw_stage_samples(volume, stages, tree, method, name, wanted=None):
     """The samples of one volume for the stage after `stages`.
 
     Parameters
@@ -253,7 +253,7 @@ def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
     stages : list of Stage
         Those before.
     tree : Tree
-    settings : Settings
+    method : Method
     name : str
         Of the volume: with the seed, it decides which voxels are drawn and which are held out.
     wanted : ndarray of bool, shape (buckets,), optional
@@ -264,10 +264,10 @@ def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
     Drawn
         A bucket for each leaf, then as many for the voxels that are held out.
     """
-    scene, voxels = what_stages_learn_from(volume, stages, settings)
-    voxels = sample_voxels(voxels, settings.sample_rate, settings.seed, f"{name} learn")
+    scene, voxels = what_stages_learn_from(volume, stages, method)
+    voxels = sample_voxels(voxels, method.sample_rate, method.seed, f"{name} learn")
     leaf, orientation = classify(scene, voxels, tree)
-    held = held_out(voxels, scene.mask.shape, settings.seed, name)
+    held = held_out(voxels, scene.mask.shape, method.seed, name)
     bucket = (leaf + tree.leaves * held).ravel()  # each voxel is learned from in each tree
     voxels, orientation = np.tile(voxels, len(leaf)), np.tile(orientation, len(leaf))
     if wanted is not None:
@@ -275,7 +275,7 @@ def draw_stage_samples(volume, stages, tree, settings, name, wanted=None):
         voxels, bucket, orientation = voxels[kept], bucket[kept], orientation[kept]
     order, ends = bucket_order(bucket, 2 * tree.leaves)
     voxels, orientation = voxels[order], orientation[order]
-    fill = row_filler(scene, volume, voxels, orientation, stage_taps(len(stages), settings))
+    fill = row_filler(scene, volume, voxels, orientation, stage_taps(len(stages), method))
     return Drawn(volume, voxels, ends, fill)
 
 

@@ -1,10 +1,10 @@
-"""The command lines of train.py and test.py, made from the fields of `filter_constant.Settings`.
+"""The command lines of train.py and test.py, made from the options of `filter_constant`.
 
 Only the standard library is imported, so that ``--help`` and a typing error answer at once.
 """
-import dataclasses
+from dataclasses import replace
 
-from filter_constant import PRESETS, Settings
+from filter_constant import OPTIONS, PRESETS, Method, Request
 from machine import errors
 from machine.compiled import keep_compiled_code
 from machine.option_fields import parser_of
@@ -36,8 +36,8 @@ EXAMPLES = {
 
 
 def options_of(command):
-    """The fields of `Settings` that are options of a command."""
-    return [entry for entry in dataclasses.fields(Settings)
+    """The fields of `Method` and `Request` that are options of a command."""
+    return [entry for entry in OPTIONS
             if entry.metadata["group"] in GROUPS[command] and entry.name not in NOT_FOR[command]
             or entry.name in ALSO_FOR[command]]
 
@@ -53,10 +53,8 @@ def command_line(command, arguments=None):
 
     Returns
     -------
-    settings : Settings
+    Request
         Defaults where nothing was given.
-    given : set of str
-        Names of the options that stood on the command line.
     """
     entries = options_of(command)
     groups = dict.fromkeys([*GROUPS[command], *(entry.metadata["group"] for entry in entries)])
@@ -72,23 +70,22 @@ def command_line(command, arguments=None):
             given[name] = tuple(dict.fromkeys(given[name]))
         if "tls" in given:
             given["tls"] = tuple(given["tls"])  # certificate and key may be one file
-        preset = PRESETS[given.get("preset", Settings.preset)]
-        settings = dataclasses.replace(Settings(), **preset | given)
-        settings = checked(settings, given, command)
+        preset = PRESETS[given.get("preset", Method.preset)]
+        request = replace(Request.of(**preset | given), given=frozenset(given))
+        return checked(request, given, command)
     except ValueError as fault:
         parser.error(str(fault))
-    return settings, set(given)
 
 
 def run(command, story):
-    """Run ``story(settings, given)`` for the command line of the process; its exit status."""
-    settings, given = command_line(command)
+    """Run ``story(request)`` for the command line of the process; its exit status."""
+    request = command_line(command)
 
     def told():
         keep_compiled_code()
-        return story(settings, given)
+        return story(request)
 
-    return errors.run(command, told, settings.quiet)
+    return errors.run(command, told, request.quiet)
 
 
 def _three(name, values, kind):

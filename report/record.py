@@ -1,9 +1,9 @@
 """The record of a run: what decided a result, as plain values."""
-import dataclasses
 import importlib.metadata
 import platform
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 from disk.files import file_digest, read_json, write_json, write_whole
 from machine.errors import UserError
@@ -12,12 +12,14 @@ from nifti.masks import find_mask
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 
 
-def about_run(settings, command, steps=()):
+def about_run(request, method, command, steps=()):
     """What was run and with what, as a plain dict.
 
     Parameters
     ----------
-    settings : Settings
+    request : Request
+    method : Method
+        Of the filters, its factor along the volume's axes.
     command : list of str
         What the user typed.
     steps : sequence of dict
@@ -31,7 +33,7 @@ def about_run(settings, command, steps=()):
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     filters = {name: digest for step in steps for name, digest in step["filters"].items()}
-    return {"command": shlex.join(map(str, command)), "settings": dataclasses.asdict(settings),
+    return {"command": shlex.join(map(str, command)), "settings": replace(request, method=method).as_dict(),
             "filters": filters, **({"steps": steps} if len(steps) > 1 else {}),
             "versions": {"python": platform.python_version()} | versions}
 
@@ -41,7 +43,7 @@ def steps_of(uses):
 
     Parameters
     ----------
-    uses : list of restoring.Use
+    uses : list of Filters
 
     Returns
     -------
@@ -49,10 +51,10 @@ def steps_of(uses):
         The factor along the volume's axes, the filters' SHA-256, and what they were learned with.
     """
     return [{"factor": list(use.factor), "filters": use.digests or {},
-             "learned_with": use.settings.of_groups("method", "learning")} for use in uses]
+             "learned_with": asdict(use.method)} for use in uses]
 
 
-def write_record(target, name, found, command, files):
+def write_record(target, name, found, request, command, files):
     """Write what lies beside a result as JSON: where it came from and how.
 
     Parameters
@@ -61,7 +63,8 @@ def write_record(target, name, found, command, files):
         Of the result, which was written with `files`.
     name : Path
         Of the record.
-    found : restoring.Restored
+    found : restoring.steps.Restored
+    request : Request
     command : list of str
         What the user typed.
     files : disk.files.WholeFiles
@@ -72,7 +75,7 @@ def write_record(target, name, found, command, files):
         SHA-256 of the result: the record is that of this file alone.
     """
     digest = files.digest(target)
-    about = about_run(found.settings, command, steps_of(found.uses))
+    about = about_run(request, found.method, command, steps_of(found.uses))
     figures = {name: value for name, value in found.row.items() if name != "seconds"}
     write_json(name, {**found.origin, "result": target.name, "result_sha256": digest, **about,
                       "figures": figures, "missed": found.missed,
@@ -110,7 +113,7 @@ def finished(job, title, name, pattern):
     return about if same else None
 
 
-def write_beside(title, name, found, volumes, files):
+def write_beside(title, name, found, volumes, files, compare):
     """Write the picture of a restored volume.
 
     Parameters
@@ -119,11 +122,13 @@ def write_beside(title, name, found, volumes, files):
         What it is called on the page.
     name : Path
         Of the picture.
-    found : restoring.Restored
+    found : restoring.steps.Restored
     volumes : int
         How many the page will show; 0 where this one is not among them.
     files : disk.files.WholeFiles
         Those of the result.
+    compare : bool
+        Whether there is an original to compare with.
 
     Returns
     -------
@@ -137,7 +142,7 @@ def write_beside(title, name, found, volumes, files):
     views = found.images, found.affine
     with found.watch("picture and viewer"), ThreadPoolExecutor(1) as aside:
         # One draws while the other packs slices.
-        picture = aside.submit(picture_volume, *views, compare=not found.settings.upscale)
+        picture = aside.submit(picture_volume, *views, compare=compare)
         shown = make_viewer(title, *views, volumes) if volumes else None
         write_whole(name, picture.result(), files)
     return shown

@@ -41,7 +41,7 @@ class Adapted(NamedTuple):
     why_not: str  # what kept the scan from being learned from
 
 
-def adapt_to_scan(low, stages, settings, voxel_size=None):
+def adapt_to_scan(low, stages, method, voxel_size=None):
     """Correct filters by what a scan of thick slices shows within its plane.
 
     Parameters
@@ -49,7 +49,7 @@ def adapt_to_scan(low, stages, settings, voxel_size=None):
     low : ndarray of float32, shape (x, y, z)
         Background 0.
     stages : list of Stage
-    settings : Settings
+    method : Method
         As the filters were learned, for one thick axis.
     voxel_size : sequence of three float, optional
         Of `low`, in any unit; by default its plane is as fine as the slices become.
@@ -61,28 +61,28 @@ def adapt_to_scan(low, stages, settings, voxel_size=None):
     Examples
     --------
     >>> from disk.filters import load_filters
-    >>> from filter_constant import Settings
-    >>> stages, settings = load_filters(Settings(preset="scan", factor=(1, 1, 4)))
+    >>> from filter_constant import Request
+    >>> filters = load_filters(Request.of(preset="scan", factor=(1, 1, 4)))
     >>> scan = np.random.default_rng(0).random((12, 12, 6), np.float32)
-    >>> adapt_to_scan(scan, stages, settings).why_not
+    >>> adapt_to_scan(scan, filters.stages, filters.method).why_not
     'its plane holds too few voxels to learn from'
     """
-    refined = [axis for axis in range(3) if settings.factor[axis] > 1]
-    if not is_drawn(settings) or len(refined) != 1:
+    refined = [axis for axis in range(3) if method.factor[axis] > 1]
+    if not is_drawn(method) or len(refined) != 1:
         return Adapted(stages, None, "the filters are not for thick slices of scans")
-    scan = Scan.of(low, settings, refined[0], voxel_size)
+    scan = Scan.of(low, method, refined[0], voxel_size)
     if not scan.axes:
         return Adapted(stages, None, "its plane is coarser than the slices become")
     profile = profile_of_slices(scan)
     examples = [example for axis in scan.axes
-                if (example := own_example(scan, axis, profile, settings)) is not None]
-    if sum(int(example.mask.sum()) for example in examples) < LEAST_SAMPLES * settings.sample_rate:
+                if (example := own_example(scan, axis, profile, method)) is not None]
+    if sum(int(example.mask.sum()) for example in examples) < LEAST_SAMPLES * method.sample_rate:
         return Adapted(stages, None, "its plane holds too few voxels to learn from")
     corrected = []
     for number, (tree, weights) in enumerate(stages):
-        gram = Gram(2 * tree.leaves, tap_count(number, settings))
+        gram = Gram(2 * tree.leaves, tap_count(number, method))
         for axis, example in enumerate(examples):
-            drawn = draw_stage_samples(example, corrected, tree, settings, f"own plane {axis}")
+            drawn = draw_stage_samples(example, corrected, tree, method, f"own plane {axis}")
             sum_rows(gram, drawn.ends, drawn.fill)
         corrected.append(Stage(tree, corrected_filters(gram, tree, weights, ADAPTING_RIDGE, TRUST)))
     return Adapted(corrected, profile, "")
@@ -99,15 +99,15 @@ class Scan(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, low, settings, thick, voxel_size):
+    def of(cls, low, method, thick, voxel_size):
         """What `adapt_to_scan` takes, looked at."""
-        fine, factor = make_fine(low, settings), settings.factor[thick]
+        fine, factor = make_fine(low, method), method.factor[thick]
         size = voxel_size
         if size is None:
             size = [factor if axis == thick else 1 for axis in range(3)]
         shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
         unit = np.clip(low, 0, fine.scale).astype(np.float32) / np.float32(fine.scale)
-        return cls(unit, thick, factor, shrink, fine.cues, settings.seed)
+        return cls(unit, thick, factor, shrink, fine.cues, method.seed)
 
     @property
     def axes(self):
@@ -171,7 +171,7 @@ def profile_of_slices(scan):
     return min(apart, key=apart.get)
 
 
-def own_example(scan, axis, profile, settings):
+def own_example(scan, axis, profile, method):
     """An LR volume made of the scan, its axis `axis` blurred, with the scan as its original.
 
     Parameters
@@ -180,7 +180,7 @@ def own_example(scan, axis, profile, settings):
     axis : int
         Of the plane.
     profile : str
-    settings : Settings
+    method : Method
 
     Returns
     -------
@@ -207,7 +207,7 @@ def own_example(scan, axis, profile, settings):
     if not brain.any():
         return None
     noisy, original = (on_fine_grid(part, 5) * brain for part in (noisy, original))
-    operator = degradation_of(original.shape, settings)
+    operator = degradation_of(original.shape, method)
     operator.profiles = 3 * (profile,)
     outline = _along(brain, profile_matrix(brain.shape[scan.thick], scan.factor, "box"), scan.thick)
     low = np.maximum(operator.forward(noisy), 0) * (outline >= 0.5)

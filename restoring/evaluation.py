@@ -24,14 +24,14 @@ from nifti.geometry import voxel_sizes_in_mm
 from nifti.masks import read_brain
 from nifti.volumes import relative_name
 from restoring.adaptation import adapt_to_scan
-from restoring.steps import Use, restore
+from restoring.steps import restore
 from util import decibel, random_of
 
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
 DEEP, AROUND = 5, 2  # voxels: `inside` lies so deep in the brain, `whole` goes so far around it
 
 
-def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
+def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
                   voxel_size=(1, 1, 1)):
     """Degrade a volume as a scanner does, restore it, and compare.
 
@@ -39,9 +39,8 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     ----------
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
-    stages : list of Stage
-    settings : Settings
-        As the filters were learned.
+    filters : Filters
+    request : Request
     profile : str
         A key of `degrading.slice_profile.PROFILES`.
     noise : float
@@ -60,31 +59,32 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     Examples
     --------
     >>> from disk.filters import load_filters
-    >>> from filter_constant import Settings
-    >>> stages, settings = load_filters(Settings(preset="scan"))
+    >>> from filter_constant import Request
+    >>> request = Request.of(preset="scan")
     >>> brain = np.pad(np.random.default_rng(0).random((24, 24, 24), np.float32), 8)
-    >>> row = evaluate_scan(brain, stages, settings, "box", 3, "brain")
+    >>> row = evaluate_scan(brain, load_filters(request), request, "box", 3, "brain")
     >>> row["profile"], row["noise"], sorted(row)[:3]
     ('box', 3, ['cubic_inside', 'cubic_whole', 'denoised_inside'])
     """
-    hr = original_of(image, settings.factor)
-    operator = degradation_of(hr.shape, settings)
+    stages, method = filters.stages, filters.method
+    hr = original_of(image, method.factor)
+    operator = degradation_of(hr.shape, method)
     operator.profiles = 3 * (profile,)
     low = make_low(hr, operator, noise / 100, random_of(0, f"{name} {profile} {noise}"))
     if not low.any():
         raise ValueError("when it is degraded, no voxel above zero is left; take another volume, "
                          "or another mask")
-    if settings.adapt:
-        sizes = np.multiply(voxel_size, settings.factor)
-        stages = adapt_to_scan(low, stages, settings, sizes).stages
-    fine = make_fine(low, settings, head_in_zeros(low, np.multiply(voxel_size, settings.factor)),
-                     settings.known_profile)
+    if request.adapt:
+        sizes = np.multiply(voxel_size, method.factor)
+        stages = adapt_to_scan(low, stages, method, sizes).stages
+    fine = make_fine(low, method, head_in_zeros(low, np.multiply(voxel_size, method.factor)),
+                     request.known_profile)
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,
                                  sigma=noise / 100)
         found["denoised"] = operator.spline(clean, SPLINES["quintic"])
-    found["restored"] = fine.whole(restore(fine, stages, settings, engine))
+    found["restored"] = fine.whole(restore(fine, stages, method, engine))
     brain = hr > 0
     places = {"inside": binary_erosion(brain, iterations=DEEP),
               "whole": binary_dilation(brain, iterations=AROUND)}
@@ -103,16 +103,14 @@ def evaluate_scan(image, stages, settings, profile, noise, name, engine=None,
     return row
 
 
-def evaluate_file(path, stages, settings, engine, axes=(0, 1, 2)):
+def evaluate_file(path, filters, request, engine):
     """Evaluate a volume at each of --test_profile and --test_noise.
 
     Parameters
     ----------
     path : Path
-    stages, settings, engine
+    filters, request, engine
         As for `evaluate_scan`.
-    axes : tuple of three int, optional
-        The volume's axes in the order in which the filters take them.
 
     Returns
     -------
@@ -124,36 +122,35 @@ def evaluate_file(path, stages, settings, engine, axes=(0, 1, 2)):
     UserError
         If the file is no volume that this can be done with.
     """
-    (volume, mask), name = read_brain(path, settings.mask), relative_name(path, settings.test_dir)
-    axes = list(axes)
+    (volume, mask), name = read_brain(path, request.mask), relative_name(path, request.test_dir)
+    axes = list(filters.axes)
     image, sizes = volume.data.transpose(axes), voxel_sizes_in_mm(volume.image)[axes]
     masked = {"mask": mask.name} if mask else {}
     try:
-        return [{"volume": name} | evaluate_scan(image, stages, settings, *cell, name, engine,
-                                                 sizes) | masked for cell in _cells(settings)]
+        return [{"volume": name} | evaluate_scan(image, filters, request, *cell, name, engine,
+                                                 sizes) | masked for cell in _cells(request)]
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
 
 
-def _cells(settings):
+def _cells(request):
     """The pairs of slice profile and noise that are asked for."""
-    return list(itertools.product(settings.test_profile, settings.test_noise))
+    return list(itertools.product(request.test_profile, request.test_noise))
 
 
-def evaluate_files(volumes, folder, stages, settings, engine, each=in_turn, axes=(0, 1, 2)):
+def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     """Evaluate each volume at each of --test_profile and --test_noise; returns the exit status.
 
     The figures go to metrics.csv in the folder; a table is printed. `each` has the work done, as
-    `machine.threads.in_turn` does. `axes` are the volumes' axes in the order of the filters.
+    `machine.threads.in_turn` does.
     """
     make_folder(folder)
-    asked = Use(stages, settings, axes).asked
-    print(f"Degrading {len(volumes)} volume(s) of {settings.test_dir} as scanners do, "
-          f"x{asked.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
+    print(f"Degrading {len(volumes)} volume(s) of {request.test_dir} as scanners do, "
+          f"x{filters.asked.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
           f"{'best other':>10} {'restored':>9}  gain inside, whole", flush=True)
     rows, failed = [], 0
-    work = partial(evaluate_file, stages=stages, settings=settings, engine=engine, axes=axes)
-    with progress(len(volumes), "evaluating", "volume", settings.quiet) as bar:
+    work = partial(evaluate_file, filters=filters, request=request, engine=engine)
+    with progress(len(volumes), "evaluating", "volume", request.quiet) as bar:
         for _, evaluated in each(work, volumes):
             try:
                 found = evaluated()

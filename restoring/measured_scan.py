@@ -19,12 +19,12 @@ class Scan(NamedTuple):
     inside: np.ndarray | None  # of bool: the brain, by its mask
     sizes: np.ndarray  # (3,) of its voxels
     way: Way
-    uses: list  # of Use
+    uses: list  # of Filters
     to_low: np.ndarray  # (4, 4), from its voxels to those of the file
     profiles: tuple  # of three str, where they are known
 
 
-def as_measured(path, name, scan, filters):
+def as_measured(path, name, scan, store):
     """The scan on the grid that it was measured on, where it was interpolated afterwards.
 
     Parameters
@@ -33,13 +33,13 @@ def as_measured(path, name, scan, filters):
     name : str
         For messages.
     scan : Scan
-    filters : restoring.Filters
+    store : restoring.steps.FilterStore
 
     Returns
     -------
     Scan
     """
-    if not is_drawn(scan.uses[0].settings):
+    if not is_drawn(scan.uses[0].method):
         return scan
     grid = measured_grid(first_seen(scan.volume), filled_up(path, scan.sizes))
     if grid.is_own:
@@ -49,7 +49,7 @@ def as_measured(path, name, scan, filters):
     seen = [f"axis {axis}: {size:.4g} {unit} on a grid of {own:.4g}" for axis, (size, own)
             in enumerate(zip(sizes, scan.sizes, strict=True)) if grid.shares[axis] < 1]
     try:
-        way = way_to(goal, sizes, filters.there, unit)
+        way = way_to(goal, sizes, store.there, unit)
     except ValueError:
         say(f"{name}: it was interpolated ({'; '.join(seen)}), and no filters serve what was "
             "measured; it is restored as it is")
@@ -64,7 +64,7 @@ def as_measured(path, name, scan, filters):
     if inside is not None:
         inside = onto_measured(inside.astype(np.float32), grid) >= 0.5
     return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
-                         uses=[filters(factor) for factor in way.factors], to_low=grid.to_low(),
+                         uses=[store(factor) for factor in way.factors], to_low=grid.to_low(),
                          profiles=())
 
 

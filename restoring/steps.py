@@ -3,18 +3,16 @@
 Files that are truly low-resolution are for restoring/upscaling.py.
 """
 import contextlib
-import dataclasses
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from disk.files import make_folder
-from disk.filters import digests_there, factors_there, load_with_digests
+from disk.filters import digests_there, factors_there, load_filters
 from disk.metrics import metrics_row
 from disk.seal import Seal
 from engine import CPU
-from filter_constant import Settings
+from filter_constant import Method
 from filter_func import census_blend
 from get_lar import best_spline, make_fine, make_pair
 from intensities import shift_of
@@ -34,40 +32,18 @@ class Restored(NamedTuple):
     images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
     affine: np.ndarray  # (4, 4), of the images' orientation and voxel size
     watch: Stopwatch
-    settings: Settings  # as the filters, or the last of them, were learned; its factor is in all
-    uses: list  # of Use, one after another
+    method: Method  # of the filters, or the last of them; its factor is in all
+    uses: list  # of Filters, one after another
     origin: dict  # the files it came from, and their SHA-256, as `origin_of` gives them
     missed: int = 0  # volumes of a series that could not be restored
 
 
-class Use(NamedTuple):
-    """Filters for one factor, ready to be used."""
-
-    stages: list  # of Stage
-    settings: object  # Settings, as the filters were learned
-    axes: tuple  # the volume's axes in the order in which the filters take them
-    digests: dict | None = None  # SHA-256 of the filters' files, by name
-
-    @property
-    def factor(self):
-        """How many times finer each axis of the volume becomes."""
-        return tuple(self.settings.factor[place] for place in np.argsort(self.axes))
-
-    @property
-    def asked(self):
-        """The settings, their factor along the axes of the volume."""
-        return dataclasses.replace(self.settings, factor=self.factor)
-
-
-class Filters:
+class FilterStore:
     """Filters by the factor that is asked for, each read once.
 
     Parameters
     ----------
-    settings : Settings
-        As the user gave them.
-    given : set of str
-        Options that stood on the command line.
+    request : Request
 
     Attributes
     ----------
@@ -75,9 +51,14 @@ class Filters:
         Factors that there are filters for.
     """
 
-    def __init__(self, settings, given):
-        self.settings, self.given, self._read = settings, given, {}
-        self.there = factors_there(settings)
+    def __init__(self, request):
+        self.request, self._read = request, {}
+        self.there = factors_there(request)
+
+    @property
+    def by_size(self):
+        """Whether each header decides the factors."""
+        return bool(self.request.voxel_size or self.request.isotropic)
 
     def read_all(self):
         """Read what any volume may need, for a worker that does not find the files; returns self.
@@ -85,47 +66,44 @@ class Filters:
         What cannot be read is refused where it is needed.
         """
         self.first()
-        if self.settings.voxel_size or self.settings.isotropic:
+        if self.by_size:
             for factor in self.there:
                 with contextlib.suppress(UserError):
                     self(factor)
         return self
 
     def first(self):
-        """The `Use` for --factor; with --voxel_size that for any factor, to say what they are."""
-        asked = self.settings
-        free = asked.voxel_size or asked.isotropic
-        return self(self.there[0] if free and self.there else asked.factor)
+        """The `Filters` for --factor; with --voxel_size those for any factor."""
+        return self(self.there[0] if self.by_size and self.there else self.request.method.factor)
 
     def __call__(self, factor):
-        """The `Use` for a factor; raises UserError where there are no filters."""
+        """The `Filters` for a factor; raises UserError where there are none."""
         if factor not in self._read:
-            asked = dataclasses.replace(self.settings, factor=factor)
-            stages, settings, digests = load_with_digests(asked, self.given)
-            axes = axes_between(factor, settings.factor)
-            self._read[factor] = Use(stages, settings, axes, digests)
+            self._read[factor] = load_filters(self.request, factor)
         return self._read[factor]
 
     def digests(self):
         """SHA-256, by file name, of all filters that volumes may be restored with: a dict."""
-        asked = self.settings
-        if asked.voxel_size or asked.isotropic:
-            return digests_there(asked, self.there)
+        if self.by_size:
+            return digests_there(self.request, self.there)
         return self.first().digests
 
 
-def restore(volume, stages, settings, engine=None, advance=lambda share: None):
+def restore(volume, stages, method, engine=None, advance=lambda share: None,
+            blend_threshold=None):
     """Restore an LR volume with learned filters, whichever structure they have.
 
     Parameters
     ----------
     volume : get_lar.LRVolume
     stages : list of Stage
-    settings : Settings
+    method : Method
         As the filters were learned.
     engine : engine.CPU or its like, optional
     advance : callable, optional
         Told, now and then, of the share of the work that was done since.
+    blend_threshold : int, optional
+        As --blend_threshold.
 
     Returns
     -------
@@ -134,24 +112,24 @@ def restore(volume, stages, settings, engine=None, advance=lambda share: None):
     Examples
     --------
     >>> from disk.filters import PRETRAINED, load_filters
-    >>> from filter_constant import Settings
-    >>> stages, settings = load_filters(Settings(arrays_dir=str(PRETRAINED)))
+    >>> from filter_constant import Request
+    >>> stages, method, *_ = load_filters(Request(arrays_dir=str(PRETRAINED)))
     >>> hr = np.pad(np.random.default_rng(0).random((16, 16, 16), np.float32), 4)
-    >>> restore(make_pair(hr, settings), stages, settings).shape
+    >>> restore(make_pair(hr, method), stages, method).shape
     (16, 16, 16)
     """
-    sr = structure_of(settings).restore(volume, stages, engine or CPU(), advance)
-    if settings.blend_threshold is None:
+    sr = structure_of(method).restore(volume, stages, engine or CPU(), advance)
+    if blend_threshold is None:
         return sr
     # The outermost shell has no 26 neighbours and becomes 0. Where that could be brain, one more
     # is set around.
-    around = 0 if settings.margin else 1
+    around = 0 if method.margin else 1
     blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
-                           settings.blend_threshold)
+                           blend_threshold)
     return blended[tuple(slice(around, around + side) for side in sr.shape)]
 
 
-def upscale(low, stages, settings, engine=None, inside=None):
+def upscale(low, stages, method, engine=None, inside=None):
     """Bring a truly low-resolution volume to the finer grid and restore it there.
 
     Parameters
@@ -159,7 +137,7 @@ def upscale(low, stages, settings, engine=None, inside=None):
     low : ndarray of float32, shape (x, y, z)
         Background 0. Where more than one voxel in a hundred is below zero, see `intensities`.
     stages : list of Stage
-    settings : Settings
+    method : Method
         As the filters were learned.
     engine : engine.CPU or its like, optional
     inside : ndarray of bool, shape (x, y, z), optional
@@ -173,26 +151,26 @@ def upscale(low, stages, settings, engine=None, inside=None):
     Examples
     --------
     >>> from disk.filters import PRETRAINED, load_filters
-    >>> from filter_constant import Settings
-    >>> stages, settings = load_filters(Settings(factor=(1, 1, 4), arrays_dir=str(PRETRAINED)))
-    >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, settings).shape
+    >>> from filter_constant import Request
+    >>> stages, method, *_ = load_filters(Request.of(factor=(1, 1, 4), arrays_dir=str(PRETRAINED)))
+    >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, method).shape
     (12, 12, 24)
     """
     outside = ~np.isfinite(low)
     low, outside = without_nonsense(low), outside if outside.any() else None
     shift = shift_of(low, outside)
     if not shift:
-        fine = make_fine(low, settings, inside)
-        return fine.whole(restore(fine, stages, settings, engine))
+        fine = make_fine(low, method, inside)
+        return fine.whole(restore(fine, stages, method, engine))
     work = shift.work(low, outside)
     if outside is not None:
         low[outside] = shift.background
-    fine = make_fine(work, settings, inside)
-    whole = fine.whole(restore(fine, stages, settings, engine))
+    fine = make_fine(work, method, inside)
+    whole = fine.whole(restore(fine, stages, method, engine))
     return fine.whole_shifted(whole, shift, low, work == 0)
 
 
-def whole_of(data, volume, sr, stages, settings, engine):
+def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     """Put what was restored back into the whole volume, with the brain that lies outside its box.
 
     The published crop leaves out the last plane of a brain that fills its array, and trailing
@@ -205,7 +183,7 @@ def whole_of(data, volume, sr, stages, settings, engine):
         The volume that `volume` was made from.
     volume : get_lar.LRVolume
     sr : ndarray of float32, shape of ``volume.lr``
-    stages, settings, engine
+    stages, method, engine, blend_threshold
         As for `restore`.
 
     Returns
@@ -219,29 +197,15 @@ def whole_of(data, volume, sr, stages, settings, engine):
         return whole
     # Half a patch on each side and a voxel more, so many that blocks of the factor stay whole.
     around = []
-    for side, factor in zip(data.shape, settings.factor, strict=True):
-        before = -(-(settings.margin + 1) // factor) * factor
+    for side, factor in zip(data.shape, method.factor, strict=True):
+        before = -(-(method.margin + 1) // factor) * factor
         around.append((before, before - side % -factor))
     inner = tuple(slice(before, before + side)
                   for (before, _), side in zip(around, data.shape, strict=True))
-    larger = make_pair(np.pad(data, around, mode="symmetric"), settings, volume.scale)
-    restored = larger.whole(restore(larger, stages, settings, engine))[inner]
+    larger = make_pair(np.pad(data, around, mode="symmetric"), method, volume.scale)
+    restored = larger.whole(restore(larger, stages, method, engine, blend_threshold=blend_threshold))[inner]
     whole[outside] = restored[outside]
     return whole
-
-
-def axes_between(asked, learned):
-    """The order of axes that turns the factor that is asked for into the one that was learned.
-
-    Where axes can go round they do, so that the others keep their order.
-
-    Examples
-    --------
-    >>> axes_between((4, 1, 1), (1, 1, 4))
-    (1, 2, 0)
-    """
-    orders = [(0, 1, 2), (1, 2, 0), (2, 0, 1), *itertools.permutations(range(3))]
-    return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
 def origin_of(path, digest, mask=None, mask_digest=""):
@@ -263,17 +227,15 @@ def origin_of(path, digest, mask=None, mask_digest=""):
     return {"input": str(path), "input_sha256": digest} | masked
 
 
-def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests=None,
-                 files=None):
+def restore_file(path, target, filters, request, engine, files=None):
     """Degrade and restore one file.
 
     Parameters
     ----------
     path, target : Path
-    stages, settings, engine
-        As for `restore`.
-    axes, digests : optional
-        As of a `Use`.
+    filters : Filters
+    request : Request
+    engine : engine.CPU or its like
     files : disk.files.WholeFiles, optional
         Those that the result belongs to.
 
@@ -286,28 +248,29 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
     UserError
         If the file is no volume to restore, or the result cannot be written.
     """
-    watch, use = Stopwatch(), Use(stages, settings, axes, digests)
+    watch, (stages, method, axes, *_) = Stopwatch(), filters
     with watch("read"):
         seal = Seal(path)
-        volume, mask = read_brain(path, settings.mask)
+        volume, mask = read_brain(path, request.mask)
         origin = origin_of(path, seal.digest(), mask, volume.mask_digest)
     try:
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
-            pair = make_pair(data, settings)
+            pair = make_pair(data, method)
         if said := clipping_in_words(data, pair.scale):
             complain("test", f"{path}: {said}")
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
     with watch("restore"):
-        sr = restore(pair, stages, settings, engine)
-        whole = whole_of(data, pair, sr, stages, settings, engine)
+        blend = request.blend_threshold
+        sr = restore(pair, stages, method, engine, blend_threshold=blend)
+        whole = whole_of(data, pair, sr, stages, method, engine, blend)
     back = np.argsort(axes)  # from the filters' order of axes to the volume's
     with watch("write"):
         make_folder(target.parent)
         if volume.shift:
             whole = volume.shift.undo(whole, data == 0)
-        write_volume(target, whole.transpose(back), volume.image, None, settings.dtype, files)
+        write_volume(target, whole.transpose(back), volume.image, None, request.dtype, files)
     affine = volume.image.affine
     del volume, data, whole  # three less in memory while the figures are taken
     with watch("figures"):
@@ -317,4 +280,4 @@ def restore_file(path, target, stages, settings, engine, axes=(0, 1, 2), digests
         row |= {"mask": mask.name} if mask else {}
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
-    return Restored(row, images, affine, watch, use.asked, [use], origin)
+    return Restored(row, images, affine, watch, filters.asked, [filters], origin)

@@ -41,20 +41,20 @@ LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
 WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
 
 
-def upscale_file(path, target, filters, engine, files=None):
+def upscale_file(path, target, store, engine, files=None):
     """Upscale one file, each volume of a series for itself.
 
     Parameters
     ----------
     path, target : Path
-    filters : restoring.Filters
+    store : restoring.steps.FilterStore
     engine : engine.CPU or its like
     files : disk.files.WholeFiles, optional
         Those that the result belongs to.
 
     Returns
     -------
-    restoring.Restored
+    restoring.steps.Restored
 
     Raises
     ------
@@ -62,18 +62,18 @@ def upscale_file(path, target, filters, engine, files=None):
         If the file is no volume to upscale, memory does not suffice, or the result cannot be
         written.
     """
-    watch, asked, seal = Stopwatch(), filters.settings, Seal(path)
-    name = relative_name(path, asked.test_dir)
-    way, uses = _plan(path, name, filters)
+    watch, request, seal = Stopwatch(), store.request, Seal(path)
+    name = relative_name(path, request.test_dir)
+    way, uses = _plan(path, name, store)
     with watch("read"):
-        mask = mask_for(path, asked.mask)
+        mask = mask_for(path, request.mask)
         volume = read_series(path)
         origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     with watch("interpolate"):
         scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), way, uses,
-                     np.eye(4), asked.known_profile)
-        scan = as_measured(path, name, scan, filters)
-    found = _upscale_volumes(path, name, scan, asked, engine, watch, mask)
+                     np.eye(4), request.known_profile)
+        scan = as_measured(path, name, scan, store)
+    found = _upscale_volumes(path, name, scan, request, engine, watch, mask)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
     shape = found.fine.shape[1:] + volume.data.shape[3:]
@@ -81,7 +81,7 @@ def upscale_file(path, target, filters, engine, files=None):
         header = finer_header(volume.image, shape, found.to_low)
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
-                     asked.dtype, files)
+                     request.dtype, files)
     seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
@@ -98,12 +98,12 @@ def upscale_file(path, target, filters, engine, files=None):
     if scan.volume is not volume:
         row["measured"] = scan.volume.data.shape[:3]
     images = {}
-    if asked.report:
+    if request.report:
         low, fine = volumes_of(volume)[found.first], found.fine[found.first]
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
-    settings = dataclasses.replace(scan.uses[-1].settings, factor=scan.way.factor)
-    return Restored(row, images, header.get_best_affine(), watch, settings, scan.uses, origin,
+    method = dataclasses.replace(scan.uses[-1].method, factor=scan.way.factor)
+    return Restored(row, images, header.get_best_affine(), watch, method, scan.uses, origin,
                     len(found.missed))
 
 
@@ -125,7 +125,7 @@ class _Upscaled(NamedTuple):
     missed: list  # of str: what is to be said of volumes that could not be restored
 
 
-def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
+def _upscale_volumes(path, name, scan, request, engine, watch, mask):
     """Upscale each volume of a file for itself; raises UserError where none can be."""
     volume, brain, sizes, way, uses, _, profiles = scan
     lows = volumes_of(volume)
@@ -134,15 +134,15 @@ def _upscale_volumes(path, name, scan, asked, engine, watch, mask):
     sizes_in_mm = sizes * voxel_sizes_in_mm(volume.image) / voxel_sizes_of(volume.image)
     inside = read_inside(name, first_seen(volume), sizes_in_mm, uses[0], mask)
     fine, missed, lost, faults, profile = None, [], [], [], None
-    with progress(100 * count, name[:32], "%", asked.quiet) as bar:
+    with progress(100 * count, name[:32], "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
-                if fine is None and asked.adapt:
+                if fine is None and request.adapt:
                     with watch("adapt"):
                         uses[0], profile = adapted(name, low, sizes, uses[0], mask and mask.inside)
                         _say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
-                                                 inside, profiles)
+                                                 inside, profiles, request.blend_threshold)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -186,33 +186,33 @@ def adapted(name, low, sizes, use, inside=None):
         A volume of it.
     sizes : sequence of three float
         Its voxel sizes.
-    use : restoring.Use
+    use : Filters
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, which alone is learned from.
 
     Returns
     -------
-    use : restoring.Use
+    use : Filters
     profile : str or None
         The slice profile that the scan shows; None where nothing was learned from it.
     """
     order = list(use.axes)
     low = low if inside is None else low * inside
-    found = adapt_to_scan(low.transpose(order), use.stages, use.settings, np.asarray(sizes)[order])
+    found = adapt_to_scan(low.transpose(order), use.stages, use.method, np.asarray(sizes)[order])
     if found.why_not and _is_thick(use):
         say(f"{name}: filters are used as they are: {found.why_not}")
     return use._replace(stages=found.stages), found.profile
 
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
-               profiles=()):
+               profiles=(), blend_threshold=None):
     """Bring a volume to a finer grid by one use of filters after another.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
         Background 0.
-    uses : list of restoring.Use
+    uses : list of Filters
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     advance : callable, optional
@@ -223,6 +223,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         The brain of a whole head, see `get_lar.make_fine`.
     profiles : sequence of three str, optional
         Of the axes of `low`, where they are known.
+    blend_threshold : int, optional
+        As --blend_threshold.
 
     Returns
     -------
@@ -244,10 +246,10 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         with watch("interpolate"):
             within = None if inside is None else inside.transpose(use.axes)
             known = [profiles[axis] for axis in use.axes] if len(profiles) and not number else ()
-            lr_volume = make_fine(low.transpose(use.axes), use.settings, within, known)
+            lr_volume = make_fine(low.transpose(use.axes), use.method, within, known)
         with watch("restore"):
-            sr = restore(lr_volume, use.stages, use.settings, engine,
-                         lambda share: advance(100 * share / len(uses)))
+            sr = restore(lr_volume, use.stages, use.method, engine,
+                         lambda share: advance(100 * share / len(uses)), blend_threshold)
             lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
             whole = lr_volume.whole(sr)
             del sr
@@ -262,7 +264,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
-            seen = Seen(lr_volume.cues, structure_of(use.settings).trust(lr_volume, use.stages))
+            seen = Seen(lr_volume.cues, structure_of(use.method).trust(lr_volume, use.stages))
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # before the next one begins
@@ -280,7 +282,7 @@ def _say_of_trust(name, seen):
 def _say_of_later(name, uses):
     """Say where filters for thick slices come second: what they refine has no plane of its own."""
     for use in filter(_is_thick, uses[1:]):
-        say(f"{name}: filters for {use.settings.tag} are used as they are: filters before them "
+        say(f"{name}: filters for {use.method.tag} are used as they are: filters before them "
             "have changed the plane that they would learn from")
 
 
@@ -298,29 +300,29 @@ def _own_spline(low, shape, to_low, shift):
     return spline_onto(own - least, shape, to_low, 3) + least
 
 
-def _plan(path, name, filters):
+def _plan(path, name, store):
     """The way to what is asked for, and the filters for it, from a file's header alone."""
-    asked = filters.settings
+    request = store.request
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
     sizes, unit = voxel_sizes_of(image), unit_of(image)
-    if asked.voxel_size or asked.isotropic:
-        goal = asked.voxel_size or 3 * (float(sizes.min()),)
+    if store.by_size:
+        goal = request.voxel_size or 3 * (float(sizes.min()),)
         try:
-            way = way_to(goal, sizes, filters.there, unit)
+            way = way_to(goal, sizes, store.there, unit)
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
         say(f"{name}: {describe(way, sizes, unit)}")
     else:
-        way = Way([asked.factor], None)
-        warn_of_axis(path, asked.factor, sizes, unit)
-    if said := slices_in_words(path, sizes, asked, unit):
+        way = Way([request.method.factor], None)
+        warn_of_axis(path, request.method.factor, sizes, unit)
+    if said := slices_in_words(path, sizes, request, unit):
         say(f"{name}: {said}")
     for axis in range(3):
         if way.factor[axis] > 1 and shape[axis] == 1:
             raise UserError(f"{path}: has a single slice along axis {axis}, which cannot be made "
                             "finer; give several, or leave that axis out of --factor")
-    uses = [filters(factor) for factor in way.factors]
-    _check_memory(path, image, shape, sizes, way, uses, asked)
+    uses = [store(factor) for factor in way.factors]
+    _check_memory(path, image, shape, sizes, way, uses, request)
     return way, uses
 
 
@@ -334,14 +336,14 @@ def read_inside(name, low, voxel_size, use, mask=None):
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
         In mm.
-    use : Use
+    use : Filters
     mask : nifti.masks.Mask, optional
 
     Returns
     -------
     ndarray of bool, shape (x, y, z)
     """
-    drawn = is_drawn(use.settings)
+    drawn = is_drawn(use.method)
     if mask:
         read = "noise and blur are" if drawn else "what is bright is"
         say(f"{name}: {read} read inside its mask, {mask.path.name}; all of the head is "
@@ -367,22 +369,22 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
 
 def _is_thick(use):
     """Whether filters are for thick slices of scans, and so can be adapted to one."""
-    return is_drawn(use.settings) and sorted(use.settings.factor)[1] == 1
+    return is_drawn(use.method) and sorted(use.method.factor)[1] == 1
 
 
-def _check_memory(path, image, shape, sizes, way, uses, asked):
+def _check_memory(path, image, shape, sizes, way, uses, request):
     """Refuse, before work begins, what does not fit."""
     count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
     voxels = math.prod(shape) * math.prod(map(int, way.factor))
-    each = max(structure_of(use.settings).restore_bytes for use in uses)
+    each = max(structure_of(use.method).restore_bytes for use in uses)
     working, doing = voxels * each, f"make it {' x '.join(map(str, way.factor))} times finer"
     if way.sizes:  # the last spline makes other voxels of these
         last = math.prod(round(side * size / goal)
                          for side, size, goal in zip(shape, sizes, way.sizes, strict=True))
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
-    learning = ADAPT_BYTES if asked.adapt and any(map(_is_thick, uses)) else 0  # comes before
-    storing = count * voxels * image.get_data_dtype().itemsize if asked.dtype == "same" else 0
+    learning = ADAPT_BYTES if request.adapt and any(map(_is_thick, uses)) else 0  # comes before
+    storing = count * voxels * image.get_data_dtype().itemsize if request.dtype == "same" else 0
     needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):
         raise UserError(f"{path}: to {doing} takes {needed / GB:.1f} GB of "

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from disk.files import make_folder, whole_files, write_json
 from disk.results import is_ours, names_of_sidecars
 from engine import CPU
-from filter_constant import Settings
+from filter_constant import Method
 from nifti.volumes import relative_name
 from report.record import finished, write_beside, write_record
 from restoring.steps import restore_file
@@ -34,20 +34,20 @@ class Done(NamedTuple):
 
     row: dict  # figures, or what was upscaled
     viewer: dict | None  # for the page; None without --report, or where it is kept in a file
-    settings: Settings  # as the filters, or the last of them, were learned
-    uses: tuple  # of restoring.Use without their stages: filters that it was restored with
+    method: Method  # of the filters, or the last of them
+    uses: tuple  # of Filters without their stages: filters that it was restored with
     missed: int  # volumes of a series that could not be restored
     digest: str  # SHA-256 of the result
     before: bool = False  # whether it was finished by the run that was interrupted
 
 
-def restore_volume(job, filters, volumes, command, engine=None):
+def restore_volume(job, store, volumes, command, engine=None):
     """Restore or upscale a volume, and write all that comes of it but the page and the table.
 
     Parameters
     ----------
     job : Job
-    filters : restoring.Filters
+    store : restoring.steps.FilterStore
     volumes : int
         How many the page will show in viewers.
     command : list of str
@@ -63,40 +63,39 @@ def restore_volume(job, filters, volumes, command, engine=None):
     UserError
         If the file is no volume to restore, or the result cannot be written.
     """
-    use, engine = filters.first(), engine or CPU()
-    settings = use.settings
-    title, viewer = relative_name(job.path, settings.test_dir), None
-    picture, record, others = names_of_sidecars(job.name, settings.report)
-    if job.go_on and (about := finished(job, title, record, settings.mask)):
-        return _finished_before(about, filters)
+    request, engine = store.request, engine or CPU()
+    title, viewer = relative_name(job.path, request.test_dir), None
+    picture, record, others = names_of_sidecars(job.name, request.report)
+    if job.go_on and (about := finished(job, title, record, request.mask)):
+        return _finished_before(about, store)
     with whole_files() as files:
-        if settings.upscale:
-            found = upscale_file(job.path, job.target, filters, engine, files)
+        if request.upscale:
+            found = upscale_file(job.path, job.target, store, engine, files)
         else:
-            found = restore_file(job.path, job.target, use.stages, settings, engine, use.axes,
-                                 use.digests, files)
+            found = restore_file(job.path, job.target, store.first(), request, engine, files)
         found = found._replace(row=found.row | {"volume": title})
-        if settings.report:
-            viewer = write_beside(title, picture, found, volumes if job.shown else 0, files)
+        if request.report:
+            viewer = write_beside(title, picture, found, volumes if job.shown else 0, files,
+                                  compare=not request.upscale)
         if viewer and job.viewer:
             make_folder(job.viewer.parent)
             write_json(job.viewer, viewer, files)
             viewer = None
-        digest = write_record(job.target, record, found, command, files)
+        digest = write_record(job.target, record, found, request, command, files)
         for path in filter(is_ours, others):  # of an earlier run
             files.outdate(path)
     uses = tuple(use._replace(stages=[]) for use in found.uses)
-    return Done(found.row, viewer, found.settings, uses, found.missed, digest)
+    return Done(found.row, viewer, found.method, uses, found.missed, digest)
 
 
-def _finished_before(about, filters):
+def _finished_before(about, store):
     """What is left to be shown of a volume, from its record."""
     factor = tuple(about["settings"]["factor"])
     factors = [tuple(step["factor"]) for step in about.get("steps", ())] or [factor]
-    uses = tuple(filters(one)._replace(stages=[]) for one in factors)
-    settings = dataclasses.replace(uses[-1].settings, factor=factor)
+    uses = tuple(store(one)._replace(stages=[]) for one in factors)
+    method = dataclasses.replace(uses[-1].method, factor=factor)
     row = about["figures"]
-    if settings.upscale:
+    if store.request.upscale:
         row |= {"seconds": sum(about["seconds"].get(step, 0) for step in STEPS)}
-    return Done(row, None, settings, uses, about["missed"], about["result_sha256"],
+    return Done(row, None, method, uses, about["missed"], about["result_sha256"],
                 before=True)
