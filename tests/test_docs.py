@@ -86,7 +86,8 @@ def test_every_heading_that_is_linked_to_exists():
             assert mark in headings[path.resolve()], f"{page}: {target}#{mark}"
 
 
-def test_the_readme_leads_to_every_page():
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(text_of("README.md").splitlines()) <= 150
     for path in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{path.name}" in text_of("README.md"), path.name
 
