@@ -1,4 +1,4 @@
-"""Print the table of options that stands in README.md, from the settings themselves.
+"""Print the table of docs/options.md, from the settings themselves.
 
 python docs/options.py
 """
