@@ -41,11 +41,11 @@ def test_the_plain_python_of_its_page_runs(number, tmp_path, monkeypatch):
 def test_the_page_of_options_has_every_option_as_it_is():
     sys.path.insert(0, str(ROOT / "docs"))
     try:
-        from options import rows
+        from options_table import rows
     finally:
         sys.path.pop(0)
     table = [line for line in text_of("docs/options.md").splitlines() if line.startswith("|")]
-    assert table == rows()  # python docs/options.py prints it anew
+    assert table == rows()  # python docs/options_table.py prints it anew
 
 
 OF_DASK = {"nthreads", "nworkers", "memory-limit", "scheduler-file", "protocol", "tls-ca-file",

@@ -38,7 +38,8 @@ def little_memory(files):
     """The same with memory for this many files at once."""
     return SMALL_FILES.replace(
         "import train\n",
-        f"import learning.steps, train\nlearning.steps.memory_budget = lambda most: {files} * 650_000 + 9\n",
+        "import learning.steps, train\n"
+        f"learning.steps.memory_budget = lambda most: {files} * 650_000 + 9\n",
     )
 
 
