@@ -135,7 +135,7 @@ def test_workers_stay_below_their_limit_where_sums_need_groups_and_passes(tmp_pa
 def test_without_dask_the_remedy_is_said(script, tmp_path):
     save(tmp_path / "v.nii.gz", brain())
     code = (f"import sys\nsys.modules['distributed'] = None\nimport {script}\n"
-            f"from command_line import run\nsys.exit(run('{script}', {script}.main))")
+            f"from options.command_line import run\nsys.exit(run('{script}', {script}.main))")
     folders = [f"--{script}_dir", tmp_path]
     if script == "train":
         folders += ["--arrays_dir", tmp_path / "arrays"]

@@ -122,7 +122,7 @@ def test_a_card_is_refused(capsys):
 
 
 def test_without_the_option_dask_is_not_imported(folder, tmp_path):
-    code = ("import sys, test\nfrom command_line import run\n"
+    code = ("import sys, test\nfrom options.command_line import run\n"
             "status = run('test', test.main)\nassert 'dask' not in sys.modules\n"
             "sys.exit(status)")
     done = subprocess.run([sys.executable, "-c", code, "--test_dir", str(folder), "--result_dir",

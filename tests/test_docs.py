@@ -19,7 +19,7 @@ from filter_constant import Settings
 PAGES = [
     "README.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
-    *(f"{folder}/README.md" for folder in ("train", "test", "arrays", "result")),
+    *(f"{folder}/README.md" for folder in ("train", "test", "arrays", "result", "pretrained")),
 ]
 
 
@@ -28,24 +28,24 @@ def text_of(page):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_plain_python_of_the_readme_runs(number, tmp_path, monkeypatch):
+def test_the_plain_python_of_its_page_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where arrays/ holds nothing
-    code = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.DOTALL)[number]
+    code = re.findall(r"```python\n(.*?)```", text_of("docs/python.md"), re.DOTALL)[number]
     names = {"images": [brain(seed) for seed in (1, 2)], "low": brain(3, (15, 16, 17))}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "docs/python.md", "exec"), names)
     assert names["fine"].shape == (30, 32, 34)
     assert np.isfinite(names["fine"]).all()
     assert names["fine"].std() > 0
 
 
-def test_the_readme_has_every_option_as_it_is():
+def test_the_page_of_options_has_every_option_as_it_is():
     sys.path.insert(0, str(ROOT / "docs"))
     try:
-        from options import rows
+        from options_table import rows
     finally:
         sys.path.pop(0)
-    table = re.search(r"^\| option .*?(?=\n\n)", text_of("README.md"), re.DOTALL | re.MULTILINE)[0]
-    assert table.splitlines() == rows()  # python docs/options.py prints it anew
+    table = [line for line in text_of("docs/options.md").splitlines() if line.startswith("|")]
+    assert table == rows()  # python docs/options_table.py prints it anew
 
 
 OF_DASK = {"nthreads", "nworkers", "memory-limit", "scheduler-file", "protocol", "tls-ca-file",
@@ -72,6 +72,24 @@ def test_every_link_leads_somewhere(page):
             assert (ROOT / page).parent.joinpath(target).exists(), target
     for name in re.findall(r"`?([a-z_/]+\.py)\b", text):
         assert any((ROOT / folder / name).exists() for folder in (".", "tests")), name
+
+
+def test_every_heading_that_is_linked_to_exists():
+    headings = {}
+    for page in PAGES:
+        titles = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+        marks = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+        headings[(ROOT / page).resolve()] = {mark.replace(" ", "-") for mark in marks}
+    for page in PAGES:
+        for target, mark in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text_of(page)):
+            path = (ROOT / page).parent / target if target else ROOT / page
+            assert mark in headings[path.resolve()], f"{page}: {target}#{mark}"
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(text_of("README.md").splitlines()) <= 150
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name}" in text_of("README.md"), path.name
 
 
 def test_every_test_that_the_page_on_reliability_names_exists():

@@ -10,7 +10,8 @@ from synthetic import QUICK, ROOT
 # several passes.
 SMALL_FILES = """
 import sys
-import command_line, structure
+import structure
+from options import command_line
 from learning import sums
 sums.FILE_BYTES = 650_000
 structure.work_bytes = lambda settings, voxels: 0
@@ -37,7 +38,8 @@ def little_memory(files):
     """The same with memory for this many files at once."""
     return SMALL_FILES.replace(
         "import train\n",
-        f"import learning, train\nlearning.memory_budget = lambda most: {files} * 650_000 + 9\n",
+        "import learning.steps, train\n"
+        f"learning.steps.memory_budget = lambda most: {files} * 650_000 + 9\n",
     )
 
 

@@ -1,6 +1,6 @@
-"""Print the table of options that stands in README.md, from the settings themselves.
+"""Print the table of docs/options.md, from the settings themselves.
 
-python docs/options.py
+python docs/options_table.py
 """
 
 import dataclasses
