@@ -257,8 +257,8 @@ def about_filters(filters):
     if path.parent in (PRETRAINED, PRETRAINED_SCAN):
         where, more = "those that come with the project", "; see pretrained/README.md"
     plural = "" if len(volumes) == 1 else "s"
-    return one_line(f"Filters: {where} (preset {filters.method.preset}), learned from {len(volumes)} "
-                    f"volume{plural} ({names}){more}")
+    return one_line(f"Filters: {where} (preset {filters.method.preset}), learned from "
+                    f"{len(volumes)} volume{plural} ({names}){more}")
 
 
 def _read_settings(path, factor):

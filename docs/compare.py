@@ -7,7 +7,6 @@ The published filters are the demo's, learned from the template; the best ones t
 the project.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from disk.files import write_whole  # noqa: E402
 from disk.filters import PRETRAINED, load_filters  # noqa: E402
-from filter_constant import Settings  # noqa: E402
+from filter_constant import Request  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
 from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
@@ -41,19 +40,17 @@ def main():
         (ROOT / "demo" / "arrays", "--preset paper"),
         (PRETRAINED, "--preset best"),
     ):
-        filters, settings = load_filters(
-            dataclasses.replace(Settings(), arrays_dir=str(arrays)), set()
-        )
-        pair = make_pair(volume.data, settings)
+        filters, method, *_ = load_filters(Request(arrays_dir=str(arrays)))
+        pair = make_pair(volume.data, method)
         found = {
             "original": pair.hr,
             "best's start": pair.lr,
             "best spline": best_spline(pair),
-            name: restore(pair, filters, settings),
+            name: restore(pair, filters, method),
         }
         mask = brain_mask(pair)
         for label, image in found.items():  # of the two, best comes second and its start is shown
-            whole = mod_crop(pair.whole(image), settings.factor) / np.float32(pair.scale)
+            whole = mod_crop(pair.whole(image), method.factor) / np.float32(pair.scale)
             images[label] = whole, figures(pair.hr, image, mask)["psnr"]
     order = ["original", "best spline", "--preset paper", "best's start", "--preset best"]
     turned, _ = canonical({label: images[label][0] for label in order}, volume.image.affine)

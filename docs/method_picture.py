@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from disk.filters import load_filters  # noqa: E402
-from filter_constant import Settings  # noqa: E402
+from filter_constant import Request  # noqa: E402
 from get_lar import make_fine  # noqa: E402
 from octahedral import features, scene, stages  # noqa: E402
 
@@ -79,11 +79,11 @@ def acquire(hr):
     return blurred, blurred[third], (low * outline).astype(np.float32)
 
 
-def prepare(hr, learned, settings):
+def prepare(hr, learned, method):
     """A brain's scan on the fine grid, with the leaf and the orientation of each voxel."""
     steps = acquire(hr)
-    volume = make_fine(steps[-1], settings)
-    seen = stages.scene_of(volume, volume.lr, settings)
+    volume = make_fine(steps[-1], method)
+    seen = stages.scene_of(volume, volume.lr, method)
     voxels = np.flatnonzero(seen.mask)
     leaf, orientation = features.classify(seen, voxels, learned[0].classes)
     at = np.transpose(np.unravel_index(voxels, seen.mask.shape))
@@ -186,11 +186,11 @@ class Drawing:
                                mec=INK, mew=0.8 * size, color=GOLD if on else "white")
 
 
-def restoring(drawing, seen, learned, settings):
+def restoring(drawing, seen, learned, method):
     """Draw the upper row; returns the leaf that it shows."""
     n, values, turned = example(seen)
-    y, taps = ROWS[0], stages.stage_taps(0, settings)[0]
-    restored = stages.restore_stages(seen.volume, learned, settings)
+    y, taps = ROWS[0], stages.stage_taps(0, method)[0]
+    restored = stages.restore_stages(seen.volume, learned, method)
     part = (*(slice(first, first + SIDE) for first in CROP), Z)
     outlined = {"path_effects": [withStroke(linewidth=4, foreground="black")], "zorder": 6}
     for column, volume, half in ((0, np.kron(seen.steps[-1], np.ones((2, 2, 2))), 0),
@@ -217,9 +217,9 @@ def restoring(drawing, seen, learned, settings):
     return seen.leaf[n]
 
 
-def training(drawing, seen, others, leaf, learned, settings):
+def training(drawing, seen, others, leaf, learned, method):
     """Draw the lower row."""
-    places, y, taps = LEFT + STEP * np.arange(7), ROWS[1], stages.stage_taps(0, settings)[0]
+    places, y, taps = LEFT + STEP * np.arange(7), ROWS[1], stages.stage_taps(0, method)[0]
     random = np.random.default_rng(5)
     for z, hr in enumerate((*others, seen.hr)):
         drawing.image(hr[..., Z], places[0] + 24 - 12 * z, y + 16 - 8 * z, 84, 92, z=3 + z)
@@ -259,11 +259,11 @@ def training(drawing, seen, others, leaf, learned, settings):
 
 def main():
     """Draw both rows and write docs/method.png."""
-    learned, settings = load_filters(Settings(arrays_dir=str(ROOT / "pretrained" / "scan")))
+    learned, method, *_ = load_filters(Request(arrays_dir=str(ROOT / "pretrained" / "scan")))
     drawing = Drawing()
-    leaf = restoring(drawing, prepare(brain(1), learned, settings), learned, settings)
-    training(drawing, prepare(brain(0), learned, settings), (brain(3), brain(2)), leaf, learned,
-             settings)
+    leaf = restoring(drawing, prepare(brain(1), learned, method), learned, method)
+    training(drawing, prepare(brain(0), learned, method), (brain(3), brain(2)), leaf, learned,
+             method)
     drawing.axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="auto")
     drawing.axes.set_axis_off()
     drawing.figure.savefig(ROOT / "docs" / "method.png", pil_kwargs={"optimize": True})

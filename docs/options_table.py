@@ -3,14 +3,13 @@
 python docs/options_table.py
 """
 
-import dataclasses
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from filter_constant import Settings  # noqa: E402
+from filter_constant import OPTIONS  # noqa: E402
 from machine.option_fields import flag_of  # noqa: E402
 from options.command_line import GROUPS, options_of  # noqa: E402
 
@@ -18,7 +17,7 @@ from options.command_line import GROUPS, options_of  # noqa: E402
 def rows():
     """The lines of the table, heading included."""
     lines = ["| option | default | for | what it does |", "|---|---|---|---|"]
-    for entry in dataclasses.fields(Settings):
+    for entry in OPTIONS:
         scripts = [f"{name}.py" for name in GROUPS if entry in options_of(name)]
         flag = flag_of(entry)
         names = [f"`--{flag}`"] + [f"`--no-{flag}`"] * ("switch" in entry.metadata)

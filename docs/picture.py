@@ -4,7 +4,6 @@ make demo
 .venv/bin/python docs/picture.py
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from disk.files import write_whole  # noqa: E402
 from disk.filters import load_filters  # noqa: E402
-from filter_constant import Settings  # noqa: E402
+from filter_constant import Request  # noqa: E402
 from get_lar import best_spline, make_pair  # noqa: E402
 from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
@@ -30,15 +29,13 @@ GOLD = "#ffb000"
 
 def main():
     """Four columns: HR, LR, best spline, restored; below each a square of it, enlarged."""
-    _, settings = load_filters(
-        dataclasses.replace(Settings(), arrays_dir=str(ROOT / "demo" / "arrays")), set()
-    )
+    _, method, *_ = load_filters(Request(arrays_dir=str(ROOT / "demo" / "arrays")))
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     result = max(
         (ROOT / "demo" / "result").glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime
     )
     volume = read_volume(path)
-    pair = make_pair(volume.data, settings)
+    pair = make_pair(volume.data, method)
     images = {
         "original (HR)": pair.hr,
         "low resolution (LR)": pair.lr,

@@ -7,7 +7,6 @@ The sample brain is degraded as a scanner does (mean over two voxels, 3 % of Ric
 outline of the low-resolution volume); both sets of filters are those that come with the project.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from degrading.acquisition import make_low  # noqa: E402
 from degrading.degradation import degradation_of  # noqa: E402
 from disk.files import write_whole  # noqa: E402
 from disk.filters import PRETRAINED, PRETRAINED_SCAN, load_filters  # noqa: E402
-from filter_constant import Settings  # noqa: E402
+from filter_constant import Request  # noqa: E402
 from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
 from restoring.steps import upscale  # noqa: E402
@@ -39,7 +38,7 @@ def main():
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume = read_volume(path)
     filters = {
-        name: load_filters(dataclasses.replace(Settings(), arrays_dir=str(folder)))
+        name: load_filters(Request(arrays_dir=str(folder)))
         for name, folder in (("best", PRETRAINED), ("scan", PRETRAINED_SCAN))
     }
     hr = mod_crop(clip_bright(volume.data), (2, 2, 2))
@@ -49,7 +48,7 @@ def main():
     images = {
         "original": hr,
         "quintic spline": operator.spline(low),
-        **{f"--preset {name}": upscale(low, *found) for name, found in filters.items()},
+        **{f"--preset {name}": upscale(low, *found[:2]) for name, found in filters.items()},
     }
     images = {name: np.clip(image, 0, 1) for name, image in images.items()}
     errors = [decibel(np.mean(np.square(image - hr)[hr > 0])) for image in images.values()]

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import test as script  # noqa: E402
 from disk.filters import save_filters  # noqa: E402
-from filter_constant import Settings  # noqa: E402
+from filter_constant import Method, Request  # noqa: E402
 from hashtable import Boundaries  # noqa: E402
 from matrix_compute import Stage  # noqa: E402
 from options.command_line import command_line  # noqa: E402
@@ -45,12 +45,11 @@ FACTORS = [(k, k, k) for k in (2, 3, 4)] + [(1, 1, k) for k in range(2, 9)]
 def keeping_filters(folder):
     """Write filters that keep a voxel, for the factors that those for scans are there for."""
     for factor in FACTORS:
-        settings = Settings(factor=factor, filter_len=3, grad_len=3, grid="edges",
-                            arrays_dir=str(folder))
-        h = np.zeros((settings.buckets, settings.taps), np.float32)
-        h[:, settings.taps // 2] = 1
+        method = Method(factor=factor, filter_len=3, grad_len=3, grid="edges")
+        h = np.zeros((method.buckets, method.taps), np.float32)
+        h[:, method.taps // 2] = 1
         boundaries = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
-        save_filters([Stage(boundaries, h)], settings, [])
+        save_filters([Stage(boundaries, h)], Request(method, arrays_dir=str(folder)), [])
 
 
 def affine_of(geometry):
@@ -92,7 +91,7 @@ def measure(geometry, folder):
                      str(folder / "fine.nii"),
                      *options.split()]
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            assert script.main(*command_line("test", arguments)) == 0, said.getvalue()
+            assert script.main(command_line("test", arguments)) == 0, said.getvalue()
         image = nib.load(folder / "fine.nii")
         there = _world(image.affine, image.shape)
         at = nib.affines.apply_affine(np.linalg.inv(affine), there)

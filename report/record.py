@@ -33,7 +33,8 @@ def about_run(request, method, command, steps=()):
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     filters = {name: digest for step in steps for name, digest in step["filters"].items()}
-    return {"command": shlex.join(map(str, command)), "settings": replace(request, method=method).as_dict(),
+    settings = replace(request, method=method).as_dict()
+    return {"command": shlex.join(map(str, command)), "settings": settings,
             "filters": filters, **({"steps": steps} if len(steps) > 1 else {}),
             "versions": {"python": platform.python_version()} | versions}
 

@@ -203,8 +203,8 @@ def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     inner = tuple(slice(before, before + side)
                   for (before, _), side in zip(around, data.shape, strict=True))
     larger = make_pair(np.pad(data, around, mode="symmetric"), method, volume.scale)
-    restored = larger.whole(restore(larger, stages, method, engine, blend_threshold=blend_threshold))[inner]
-    whole[outside] = restored[outside]
+    restored = restore(larger, stages, method, engine, blend_threshold=blend_threshold)
+    whole[outside] = larger.whole(restored)[inner][outside]
     return whole
 
 

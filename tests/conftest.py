@@ -15,7 +15,7 @@ import synthetic
 from trainings import learned, training
 
 from disk.filters import load_filters
-from filter_constant import Settings
+from filter_constant import Method
 from machine.errors import UserError
 from options.command_line import command_line
 
@@ -39,7 +39,7 @@ def golden_figures(factor):
     return SimpleNamespace(
         **figures,
         factor=factor,
-        settings=Settings(factor=(factor,) * 3),
+        settings=Method(factor=(factor,) * 3),
         box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
         voxels=np.flatnonzero(figures["bucket"] >= 0),
     )
@@ -98,8 +98,8 @@ def load_script(name):
 
 def run_here(script, *arguments):
     """A command in this process; returns its exit status."""
-    settings, given = command_line(script, list(map(str, arguments)))
-    return load_script(script).main(settings, given)
+    settings = command_line(script, list(map(str, arguments)))
+    return load_script(script).main(settings)
 
 
 def assert_one_line(finished, *words):
@@ -141,7 +141,7 @@ def learn(folders, arrays, *options):
 
     Returns filters, boundaries and settings.
     """
-    settings, given = command_line(
+    settings = command_line(
         "train",
         [
             "--train_dir",
@@ -152,15 +152,15 @@ def learn(folders, arrays, *options):
             *map(str, options),
         ],
     )
-    assert load_script("train").main(settings, given) == 0
-    filters, settings = load_filters(settings, set())
+    assert load_script("train").main(settings) == 0
+    filters, settings, *_ = load_filters(settings)
     ((boundaries, h),) = filters
     return h, boundaries, settings
 
 
 def restore(folders, arrays, result, *options):
     """test.py in this process; returns the restored volume and its row of figures."""
-    settings, given = command_line(
+    settings = command_line(
         "test",
         [
             "--test_dir",
@@ -172,7 +172,7 @@ def restore(folders, arrays, result, *options):
             *map(str, options),
         ],
     )
-    assert load_script("test").main(settings, given) == 0
+    assert load_script("test").main(settings) == 0
     (folder,) = result.iterdir()
     restored = nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32)
     return restored, read_rows(folder / "metrics.csv")[0]

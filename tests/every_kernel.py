@@ -31,7 +31,7 @@ def main(folder):
     from conftest import load_script
     from synthetic import brain, save
 
-    from filter_constant import Settings
+    from filter_constant import Method
     from hashtable import Boundaries
     from options.command_line import command_line
     from published.apply_filters import filter_voxels
@@ -54,8 +54,8 @@ def main(folder):
                      ["--test_dir", str(folder / "low"), "--upscale"]):
             if name == "cg, k-space" and "--upscale" in more:
                 continue  # the published third upscales by 3 alone
-            assert test.main(*command_line("test", [*applying, *more])) == 0, name
-    widest = Settings(filter_len=21, grad_len=21, q_angle_p=1, q_angle_t=1)
+            assert test.main(command_line("test", [*applying, *more])) == 0, name
+    widest = Method(filter_len=21, grad_len=21, q_angle_p=1, q_angle_t=1)
     h = np.full((widest.buckets, widest.taps), 1 / widest.taps, np.float32)
     apply_filters(filled[:24, :24, :24], h, Boundaries(np.zeros(2), np.zeros(2)), widest,
                   filter_voxels)

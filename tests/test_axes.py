@@ -11,14 +11,14 @@ from synthetic import brain
 from test_scan import phantom
 
 from disk.results import run_folder
-from filter_constant import Settings
+from filter_constant import Request
 from options.command_line import command_line
 
 
 def run(folder, *options):
     """test.py in this process: its one folder of results."""
     words = ["--result_dir", str(folder), *map(str, options)]
-    assert load_script("test").main(*command_line("test", words)) == 0
+    assert load_script("test").main(command_line("test", words)) == 0
     return next(path for path in folder.iterdir() if path.is_dir())
 
 
@@ -89,7 +89,7 @@ def test_a_page_names_all_filters_that_any_of_its_volumes_took(tmp_path):
 
 
 def test_the_same_filters_along_other_axes_are_another_run(tmp_path):
-    settings = Settings(result_dir=str(tmp_path), upscale=True, factor=(1, 1, 4))
+    settings = Request.of(result_dir=str(tmp_path), upscale=True, factor=(1, 1, 4))
     turned = replace(settings, factor=(4, 1, 1))
     with pytest.raises(KeyboardInterrupt), run_folder(settings, [], {"h": "0"}) as first:
         (first / "v.nii").write_text("")

@@ -8,10 +8,10 @@ from synthetic import brain, degrade
 
 from degrading.back_projection import returning
 from degrading.degradation import degradation_of
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import best_spline, make_pair
 
-PROJECTED = Settings(
+PROJECTED = Method(
     start="projected", feature_space="octahedral", filter_len=7, back_projections=2
 )
 KINDS = [

@@ -116,7 +116,7 @@ def test_more_volumes_and_another_stage_go_on_from_what_is_there(folder, undistu
 def test_what_a_stop_amid_another_training_leaves_of_later_stages_is_begun_anew(
         folder, undisturbed, tmp_path, monkeypatch, capsys):
     def main(*options):
-        return load_script("train").main(*command_line("train", [
+        return load_script("train").main(command_line("train", [
             *SMALL, "--train_dir", str(folder / "train"), "--arrays_dir", str(tmp_path),
             *options]))
 

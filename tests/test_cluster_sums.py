@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import brain, save
 
-from filter_constant import Settings
+from filter_constant import Request
 from learning.steps import pairs_of
 from matrix_compute import Gram, accumulate, solve_groups
 from structure import structure_of
@@ -30,7 +30,7 @@ def task(tmp_path_factory):
     """Volumes, settings and boundaries."""
     folder = tmp_path_factory.mktemp("cluster")
     paths = [save(folder / f"{n}.nii.gz", brain(n)) for n in range(5)]
-    settings = Settings(filter_len=5, grad_len=5, q_angle_p=3, q_angle_t=3, train_dir=str(folder))
+    settings = Request.of(filter_len=5, grad_len=5, q_angle_p=3, q_angle_t=3, train_dir=str(folder))
     structure = structure_of(settings)
     (name, pair), = pairs_of(paths[0], settings)
     return paths, settings, structure.find_classes([structure.survey(pair, [], name, 5)[0]])

@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
 
 def learn(folders, arrays, *options, train="train"):
     arguments = [*QUICK, "--train_dir", folders / train, "--arrays_dir", arrays, *options]
-    return load_script("train").main(*command_line("train", list(map(str, arguments))))
+    return load_script("train").main(command_line("train", list(map(str, arguments))))
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_both_ways_of_restoring_use_the_card(options, folders, on_cpu, tmp_path,
             "--no-report",
             *options,
         ]
-        assert load_script("test").main(*command_line("test", list(map(str, arguments)))) == 0
+        assert load_script("test").main(command_line("test", list(map(str, arguments)))) == 0
         results.append(nib.load(target).get_fdata())
         assert not cards or cards[0].xp.memory.peak > 1000
     np.testing.assert_allclose(*results, rtol=0, atol=1e-5 * results[0].max())

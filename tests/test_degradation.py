@@ -4,7 +4,7 @@ import pytest
 from scipy.ndimage import zoom
 
 from degrading.degradation import OPERATORS, degradation_of
-from filter_constant import LR_TYPES, PROFILES, Settings
+from filter_constant import LR_TYPES, PROFILES, Method
 
 KINDS = [
     {"lr_type": "interpolation"},
@@ -21,7 +21,7 @@ every_factor = pytest.mark.parametrize("factor", FACTORS, ids=str)
 
 
 def operator_of(kind, factor, shape=(12, 18, 24)):
-    return degradation_of(shape, Settings(factor=factor, **kind))
+    return degradation_of(shape, Method(factor=factor, **kind))
 
 
 def random_volume(shape, seed=0):
@@ -36,7 +36,7 @@ def test_every_type_of_lr_is_in_the_table():
 @pytest.mark.parametrize("grid", ["centers", "edges"])
 def test_interpolating_is_the_spline_of_the_order_that_is_asked_for(start, order, grid):
     low = random_volume((6, 7, 8))
-    operator = degradation_of((12, 14, 16), Settings(start=start, grid=grid), low.shape)
+    operator = degradation_of((12, 14, 16), Method(start=start, grid=grid), low.shape)
     expected = zoom(low, 2, order=order,
                     mode="grid-mirror" if grid == "edges" else "mirror", grid_mode=grid == "edges")
     inner = np.s_[2:-2, 2:-2, 2:-2]

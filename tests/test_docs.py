@@ -1,7 +1,6 @@
 """README.md and docs/: what they show runs, what they name exists."""
 
 import ast
-import dataclasses
 import doctest
 import importlib
 import os
@@ -14,7 +13,7 @@ import pytest
 from conftest import ROOT
 from synthetic import brain
 
-from filter_constant import Settings
+from filter_constant import OPTIONS
 
 PAGES = [
     "README.md",
@@ -56,7 +55,7 @@ OF_SLURM = {"nodes", "ntasks-per-node", "cpus-per-task", "mem", "time"}
 @pytest.mark.parametrize("page", PAGES)
 def test_every_option_that_is_named_exists(page):
     known = {"help", "quiet"} | OF_DASK | OF_SLURM
-    for field in dataclasses.fields(Settings):
+    for field in OPTIONS:
         known |= {field.name, f"no-{field.name}"} if "switch" in field.metadata else {field.name}
     for script in (*ROOT.glob("*.py"), *ROOT.glob("docs/*.py")):
         known |= set(re.findall(r"""["']--([a-z_]+)["']""", script.read_text(encoding="utf-8")))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import hashtable
-from filter_constant import FEATURE_TYPES, Settings
+from filter_constant import FEATURE_TYPES, Method
 from hashtable import features, interior_voxels
 from machine import threads
 
@@ -107,7 +107,7 @@ def test_features_are_the_released_codes(golden):
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
 @pytest.mark.parametrize("kind", VOLUMES)
 def test_features_equal_the_literal_ones(kind, feature_type):
-    compare_with_twin(VOLUMES[kind]((9, 8, 10)), Settings(grad_len=5, feature_type=feature_type))
+    compare_with_twin(VOLUMES[kind]((9, 8, 10)), Method(grad_len=5, feature_type=feature_type))
 
 
 @pytest.mark.parametrize(
@@ -122,16 +122,16 @@ def test_features_equal_the_literal_ones(kind, feature_type):
     ids=str,
 )
 def test_window_and_angle_bins_do_what_they_say(settings):
-    assert compare_with_twin(random((12, 11, 13)), Settings(**settings)) > 0.5
+    assert compare_with_twin(random((12, 11, 13)), Method(**settings)) > 0.5
 
 
 @pytest.mark.parametrize("shape", [(9, 9, 9), (9, 10, 30), (30, 9, 9), (9, 30, 10)])
 def test_windows_that_reach_the_faces_use_one_sided_gradients(shape):
-    assert compare_with_twin(random(shape), Settings(grad_len=9)) > 0.5
+    assert compare_with_twin(random(shape), Method(grad_len=9)) > 0.5
 
 
 def test_features_of_some_voxels_are_those_of_all_at_these_voxels(brain):
-    settings = Settings(grad_len=5)
+    settings = Method(grad_len=5)
     lr = brain / brain.max()
     voxels = interior_voxels(lr != 0, 2)
     whole = features(lr, voxels, settings)
@@ -146,7 +146,7 @@ def test_features_of_some_voxels_are_those_of_all_at_these_voxels(brain):
 
 
 def test_features_do_not_depend_on_the_number_of_threads(brain, monkeypatch):
-    settings, lr = Settings(grad_len=5), brain / brain.max()
+    settings, lr = Method(grad_len=5), brain / brain.max()
     voxels = interior_voxels(lr != 0, 2)
     by_threads = []
     for number in (1, 2, 5):
@@ -160,7 +160,7 @@ def test_features_do_not_depend_on_the_number_of_threads(brain, monkeypatch):
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
 def test_features_scale_as_their_formulas_say(feature_type):
-    lr, settings = random((11, 11, 11)), Settings(feature_type=feature_type)
+    lr, settings = random((11, 11, 11)), Method(feature_type=feature_type)
     voxels = interior_voxels(lr != 0, 4)
     full, half = features(lr, voxels, settings), features(lr / 2, voxels, settings)
     np.testing.assert_allclose(half.strength, full.strength / 4, rtol=1e-5)
@@ -172,7 +172,7 @@ def test_no_gradient_is_no_strength_and_no_coherence():
         found = features(
             np.full((9, 9, 9), 0.7, np.float32),
             np.array([364]),
-            Settings(feature_type=feature_type),
+            Method(feature_type=feature_type),
         )
         assert found.strength == found.coherence == 0 and not found.angle.any()
 
@@ -181,10 +181,10 @@ def test_azimuth_and_inclination_are_those_of_the_gradient():
     # Azimuth 45 degrees: class 2 of 8 begins there; a little off it, to be on no edge.
     lr = ramp((9, 9, 9), (1, 1, 0))
     lr += ramp((9, 9, 9), (0, 0.1, 0.05))
-    found = features(lr, np.array([364]), Settings())
+    found = features(lr, np.array([364]), Method())
     assert tuple(found.angle[0]) == (2, 3)
-    found = features(np.ascontiguousarray(lr[::-1]), np.array([364]), Settings())
+    found = features(np.ascontiguousarray(lr[::-1]), np.array([364]), Method())
     assert tuple(found.angle[0]) == (5, 3)  # mirrored at x: azimuth 180 degrees less what it was
-    found = features(np.ascontiguousarray(lr[::-1, ::-1]), np.array([364]), Settings())
+    found = features(np.ascontiguousarray(lr[::-1, ::-1]), np.array([364]), Method())
     # Turned by 180 degrees about z: its other end has the same azimuth.
     assert tuple(found.angle[0]) == (2, 4)

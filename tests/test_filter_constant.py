@@ -8,7 +8,7 @@ import pytest
 from conftest import refused, run_command
 
 import filter_constant
-from filter_constant import FEATURE_TYPES, LR_TYPES, ONLY_OCTAHEDRAL, ONLY_SCAN, SOLVERS, Settings
+from filter_constant import FEATURE_TYPES, LR_TYPES, ONLY_OCTAHEDRAL, ONLY_SCAN, SOLVERS, Method
 from machine.option_fields import flag_of
 from options.command_line import command_line, options_of
 
@@ -26,7 +26,7 @@ def help_of(capsys, command):
 
 
 def test_defaults_are_the_published_ones():
-    settings, given = command_line("train", [])
+    settings = command_line("train", [])
     assert not given
     assert (settings.factor, settings.filter_len, settings.grad_len) == ((2, 2, 2), 11, 9)
     assert (settings.q_angle_p, settings.q_angle_t, settings.lr_type) == (8, 8, "interpolation")
@@ -55,7 +55,7 @@ def test_options_keep_their_published_names():
 
 def test_settings_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().factor = (3, 3, 3)
+        Method().factor = (3, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_settings_cannot_be_changed():
     ],
 )
 def test_sizes_follow_from_the_options(arguments, buckets, taps, margin):
-    settings, _ = command_line("train", arguments)
+    settings = command_line("train", arguments)
     assert (settings.buckets, settings.taps, settings.margin) == (buckets, taps, margin)
 
 
@@ -76,7 +76,7 @@ def test_sizes_follow_from_the_options(arguments, buckets, taps, margin):
 
 
 def test_what_was_given_is_told_apart_from_defaults():
-    settings, given = command_line("train", ["--factor", "2", "--seed", "7"])
+    settings = command_line("train", ["--factor", "2", "--seed", "7"])
     assert given == {"factor", "seed"} and settings.seed == 7
 
 
@@ -89,7 +89,7 @@ def test_what_was_given_is_told_apart_from_defaults():
     ],
 )
 def test_factor_is_one_number_or_one_per_axis(arguments, factor, tag):
-    settings, _ = command_line("train", ["--factor", *arguments])
+    settings = command_line("train", ["--factor", *arguments])
     assert (settings.factor, settings.tag) == (factor, tag)
 
 
@@ -104,7 +104,7 @@ def test_factor_is_one_number_or_one_per_axis(arguments, factor, tag):
     ids=str,
 )
 def test_sharpen_may_stand_bare_or_with_a_truth_value(arguments, expected):
-    assert command_line("train", arguments)[0].sharpen is expected
+    assert command_line("train", arguments).sharpen is expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_sharpen_may_stand_bare_or_with_a_truth_value(arguments, expected):
     ids=str,
 )
 def test_blend_is_off_unless_asked_for(arguments, expected):
-    assert command_line("test", arguments)[0].blend_threshold == expected
+    assert command_line("test", arguments).blend_threshold == expected
 
 
 @pytest.mark.parametrize(
@@ -127,17 +127,17 @@ def test_blend_is_off_unless_asked_for(arguments, expected):
 def test_every_choice_is_taken(name, choices):
     for choice in choices:
         preset = ["--preset", "scan"] if choice == "scan" else []
-        assert getattr(command_line("train", [f"--{name}", choice, *preset])[0], name) == choice
+        assert getattr(command_line("train", [f"--{name}", choice, *preset]), name) == choice
 
 
 def test_scan_is_for_upscaling_and_options_narrow_it(capsys):
-    scan = command_line("train", ["--preset", "scan"])[0]
+    scan = command_line("train", ["--preset", "scan"])
     assert (scan.lr_type, scan.grid, scan.start) == ("scan", "edges", "quintic")
     assert scan.back_projections == 0
     assert scan.profile == ("box", "gap", "gauss", "sharp", "kspace", "hamming")
     assert scan.noise == 7
     narrow = ["--preset", "scan", "--profile", "box", "box", "gap", "--noise", "3"]
-    narrow = command_line("train", narrow)[0]
+    narrow = command_line("train", narrow)
     assert narrow.profile == ("box", "gap") and narrow.noise == 3
     for wrong in (
         ["--profile", "box"],
@@ -176,8 +176,8 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
 
 
 def test_a_preset_sets_several_options_and_others_change_it():
-    paper, best = Settings(), command_line("train", ["--preset", "best"])[0]
-    assert command_line("train", ["--preset", "paper"])[0] == paper
+    paper, best = Method(), command_line("train", ["--preset", "best"])
+    assert command_line("train", ["--preset", "paper"]) == paper
     assert (paper.feature_space, paper.ridge) == ("spherical", 10)
     assert (best.feature_space, best.start) == ("octahedral", "projected")
     assert (best.filter_len, best.ridge) == (7, None)
@@ -185,7 +185,7 @@ def test_a_preset_sets_several_options_and_others_change_it():
         (["--preset", "best", "--filter_len", "5", "--ridge", "300"], 300),
         (["--ridge", "auto", "--feature_space", "octahedral"], None),
     ):
-        assert command_line("train", options)[0].ridge == ridge
+        assert command_line("train", options).ridge == ridge
 
 
 # ---- help

@@ -24,7 +24,7 @@ from synthetic import brain, filter_paths, one_stage, save
 
 from disk.filters import load_filters, save_filters
 from engine import CPU
-from filter_constant import Settings
+from filter_constant import Method
 from hashtable import Boundaries
 from learning.ledger import Finished
 from learning.steps import checkpoint_of
@@ -49,7 +49,7 @@ SHARES = {
 BOTH = ("volume", "packed", "geometry", "upscaled", "stages")  # kinds that also end in results
 SECONDS = 20  # for one case; they take some milliseconds
 GROWN = 600 << 20  # bytes that the process may take more at the end than at the beginning
-SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
+SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 ended = Counter()
 
 
@@ -157,7 +157,7 @@ def files(tmp_path_factory):
         "integers": save(folder / "w.nii", np.rint(data).astype(np.int16)).read_bytes(),
     }
     made["gzip"] = gzip.compress(made["integers"], 6, mtime=0)
-    here = Settings(**{**SMALL.__dict__, "arrays_dir": str(folder)})
+    here = Method(**{**SMALL.__dict__, "arrays_dir": str(folder)})
     h = np.zeros((here.buckets, here.taps), np.float32)
     h[:, here.taps // 2] = 1
     save_filters(
@@ -172,7 +172,7 @@ def files(tmp_path_factory):
     gram.packed[3:20], gram.count[3:20] = (samples.T @ samples)[np.tril_indices(gram.side)], 60
     checkpoint.add(np.ones(here.buckets, bool), Finished("v.nii", 1, "0"))
     checkpoint.save(gram)
-    made["settings"], made["folder"], made["filters"] = here, folder, load_filters(here, set())
+    made["settings"], made["folder"], made["filters"] = here, folder, load_filters(here)
     shutil.copytree(folder, folder / "kept")
     restore(folder, "v.nii", made["volume"], made)  # compiles
     solve(gram, here)
@@ -254,7 +254,7 @@ def test_mutated_filters(files, changes):
         paths[-1].write_text(json.dumps(about))
     try:
         with Case("filters", folder):
-            ((boundaries, h),), learned = load_filters(here, set())
+            ((boundaries, h),), learned = load_filters(here)
             assert h.shape == (learned.buckets, learned.taps) and np.isfinite(h).all()
             assert learned.arrays_dir == here.arrays_dir
     finally:

@@ -62,10 +62,10 @@ def files(tmp_path_factory):
     image.set_qform(affine, 1)
     nib.save(image, folder / "v.nii")
     save(folder / "train" / "v.nii", brain())
-    settings, given = command_line("train", [
+    settings = command_line("train", [
         "--preset", "best", "--stages", "1", "--leaves", "2", "--filter_len", "3", "--train_dir",
         str(folder / "train"), "--arrays_dir", str(folder / "arrays")])
-    assert load_script("train").main(settings, given) == 0
+    assert load_script("train").main(settings) == 0
     shutil.copytree(folder / "arrays", folder / "kept")
     published = replace(SMALL, upscale=True, arrays_dir=str(folder / "arrays"))
     h = np.zeros((published.buckets, published.taps), np.float32)
@@ -134,7 +134,7 @@ def test_mutated_filters_of_stages(files, changes):
         (arrays / names[-1]).write_text(json.dumps(about))
     try:
         with Case("stages", files["folder"]):
-            stages, learned = load_filters(here)
+            stages, learned, *_ = load_filters(here)
             (tree, weights), = stages
             assert weights.shape[0] == tree.leaves and np.isfinite(weights).all()
             restore_file(files["folder"] / "v.nii", files["folder"] / "result" / "s.nii", stages,

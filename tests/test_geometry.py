@@ -15,7 +15,7 @@ from synthetic import one_stage
 import test as script
 from degrading.degradation import degradation_of
 from disk.filters import save_filters
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
 from matrix_compute import Gram, accumulate, solve
@@ -53,7 +53,7 @@ def run_upscale(tmp_path, image, settings, h, name="scan.nii"):
         output=str(tmp_path / f"fine_{name}"), report=False)
     nib.save(image, tmp_path / name)
     save_filters(one_stage(h, BOUNDARIES), settings, [])
-    assert script.main(settings, set()) == 0
+    assert script.main(settings) == 0
     return nib.load(tmp_path / f"fine_{name}")
 
 
@@ -68,7 +68,7 @@ def world(image, affine=None):
 @pytest.mark.parametrize("orientation", AFFINES)
 def test_a_ramp_in_world_coordinates_stays_that_ramp(tmp_path, orientation, grid, factor):
     lies = {"lr_type": "average", "grid": "edges"} if grid == "average" else {"grid": grid}
-    settings = Settings(factor=factor, filter_len=5, grad_len=5, **lies)
+    settings = Method(factor=factor, filter_len=5, grad_len=5, **lies)
     image = nib.Nifti1Image(np.zeros((14, 13, 12), np.float32), AFFINES[orientation])
     image.set_sform(AFFINES[orientation], code=1)
     image.set_qform(AFFINES[orientation], code=2)
@@ -89,7 +89,7 @@ def test_a_ramp_in_world_coordinates_stays_that_ramp(tmp_path, orientation, grid
 @pytest.mark.parametrize("side", [12, 15])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
-    settings = Settings(factor=(factor, 1, 1), lr_type="kspace", kspace_keep="auto")
+    settings = Method(factor=(factor, 1, 1), lr_type="kspace", kspace_keep="auto")
     place = np.arange(side)[:, None, None] * np.ones((1, 3, 4))
     low = (2 + np.cos(2 * np.pi * (2 * place / side + 0.1))).astype(np.float32)
     operator = degradation_of((side * factor, 3, 4), settings)
@@ -101,7 +101,7 @@ def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
 
 
 def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
-    settings = Settings(filter_len=5, grad_len=5, grid="edges")
+    settings = Method(filter_len=5, grad_len=5, grid="edges")
     image = nib.Nifti1Image(1 + np.arange(720, dtype=np.float32).reshape(8, 9, 10), None)
     image.header.set_zooms((1, 2, 3))
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
@@ -142,7 +142,7 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
 
     Each bin of them is learned from samples of its own.
     """
-    settings = Settings(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
+    settings = Method(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
     learned = one_stage(*learned_filters(settings))
     keeps = one_stage(keeping(settings), BOUNDARIES)
     low = landscape((16, 18, 20), seed=6, smooth=1, ground=0.3)
@@ -173,7 +173,7 @@ def smooth_image(affine, shape=(20, 18, 16)):
 
 @PLACES
 def test_other_software_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
-    settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
+    settings = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
@@ -186,7 +186,7 @@ def test_other_software_finds_the_same_voxels_at_the_same_places(tmp_path, orien
 def test_nilearn_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
     resampling = pytest.importorskip(
         "nilearn.image", reason="nilearn is not installed (requirements-dev.txt)")
-    settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
+    settings = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
@@ -198,7 +198,7 @@ def test_nilearn_finds_the_same_voxels_at_the_same_places(tmp_path, orientation,
 def test_simpleitk_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
     sitk = pytest.importorskip(
         "SimpleITK", reason="SimpleITK is not installed (requirements-dev.txt)")
-    settings = Settings(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
+    settings = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
     fine = run_upscale(tmp_path, image, settings, keeping(settings))
     scan, restored = (sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32)

@@ -11,7 +11,7 @@ from synthetic import degrade, interpolate
 
 from degrading.degradation import degradation_of, kspace_kept
 from degrading.spline import apply_operators, upsample, zoom_operator
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import LRVolume, best_spline, make_pair
 from util import bright_level, clip_bright, mod_crop
 
@@ -168,7 +168,7 @@ def test_lr_volume_equals_zoom_down_and_up(factor):
     rng = np.random.default_rng(11)
     for shape in [(24, 12, 36), (12, 24, 12)]:
         image = (200 * rng.random(shape) * (rng.random(shape) > 0.3)).astype(np.float32)
-        settings = Settings(factor=factor)
+        settings = Method(factor=factor)
         lr = interpolate(degrade(image, settings), shape, settings)
         lr[image == 0] = 0
         np.testing.assert_allclose(
@@ -179,7 +179,7 @@ def test_lr_volume_equals_zoom_down_and_up(factor):
 @pytest.mark.parametrize("shape", [(12, 18, 24), (13, 17, 19), (6, 7, 8)])
 def test_kspace_volume_equals_the_masked_spectrum(shape):
     image = np.random.default_rng(12).random(shape, np.float32)
-    settings = Settings(lr_type="kspace")
+    settings = Method(lr_type="kspace")
     lr = interpolate(degrade(image, settings), shape, settings)
     np.testing.assert_allclose(lr, naive.lr_kspace(image), atol=2e-6)
 
@@ -198,8 +198,8 @@ def test_kept_spectrum_is_the_middle_third_whatever_the_factor(side):
 
 
 def test_kspace_lr_volume_is_not_masked_but_interpolated_is(brain):
-    assert (make_pair(brain, Settings()).lr[make_pair(brain, Settings()).hr == 0] == 0).all()
-    pair = make_pair(brain, Settings(lr_type="kspace"))
+    assert (make_pair(brain, Method()).lr[make_pair(brain, Method()).hr == 0] == 0).all()
+    pair = make_pair(brain, Method(lr_type="kspace"))
     assert (pair.lr[pair.hr == 0] != 0).all()
 
 
@@ -215,7 +215,7 @@ def test_clipping_and_mod_crop_equal_the_literal_ones(factor):
 @pytest.mark.parametrize("lr_type", ["interpolation", "kspace"])
 @pytest.mark.parametrize("factor", [(2, 2, 2), (3, 3, 3), (1, 1, 4)])
 def test_pair_lies_in_the_unit_range_on_one_grid(brain, factor, lr_type):
-    pair = make_pair(brain, Settings(factor=factor, lr_type=lr_type, filter_len=5, grad_len=5))
+    pair = make_pair(brain, Method(factor=factor, lr_type=lr_type, filter_len=5, grad_len=5))
     assert pair.hr.shape == pair.lr.shape == tuple(sides.stop - sides.start for sides in pair.box)
     assert pair.hr.dtype == pair.lr.dtype == np.float32
     assert pair.hr.min() >= 0 and pair.hr.max() <= 1
@@ -229,12 +229,12 @@ def test_pair_lies_in_the_unit_range_on_one_grid(brain, factor, lr_type):
 
 def test_pair_does_not_change_the_volume_it_is_made_from(brain):
     before = brain.copy()
-    make_pair(brain, Settings())
+    make_pair(brain, Method())
     np.testing.assert_array_equal(brain, before)
 
 
 def test_pair_does_not_hang_on_the_intensity_unit(brain):
-    one, other = make_pair(brain, Settings()), make_pair(brain * np.float32(1000), Settings())
+    one, other = make_pair(brain, Method()), make_pair(brain * np.float32(1000), Method())
     np.testing.assert_allclose(one.lr, other.lr, atol=1e-6)
     assert other.scale == pytest.approx(1000 * one.scale)
 
@@ -242,19 +242,19 @@ def test_pair_does_not_hang_on_the_intensity_unit(brain):
 def test_volume_without_a_voxel_above_zero_is_refused():
     for image in (np.zeros((20, 20, 20), np.float32), np.full((20, 20, 20), -3, np.float32)):
         with pytest.raises(ValueError, match="above zero"):
-            make_pair(image, Settings())
+            make_pair(image, Method())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 20, 20), (8, 8, 8)])
 @pytest.mark.parametrize("lr_type", ["interpolation", "kspace"])
 def test_volume_smaller_than_a_patch_is_refused(shape, lr_type):
     with pytest.raises(ValueError):
-        make_pair(np.ones(shape, np.float32), Settings(lr_type=lr_type))
+        make_pair(np.ones(shape, np.float32), Method(lr_type=lr_type))
 
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (3, 3, 3)])
 def test_best_spline_is_zoom_of_order_5_from_the_same_low_volume(brain, factor):
-    settings = Settings(factor=factor, filter_len=5, grad_len=5)
+    settings = Method(factor=factor, filter_len=5, grad_len=5)
     pair = make_pair(brain, settings)
     image = naive.mod_crop(naive.clip_bright(brain), factor)
     # mode="mirror" for the reason below: one side of this volume is 28
@@ -273,7 +273,7 @@ def test_best_spline_of_a_kspace_volume_is_on_the_same_grid():
     # lay.
     x, y, z = np.meshgrid(*(np.arange(side) - 26.5 for side in (54, 54, 54)), indexing="ij")
     image = np.exp(-((x - 2) ** 2 + (y + 3) ** 2 + z**2) / (2 * 5**2)).astype(np.float32)
-    settings = Settings(lr_type="kspace")
+    settings = Method(lr_type="kspace")
     operator = degradation_of(image.shape, settings)
     pair = LRVolume(
         image,

@@ -13,7 +13,7 @@ from gram_cases import BOUNDARIES, MEDIUM, random_samples
 from strict_card import CARDS, Module, OutOfMemoryError, real_card, strict_card
 
 from engine import CPU
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import make_pair
 from gpu import compute as gpu_compute
 from gpu.cards import cupy_cards
@@ -67,7 +67,7 @@ def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
 
 @CARDS
 def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
-    settings = Settings(q_angle_p=1, q_angle_t=1)
+    settings = Method(q_angle_p=1, q_angle_t=1)
     drawn = drawn_case(settings, shape=(19, 20, 21))
     gram, sums = Gram(settings.buckets, settings.taps), stream(make_card())
     sums.add(gram, drawn, settings)
@@ -241,7 +241,7 @@ def test_sums_of_all_cards_there_are_are_those_of_the_cpu():
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_card_that_others_have_filled_sums_in_groups(planned):
     card = real_card()
-    settings = Settings(q_angle_p=2, q_angle_t=2)
+    settings = Method(q_angle_p=2, q_angle_t=2)
     drawn = drawn_case(settings, shape=(24, 24, 24))
     gram = Gram(settings.buckets, settings.taps)
     # 240 MB are left, all sums take 256 MB.

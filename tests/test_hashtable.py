@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 
-from filter_constant import Settings
+from filter_constant import Method
 from hashtable import (
     Boundaries,
     Features,
@@ -65,7 +65,7 @@ def test_three_classes_share_the_values_evenly():
 @pytest.mark.parametrize("bins", [(8, 8), (2, 3), (1, 1), (24, 5)])
 def test_bucket_numbers_equal_the_literal_ones(bins):
     rng = np.random.default_rng(25)
-    settings = Settings(q_angle_p=bins[0], q_angle_t=bins[1])
+    settings = Method(q_angle_p=bins[0], q_angle_t=bins[1])
     found = Features(
         np.stack([rng.integers(0, n, 500) for n in bins], 1).astype(np.uint8),
         rng.random(500, np.float32),
@@ -86,7 +86,7 @@ def test_value_on_a_boundary_is_in_the_class_below():
     found = Features(
         np.zeros((3, 2), np.uint8), np.array([0.25, 0.5, 0.75], np.float32), np.zeros(3, np.float32)
     )
-    bucket = buckets_of(found, Boundaries(np.array([0.25, 0.5]), np.array([0.0, 1.0])), Settings())
+    bucket = buckets_of(found, Boundaries(np.array([0.25, 0.5]), np.array([0.0, 1.0])), Method())
     np.testing.assert_array_equal(bucket, [0, 3, 6])
 
 
@@ -95,7 +95,7 @@ def test_value_on_a_boundary_is_in_the_class_below():
 
 @pytest.mark.parametrize("bins", [(8, 8), (3, 4), (1, 1)])
 def test_nearest_buckets_equal_the_literal_ones(bins):
-    settings = Settings(q_angle_p=bins[0], q_angle_t=bins[1])
+    settings = Method(q_angle_p=bins[0], q_angle_t=bins[1])
     served = np.random.default_rng(26).random(settings.buckets) < 0.2
     nearest = nearest_buckets(served, settings)
     for bucket in range(0, settings.buckets, 1 + settings.buckets // 80):
@@ -104,17 +104,17 @@ def test_nearest_buckets_equal_the_literal_ones(bins):
 
 
 def test_bucket_that_is_served_keeps_its_own_filter():
-    np.testing.assert_array_equal(nearest_buckets(np.ones(576, bool), Settings()), np.arange(576))
+    np.testing.assert_array_equal(nearest_buckets(np.ones(576, bool), Method()), np.arange(576))
 
 
 def test_one_served_bucket_serves_all():
     served = np.zeros(576, bool)
     served[123] = True
-    assert (nearest_buckets(served, Settings()) == 123).all()
+    assert (nearest_buckets(served, Method()) == 123).all()
 
 
 def test_opposite_directions_are_one():
-    settings = Settings()
+    settings = Method()
 
     def number(angle_p, angle_t):
         return naive.bucket_number(angle_p, angle_t, 1, 1, settings.q_angle_t)

@@ -13,7 +13,7 @@ from degrading.degradation import degradation_of
 from degrading.descriptors import NOISE, bright_part, cues_of, head_in_zeros
 from degrading.slice_profile import profile_matrix
 from disk.filters import load_filters
-from filter_constant import Settings
+from filter_constant import Request
 from get_lar import make_fine
 from restoring.adaptation import adapt_to_scan
 from restoring.evaluation import evaluate_scan
@@ -35,7 +35,7 @@ def all_is_restored(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Settings(preset="scan"))
+    return load_filters(Request.of(preset="scan"))[:2]
 
 
 def test_cues_of_a_head_in_noisy_air_are_those_of_its_brain_cut_out():
@@ -87,7 +87,7 @@ def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypat
 
 
 def test_thick_slices_of_a_head_in_air_are_adapted_to_sanely():
-    stages, settings = load_filters(Settings(preset="scan", factor=(1, 1, 4)))
+    stages, settings, *_ = load_filters(Request.of(preset="scan", factor=(1, 1, 4)))
     hr = phantom(3, (64, 64, 64))
     hr /= hr.max()
     low = in_air(hr @ profile_matrix(64, 4, "box").T.astype(np.float32), 0.02)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import brain, save
 
-from filter_constant import PRESETS, Settings
+from filter_constant import PRESETS, Method
 from learning import steps
 from learning.steps import learn_stages
 from octahedral import ridge
@@ -30,7 +30,7 @@ def settings(request, tmp_path):
     """Of both presets with stages, for a folder of two volumes, cubes of which are held out."""
     for n in range(2):
         save(tmp_path / "train" / f"v{n}.nii", brain(n, SHAPE))
-    return Settings(**KINDS[request.param] | QUICK, train_dir=str(tmp_path / "train"))
+    return Method(**KINDS[request.param] | QUICK, train_dir=str(tmp_path / "train"))
 
 
 def learn(settings, arrays, monkeypatch, spoil):

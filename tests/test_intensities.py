@@ -8,14 +8,14 @@ from synthetic import brain, command, save
 
 from degrading.acquisition import original_of
 from disk.filters import PRETRAINED, load_filters
-from filter_constant import Settings
+from filter_constant import Method, Request
 from get_lar import make_fine
 from intensities import shift_of
 from nifti.volumes import read_series, read_volume
 from restoring.steps import upscale
 from util import bright_level, bright_level_of_scan
 
-SHIPPED = Settings(arrays_dir=str(PRETRAINED))
+SHIPPED = Request.of(arrays_dir=str(PRETRAINED))
 
 
 def scored(kind, seed=0, shape=(26, 25, 24)):
@@ -68,8 +68,8 @@ def test_zeros_that_do_not_surround_are_no_background():
 @pytest.mark.parametrize("preset", ["paper", "scan"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_upscaling_a_shifted_volume_is_upscaling_and_shifting(kind, preset):
-    stages, settings = load_filters(
-        Settings(arrays_dir=str(PRETRAINED)) if preset == "paper" else Settings(preset="scan"))
+    stages, settings, *_ = load_filters(
+        Request.of(arrays_dir=str(PRETRAINED)) if preset == "paper" else Method(preset="scan"))
     data, background = scored(kind, 2)
     shift = shift_of(data)
     fine, work = (upscale(part, stages, settings) for part in (data, shift.work(data)))
@@ -90,7 +90,7 @@ def test_upscaling_a_shifted_volume_is_upscaling_and_shifting(kind, preset):
 
 
 def test_brain_at_a_face_of_the_array_is_no_rim():
-    stages, settings = load_filters(SHIPPED)
+    stages, settings, *_ = load_filters(SHIPPED)
     data = np.zeros((16, 22, 22), np.float32)
     data[:12, 5:17, 5:17] = np.random.default_rng(8).uniform(-2, 2, (12, 12, 12))
     shift = shift_of(data)
@@ -159,7 +159,7 @@ def test_each_volume_of_a_series_is_shifted_as_if_it_stood_alone(tmp_path):
 
 @pytest.mark.parametrize("outlier", [-1000, 1e5])
 def test_one_voxel_far_from_all_others_spoils_nothing_but_its_surroundings(outlier):
-    stages, settings = load_filters(Settings(preset="scan"))
+    stages, settings, *_ = load_filters(Request.of(preset="scan"))
     data, _ = scored("zero around", 3, (30, 30, 30))
     spoiled = data.copy()
     spoiled[15, 15, 15] = outlier
@@ -223,11 +223,11 @@ def sparse(seed=0, shape=(48, 48, 48)):
 def test_a_sparse_volume_is_as_bright_as_what_is_not_zero_in_it():
     data = sparse()
     assert bright_level(data) < 245 < bright_level_of_scan(data)
-    assert make_fine(data, Settings()).scale == bright_level_of_scan(data)
+    assert make_fine(data, Method()).scale == bright_level_of_scan(data)
     assert original_of(data, (2, 2, 2)).max() == 1
     assert (original_of(data, (2, 2, 2)) == 1).sum() < 10
     whole = brain(8)
-    assert bright_level_of_scan(whole) == bright_level(whole) == make_fine(whole, Settings()).scale
+    assert bright_level_of_scan(whole) == bright_level(whole) == make_fine(whole, Method()).scale
 
 
 @pytest.mark.parametrize("script", ["test.py", "train.py"])
@@ -283,7 +283,7 @@ def test_zeros_inside_a_mask_are_tissue_where_others_are_below_zero(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e35])
 def test_what_is_no_number_in_a_signed_map_is_background_of_zero(tmp_path, bad):
-    stages, settings = load_filters(SHIPPED)
+    stages, settings, *_ = load_filters(SHIPPED)
     data = np.random.default_rng(8).uniform(-2, 2, (20, 18, 16)).astype(np.float32)
     data[:, :6] = bad
     volume = read_series(save(tmp_path / "v.nii", data))
@@ -294,7 +294,7 @@ def test_what_is_no_number_in_a_signed_map_is_background_of_zero(tmp_path, bad):
 
 
 def test_what_is_no_number_gets_the_background_that_surrounds_the_rest():
-    stages, settings = load_filters(SHIPPED)
+    stages, settings, *_ = load_filters(SHIPPED)
     data = np.full((20, 18, 16), -100, np.float32)
     data[4:16, 4:14, 4:12] = np.random.default_rng(8).uniform(-50, 50, (12, 10, 8))
     blank = data.copy()

@@ -33,14 +33,14 @@ def run(study, monkeypatch):
             done.append(path.name)
             return write_volume(path, *more)
 
-        settings, given = command_line("test", [
+        settings = command_line("test", [
             "--test_dir", str(study / "low"), "--result_dir", str(study / "result"), *options])
         with monkeypatch.context() as patch:
             patch.setattr(time, "strftime", lambda *_: hour)
             for module in (upscaling, steps):
                 patch.setattr(module, "write_volume", write)
             try:
-                assert load_script("test").main(settings, given) == 0
+                assert load_script("test").main(settings) == 0
             except KeyboardInterrupt:
                 assert stop is not None
         return done
@@ -119,7 +119,7 @@ def test_a_page_of_many_volumes_shows_the_first_and_links_to_the_pictures_of_oth
     script = load_script("test")
     script.MOST_SHOWN = 2
     words = ["--upscale", "--test_dir", study / "low", "--result_dir", study / "result"]
-    assert script.main(*command_line("test", list(map(str, words)))) == 0
+    assert script.main(command_line("test", list(map(str, words)))) == 0
     folder = next((study / "result").iterdir())
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count('<section class="viewer"') == 2

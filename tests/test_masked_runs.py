@@ -14,7 +14,7 @@ from test_scan import phantom
 
 from degrading.descriptors import NOISE
 from disk.filters import load_filters
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import make_fine
 from options.command_line import command_line
 from restoring import upscaling
@@ -22,7 +22,7 @@ from restoring.adaptation import Adapted
 from restoring.steps import Use, restore, upscale
 
 SHAPE = (26, 25, 24)
-SHIPPED = Settings(preset="scan")
+SHIPPED = Method(preset="scan")
 
 
 def head_of(cut, seed=0):
@@ -46,8 +46,8 @@ def study(tmp_path_factory):
 
 
 def main(script, *options):
-    settings, given = command_line(script, list(map(str, options)))
-    return load_script(script).main(settings, given)
+    settings = command_line(script, list(map(str, options)))
+    return load_script(script).main(settings)
 
 
 # ---- learning
@@ -181,7 +181,7 @@ def scan():
 
 def test_brightness_and_cues_are_read_inside_and_all_is_restored(scan):
     head, inside = scan
-    stages, settings = load_filters(SHIPPED)
+    stages, settings, *_ = load_filters(SHIPPED)
     fine, cut = make_fine(head, settings, inside), make_fine(head * inside, settings)
     assert fine.scale == cut.scale < 1200 < make_fine(head, settings).scale
     np.testing.assert_array_equal(fine.cues, cut.cues)

@@ -9,14 +9,14 @@ from synthetic import ROOT, command
 from trainings import learned, little_memory, small_files, training
 
 import structure
-from filter_constant import Settings
+from filter_constant import Method
 from machine import memory
 from machine.errors import UserError
 from matrix_compute import Gram, solve, solve_groups
 
 
 def test_the_plan_covers_all_buckets_once_and_fits():
-    settings = Settings()
+    settings = Method()
     row, work = memory.row_bytes(settings.taps), structure.work_bytes(settings, 10**7)
     assert row * settings.buckets == pytest.approx(4.09e9, rel=1e-3)
     for step in (1, 18, 576):
@@ -78,7 +78,7 @@ def test_passes_that_are_killed_and_planned_anew_give_the_same_filters(
 
 @pytest.mark.parametrize("solver", ["ridge", "cg"])
 def test_groups_of_buckets_are_solved_as_all_at_once(solver):
-    settings = Settings(filter_len=3, q_angle_p=2, q_angle_t=2, solver=solver)
+    settings = Method(filter_len=3, q_angle_p=2, q_angle_t=2, solver=solver)
     random, whole = np.random.default_rng(0), Gram(settings.buckets, settings.taps)
     rows, columns = np.tril_indices(whole.side)
     for bucket in range(0, settings.buckets, 2):

@@ -15,7 +15,7 @@ from synthetic import brain, save
 
 from disk.files import write_whole
 from disk.filters import PRETRAINED, load_filters
-from filter_constant import OCTAHEDRAL_FILTER_MAX, Settings, checked_settings
+from filter_constant import OCTAHEDRAL_FILTER_MAX, Request, checked_settings
 from get_lar import make_pair
 from learning import steps
 from machine.errors import UserError
@@ -27,7 +27,7 @@ from restoring.figures import figures
 from restoring.steps import restore, upscale
 from util import decibel
 
-BEST = Settings(arrays_dir=str(PRETRAINED))
+BEST = Request.of(arrays_dir=str(PRETRAINED))
 
 
 # ---- not a number
@@ -42,7 +42,7 @@ def test_an_error_that_is_no_number_is_not_scored_as_perfect():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_bad_voxel_of_an_array_is_background_and_spoils_no_other(bad):
-    stages, settings = load_filters(BEST)
+    stages, settings, *_ = load_filters(BEST)
     low = brain(1, (16, 15, 14))
     spoilt, blank = low.copy(), low.copy()
     spoilt[8, 7, 6], blank[8, 7, 6] = bad, 0
@@ -69,7 +69,7 @@ def test_filters_wider_than_what_volumes_are_padded_by_are_refused(capsys):
         for preset in ("best", "scan"):
             assert "--filter_len" in refused(
                 capsys, "train", "--preset", preset, "--filter_len", length)
-    settings = command_line("train", ["--preset", "best", "--filter_len", "13"])[0]
+    settings = command_line("train", ["--preset", "best", "--filter_len", "13"])
     saved = settings.of_groups("method", "learning")
     assert checked_settings(saved)["filter_len"] == 13
     with pytest.raises(ValueError, match="filter_len"):
@@ -95,7 +95,7 @@ STAGES = ["--preset", "best", "--stages", "1", "--leaves", "2"]
 def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(
         tmp_path, monkeypatch, options, solver, tried, folder):
     save(tmp_path / "train" / "v.nii.gz", brain(2, (34, 36, 32)))
-    settings, _ = command_line("train", [
+    settings = command_line("train", [
         "--filter_len", "3", *options, "--quiet", "--train_dir", str(tmp_path / "train"),
         "--arrays_dir", str(tmp_path / "arrays")])
 
@@ -113,7 +113,7 @@ def test_auto_passes_over_a_ridge_that_is_too_little(tmp_path, monkeypatch):
     volumes = [tmp_path / "train" / "v.nii.gz"]
 
     def chosen(arrays, ridges):
-        settings, _ = command_line("train", [
+        settings = command_line("train", [
             "--filter_len", "3", *STAGES, "--quiet", "--train_dir", str(tmp_path / "train"),
             "--arrays_dir", str(tmp_path / arrays)])
         monkeypatch.setattr(ridge, "RIDGES", ridges)
@@ -133,7 +133,7 @@ def test_auto_passes_over_a_ridge_that_is_too_little(tmp_path, monkeypatch):
 # ---- blending at the faces
 
 def test_blending_keeps_brain_that_reaches_the_faces_of_the_box():
-    stages, settings = load_filters(BEST)
+    stages, settings, *_ = load_filters(BEST)
     pair = make_pair(np.full((20, 20, 20), 100, np.float32) + brain(3, (20, 20, 20)), settings)
     plain = restore(pair, stages, settings)
     loose, strict = (restore(pair, stages, replace(settings, blend_threshold=threshold))

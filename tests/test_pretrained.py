@@ -10,7 +10,7 @@ from conftest import ROOT, golden_figures, run_command, write_nifti
 from degrading.acquisition import make_low
 from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED, load_filters
-from filter_constant import Settings
+from filter_constant import Method, Request
 from get_lar import best_spline, make_pair
 from restoring.steps import restore, upscale
 from util import bright_level, mod_crop
@@ -19,11 +19,11 @@ FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))
 SCAN_FACTORS = [(n, n, n) for n in (2, 3, 4)] + [(1, 1, n) for n in range(2, 9)]
 
 
-@pytest.fixture(params=FACTORS, ids=[f"x{Settings(factor=factor).tag}" for factor in FACTORS])
+@pytest.fixture(params=FACTORS, ids=[f"x{Method(factor=factor).tag}" for factor in FACTORS])
 def loaded(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("empty"))
-        return load_filters(Settings(factor=request.param), {"factor"})
+        return load_filters(Request.of(factor=request.param))[:2]
 
 
 def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded):
@@ -56,7 +56,7 @@ def test_those_for_scans_serve_upscaling_and_bring_noisy_volumes_nearer_than_spl
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("structure.trust", lambda *_: 1.0)  # of so small a piece too
-    stages, settings = load_filters(Settings(factor=factor, upscale=True))
+    stages, settings, *_ = load_filters(Request.of(factor=factor, upscale=True))
     assert (settings.preset, settings.factor, len(stages)) == ("scan", factor, 2)
     hr = golden_figures(2).volume
     hr = mod_crop(np.pad(np.minimum(hr, bright_level(hr)) / bright_level(hr), 8), factor)
@@ -74,7 +74,7 @@ def test_those_for_scans_serve_upscaling_and_bring_noisy_volumes_nearer_than_spl
 def test_upscaling_a_thick_axis_anywhere_takes_the_filters_of_the_third(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for factor in ((4, 1, 1), (1, 4, 1), (1, 1, 4)):
-        assert load_filters(Settings(factor=factor, upscale=True))[1].factor == (1, 1, 4)
+        assert load_filters(Request.of(factor=factor, upscale=True))[1].factor == (1, 1, 4)
 
 
 def test_a_clone_restores_and_upscales_without_training(tmp_path):

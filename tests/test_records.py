@@ -21,7 +21,7 @@ SHAPE = (18, 17, 16)
 def restore(folder, *options):
     """test.py in this process, results beside one another in a folder; its exit status."""
     words = ["--output", folder / "out" / "x.nii", "--quiet", *options]
-    return load_script("test").main(*command_line("test", list(map(str, words))))
+    return load_script("test").main(command_line("test", list(map(str, words))))
 
 
 def belongs(folder, record="x.json"):

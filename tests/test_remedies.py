@@ -8,7 +8,7 @@ from conftest import ROOT, assert_one_line, one_line, run_command
 from synthetic import brain, save
 
 from disk.filters import PRETRAINED, load_filters
-from filter_constant import Settings
+from filter_constant import Method, Request
 from get_lar import make_pair
 from machine.errors import UserError
 from nifti.checks import checked_image
@@ -52,7 +52,7 @@ def test_a_link_whose_file_was_not_fetched_says_how_to_fetch_it(tmp_path):
 def test_smaller_filters_are_advised_only_where_they_help(shape, factor, filter_len, helps):
     with pytest.raises(ValueError, match="give a larger volume") as fault:
         make_pair(np.ones(shape, np.float32),
-                  Settings(factor=factor, filter_len=filter_len, grad_len=3))
+                  Method(factor=factor, filter_len=filter_len, grad_len=3))
     assert ("--filter_len" in str(fault.value)) == helps
 
 
@@ -60,7 +60,7 @@ def test_smaller_filters_are_advised_only_where_they_help(shape, factor, filter_
 def test_one_slice_of_brain_is_evaluated_or_said_to_be_empty(at):
     data = np.zeros((30, 30, 30), np.float32)
     data[at] = brain(0, (30, 30, 30))[14]
-    stages, settings = load_filters(Settings(factor=(3, 3, 3), preset="scan"))
+    stages, settings, *_ = load_filters(Request.of(factor=(3, 3, 3), preset="scan"))
     try:
         row = evaluate_scan(data, stages, settings, "box", 0, "v")
     except ValueError as fault:
@@ -109,7 +109,7 @@ def test_quiet_does_not_hide_that_the_projects_filters_were_taken_rather_than_on
     line, = finished.stderr.splitlines()
     assert "that come with the project" in line
     finished = run_command(*command, "--arrays_dir", PRETRAINED)
-    assert load_filters(Settings(arrays_dir=str(PRETRAINED)))[1].preset == "best"
+    assert load_filters(Request.of(arrays_dir=str(PRETRAINED)))[1].preset == "best"
     assert finished.returncode == 0 and not finished.stderr
 
 

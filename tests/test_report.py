@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 import test as script
 import train
 from disk.files import file_digest
-from filter_constant import Settings
+from filter_constant import Method, Request
 from options.command_line import command_line
 from report.page import make_page
 from report.pictures import canonical, plane
@@ -47,7 +47,7 @@ def runs(tmp_path_factory):
         nib.save(brain(seed), folder / f"{name}.nii.gz")
     common = ["--arrays_dir", str(folder / "arrays")]
     learned = [*common, "--train_dir", str(folder / "train"), "--filter_len", "5"]
-    assert train.main(*command_line("train", learned)) == 0
+    assert train.main(command_line("train", learned)) == 0
     evaluated = [
         *common,
         "--test_dir",
@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
         "--result_dir",
         str(folder / "result"),
     ]
-    assert script.main(*command_line("test", evaluated)) == 0
+    assert script.main(command_line("test", evaluated)) == 0
     upscaled = [
         *common,
         "--test_dir",
@@ -64,7 +64,7 @@ def runs(tmp_path_factory):
         "--output",
         str(folder / "fine" / "b.nii.gz"),
     ]
-    assert script.main(*command_line("test", upscaled)) == 0
+    assert script.main(command_line("test", upscaled)) == 0
     return {
         "arrays": folder / "arrays",
         "result": next((folder / "result").iterdir()),
@@ -130,18 +130,18 @@ def test_no_report_leaves_only_results_and_a_hidden_record(runs, tmp_path):
         "--result_dir",
         str(tmp_path),
     ]
-    assert script.main(*command_line("test", [*settings, "--no-report"])) == 0
+    assert script.main(command_line("test", [*settings, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
     assert sorted(path.name for path in result.iterdir()) == [".b.json", "b.nii.gz", "metrics.csv"]
 
 
 def test_the_recorded_command_can_be_pasted_back():
     words = ["test.py", "--test_dir", "a folder/it's $HOME.nii", "--suffix", "*"]
-    assert shlex.split(about_run(Settings(), words)["command"]) == words
+    assert shlex.split(about_run(Method(), words)["command"]) == words
 
 
 def test_the_next_command_can_be_pasted():
-    settings = Settings(arrays_dir="the \"best\" of $HOME", factor=(1, 1, 4))
+    settings = Request.of(arrays_dir="the \"best\" of $HOME", factor=(1, 1, 4))
     words = shlex.split(train.next_command(settings))
     assert words == ["python", "test.py", "--factor", "1", "1", "4", "--arrays_dir",
                      settings.arrays_dir]

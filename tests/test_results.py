@@ -16,7 +16,7 @@ from disk.files import whole_file
 from disk.filters import load_filters, save_filters
 from disk.locks import only_one_in
 from disk.results import UNFINISHED, check_beside, is_ours, run_folder
-from filter_constant import Settings
+from filter_constant import Method, Request
 from hashtable import Boundaries
 from machine.errors import UserError
 from nifti.volumes import write_volume
@@ -27,10 +27,10 @@ SHAPE = (18, 17, 16)
 
 def restore(folder, *options):
     """test.py on the volumes in a folder, in this process; its exit status."""
-    settings, given = command_line("test", [
+    settings = command_line("test", [
         "--test_dir", str(folder / "low"), "--result_dir", str(folder / "result"), "--quiet",
         *map(str, options)])
-    return load_script("test").main(settings, given)
+    return load_script("test").main(settings)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_run_that_writes_nothing_leaves_no_folder(folder):
 
 def test_two_runs_at_once_share_no_folder(folder):
     first, second = (
-        load_filters(command_line("test", ["--result_dir", str(folder / "result"), *more])[0])[1]
+        load_filters(command_line("test", ["--result_dir", str(folder / "result"), *more]))[1]
         for more in ([], ["--upscale"]))
     with (run_folder(first, []) as one, run_folder(second, []) as two,
           run_folder(first, []) as three):  # as the first, which goes on
@@ -118,7 +118,7 @@ def test_two_runs_at_once_share_no_folder(folder):
 
 
 def test_an_interrupted_run_with_other_filters_is_another(folder):
-    settings = replace(Settings(), arrays_dir=str(folder), result_dir=str(folder / "result"))
+    settings = replace(Method(), arrays_dir=str(folder), result_dir=str(folder / "result"))
     limits, places = Boundaries(np.array([0.1, 0.2]), np.array([0.3, 0.6])), []
     for weight in (1, 1, 2):
         h = np.full((settings.buckets, settings.taps), weight, np.float32)
@@ -277,7 +277,7 @@ def test_an_output_that_another_run_is_replacing_is_waited_for(folder):
     """Between the renames of the other run, the new volume has no record yet."""
     assert to_output(folder, "fine.nii", "--no-report") == 0
     record, aside = folder / ".fine.json", folder / "aside"
-    settings = Settings(output=str(folder / "fine.nii"), upscale=True, report=False)
+    settings = Request.of(output=str(folder / "fine.nii"), upscale=True, report=False)
     with ThreadPoolExecutor(1) as another:
         with only_one_in(folder):
             record.rename(aside)

@@ -9,7 +9,7 @@ from test_scan import phantom
 from degrading.slice_profile import profile_matrix
 from degrading.spline import resizing_matrix
 from disk.filters import PRETRAINED_SCAN, load_filters
-from filter_constant import Settings
+from filter_constant import Request
 from matrix_compute import Gram
 from octahedral.ridge import corrected_filters
 from octahedral.tree import tree_of
@@ -20,7 +20,7 @@ from restoring.steps import upscale
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Settings(factor=(1, 1, 4), arrays_dir=str(PRETRAINED_SCAN)))
+    return load_filters(Request.of(factor=(1, 1, 4), arrays_dir=str(PRETRAINED_SCAN)))[:2]
 
 
 def tissue(seed, shape=(72, 72, 72)):
@@ -163,7 +163,7 @@ def test_a_scan_that_cannot_be_learned_from_keeps_the_filters_and_says_why(shipp
     assert coarse.stages is stages and "coarser" in coarse.why_not
     few = adapt_to_scan(low[20:40, 20:40, 6:10], stages, settings)
     assert few.stages is stages and "too few" in few.why_not
-    cubes, of_cubes = load_filters(Settings(arrays_dir=str(PRETRAINED_SCAN)))
+    cubes, of_cubes, *_ = load_filters(Request.of(arrays_dir=str(PRETRAINED_SCAN)))
     assert adapt_to_scan(low, cubes, of_cubes).stages is cubes
 
 

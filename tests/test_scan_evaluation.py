@@ -9,7 +9,7 @@ from test_scan import phantom
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
 from disk.filters import load_filters
-from filter_constant import Settings
+from filter_constant import Request
 from restoring.evaluation import evaluate_scan
 from restoring.steps import upscale
 from util import random_of
@@ -17,7 +17,7 @@ from util import random_of
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Settings(preset="scan"))
+    return load_filters(Request.of(preset="scan"))[:2]
 
 
 @pytest.mark.parametrize("profile, noise", [("box", 3), ("kspace", 0)])

@@ -7,7 +7,7 @@ from test_scan import SCAN, phantom
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED_SCAN, load_filters
-from filter_constant import Settings
+from filter_constant import Request
 from learning.acquisitions import NOISY_ORIGINALS, draw_of, drawn_volumes, with_grain
 from octahedral.scene import REACH
 from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
@@ -18,7 +18,7 @@ from util import random_of
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Settings(arrays_dir=str(PRETRAINED_SCAN)))
+    return load_filters(Request.of(arrays_dir=str(PRETRAINED_SCAN)))[:2]
 
 
 def test_a_noisy_lr_volume_is_black_outside_its_outline():
@@ -31,7 +31,7 @@ def test_a_noisy_lr_volume_is_black_outside_its_outline():
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4)])
 def test_tissue_that_a_face_of_the_array_cuts_is_restored_as_if_it_went_on(factor, monkeypatch):
     monkeypatch.setattr("structure.trust", lambda *_: 1.0)  # of phantoms too
-    stages, settings = load_filters(Settings(preset="scan", factor=factor))
+    stages, settings, *_ = load_filters(Request.of(preset="scan", factor=factor))
     whole = np.clip(phantom(11, (96, 96, 96)), 0, 1000) / 1000
     hr = whole[24:72, 24:72, 24:72]
     assert (hr > 0).mean() > 0.99  # no background at any face

@@ -13,7 +13,7 @@ from synthetic import PATIENT, brain
 from degrading.spline import upsample
 from disk import files
 from disk.interrupt import Stop
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import make_fine, make_pair
 from hashtable import nearest_buckets
 from learning.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ from nifti.volumes import write_volume
 from octahedral import tree
 from structure import structure_of
 
-SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
+SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 
 
 # ---- what is written
@@ -78,7 +78,7 @@ def test_what_is_written_is_on_the_disk_before_it_gets_its_name(tmp_path, monkey
 
 
 def test_saving_takes_no_more_than_a_tenth_of_the_time(tmp_path):
-    settings = Settings(**SMALL.__dict__ | {"arrays_dir": str(tmp_path), "checkpoint_minutes": 0})
+    settings = Method(**SMALL.__dict__ | {"arrays_dir": str(tmp_path), "checkpoint_minutes": 0})
     checkpoint = checkpoint_of(structure_of(settings), [], settings)
     assert isinstance(checkpoint, Checkpoint)
     checkpoint.took = 5
@@ -92,7 +92,7 @@ def test_saving_takes_no_more_than_a_tenth_of_the_time(tmp_path):
 def test_all_of_a_low_resolution_brain_is_restored_but_its_corners_rounding():
     low = np.zeros((9, 9, 9), np.float32)
     low[3:6, 3:6, 3:6] = brain(0, (9, 9, 9))[3:6, 3:6, 3:6] + 1
-    fine = make_fine(low, Settings(grid="edges", filter_len=3, grad_len=3))
+    fine = make_fine(low, Method(grid="edges", filter_len=3, grad_len=3))
     restored = np.zeros(fine.whole_shape, bool)
     restored[fine.box] = fine.mask
     # Whole voxels of the brain, whose corners weigh (3/4)^3 = 0.42.
@@ -102,7 +102,7 @@ def test_all_of_a_low_resolution_brain_is_restored_but_its_corners_rounding():
 
 
 def test_the_start_by_projections_steps_ahead():
-    pair = make_pair(np.pad(brain(0), 4), Settings(
+    pair = make_pair(np.pad(brain(0), 4), Method(
         start="projected", feature_space="octahedral", filter_len=7))
     known = pair.consistency
     before = ahead = np.zeros(pair.mask.shape, np.float32)

@@ -9,7 +9,7 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from filter_constant import Settings
+from filter_constant import Method
 from nifti.slices import Slices, slices_beside
 from options.command_line import command_line
 from restoring.spacing import Way, describe, nearest, onto_sizes, way_to
@@ -136,7 +136,7 @@ def thick(folder, name="scan.nii", sizes=(1, 1, 4), **beside):
 
 
 def upscaled(folder, path, *options):
-    return script.main(*command_line("test", [
+    return script.main(command_line("test", [
         "--upscale", "--no-report", "--arrays_dir", str(folder / "arrays"), "--test_dir", str(path),
         "--overwrite", "--output", str(folder / "fine.nii"), *options]))
 
@@ -224,7 +224,7 @@ def test_sizes_are_printed_in_the_unit_of_the_header(tmp_path, unit, said):
 
 def test_a_sidecar_in_mm_is_compared_in_the_unit_of_the_header(tmp_path):
     (tmp_path / "v.json").write_text(json.dumps({"SliceThickness": 0.08}))
-    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Settings(), "um")
+    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Method(), "um")
     assert said == "slices of 80 um lie 100 um apart along axis 2, a gap of 20 um"
 
 

@@ -10,7 +10,7 @@ from synthetic import accumulate_stage, degrade
 
 from disk.files import file_digest
 from disk.filters import load_filters, save_filters
-from filter_constant import PRESETS, Settings
+from filter_constant import PRESETS, Method, Request
 from get_lar import best_spline, make_pair
 from machine.errors import UserError
 from matrix_compute import Gram, Stage
@@ -29,7 +29,7 @@ from octahedral.stages import (
 from octahedral.tree import quantile_tree, tree_of
 from restoring.steps import restore, upscale
 
-BEST = Settings(**PRESETS["best"] | {"leaves": 8, "stages": 2})
+BEST = Method(**PRESETS["best"] | {"leaves": 8, "stages": 2})
 
 
 QUICK_SETTINGS = replace(BEST, filter_len=5)
@@ -313,7 +313,7 @@ def test_upscaling_in_stages_keeps_scale_and_background(stages, kind):
 def test_stages_are_read_as_they_were_written(stages, tmp_path):
     settings = replace(QUICK_SETTINGS, arrays_dir=str(tmp_path))
     save_filters(stages, settings, ["a.nii.gz"])
-    found, learned = load_filters(Settings(arrays_dir=str(tmp_path)), {"arrays_dir"})
+    found, learned, *_ = load_filters(Request.of(arrays_dir=str(tmp_path)))
     assert (learned.feature_space, learned.stages, learned.ridge) == ("octahedral", 2, None)
     for one, other in zip(stages, found, strict=True):
         for written, read in zip((one.weights, *one.classes), (other.weights, *other.classes)):
@@ -339,7 +339,7 @@ def test_spoiled_stages_are_refused_by_name(stages, tmp_path, name, spoil):
         about["sha256"][name] = file_digest(path)
         (tmp_path / "settings_2.json").write_text(json.dumps(about))
     with pytest.raises(UserError) as refused:
-        load_filters(settings, set())
+        load_filters(settings)
     assert (name if spoil != "child" or name.startswith("stage") else str(tmp_path)) in str(
         refused.value
     )

@@ -8,7 +8,7 @@ import pytest
 from gram_cases import BOUNDARIES, SMALL, add, pair_of, random_case, symmetric
 
 import matrix_compute
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import make_pair
 from hashtable import interior_voxels
 from machine import threads
@@ -85,7 +85,7 @@ def test_gram_equals_the_literal_sums(shape, length, centred):
     pair, indices, voxels, bucket = random_case(shape, length, 6)
     gram = Gram(6, length**3)
     add(
-        gram, pair, voxels, bucket, Settings(filter_len=length, solver="ridge" if centred else "cg")
+        gram, pair, voxels, bucket, Method(filter_len=length, solver="ridge" if centred else "cg")
     )
     q, v, bb, count = naive.gram(pair.lr, pair.hr, indices, bucket, 6, length, centred)
     np.testing.assert_array_equal(gram.count, count)

@@ -10,12 +10,12 @@ from degrading.back_projection import Projection
 from degrading.degradation import degradation_of
 from degrading.spline import apply_operators, banded
 from disk.filters import PRETRAINED, load_filters
-from filter_constant import PRESETS, Settings
+from filter_constant import PRESETS, Method, Request
 from get_lar import make_pair
 from restoring.steps import restore, whole_of
 
 SIDE = 40
-BEST = replace(Settings(), **PRESETS["best"])
+BEST = replace(Method(), **PRESETS["best"])
 
 
 def planes(first, count, axis=0, shape=(SIDE, SIDE, SIDE)):
@@ -83,7 +83,7 @@ def test_of_a_box_that_no_voxel_sees_an_lr_volume_says_nothing():
 
 def test_planes_outside_the_box_that_no_voxel_sees_do_no_harm():
     """The grid of the larger volume steps over this brain, that of the volume itself does not."""
-    stages, settings = load_filters(Settings(factor=(4, 4, 4), arrays_dir=str(PRETRAINED)))
+    stages, settings, *_ = load_filters(Request.of(factor=(4, 4, 4), arrays_dir=str(PRETRAINED)))
     data = planes(7, 1, shape=(56, SIDE - 2, SIDE))
     pair = make_pair(data, settings)
     whole = whole_of(data, pair, restore(pair, stages, settings), stages, settings, None)

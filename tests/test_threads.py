@@ -12,7 +12,7 @@ from synthetic import PATIENT
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import hashtable
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import make_pair
 from hashtable import Boundaries
 from machine import threads
@@ -109,7 +109,7 @@ def test_fourier_transforms_work_in_as_many_threads_as_are_set(monkeypatch, brai
 
     for name in ("fftn", "ifftn"):
         monkeypatch.setattr(scipy.fft, name, partial(watched, getattr(scipy.fft, name)))
-    settings = replace(Settings(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
+    settings = replace(Method(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
                        feature_space="octahedral", filter_len=5)
     pair = make_pair(brain, settings)
     pair.operator.interpolate(pair.low), pair.operator.adjoint(pair.low)
@@ -132,7 +132,7 @@ def test_spans_cover_everything_once(count):
 
 
 def test_pairs_and_restored_volumes_are_bit_identical_for_any_number_of_threads(monkeypatch, brain):
-    settings = replace(Settings(), filter_len=5, grad_len=5)
+    settings = replace(Method(), filter_len=5, grad_len=5)
     shape = settings.buckets, settings.taps
     h = np.random.default_rng(62).standard_normal(shape).astype(np.float32) / 25
     boundaries = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))

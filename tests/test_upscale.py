@@ -14,7 +14,7 @@ from synthetic import degrade, interpolate, one_stage
 import test as script
 from degrading.degradation import kspace_kept
 from disk.filters import load_filters, save_filters
-from filter_constant import Settings
+from filter_constant import Method
 from get_lar import best_spline, make_fine, make_pair
 from hashtable import Boundaries
 from machine.errors import UserError
@@ -23,7 +23,7 @@ from restoring.steps import upscale
 from structure import apply_filters
 
 HERE = Path(__file__).resolve().parent.parent
-SETTINGS = Settings(filter_len=5, grad_len=5)
+SETTINGS = Method(filter_len=5, grad_len=5)
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
 
 
@@ -227,7 +227,7 @@ def test_options_that_contradict_are_refused_in_one_line(arguments, message, cap
 
 
 def test_block_means_lie_on_the_grid_of_edges():
-    assert command_line("train", ["--lr_type", "average"])[0].grid == "edges"
+    assert command_line("train", ["--lr_type", "average"]).grid == "edges"
 
 
 def test_a_series_is_restored_volume_by_volume(restored):

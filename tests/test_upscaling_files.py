@@ -11,7 +11,7 @@ import octahedral.stages as stages_of
 import test as script
 from disk.filters import PRETRAINED_SCAN, load_filters
 from engine import CPU
-from filter_constant import Settings
+from filter_constant import Method, Request
 from get_lar import make_fine
 from intensities import Shift
 from machine.progress import Stopwatch
@@ -21,7 +21,7 @@ from restoring.adaptation import adapt_to_scan
 from restoring.steps import Filters, Use, restore, upscale
 from structure import structure_of
 
-SCAN = Settings(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
+SCAN = Request.of(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_series_in_the_inputs_type_is_planned_with_what_is_written(tmp_path, m
 
 def command(folder, image, *options):
     nib.save(image, folder / "scan.nii.gz")
-    return script.main(*command_line("test", [
+    return script.main(command_line("test", [
         "--upscale", "--no-report", "--arrays_dir", str(PRETRAINED_SCAN), "--test_dir",
         str(folder / "scan.nii.gz"), "--overwrite", "--output",
         str(folder / "fine.nii.gz"), *options]))
@@ -198,7 +198,7 @@ def test_where_restoring_gives_no_numbers_a_series_gets_the_spline(tmp_path, mon
 def upscaled(folder, data, spacing=(1, 1, 1), **asked):
     """A file upscaled with the shipped filters for scans; returns the array and what is shown."""
     nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), folder / "scan.nii.gz")
-    settings = Settings(preset="scan", upscale=True, **asked)
+    settings = Method(preset="scan", upscale=True, **asked)
     filters = Filters(settings, {"preset", "factor"})
     found = upscaling.upscale_file(folder / "scan.nii.gz", folder / "fine.nii.gz", filters, CPU())
     return nib.load(folder / "fine.nii.gz").get_fdata(dtype=np.float32), found
@@ -207,7 +207,7 @@ def upscaled(folder, data, spacing=(1, 1, 1), **asked):
 @pytest.mark.parametrize("first", ["black", "no numbers"])
 def test_a_series_is_adapted_once_to_its_first_volume_that_can_be(tmp_path, monkeypatch, first):
     one, other = (brain(seed, (76, 72, 18)) for seed in (7, 8))
-    stages, settings = load_filters(replace(SCAN, factor=(1, 1, 4)))
+    stages, settings, *_ = load_filters(replace(SCAN, factor=(1, 1, 4)))
     expected = upscale(other, adapt_to_scan(one, stages, settings, (1, 1, 4)).stages, settings)
     plain, calls = upscaling.restore, []
 

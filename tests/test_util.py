@@ -19,13 +19,13 @@ from synthetic import filter_paths, one_stage
 from disk.files import write_whole
 from disk.filters import load_filters, save_filters
 from disk.metrics import metrics_row, write_metrics
-from filter_constant import Settings
+from filter_constant import Method, Request
 from hashtable import Boundaries
 from machine.progress import Stopwatch
 from nifti.volumes import write_volume
 from restoring.figures import brain_mask, figures
 
-SMALL = Settings(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
+SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 
 
 # ---- filters
@@ -64,15 +64,15 @@ def test_filters_of_several_factors_lie_side_by_side(saved):
     other = replace(saved.settings, factor=(1, 1, 4))
     save_filters(one_stage(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
-    assert load_filters(other, {"factor"})[1].factor == (1, 1, 4)
-    assert load_filters(saved.settings, set())[1].factor == (2, 2, 2)
+    assert load_filters(other)[1].factor == (1, 1, 4)
+    assert load_filters(saved.settings)[1].factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
     learned = replace(saved.settings, sharpen=True, seed=3, solver="cg", lr_type="kspace")
     save_filters(one_stage(saved.h, saved.boundaries), learned, [])
-    plain = Settings(arrays_dir=saved.settings.arrays_dir, test_dir="elsewhere", blend_threshold=7)
-    ((boundaries, h),), settings = load_filters(plain, set())
+    plain = Request.of(arrays_dir=saved.settings.arrays_dir, test_dir="elsewhere", blend_threshold=7)
+    ((boundaries, h),), settings = load_filters(plain)
     np.testing.assert_array_equal(h, saved.h)
     for read, written in zip(boundaries, saved.boundaries):
         np.testing.assert_array_equal(read, written)

@@ -6,7 +6,7 @@ from synthetic import brain, save
 
 from disk.filters import PRETRAINED, load_filters
 from engine import CPU
-from filter_constant import Settings
+from filter_constant import Request
 from get_lar import make_pair
 from nifti.volumes import read_volume
 from options.command_line import command_line
@@ -22,9 +22,9 @@ def filling(shape, seed=0):
 @pytest.fixture(params=["published", "octahedral"])
 def filters(request):
     if request.param == "octahedral":
-        return load_filters(Settings(arrays_dir=str(PRETRAINED)))
+        return load_filters(Request.of(arrays_dir=str(PRETRAINED)))[:2]
     small = request.getfixturevalue("small_filters")
-    return load_filters(Settings(arrays_dir=str(small.arrays)))
+    return load_filters(Request.of(arrays_dir=str(small.arrays)))[:2]
 
 
 @pytest.mark.parametrize("shape", [(24, 22, 20), (25, 23, 21), (24, 23, 20)])
@@ -68,10 +68,10 @@ def test_other_volumes_are_restored_once(filters, monkeypatch):
 def test_the_command_writes_all_of_it_and_gives_the_published_figures(
         tmp_path, pieces, small_filters):
     save(tmp_path / "test" / "v.nii", filling((25, 24, 23)))
-    settings, given = command_line("test", [
+    settings = command_line("test", [
         "--test_dir", str(tmp_path / "test"), "--arrays_dir", str(small_filters.arrays),
         "--result_dir", str(tmp_path / "result"), "--no-report"])
-    assert load_script("test").main(settings, given) == 0
+    assert load_script("test").main(settings) == 0
     path, = (tmp_path / "result").rglob("*.nii")
     assert (read_volume(path).data > 0).mean() > 0.99
     rows = next((tmp_path / "result").rglob("metrics.csv")).read_text().splitlines()

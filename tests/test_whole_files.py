@@ -14,13 +14,13 @@ from trainings import learned, leftovers, training
 
 from disk.files import whole_file
 from disk.filters import load_filters, save_filters
-from filter_constant import Settings
+from filter_constant import Request
 from hashtable import Boundaries
 from machine.errors import CannotWrite, UserError
 
 
 def filters(tmp_path):
-    settings = Settings(filter_len=3, q_angle_p=2, q_angle_t=2, arrays_dir=str(tmp_path))
+    settings = Request.of(filter_len=3, q_angle_p=2, q_angle_t=2, arrays_dir=str(tmp_path))
     random = np.random.default_rng(0)
     h = random.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
     return settings, h, Boundaries(np.array([1.0, 2.0]), np.array([0.1, 0.2]))
@@ -44,7 +44,7 @@ def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
         for name in after:
             (tmp_path / name).write_bytes((after if name in names else before)[name])
         with pytest.raises(UserError, match="run python train.py once more"):
-            load_filters(settings, set())
+            load_filters(settings)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from conftest import assert_one_line, refused, run_command
 
-from filter_constant import ONLY_SPHERICAL, Settings, checked_settings
+from filter_constant import ONLY_SPHERICAL, Method, checked_settings
 from machine.errors import UserError
 from options.command_line import command_line, run
 
@@ -96,7 +96,7 @@ def test_options_that_restoring_does_not_use_are_refused(capsys, arguments):
     ids=str,
 )
 def test_options_beside_those_that_are_refused_are_taken(command, arguments):
-    _, given = command_line(command, arguments)
+    _ = command_line(command, arguments)
     assert {name.removeprefix("--").removeprefix("no-") for name in arguments
             if name.startswith("--")} <= set(given)
 
@@ -136,7 +136,7 @@ def test_script_answers_a_wrong_option_with_one_line_and_status_2(script, argume
     ],
 )
 def test_settings_from_a_file_are_checked(name, value):
-    good = Settings().of_groups("method", "learning")
+    good = Method().of_groups("method", "learning")
     assert checked_settings(good) == good
     with pytest.raises(ValueError, match="arrays_dir|__class__" if name not in good else name):
         checked_settings({**good, name: value})
