@@ -1,8 +1,10 @@
 """How a command ends: a user's mistake is one line on standard error and exit status 2."""
 import contextlib
+import logging
 import os
 import signal
 import sys
+import warnings
 
 from machine.remarks import each_once, withheld
 
@@ -13,6 +15,12 @@ class UserError(Exception):
 
 class CannotWrite(UserError):
     """A folder that takes no files, or a full disk: no use in going on to the next volume."""
+
+
+def quiet_nibabel():
+    """Not a word of nibabel about odd header fields that do no harm: for commands, and workers."""
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="nibabel")
 
 
 def run(command, story, quiet=False):
@@ -27,6 +35,7 @@ def run(command, story, quiet=False):
         Whether what is printed to standard output is thrown away.
     """
     _open_standard_streams()
+    quiet_nibabel()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream of the caller's own
             # A file name may hold what the terminal cannot show.

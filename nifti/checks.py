@@ -4,11 +4,9 @@ A header is 348 bytes that anyone may have written. Its sizes are compared with 
 and with the free memory before anything is allocated, and a gzip stream is read to its end, where
 its checksum stands.
 """
-import logging
 import math
 import os
 import stat
-import warnings
 
 import nibabel as nib
 import numpy as np
@@ -31,10 +29,6 @@ LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squa
 SMALLEST = 1e-30
 LABEL_INTENT = 1002  # what NIfTI headers call labels
 BLOCK = 1 << 18  # voxels that are looked at together for labels
-
-# Not a word about odd header fields that do no harm.
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", module="nibabel")
 
 
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):

@@ -159,22 +159,45 @@ def read_series(path):
 
 def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     image, shape = checked_image(path, dimensions, voxel_bytes)
-    data, named = read_voxels(path, image, shape), path
+    volume = volume_of(read_voxels(path, image, shape), image, path, inside)
+    while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
+        scaling = _scaling(image)
+        image = image.slicer[..., 0]
+        image.header.set_slope_inter(*scaling)  # which the slice has forgotten
+    return volume._replace(image=image)
+
+
+def volume_of(data, image, name, inside=None):
+    """A `Volume` of voxels in memory, as `read_volume` and `read_series` give it.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (X, Y, Z) or (X, Y, Z, T)
+        May be changed.
+    image : nibabel image
+        For header and place in space.
+    name : path-like
+        For messages.
+    inside : ndarray of bool, shape (X, Y, Z), optional
+        As of `read_volume`.
+
+    Raises
+    ------
+    UserError
+        If it holds nothing to restore.
+    """
+    named = name
     if inside is not None:
         data[~inside] = 0
-        named = f"{path}, inside its mask"
+        named = f"{name}, inside its mask"
     data, remarks, outside = clean_voxels(named, data)
     if inside is not None:
         outside = ~inside if outside is None else outside | ~inside
     shifts, below = _shifted(data.reshape(*data.shape[:3], -1),
                              None if outside is None else outside.reshape(*data.shape[:3], -1))
-    remarks += [f"{path}: {remark}" for remark in below]
-    for remark in [*image.extra["remarks"], *remarks]:
+    remarks += [f"{name}: {remark}" for remark in below]
+    for remark in [*image.extra.get("remarks", ()), *remarks]:
         say(remark, "stderr")
-    while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
-        scaling = _scaling(image)
-        image = image.slicer[..., 0]
-        image.header.set_slope_inter(*scaling)  # which the slice has forgotten
     return Volume(data, image, shifts)
 
 

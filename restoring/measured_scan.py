@@ -7,7 +7,6 @@ from degrading.degradation import is_drawn
 from degrading.measured_grid import measured_grid, onto_measured
 from machine.progress import say
 from nifti.geometry import unit_of
-from nifti.slices import filled_up
 from nifti.volumes import Volume
 from restoring.spacing import Way, describe, way_to
 
@@ -24,16 +23,17 @@ class Scan(NamedTuple):
     profiles: tuple  # of three str, where they are known
 
 
-def as_measured(path, name, scan, store):
+def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     """The scan on the grid that it was measured on, where it was interpolated afterwards.
 
     Parameters
     ----------
-    path : Path
     name : str
         For messages.
     scan : Scan
     store : restoring.steps.FilterStore
+    filled : sequence of three float, optional
+        Measured shares of its voxels along each axis, where a sidecar says so.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def as_measured(path, name, scan, store):
     """
     if not is_drawn(scan.uses[0].method):
         return scan
-    grid = measured_grid(first_seen(scan.volume), filled_up(path, scan.sizes))
+    grid = measured_grid(first_seen(scan.volume), filled)
     if grid.is_own:
         return scan
     sizes, unit = scan.sizes / grid.shares, unit_of(scan.volume.image)

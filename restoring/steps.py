@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
-from disk.filters import digests_there, factors_there, load_filters
+from disk.filters import axes_between, digests_there, factors_there, load_filters, tags
 from disk.metrics import metrics_row
 from disk.seal import Seal
 from engine import CPU
@@ -54,6 +54,18 @@ class FilterStore:
     def __init__(self, request):
         self.request, self._read = request, {}
         self.there = factors_there(request)
+
+    @classmethod
+    def of(cls, request, filters):
+        """A store of nothing but these `Filters`; raises UserError where they do not serve."""
+        asked, learned = request.method.factor, filters.method.factor
+        if sorted(asked) != sorted(learned):
+            raise UserError(f"the filters are for factor {tags([learned])}, not {tags([asked])}; "
+                            "learn others")
+        store = cls(request)
+        store._read = {asked: filters._replace(axes=axes_between(asked, learned))}
+        store.there = [asked]
+        return store
 
     @property
     def by_size(self):

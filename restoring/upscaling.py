@@ -26,7 +26,7 @@ from nifti.geometry import (
     voxel_sizes_of,
 )
 from nifti.masks import mask_for
-from nifti.slices import slices_in_words
+from nifti.slices import filled_up, slices_in_words
 from nifti.volumes import read_series, relative_name, write_volume
 from restoring.adaptation import adapt_to_scan
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
@@ -72,8 +72,8 @@ def upscale_file(path, target, store, engine, files=None):
     with watch("interpolate"):
         scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), way, uses,
                      np.eye(4), request.known_profile)
-        scan = as_measured(path, name, scan, store)
-    found = _upscale_volumes(path, name, scan, request, engine, watch, mask)
+        scan = as_measured(name, scan, store, filled_up(path, scan.sizes))
+    found = upscale_volumes(name, scan, request, engine, watch, mask, path)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
     shape = found.fine.shape[1:] + volume.data.shape[3:]
@@ -114,7 +114,7 @@ class Seen(NamedTuple):
     trust: float  # share of what filters change that was made, see degrading/profile_reader.py
 
 
-class _Upscaled(NamedTuple):
+class Upscaled(NamedTuple):
     """What the volumes of a file became."""
 
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
@@ -125,8 +125,32 @@ class _Upscaled(NamedTuple):
     missed: list  # of str: what is to be said of volumes that could not be restored
 
 
-def _upscale_volumes(path, name, scan, request, engine, watch, mask):
-    """Upscale each volume of a file for itself; raises UserError where none can be."""
+def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
+    """Upscale each volume of a scan for itself.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    scan : measured_scan.Scan
+    request : Request
+    engine : engine.CPU or its like
+    watch : machine.progress.Stopwatch
+    mask : nifti.masks.Mask, optional
+        Of a whole head, on the scan's first grid.
+    path : Path, optional
+        For errors, in place of the name.
+
+    Returns
+    -------
+    Upscaled
+
+    Raises
+    ------
+    UserError
+        If none can be restored.
+    """
+    path = path or name
     volume, brain, sizes, way, uses, _, profiles = scan
     lows = volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
@@ -172,7 +196,7 @@ def _upscale_volumes(path, name, scan, request, engine, watch, mask):
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
-    return _Upscaled(fine, scan.to_low @ to_low, first, told, profile, missed)
+    return Upscaled(fine, scan.to_low @ to_low, first, told, profile, missed)
 
 
 def adapted(name, low, sizes, use, inside=None):
@@ -317,13 +341,18 @@ def _plan(path, name, store):
         warn_of_axis(path, request.method.factor, sizes, unit)
     if said := slices_in_words(path, sizes, request, unit):
         say(f"{name}: {said}")
-    for axis in range(3):
-        if way.factor[axis] > 1 and shape[axis] == 1:
-            raise UserError(f"{path}: has a single slice along axis {axis}, which cannot be made "
-                            "finer; give several, or leave that axis out of --factor")
+    check_slices(path, shape, way.factor)
     uses = [store(factor) for factor in way.factors]
     _check_memory(path, image, shape, sizes, way, uses, request)
     return way, uses
+
+
+def check_slices(name, shape, factor):
+    """Raise UserError where an axis of a single slice is to be refined."""
+    for axis in range(3):
+        if factor[axis] > 1 and shape[axis] == 1:
+            raise UserError(f"{name}: has a single slice along axis {axis}, which cannot be made "
+                            "finer; give several, or leave that axis out of --factor")
 
 
 def read_inside(name, low, voxel_size, use, mask=None):

@@ -1,0 +1,322 @@
+"""One call from Python for each thing that the commands do: arrays in, arrays out.
+
+    from api import degrade, evaluate, learn, upscale
+
+Results are those of the commands to the last bit. Nothing is printed: where a command would warn,
+these calls give a Python warning.
+"""
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from degrading.acquisition import make_low
+from degrading.degradation import SliceProfile
+from disk.filters import PRETRAINED_SCAN, Filters, load_filters, save_filters
+from engine import CPU
+from filter_constant import PRESETS, PROFILES, Method, Request
+from learning.steps import learn_stages
+from machine.errors import UserError
+from machine.progress import Stopwatch
+from machine.remarks import listening
+from nifti.masks import Mask
+from nifti.volumes import volume_of
+from options.checks import checked
+from restoring.evaluation import evaluate_scan
+from restoring.measured_scan import Scan, as_measured
+from restoring.spacing import Way
+from restoring.steps import FilterStore
+from restoring.upscaling import check_slices, upscale_volumes
+from util import bright_level_of_scan, mod_crop, random_of
+
+MOST = 8  # times finer
+PER_AXIS = 3
+
+
+def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
+            voxel_size: float | Sequence[float] | None = None, mask: ArrayLike | None = None,
+            profile: str | Sequence[str] | None = None, adapt: bool = True,
+            filters: Filters | str | Path | None = None) -> NDArray[np.float32]:
+    """Bring a low-resolution volume to a finer grid, as ``test.py --upscale`` does.
+
+    Parameters
+    ----------
+    array : array_like, shape (x, y, z)
+        Background 0. Voxels that are infinite or not a number count as background.
+    factor : int or three int, optional
+        How many times finer each axis becomes, 1 to 8.
+    voxel_size : float or three float, optional
+        Of the array, in mm. By default the finer voxels are cubes of 1 mm.
+    mask : array_like of bool, shape (x, y, z), optional
+        The brain in a whole head: noise and blur are estimated inside, all is restored.
+    profile : str or three str, optional
+        Slice profile of the scan, of all axes or of each: a key of
+        `degrading.slice_profile.PROFILES`. By default it is estimated.
+    adapt : bool, optional
+        Whether filters for thick slices are first fine-tuned on the scan's own plane.
+    filters : Filters or path-like, optional
+        From `learn`, or a folder that ``train.py`` wrote. By default those for scans that come
+        with the project.
+
+    Returns
+    -------
+    ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
+        In the intensities of `array`, over the same field of view.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it should be, or there is nothing to restore.
+
+    Examples
+    --------
+    >>> scan = np.pad(np.random.default_rng(0).random((12, 12, 6), np.float32), 4)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # noise is not like a brain
+    ...     upscale(scan, (1, 1, 4)).shape
+    (20, 20, 56)
+    """
+    data, factor = _volume_like("array", array), _factor_of(factor)
+    sizes = _sizes_of(voxel_size, factor)
+    inside = None if mask is None else _mask_like(mask, data.shape)
+    request = Request.of(factor=factor, upscale=True, adapt=bool(adapt), quiet=True,
+                         known_profile=_profiles_of(profile))
+    with _as_python_does():
+        check_slices("array", data.shape, factor)
+        volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
+        store = _store_of(request, filters)
+        scan = Scan(volume, inside, sizes, Way([factor], None), [store(factor)], np.eye(4),
+                    request.known_profile)
+        scan = as_measured("array", scan, store)
+        brain = None if inside is None else Mask(Path("mask"), inside, "")
+        found = upscale_volumes("array", scan, request, CPU(), Stopwatch(), brain)
+    return found.fine[0]
+
+
+def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
+            profile: str | Sequence[str] = "box", noise: float = 0.0,
+            seed: int = 0) -> NDArray[np.float32]:
+    """Make of a volume what a scanner with coarser voxels would have made.
+
+    Parameters
+    ----------
+    array : array_like, shape (X, Y, Z)
+        Skull-stripped, background 0. Trailing voxels that fill no coarse voxel are left out.
+    factor : int or three int, optional
+    profile : str or three str, optional
+        A key of `degrading.slice_profile.PROFILES`.
+    noise : float, optional
+        Standard deviation of the Rician noise, in per cent of the 99.9 % intensity.
+    seed : int, optional
+        Of the noise.
+
+    Returns
+    -------
+    ndarray of float32, shape (X // factor[0], Y // factor[1], Z // factor[2])
+        In the intensities of `array`; 0 where less than half a voxel is brain.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it should be.
+
+    Examples
+    --------
+    >>> degrade(np.ones((8, 8, 9)), (2, 2, 4)).shape
+    (4, 4, 2)
+    """
+    data, factor = _volume_like("array", array), _factor_of(factor)
+    if min(side // f for side, f in zip(data.shape, factor, strict=True)) < 1:
+        raise ValueError(f"array of shape {data.shape} is smaller than factor {factor}")
+    if not np.isfinite(noise) or noise < 0:
+        raise ValueError(f"noise must be a number of per cent, 0 or more, got {noise}")
+    data = mod_crop(np.clip(np.nan_to_num(data, posinf=0), 0, None), factor)
+    level = np.float32(bright_level_of_scan(data) or data.max())
+    if not level > 0:
+        raise ValueError("array holds no voxel above zero")
+    operator = SliceProfile(data.shape, Method(**PRESETS["scan"] | {"factor": factor}),
+                            _profiles_of(profile))
+    low = make_low(data / level, operator, noise / 100, random_of(seed, "degrade"))
+    return (low * level).astype(np.float32)
+
+
+def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
+             voxel_size: float | Sequence[float] | None = None,
+             profiles: Sequence[str] = ("box", "kspace"), noises: Sequence[float] = (0, 3),
+             name: str = "array", adapt: bool = True,
+             filters: Filters | str | Path | None = None) -> list[dict[str, Any]]:
+    """Degrade a volume, upscale it, and compare, as ``test.py --preset scan`` does.
+
+    Parameters
+    ----------
+    array : array_like, shape (X, Y, Z)
+        A good volume, skull-stripped, background 0.
+    factor : int or three int, optional
+    voxel_size : float or three float, optional
+        Of the array, in mm; default 1.
+    profiles, noises : sequences, optional
+        Slice profiles, and noise in per cent of the 99.9 % intensity: each pair is a row.
+    name : str, optional
+        The noise hangs on it. The command takes the name of the file.
+    adapt, filters
+        As for `upscale`.
+
+    Returns
+    -------
+    list of dict
+        PSNR in dB of each way, inside the brain and over the whole, and the gains of the
+        restored volume over the best other way.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it should be, or the volume is too small.
+    """
+    data, factor = _volume_like("array", array), _factor_of(factor)
+    sizes = _sizes_of(1.0 if voxel_size is None else voxel_size, factor)
+    for profile in profiles:
+        _profiles_of(profile)
+    request = Request.of(factor=factor, preset="scan", adapt=bool(adapt), quiet=True)
+    with _as_python_does():
+        volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
+        used = _store_of(request, filters)(factor)
+        axes = list(used.axes)
+        image = volume.data.transpose(axes)
+        return [{"volume": name} | evaluate_scan(image, used, request, profile, float(noise), name,
+                                                 CPU(), sizes[axes])
+                for profile in profiles for noise in noises]
+
+
+def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
+          factor: int | Sequence[int] = 2, *, preset: str = "scan",
+          folder: str | Path | None = None, **options: Any) -> Filters:
+    """Learn filters from high-resolution volumes, as ``train.py`` does.
+
+    Parameters
+    ----------
+    images : dict of str to array_like, or sequence of array_like, each of shape (X, Y, Z)
+        Skull-stripped, background 0. What is chosen at random hangs on the names; those of a
+        sequence are ``volume_000.nii`` and so on.
+    factor : int or three int, optional
+    preset : {"scan", "best", "paper"}, optional
+    folder : path-like, optional
+        Where to keep the filters; by default they are only returned.
+    **options
+        Other options of ``train.py``, by name: ``leaves=64``.
+
+    Returns
+    -------
+    Filters
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it should be, or a volume cannot be learned from.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    named = images if isinstance(images, Mapping) else {
+        f"volume_{number:03}.nii": image for number, image in enumerate(images)}
+    if not named:
+        raise ValueError("images holds no volume")
+    given = {"preset": preset, "factor": _factor_of(factor)} | options
+    with tempfile.TemporaryDirectory() as made, _as_python_does():
+        train, arrays = Path(made, "train"), Path(folder or Path(made, "arrays"))
+        train.mkdir()
+        volumes = []
+        for name, image in named.items():
+            data = _volume_like(name, image)
+            volumes.append(train / (name if name.lower().endswith((".nii", ".nii.gz"))
+                                    else f"{name}.nii"))
+            nib.save(nib.Nifti1Image(data, np.eye(4)), volumes[-1])
+        try:
+            request = Request.of(**PRESETS[preset] | given, train_dir=str(train),
+                                 arrays_dir=str(arrays), quiet=True, device="cpu")
+        except TypeError as fault:
+            raise ValueError(f"options: {fault}") from None
+        request = checked(request, given, "train")
+        with contextlib.redirect_stdout(io.StringIO()):
+            learned = learn_stages(sorted(volumes), request)
+        if learned.failed:
+            raise ValueError(f"{', '.join(path.name for path in sorted(learned.failed))}: cannot "
+                             "be learned from, see the warnings")
+        save_filters(learned.stages, request, sorted(learned.checkpoint.names()[0]))
+        return load_filters(request)
+
+
+# --------------------------------------------------------------------------- arguments and warnings
+
+@contextlib.contextmanager
+def _as_python_does() -> Iterator[None]:
+    """Inside, what a command would say is a Python warning, and a user's fault a ValueError."""
+    with listening() as lines:
+        try:
+            yield
+        except UserError as fault:
+            raise ValueError(str(fault)) from None
+        finally:
+            for _, line in dict.fromkeys(lines):
+                warnings.warn(line, stacklevel=4)
+
+
+def _store_of(request: Request, filters: Filters | str | Path | None) -> FilterStore:
+    if isinstance(filters, Filters):
+        return FilterStore.of(request, filters)
+    return FilterStore(request.but(arrays_dir=str(PRETRAINED_SCAN if filters is None else filters)))
+
+
+def _volume_like(name: str, array: ArrayLike) -> NDArray[np.float32]:
+    """A copy of an array as float32, its shape and type checked."""
+    found = np.asarray(array)
+    if found.ndim != PER_AXIS:
+        raise ValueError(f"{name} must be 3-D, got shape {found.shape}")
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold real numbers, got {found.dtype}")
+    if not found.size:
+        raise ValueError(f"{name} is empty, shape {found.shape}")
+    return np.array(found, np.float32, order="C")
+
+
+def _mask_like(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    found = np.asarray(mask)
+    if found.shape != shape:
+        raise ValueError(f"mask must have the shape of array, {shape}, got {found.shape}")
+    found = found > 0
+    if not found.any():
+        raise ValueError("mask holds no voxel")
+    return found
+
+
+def _factor_of(factor: int | Sequence[int]) -> tuple[int, ...]:
+    found = np.atleast_1d(np.asarray(factor))
+    whole = found.dtype.kind in "iu" and found.shape in ((1,), (PER_AXIS,))
+    if not whole or found.min() < 1 or not 1 < found.max() <= MOST:
+        raise ValueError(f"factor must be a whole number from 2 to {MOST}, or three from 1 to "
+                         f"{MOST}, not all 1; got {factor!r}")
+    return tuple(map(int, np.broadcast_to(found, PER_AXIS)))
+
+
+def _sizes_of(voxel_size: float | Sequence[float] | None,
+              factor: tuple[int, ...]) -> NDArray[np.float64]:
+    found = np.asarray(factor if voxel_size is None else voxel_size, float)
+    if found.shape not in ((), (PER_AXIS,)) or not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError("voxel_size must be one length in mm above 0, or three, "
+                         f"got {voxel_size!r}")
+    return np.array(np.broadcast_to(found, PER_AXIS))
+
+
+def _profiles_of(profile: str | Sequence[str] | None) -> tuple[str, ...]:
+    if profile is None:
+        return ()
+    found = PER_AXIS * (profile,) if isinstance(profile, str) else tuple(profile)
+    if len(found) != PER_AXIS or not set(found) <= set(PROFILES):
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or three of them, "
+                         f"got {profile!r}")
+    return found

@@ -1,0 +1,202 @@
+"""api.py: calls from Python give what the commands give, to the last bit, and say what is wrong."""
+import csv
+import subprocess
+import sys
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import ROOT, load_script
+from synthetic import brain
+
+import api
+from degrading.slice_profile import profile_matrix
+from options.command_line import command_line
+
+SIZES = (1.5, 1.25, 2.0)
+
+
+def on_disk(data, path, sizes=SIZES):
+    nib.save(nib.Nifti1Image(np.asarray(data, np.float32), np.diag([*sizes, 1.0])), path)
+    return path
+
+
+def command(script, *words):
+    return load_script(script).main(command_line(script, [*map(str, words), "--quiet"]))
+
+
+def upscaled(tmp_path, data, *words, sizes=SIZES):
+    """What test.py --upscale makes of a volume."""
+    target = tmp_path / "fine.nii"
+    assert command("test", "--upscale", "--test_dir", on_disk(data, tmp_path / "scan.nii", sizes),
+                   "--output", target, "--no-report", *words) == 0
+    return nib.load(target).get_fdata(dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_word(recwarn):
+    """Phantoms are unlike brains, which is said; tests of warnings look themselves."""
+    warnings.simplefilter("ignore")
+
+
+@pytest.mark.parametrize("factor, words, more", [
+    (2, [], {}),
+    ((1, 1, 4), ["--factor", 1, 1, 4], {}),
+    ((4, 1, 1), ["--factor", 4, 1, 1, "--no-adapt"], {"adapt": False}),
+    (3, ["--factor", 3, "--profile", "box"], {"profile": "box"}),
+    (2, ["--profile", "box", "kspace", "gap"], {"profile": ("box", "kspace", "gap")}),
+], ids=str)
+def test_upscaling_is_that_of_the_command(tmp_path, monkeypatch, factor, words, more):
+    monkeypatch.chdir(tmp_path)  # where arrays/ holds nothing
+    low = 300 * brain(1, (22, 20, 18))
+    fine = api.upscale(low, factor, voxel_size=SIZES, **more)
+    assert fine.dtype == np.float32 and fine.std() > 0
+    np.testing.assert_array_equal(fine, upscaled(tmp_path, low, *words))
+
+
+def test_a_signed_volume_and_one_with_no_numbers_are_those_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    low = brain(2, (20, 20, 20)) * 4 - 2
+    low[3, 4, 5] = np.nan
+    fine = api.upscale(low, voxel_size=SIZES)
+    assert fine.min() < -1
+    np.testing.assert_array_equal(fine, upscaled(tmp_path, low))
+
+
+def test_an_interpolated_scan_is_that_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
+    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
+    low = np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum)))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fine = api.upscale(low, 2, voxel_size=SIZES)
+    assert any("it was interpolated" in str(one.message) for one in found)
+    np.testing.assert_array_equal(fine, upscaled(tmp_path, low))
+
+
+def test_a_masked_head_is_that_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = brain(4, (22, 22, 22)) + np.float32(0.05)
+    inside = brain(4, (22, 22, 22)) > 0
+    on_disk(inside, tmp_path / "scan_mask.nii")
+    fine = api.upscale(head, 2, voxel_size=SIZES, mask=inside)
+    np.testing.assert_array_equal(fine, upscaled(tmp_path, head, "--mask", "{name}_mask.nii"))
+
+
+def test_evaluating_is_that_of_the_command(tmp_path):
+    data = brain(5, (40, 38, 36))
+    on_disk(data, tmp_path / "v.nii")
+    assert command("test", "--preset", "scan", "--test_dir", tmp_path / "v.nii", "--result_dir",
+                   tmp_path / "r", "--test_profile", "box", "--test_noise", 0, 3) == 0
+    with open(next(tmp_path.glob("r/*/metrics.csv")), newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = api.evaluate(data, voxel_size=SIZES, profiles=["box"], noises=[0, 3], name="v.nii")
+    assert len(found) == len(rows) == 2
+    for row, written in zip(found, rows, strict=True):
+        assert {name: str(value) for name, value in row.items() if name != "noise"} == {
+            name: value for name, value in written.items() if value and name != "noise"}
+
+
+@pytest.mark.parametrize("preset, words, options", [
+    ("paper", ["--filter_len", 3, "--grad_len", 3], {"filter_len": 3, "grad_len": 3}),
+    ("scan", ["--leaves", 8, "--draws", 2], {"leaves": 8, "draws": 2})])
+def test_learning_is_that_of_the_command(tmp_path, preset, words, options):
+    images = {f"{n}.nii": brain(n, (36, 34, 32)) for n in (1, 2)}
+    (tmp_path / "train").mkdir()
+    for name, image in images.items():
+        on_disk(image, tmp_path / "train" / name)
+    assert command("train", "--preset", preset, "--train_dir", tmp_path / "train", "--arrays_dir",
+                   tmp_path / "command", *words) == 0
+    found = api.learn(images, preset=preset, folder=tmp_path / "call", **options)
+    arrays = sorted(path.name for path in (tmp_path / "command").glob("*.npy"))
+    assert arrays
+    for name in arrays:
+        assert (tmp_path / "call" / name).read_bytes() == (tmp_path / "command" / name).read_bytes()
+    low = brain(3, (16, 15, 14))
+    np.testing.assert_array_equal(api.upscale(low, filters=found),
+                                  api.upscale(low, filters=tmp_path / "command"))
+
+
+def test_learned_filters_serve_their_factor_along_any_axis():
+    filters = api.learn([brain(1, (36, 34, 32))], (1, 1, 2), leaves=4, draws=2)
+    low = brain(3, (16, 15, 14))
+    assert api.upscale(low, (2, 1, 1), filters=filters).shape == (32, 15, 14)
+    with pytest.raises(ValueError, match="the filters are for factor 1 1 2, not 2"):
+        api.upscale(low, 2, filters=filters)
+
+
+def test_degrading_is_the_matrix_of_the_profile_along_each_axis():
+    data = 7 * brain(6, (16, 18, 20))
+    low = api.degrade(data, (2, 1, 4), profile=("gauss", "box", "kspace"))
+    expected = np.clip(data, 0, np.sort(data, None)[int(data.size * 0.999)])
+    for axis, (factor, profile) in enumerate(((2, "gauss"), (1, "box"), (4, "kspace"))):
+        matrix = profile_matrix(data.shape[axis], factor, profile)
+        expected = np.moveaxis(np.tensordot(matrix, expected, (1, axis)), 0, axis)
+    seen = low > 0
+    assert seen.any() and low.shape == (8, 18, 5)
+    np.testing.assert_allclose(low[seen], expected[seen], rtol=1e-5)
+
+
+def test_noise_is_seeded_and_as_strong_as_asked():
+    data = np.full((40, 40, 40), 200.0)
+    one, same, other = (api.degrade(data, noise=5, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert one.std() == pytest.approx(10, rel=0.05)
+
+
+LOW = brain(1, (8, 9, 10))
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: api.upscale(np.zeros((64, 64))), r"array must be 3-D, got shape \(64, 64\)"),
+    (lambda: api.upscale(LOW.astype(complex)), "array must hold real numbers, got complex128"),
+    (lambda: api.upscale(np.zeros((0, 4, 4))), "array is empty"),
+    (lambda: api.upscale(np.zeros((9, 9, 9))), "holds no voxel above zero"),
+    (lambda: api.upscale(LOW, 1), "factor must be a whole number from 2 to 8"),
+    (lambda: api.upscale(LOW, 2.5), "factor must be a whole number .*got 2.5"),
+    (lambda: api.upscale(LOW, (2, 2)), "factor must be"),
+    (lambda: api.upscale(LOW, 5), "settings_5.json: not there"),
+    (lambda: api.upscale(LOW, voxel_size=-1), "voxel_size must be one length in mm above 0"),
+    (lambda: api.upscale(LOW, voxel_size=(1, 2)), "voxel_size must be"),
+    (lambda: api.upscale(LOW, mask=np.ones((3, 3, 3))), "mask must have the shape of array"),
+    (lambda: api.upscale(LOW, mask=np.zeros(LOW.shape)), "mask holds no voxel"),
+    (lambda: api.upscale(LOW, profile="round"), "profile must be one of box, gap"),
+    (lambda: api.upscale(LOW[:, :1], 2), "has a single slice along axis 1"),
+    (lambda: api.degrade(LOW, noise=-1), "noise must be a number of per cent"),
+    (lambda: api.degrade(LOW[:1], 2), "is smaller than factor"),
+    (lambda: api.degrade(-LOW - 1), "array holds no voxel above zero"),
+    (lambda: api.evaluate(LOW, profiles=["round"]), "profile must be one of"),
+    (lambda: api.learn([]), "images holds no volume"),
+    (lambda: api.learn([LOW], preset="worst"), "preset must be one of paper, best, scan"),
+    (lambda: api.learn([LOW], leaf=3), "options: .*leaf"),
+    (lambda: api.learn([LOW], leaves=0), "argument --leaves: 0 is not in 1 to 4096"),
+    (lambda: api.learn({"a": LOW[0]}), r"a must be 3-D, got shape \(9, 10\)"),
+])
+def test_what_is_wrong_with_an_argument_is_said(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_arguments_are_not_changed():
+    low = brain(1, (12, 12, 12)) - np.float32(0.2)
+    low[0, 0, 0] = np.nan
+    before = low.copy()
+    api.upscale(low)
+    np.testing.assert_array_equal(low, before)
+
+
+def test_importing_changes_nothing_of_the_host():
+    libraries = ("matplotlib, nibabel, numba, numpy, scipy.sparse.linalg, scipy.special, "
+                 "skimage.metrics, skimage.restoration, tqdm")  # some set filters of their own
+    code = (f"import logging, warnings, {libraries}\n"
+            "def state():\n"
+            "    found = {n: l for n, l in logging.root.manager.loggerDict.items()"
+            " if hasattr(l, 'level')}\n"
+            "    return (list(warnings.filters), logging.root.level, logging.root.handlers[:],"
+            " {n: l.level for n, l in found.items() if l.level})\n"
+            "before = state()\nimport api\nassert state() == before\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
