@@ -7,7 +7,9 @@ values it takes stand on one spot. Nothing here imports more than the standard l
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from machine.option_fields import fault_of, option
 
@@ -19,7 +21,6 @@ SOLVERS = ("ridge", "cg")
 STARTS = ("quadratic", "cubic", "quintic", "projected")
 PROFILES = ("box", "gap", "gauss", "sharp", "kspace", "hamming")
 FEATURE_SPACES = ("spherical", "octahedral")
-SPLITS = ("learned", "quantiles")
 DEVICES = ("auto", "cpu", "gpu")
 MASK_AUTO = "auto"  # of --mask: by the names of BIDS and other common ones
 MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # in its patterns
@@ -28,8 +29,11 @@ WINDOW_SIGMA = 0.85  # voxels; of the Gaussian over a window of gradients (secti
 CLIP_FRACTION = 0.999  # of the sorted voxels: clipped above, so that a bright vessel sets no scale
 QUANTIZATION_PATCHES = 2_500_000  # boundaries come from the first volumes that hold so many voxels
 
+# Options of earlier versions, and the value that this one works by; None: any gave the same.
+GONE = {"splits": "learned", "inverted": 0.0, "bent": 0.0, "train_div": None}
+
 # What --preset best sets; measured in docs/quality.md.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {
         "start": "projected",
@@ -50,11 +54,10 @@ PRESETS = {
         "ridge": None,
     },
 }
-ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate",
-                  "train_div")
-ONLY_OCTAHEDRAL = ("stages", "splits", "trees", "leaves", "back_projections")
+ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate")
+ONLY_OCTAHEDRAL = ("stages", "trees", "leaves", "back_projections")
 OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
-ONLY_SCAN = ("profile", "noise", "inverted", "bent", "original_noise", "draws")
+ONLY_SCAN = ("profile", "noise", "original_noise", "draws")
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,6 @@ class Method:
                                choices=FEATURE_TYPES)
     stages: int = option(1, "method", "each further stage learns on the output of the one before "
                          "(octahedral only)", low=1, high=4)
-    splits: str = option("learned", "method", "classes of the octahedral space: a tree that learns "
-                         "its splits, or 144 by quantiles", choices=SPLITS)
     trees: int = option(1, "method", "trees of a stage with learned splits: each leaves out a "
                         "part of the draws, and the mean of what they restore is taken",
                         low=1, high=8, since=True)
@@ -114,10 +115,6 @@ class Method:
     noise: float = option(7.0, "learning", "of scan: the most noise that is drawn, in per cent of "
                           "the 99.9 % intensity (Rician standard deviation)",
                           low=0, high=50, since=True)
-    inverted: float = option(0.0, "learning", "of scan: share of the draws with bright and dark "
-                             "exchanged, for other weightings", low=0, high=1, since=True)
-    bent: float = option(0.0, "learning", "of scan: share of the draws whose intensities are "
-                         "raised to a power between 1/2 and 2", low=0, high=1, since=True)
     original_noise: float = option(4.0, "learning", "of scan: the most noise that half of the "
                                    "originals get, in per cent: good volumes of many scanners are "
                                    "noisy themselves", low=0, high=50, since=True)
@@ -136,28 +133,26 @@ class Method:
                               low=1, high=10_000)
     quantization_rate: int = option(5, "learning", "take class boundaries from one voxel in this "
                                     "many", low=1, high=10_000)
-    train_div: int = option(3, "learning", "parts in which a volume's samples are summed; more "
-                            "need less memory", low=1, high=1000)
     train_file_max: int | None = option(None, "learning", "learn from at most this many volumes, "
                                         "by name (default: all)", kind=int, low=0, none=0)
     seed: int = option(0, "learning", "of the random choice of voxels", low=0, high=2**32 - 1)
 
     @property
-    def classes(self):
+    def classes(self) -> tuple[int, int, int, int]:
         """Classes of azimuth, inclination, strength, coherence; their product is the buckets."""
         return (self.q_angle_p, self.q_angle_t, 3, 3)
 
     @property
-    def buckets(self):
+    def buckets(self) -> int:
         return math.prod(self.classes)
 
     @property
-    def taps(self):
+    def taps(self) -> int:
         """Voxels in a patch, P in the paper."""
         return self.filter_len**3
 
     @property
-    def margin(self):
+    def margin(self) -> int:
         """Voxels between a face of the cropped box and the first voxel that is restored.
 
         From there on, patch and window lie inside the box. In the octahedral space there are none:
@@ -166,11 +161,11 @@ class Method:
         return 0 if self.octahedral else max(self.filter_len, self.grad_len) // 2
 
     @property
-    def octahedral(self):
+    def octahedral(self) -> bool:
         return self.feature_space == "octahedral"
 
     @property
-    def tag(self):
+    def tag(self) -> str:
         """The factor as file names carry it: ``2``, or ``1x1x4`` where axes differ."""
         return tag_of(self.factor)
 
@@ -201,44 +196,6 @@ class Request:
                                       kind=float, several=True, low=1e-6, high=1e6, metavar="MM")
     isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
                              "all axes, in place of a factor")
-    slice_thickness: float | None = option(None, "applying", "how thick slices are that are "
-                                           "upscaled, in the header's unit (mm), where they "
-                                           "have gaps or overlap (default: as the BIDS "
-                                           "sidecar says, else as their spacing)",
-                                           kind=float, low=1e-6, high=1e6, metavar="MM")
-    known_profile: tuple = option((), "applying", "slice profile of the scans that are upscaled, "
-                                  "where it is known: one, or one per axis (default: read off "
-                                  "each scan)", kind=str, several=True, choices=PROFILES,
-                                  flag="profile")
-    adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
-                         "shows within its own plane, before they are used across it", switch=True)
-    test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
-                                 "slice profiles that volumes are degraded by", kind=str,
-                                 several=True, choices=PROFILES)
-    test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise "
-                               "that is added, in per cent", kind=float, several=True, low=0,
-                               high=50)
-    dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type "
-                        "and scaling", choices=("float32", "same"))
-    output: str = option("", "applying", "name of the restored volume, where one volume is "
-                         "restored", metavar="FILE")
-    overwrite: bool = option(False, "applying", "replace the file that the result is named, also "
-                             "where test.py did not write it as it is")
-    suffix: str = option("", "applying", "put between a volume's name and .nii of what is "
-                         "restored", metavar="TEXT")
-    report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the "
-                          "restored volumes", switch=True)
-
-    quiet: bool = option(False, "output", "print warnings and errors only, no progress",
-                         switch=True)
-    # How the work is done. None of these changes the filters, but for the rounding of a device.
-    device: str = option("auto", "running", "where to compute: auto takes a GPU if CuPy finds one, "
-                         "else the CPU", choices=DEVICES)
-    restart: bool = option(False, "running", "forget what an earlier training left in arrays/, "
-                           "begin anew")
-    checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this "
-                                       "many minutes have passed, and ten times as long as "
-                                       "saving took", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "memory to use at most, in GB (default: "
                                       "what is free)", kind=float, low=0, high=1e6, none=0)
     scheduler: str = option("", "running", "sum samples, or restore volumes, on the workers of "
@@ -267,7 +224,7 @@ class Request:
     result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
 
     @classmethod
-    def of(cls, **values):
+    def of(cls, **values: Any) -> "Request":
         """A request from options of both kinds, by name.
 
         Examples
@@ -278,21 +235,21 @@ class Request:
         method = {name: values.pop(name) for name in METHOD_NAMES & set(values)}
         return cls(Method(**method), **values)
 
-    def value(self, name):
+    def value(self, name: str) -> Any:
         """The value of an option, whichever kind it is of."""
         return getattr(self.method if name in METHOD_NAMES else self, name)
 
-    def but(self, **values):
+    def but(self, **values: Any) -> "Request":
         """The request with other values of options of both kinds."""
         method = {name: values.pop(name) for name in METHOD_NAMES & set(values)}
         return dataclasses.replace(self, method=dataclasses.replace(self.method, **method),
                                    **values)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """All options by name, for records."""
         return {entry.name: self.value(entry.name) for entry in OPTIONS}
 
-    def with_whole_paths(self, *names):
+    def with_whole_paths(self, *names: str) -> "Request":
         """The request with these paths absolute, for workers that may run in other folders."""
         paths = {name: os.path.abspath(path) for name in names if (path := getattr(self, name))}
         return dataclasses.replace(self, **paths)
@@ -303,17 +260,17 @@ OPTIONS = [entry for kind in (Method, Request) for entry in dataclasses.fields(k
 METHOD_NAMES = {entry.name for entry in dataclasses.fields(Method)}
 
 
-def tag_of(factor):
+def tag_of(factor: Sequence[int]) -> str:
     """A factor as file names carry it."""
     return str(factor[0]) if len(set(factor)) == 1 else "x".join(map(str, factor))
 
 
-def start_name(start):
+def start_name(start: str) -> str:
     """What the volume that filters begin with is called: LR where it is the published one."""
     return "LR" if start == "quadratic" else "start"
 
 
-def checked_settings(saved):
+def checked_settings(saved: Any) -> dict[str, Any]:
     """Values of settings that were read from a file: names, types, ranges, choices are checked.
 
     Parameters
@@ -335,8 +292,12 @@ def checked_settings(saved):
     if not isinstance(saved, dict):
         raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
     # Filters of earlier versions know nothing of some options, and were learned as these default.
-    newer = {name: entry.default for name, entry in entries.items() if "since" in entry.metadata}
+    newer: dict[str, Any] = {name: entry.default for name, entry in entries.items()
+                             if "since" in entry.metadata}
     values = newer | saved
+    for name, still in GONE.items():
+        if values.pop(name, still) != still and still is not None:
+            raise ValueError(f"{name}: this version knows only {still}")
     if set(values) != set(entries):
         odd = sorted(map(str, set(values) ^ set(entries)))[:3]
         raise ValueError(f"settings missing or unknown: {', '.join(odd)}")

@@ -90,9 +90,7 @@ def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
     buckets = buckets or range(method.buckets)
     inside = interior_voxels(volume.hr != 0, method.margin)
     voxels = sample_voxels(inside, method.sample_rate, method.seed, f"{name} learn")
-    parts = np.array_split(voxels, method.train_div)
-    bucket = np.concatenate([buckets_of(features(volume.lr, part, method), boundaries, method)
-                             for part in parts])
+    bucket = buckets_of(features(volume.lr, voxels, method), boundaries, method)
     if wanted is not None:
         voxels, bucket = voxels[wanted[bucket]], bucket[wanted[bucket]]
     return sorted_samples(volume, voxels, bucket - buckets.start, len(buckets), method)

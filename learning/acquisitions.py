@@ -46,24 +46,21 @@ class Draw(NamedTuple):
     sigma: float  # of the noise, of the brightest intensity
     softness: tuple  # of three float: sigma of the original's own blur along each axis, in voxels
     sharpening: float  # share of its finest detail that is added to the original
-    inverted: bool  # bright and dark exchanged, a stand-in for other weightings
-    power: float  # that intensities are raised to
     grain: float  # sigma of the original's own noise, of the brightest intensity
     told: bool  # whether filters are told the profiles
     misread: np.ndarray  # (len(READING_NAMES),): what its reading is off by, where none is told
 
 
 def draw_of(method, random):
-    """Draw profiles, a noise level, and how sharp, noisy and bright the original is."""
+    """Draw profiles, a noise level, and how sharp and noisy the original is."""
     told = random.random() < TOLD
     profiles = _profiles_of(method, told, random)
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else method.noise / 100 * level**LOW_NOISE
-    turned, bent, power = random.random(3)
+    random.random(3)  # passed over: filters that come with the project were learned so
     noisy, grain = random.random(2)
     softness, sharpening = _sharpness_of(random)
-    return Draw(profiles, sigma, softness, sharpening, turned < method.inverted,
-                2 ** (2 * power - 1) if bent < method.bent else 1.0,
+    return Draw(profiles, sigma, softness, sharpening,
                 method.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0,
                 told, np.multiply(MISREAD, random.standard_normal(len(MISREAD))))
 
@@ -141,7 +138,7 @@ def _drawn_volume(hr, method, random, first, last):
     # So many planes around that noise and blur are read as off a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
-    hr = with_grain(with_intensities(with_sharpness(hr, draw), draw), draw.grain, random)
+    hr = with_grain(with_sharpness(hr, draw), draw.grain, random)
     operator = degradation_of(hr.shape, method)
     operator.profiles = draw.profiles
     low = make_low(hr, operator, draw.sigma, random)
@@ -188,14 +185,6 @@ def _blurred(volume, sigmas):
         weights = np.exp(-0.5 * (apart / sigma) ** 2) * (abs(apart) <= 4 * sigma)
         operators.append(banded(weights / weights.sum(1, keepdims=True)))
     return apply_operators(volume, operators)
-
-
-def with_intensities(hr, draw):
-    """The volume with intensities inverted and bent as drawn, in [0, 1]."""
-    if draw.inverted:
-        hr = np.where(hr > 0, np.clip(1.05 - hr, 0.02, None), 0).astype(np.float32)
-        hr /= hr.max()
-    return hr if draw.power == 1 else hr ** np.float32(draw.power)
 
 
 def with_grain(hr, sigma, random):

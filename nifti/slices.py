@@ -77,7 +77,7 @@ def _sidecar(path):
         return {}
 
 
-def slices_in_words(path, sizes, request, unit="mm"):
+def slices_in_words(path, sizes, unit="mm"):
     """What is known of the slices beyond the header: their thickness, and gaps or overlaps.
 
     Parameters
@@ -86,9 +86,8 @@ def slices_in_words(path, sizes, request, unit="mm"):
         A BIDS sidecar may lie beside it.
     sizes : ndarray, shape (3,)
         Voxel sizes. Slices are taken to be along the longest.
-    request : Request
     unit : {"mm", "um", "m"}, optional
-        Of the sizes, and of --slice_thickness. Sidecars are in mm.
+        Of the sizes. Sidecars are in mm.
 
     Returns
     -------
@@ -97,7 +96,7 @@ def slices_in_words(path, sizes, request, unit="mm"):
     """
     beside = Slices(*(said and said / MM[unit] for said in slices_beside(path)))
     axis = int(np.argmax(sizes))
-    spacing, thickness = sizes[axis], request.slice_thickness or beside.thickness
+    spacing, thickness = sizes[axis], beside.thickness
     if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
         complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} {unit} "
                  f"apart, its header says {spacing:.4g} {unit}, which is taken; correct the one "

@@ -17,7 +17,7 @@ from matrix_compute import BLOCK, Drawn, bucket_order
 from octahedral.applying import apply_turned, lines_of
 from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
-from octahedral.tree import NO_READER, grow, quantile_tree, together
+from octahedral.tree import NO_READER, grow, together
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
 from util import random_of
 
@@ -216,8 +216,7 @@ def stage_tree(surveys, method, advance=lambda leaves: None):
         parts = [part for place, part in enumerate(surveys)
                  if method.trees == 1 or place % method.trees != number] or surveys
         features, samples = (np.concatenate(found) for found in zip(*parts, strict=True))
-        trees.append(quantile_tree(features) if method.splits == "quantiles"
-                     else grow(features, samples, method.leaves, advance))
+        trees.append(grow(features, samples, method.leaves, advance))
     return together(trees, reader)
 
 

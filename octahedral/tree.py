@@ -1,4 +1,4 @@
-"""A tree that sorts voxels into classes, by quantiles or by splits that are learned.
+"""A tree that sorts voxels into classes by splits that are learned.
 
 A split is learned by trying each feature with a few thresholds: if the voxels on either side had a
 small linear filter of their own, by how much would the squared error to the HR voxels fall? The
@@ -24,7 +24,6 @@ MOST_LEAVES, MOST_TREES = 4096, 8
 MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
 LEAST = 200  # samples on either side of a split, at least
 SMALL_RIDGE = 0.05  # of the mean energy of a regressor
-QUANTILE_SPLITS = (("strength", 6), ("coherence", 4), ("slope_1", 3), ("slope_2", 2))  # 144 classes
 NO_READER = np.zeros((len(READING_NAMES) + len(CUE_NAMES), 1 + len(CUE_NAMES)))
 
 
@@ -120,44 +119,6 @@ def read_tree(held):
     if not np.array_equal(tree.leaf, np.where(inner, -1, np.cumsum(~inner) - 1)):
         raise ValueError("the leaves of a tree are not numbered in order")
     return tree
-
-
-def quantile_tree(features):
-    """Fixed classes: the features of QUANTILE_SPLITS in turn, each cut into parts of equal size.
-
-    Each part by one feature is cut further by the next.
-
-    Parameters
-    ----------
-    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
-
-    Returns
-    -------
-    Tree
-
-    Examples
-    --------
-    >>> features = np.random.default_rng(0).random((1000, len(FEATURE_NAMES)), np.float32)
-    >>> quantile_tree(features).leaves  # 6 x 4 x 3 x 2
-    144
-    """
-    splits = [None]
-
-    def divide(node, rows, plan):
-        plan = [(name, parts) for name, parts in plan if parts > 1]
-        if not plan or not rows.size:
-            return
-        name, parts = plan[0]
-        feature, low, first = FEATURE_NAMES.index(name), parts // 2, len(splits)
-        values = features[rows, feature]
-        threshold = np.sort(values)[values.size * low // parts]
-        splits[node] = (feature, threshold, first, first + 1)
-        splits.extend([None, None])
-        divide(first, rows[values < threshold], [(name, low), *plan[1:]])
-        divide(first + 1, rows[values >= threshold], [(name, parts - low), *plan[1:]])
-
-    divide(0, np.arange(len(features)), QUANTILE_SPLITS)
-    return tree_of(splits)
 
 
 def grow(features, samples, leaves, advance=lambda leaves: None):

@@ -28,7 +28,7 @@ def checked(request, given, command):
                 raise ValueError(f"argument --{flags[entry.name]}: {fault}")
     if max(method.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
-    for name in ("voxel_size", "isotropic", "slice_thickness", "known_profile", "adapt"):
+    for name in ("voxel_size", "isotropic", "known_profile", "adapt"):
         evaluates = name in ("adapt", "known_profile") and method.preset == "scan"
         if name in given and not request.upscale and not evaluates:
             raise ValueError(f"argument --{flags[name]}: has no effect without --upscale; add it")
@@ -140,9 +140,6 @@ def _check_spaces(method, given):
                          "leave one of the two out")
     if not method.octahedral and method.ridge is None:
         raise ValueError("argument --ridge: auto is for --feature_space octahedral; give a number")
-    if method.octahedral and method.splits == "quantiles" and "leaves" in given:
-        raise ValueError("argument --leaves: has no effect with --splits quantiles; "
-                         "leave one of the two out")
 
 
 def _check_scan(method, given):

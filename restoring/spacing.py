@@ -30,7 +30,7 @@ class Way(NamedTuple):
     """How a volume gets to the voxel sizes that are asked for."""
 
     factors: list  # of tuple of three int: of the filters that are used, one after another
-    sizes: tuple  # of three float, of the voxels in the end; None: what the filters give
+    sizes: tuple | None  # of three float, of the voxels in the end; None: what the filters give
     most: bool = False  # whether an axis asked for more than the filters there are can do
 
     @property

@@ -339,7 +339,7 @@ def _plan(path, name, store):
     else:
         way = Way([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
-    if said := slices_in_words(path, sizes, request, unit):
+    if said := slices_in_words(path, sizes, unit):
         say(f"{name}: {said}")
     check_slices(path, shape, way.factor)
     uses = [store(factor) for factor in way.factors]
