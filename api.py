@@ -247,7 +247,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
         if learned.failed:
             raise ValueError(f"{', '.join(path.name for path in sorted(learned.failed))}: cannot "
                              "be learned from, see the warnings")
-        save_filters(learned.stages, request, sorted(learned.checkpoint.names()[0]))
+        save_filters(learned.stages, request, sorted(learned.checkpoint.ledger.names()[0]))
         return load_filters(request)
 
 

@@ -196,6 +196,39 @@ class Request:
                                       kind=float, several=True, low=1e-6, high=1e6, metavar="MM")
     isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
                              "all axes, in place of a factor")
+    known_profile: tuple = option((), "applying", "slice profile of the scans that are upscaled, "
+                                  "where it is known: one, or one per axis (default: read off "
+                                  "each scan)", kind=str, several=True, choices=PROFILES,
+                                  flag="profile")
+    adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
+                         "shows within its own plane, before they are used across it", switch=True)
+    test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
+                                 "slice profiles that volumes are degraded by", kind=str,
+                                 several=True, choices=PROFILES)
+    test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise "
+                               "that is added, in per cent", kind=float, several=True, low=0,
+                               high=50)
+    dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type "
+                        "and scaling", choices=("float32", "same"))
+    output: str = option("", "applying", "name of the restored volume, where one volume is "
+                         "restored", metavar="FILE")
+    overwrite: bool = option(False, "applying", "replace the file that the result is named, also "
+                             "where test.py did not write it as it is")
+    suffix: str = option("", "applying", "put between a volume's name and .nii of what is "
+                         "restored", metavar="TEXT")
+    report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the "
+                          "restored volumes", switch=True)
+
+    quiet: bool = option(False, "output", "print warnings and errors only, no progress",
+                         switch=True)
+    # How the work is done. None of these changes the filters, but for the rounding of a device.
+    device: str = option("auto", "running", "where to compute: auto takes a GPU if CuPy finds one, "
+                         "else the CPU", choices=DEVICES)
+    restart: bool = option(False, "running", "forget what an earlier training left in arrays/, "
+                           "begin anew")
+    checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this "
+                                       "many minutes have passed, and ten times as long as "
+                                       "saving took", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "memory to use at most, in GB (default: "
                                       "what is free)", kind=float, low=0, high=1e6, none=0)
     scheduler: str = option("", "running", "sum samples, or restore volumes, on the workers of "

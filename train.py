@@ -46,7 +46,7 @@ def main(request):
         learned = learn_stages(volumes, request, place)
         if learned.signal:
             return stopped(learned.signal, learned.checkpoint)
-        save_filters(learned.stages, request, sorted(learned.checkpoint.names()[0]))
+        save_filters(learned.stages, request, sorted(learned.checkpoint.ledger.names()[0]))
         write_pictures(learned, request)
     summary = structure_of(request.method).summary(learned.stages, learned.counts)
     print(f"{summary} in {time.perf_counter() - started:.0f} s.\n"

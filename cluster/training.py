@@ -80,7 +80,7 @@ class OnCluster:
                 for wanted, records in left:
                     where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
                                    f"{one_line(name)}" for name, (path, _) in records.items()}
-                    task = Task(checkpoint.classes, stages, request, checkpoint.taps,
+                    task = Task(checkpoint.ledger.classes, stages, request, checkpoint.ledger.taps,
                                 _files(checkpoint, buckets, wanted), wanted, self.training,
                                 software())
                     for part in self._rounds(records, request, stop):
@@ -89,9 +89,9 @@ class OnCluster:
                 if stop.asked:
                     return None, failed, stop.asked
         if structure.at_once:
-            return [checkpoint.load(range(checkpoint.buckets))], failed, None
-        every = np.ones(checkpoint.buckets, bool)
-        files = _files(checkpoint, range(checkpoint.buckets), every)
+            return [checkpoint.load(range(checkpoint.ledger.buckets))], failed, None
+        every = np.ones(checkpoint.ledger.buckets, bool)
+        files = _files(checkpoint, range(checkpoint.ledger.buckets), every)
         return checkpoint.groups(files), failed, None
 
     def _left(self, checkpoint, buckets, volumes, failed):
@@ -105,7 +105,7 @@ class OnCluster:
                                                     if path not in failed]):
             try:
                 record = found()
-                wanted = checkpoint.lacking(buckets, record)
+                wanted = checkpoint.ledger.lacking(buckets, record)
             except UserError as fault:
                 complain("train", fault)
                 faulty.add(path)
@@ -179,5 +179,5 @@ def _save(checkpoint, group, wanted, records):
     here = np.zeros_like(wanted)
     here[buckets.start:buckets.stop] = wanted[buckets.start:buckets.stop]
     for name in group.volumes:
-        checkpoint.add(here, records[name][1])
+        checkpoint.ledger.add(here, records[name][1])
     checkpoint.save(gram)

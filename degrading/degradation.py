@@ -2,7 +2,7 @@
 
 A degradation is linear and separable: along each axis it is a small matrix D. What belongs to it
 stands together here: degrading, bringing the low-resolution (LR) volume back to the fine grid,
-where fine voxels lie, the matrix of an axis, its adjoint, and what the LR volume says back of the
+where fine voxels lie, the matrix of an axis, and what the LR volume says back of the
 fine one. A further type of LR volume is one more class, and one more row of
 tests/test_degradation.py.
 """
@@ -98,10 +98,6 @@ class Degradation:
     def forward(self, image):
         """D applied to a fine volume along all axes; float32 or complex64."""
         return apply_operators(image, [banded(self.matrix(axis)) for axis in range(3)])
-
-    def adjoint(self, low):
-        """The transpose of D applied to an LR volume: <D x, y> = <x, D' y>."""
-        return apply_operators(low, [banded(self.matrix(axis).T) for axis in range(3)])
 
     def degrade(self, image):
         """The LR volume of a fine one: `forward`, and what a scanner does beyond."""
@@ -241,10 +237,6 @@ class TruncatedSpectrum(Degradation):
 
     def forward(self, image):
         return spectrum_of(image)[tuple(slice(*kept) for kept in self.kept)]
-
-    def adjoint(self, low):
-        filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(low)), workers=thread_count())
-        return filled  # 1 / N of the inverse transform is that of `forward`
 
     def degrade(self, image):
         spectrum = self.forward(image)

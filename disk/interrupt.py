@@ -136,10 +136,10 @@ def stopped(number, checkpoint):
     int
         The exit status that shells expect.
     """
-    each = ({record.name for record in records} for records in checkpoint.kept.values())
+    each = ({record.name for record in records} for records in checkpoint.ledger.kept.values())
     done = len(set.intersection(*each))
     plural = "" if done == 1 else "s"
-    without = " without --restart" if checkpoint.settings.restart else ""
+    without = " without --restart" if checkpoint.request.restart else ""
     print(f"Stopped; {done} volume{plural} saved in {checkpoint.folder}. "
           f"The same command{without} goes on from there.", flush=True)
     return 128 + number

@@ -42,12 +42,8 @@ class Checkpoint:
     Attributes
     ----------
     folder : Path
-    classes : Boundaries or Tree or None
-        What sorts voxels into buckets; None where no training was begun here.
-    buckets, taps, step : int
-        How many there are, and how many buckets a file holds; known with the classes.
-    finished, kept : dict of int to list of Finished
-        The volumes in each file's buckets: as summed in memory, and as it stands on the disk.
+    ledger : learning.ledger.Ledger
+        How the training was begun, and which volumes are in which buckets.
     """
 
     def __init__(self, request, sums):
@@ -55,48 +51,6 @@ class Checkpoint:
         self.folder = Path(request.arrays_dir, sums.folder)
         self.ledger = Ledger(self.folder, request, sums)
         self.saved_at, self.took = time.monotonic(), 0.0
-
-    # ---- what the ledger says
-
-    @property
-    def classes(self):
-        return self.ledger.classes
-
-    @property
-    def buckets(self):
-        return self.ledger.buckets
-
-    @property
-    def taps(self):
-        return self.ledger.taps
-
-    @property
-    def step(self):
-        return self.ledger.step
-
-    @property
-    def finished(self):
-        return self.ledger.finished
-
-    @property
-    def kept(self):
-        return self.ledger.kept
-
-    def compare(self, volumes, folder):
-        """Refuse to go on where a volume has changed or is gone: `Ledger.compare`."""
-        self.ledger.compare(volumes, folder)
-
-    def names(self):
-        """Names of the volumes in all buckets, and of those in some only: two sets of str."""
-        return self.ledger.names()
-
-    def lacking(self, buckets, record):
-        """Which of some buckets have not seen a volume: `Ledger.lacking`."""
-        return self.ledger.lacking(buckets, record)
-
-    def add(self, wanted, record):
-        """Note that the buckets that lacked a volume have seen it now: `Ledger.add`."""
-        self.ledger.add(wanted, record)
 
     # ---- to and from disk
 
@@ -172,9 +126,9 @@ class Checkpoint:
         UserError
             If a file is damaged.
         """
-        gram = Gram(len(buckets), self.taps, buckets.start)
+        gram = Gram(len(buckets), self.ledger.taps, buckets.start)
         for start in self.ledger.starts_in(buckets):
-            self.finished[start] = list(self.kept[start])
+            self.ledger.finished[start] = list(self.ledger.kept[start])
             self.files.read(start, gram)
         return gram
 
@@ -208,12 +162,12 @@ class Checkpoint:
         """
         begun, written = time.monotonic(), 0
         ahead = [start for start in self.ledger.starts_in(gram.buckets)
-                 if self.finished[start] != self.kept[start]]
+                 if self.ledger.finished[start] != self.ledger.kept[start]]
         make_folder(self.folder)
         self.files.demand_space(gram, ahead)
         for start in ahead:
-            written += self.files.write(start, gram, self.finished[start], advance)
-            self.kept[start] = list(self.finished[start])
+            written += self.files.write(start, gram, self.ledger.finished[start], advance)
+            self.ledger.kept[start] = list(self.ledger.finished[start])
         self.saved_at = time.monotonic()
         self.took = self.saved_at - begun
         return written

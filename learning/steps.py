@@ -90,7 +90,7 @@ def learn_stages(volumes, request, place=None):
             go_on(checkpoint, volumes, request)
         else:
             begin(checkpoint, structure, volumes, before, place)
-        passes = plan.passes or [range(checkpoint.buckets)]
+        passes = plan.passes or [range(checkpoint.ledger.buckets)]
         groups, faulty, signal = place.sum_samples(
             checkpoint, structure, engine, before, volumes, passes)
         failed |= faulty
@@ -98,9 +98,9 @@ def learn_stages(volumes, request, place=None):
             return Learned(stages, counts, failed, checkpoint, signal)
         solved = solve(checkpoint, structure, engine, groups, request)
         del groups  # before the next stage's sums are made
-        saved = saved and checkpoint.finished == checkpoint.kept
-        stages.append(Stage(checkpoint.classes, solved.weights))
-        before.append(Stage(checkpoint.classes, solved.before_others))
+        saved = saved and checkpoint.ledger.finished == checkpoint.ledger.kept
+        stages.append(Stage(checkpoint.ledger.classes, solved.weights))
+        before.append(Stage(checkpoint.ledger.classes, solved.before_others))
         counts.append(solved.counts)
         if solved.remark:
             print(f"Stage {number + 1}: {solved.remark}", flush=True)
@@ -127,15 +127,15 @@ def digest_of(stages):
 def plan_memory(structure, volumes, checkpoint, engine, budget):
     """Lay out the sums; each volume that is worked on ahead takes as much as the one at hand."""
     request = checkpoint.request
-    step = checkpoint.step or buckets_per_file(request.method.buckets, request.method.taps)
+    step = checkpoint.ledger.step or buckets_per_file(request.method.buckets, request.method.taps)
     voxels = largest_volume(volumes) * (1 + engine.ahead)
     return structure.plan(voxels, budget, step)
 
 
 def go_on(checkpoint, volumes, request):
     """Take up what an earlier run summed, if the volumes in it are the same; say what was found."""
-    checkpoint.compare(volumes, request.train_dir)
-    done, partly = checkpoint.names()
+    checkpoint.ledger.compare(volumes, request.train_dir)
+    done, partly = checkpoint.ledger.names()
     print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
           + (f", {len(partly)} in part" if partly else ""), flush=True)
 
@@ -230,10 +230,10 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
         """
         try:
             record = fingerprint(path, request.train_dir)
-            wanted = checkpoint.lacking(buckets, record)
+            wanted = checkpoint.ledger.lacking(buckets, record)
             if wanted is None:
                 return None, None
-            parts = (structure.draw(pair, stages, checkpoint.classes, part, buckets, wanted)
+            parts = (structure.draw(pair, stages, checkpoint.ledger.classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
             first = next(parts, None)  # what is wrong with a volume is found here
         except UserError as fault:
@@ -243,7 +243,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             for drawn in chain([first] if first else [], parts):
                 place.add(gram, drawn, request.method, bar.update)
                 samples += drawn.voxels.size
-            checkpoint.add(wanted, record)  # here, so that none is saved without the other
+            checkpoint.ledger.add(wanted, record)  # here, so that none is saved without the other
         return samples, None
 
     failed, gram = set(), None
@@ -295,7 +295,7 @@ def save(checkpoint, gram, passes):
 
 def solve(checkpoint, structure, engine, groups, request):
     """Solve the sums of a stage, if every volume is in them: `structure.Solved`."""
-    if partly := checkpoint.names()[1]:
+    if partly := checkpoint.ledger.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")
     counts = np.concatenate([part.count for part in groups])
@@ -303,7 +303,7 @@ def solve(checkpoint, structure, engine, groups, request):
         raise nothing_to_learn_from(request)
     with progress(int((counts > 0).sum()), "solving", "bucket", request.quiet) as bar:
         try:
-            return structure.solve(groups, counts, checkpoint.classes, engine, bar.update)
+            return structure.solve(groups, counts, checkpoint.ledger.classes, engine, bar.update)
         except np.linalg.LinAlgError as fault:
             tried = "auto" if request.method.ridge is None else f"{request.method.ridge:g}"
             raise UserError(f"argument --ridge: {tried} is too little to solve for the filters "
