@@ -189,6 +189,8 @@ class Request:
                                          kind=int, low=0, high=26, bare=10)
     upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring "
                            "them to the finer grid")
+    look: bool = option(False, "applying", "print what each scan is (grid, noise, blur, whether it "
+                        "was interpolated) and the command that serves it best; restore nothing")
     voxel_size: tuple | None = option(None, "applying", "voxel size to bring volumes to with "
                                       "--upscale, in the header's unit (mm), one number or "
                                       "one per axis, instead of --factor: axes and factors "

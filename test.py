@@ -2,6 +2,7 @@
 
     python test.py                        test/*.nii.gz -> result/<MMDDHH>/, metrics.csv beside them
     python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
+    python test.py --look --test_dir scan.nii.gz
     python test.py --help
 
 Figures are over the brain. They are given for the LR volume, for the best plain spline from the
@@ -32,6 +33,8 @@ def main(request):
     from nifti.study import find_volumes
     from restoring.steps import FilterStore
 
+    if request.look:
+        return look_at(request)
     if request.scheduler:
         request = request.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
     store = FilterStore(request)
@@ -47,6 +50,31 @@ def main(request):
     if request.quiet and own and filters.folder != request.arrays_dir and status != 2:
         complain("test", about_filters(filters))  # rather than the user's own
     return status
+
+
+def look_at(request):
+    """Describe each volume of the test folder; returns the exit status."""
+    # Here: as above.
+    from nifti.study import find_volumes
+    from nifti.volumes import relative_name
+    from restoring.looking import look
+    from restoring.steps import FilterStore
+
+    # Filters are asked whether they know such a scan: as for upscaling.
+    store, failed = FilterStore(replace(request, upscale=True)), 0
+    volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
+                           request.result_dir, request.mask)
+    for path in volumes:
+        try:
+            lines = look(path, store)
+        except UserError as fault:
+            complain("test", fault)
+            failed += 1
+        else:
+            print(one_line(relative_name(path, request.test_dir)))
+            for about, words in lines:
+                print(f"  {about:9} {one_line(words)}", flush=True)
+    return 0 if not failed else 2 if failed == len(volumes) else 1
 
 
 @contextmanager

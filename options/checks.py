@@ -30,8 +30,14 @@ def checked(request, given, command):
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     for name in ("voxel_size", "isotropic", "known_profile", "adapt"):
         evaluates = name in ("adapt", "known_profile") and method.preset == "scan"
-        if name in given and not request.upscale and not evaluates:
+        if name in given and not (request.upscale or request.look or evaluates):
             raise ValueError(f"argument --{flags[name]}: has no effect without --upscale; add it")
+    if request.look:
+        for name in ("output", "suffix", "dtype", "report", "scheduler", "upscale", "voxel_size",
+                     "isotropic", "factor", "blend_threshold"):
+            if name in given:
+                raise ValueError(f"argument --{name}: has no effect with --look, which restores "
+                                 "nothing; leave one of the two out")
     for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
         for other in [other for other in ("factor", "voxel_size") if other != name]:
             if other in given:

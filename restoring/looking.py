@@ -1,0 +1,146 @@
+"""What a scan is, before anything is done with it: what test.py --look prints."""
+import shlex
+
+import nibabel as nib
+import numpy as np
+
+from degrading.degradation import is_drawn
+from degrading.descriptors import NOISE, bright_part, cues_of, edge_density, head_in_zeros
+from degrading.measured_grid import measured_grid, onto_measured
+from degrading.profile_reader import SHARES, blur_of, read, strangeness, trust
+from degrading.slice_profile import PROFILES
+from machine.errors import UserError
+from nifti.checks import checked_image
+from nifti.geometry import unit_of, voxel_sizes_in_mm, voxel_sizes_of
+from nifti.masks import mask_for
+from nifti.slices import filled_up, slices_in_words
+from nifti.volumes import read_series
+from restoring.measured_scan import first_seen
+from restoring.spacing import of_three
+from util import bright_level_of_scan
+
+THICK = 1.5  # times the other voxel sizes: slices that have filters of their own
+FINE = 0.45  # mm: finer voxels than brains that filters have learned from become
+
+
+def look(path, store):
+    """Describe a scan, and name the command that serves it best.
+
+    Parameters
+    ----------
+    path : Path
+    store : restoring.steps.FilterStore
+
+    Returns
+    -------
+    list of (str, str)
+        What a line is about, and the line.
+
+    Raises
+    ------
+    UserError
+        If the file is no volume.
+    """
+    image, shape = checked_image(path, (3, 4))
+    sizes, unit = voxel_sizes_of(image), unit_of(image)
+    codes = "".join(code or "?" for code in nib.aff2axcodes(image.affine))
+    grid = " x ".join(map(str, shape[:3]))
+    series = f", {shape[3]} volumes" if len(shape) > 3 else ""
+    lines = [("grid", f"{grid} voxels of {of_three(sizes, unit)}{series}; axes {codes}; "
+                      f"{image.get_data_dtype().name}")]
+    if said := slices_in_words(path, sizes, unit):
+        lines.append(("slices", said))
+    volume, mask = read_series(path), mask_for(path, store.request.mask)
+    low = np.clip(first_seen(volume), 0, None)
+    measured = measured_grid(low, filled_up(path, sizes))
+    seen = [f"axis {axis}: {size / share:.4g} {unit} measured, on a grid of {size:.4g}"
+            for axis, (size, share) in enumerate(zip(sizes, measured.shares, strict=True))
+            if share < 1]
+    lines.append(("measured", f"interpolated after it was measured ({'; '.join(seen)})" if seen
+                  else "no sign of interpolation"))
+    inside = mask and mask.inside
+    if seen:
+        low, sizes = onto_measured(low, measured), sizes / measured.shares
+        if inside is not None:
+            inside = onto_measured(inside.astype(np.float32), measured) >= 0.5
+    in_mm = sizes * voxel_sizes_in_mm(image) / voxel_sizes_of(image)
+    content, inside = _content(low, in_mm, mask, inside)
+    scale = bright_level_of_scan(low if inside is None else low * inside) or float(low.max())
+    part = np.minimum(low if inside is None else low * inside, scale) / np.float32(scale)
+    lines.append(("content", content))
+    thick = sizes.max() > THICK * np.sort(sizes)[1]
+    factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
+    cues = cues_of(part, factor)
+    lines.append(("noise", f"about {100 * cues[NOISE]:.1f} % of the brightest intensity"))
+    share = None
+    if not thick and (reader := _reader(store)) is not None:
+        lines.append(("blur", _blur(reader, cues, store.request.known_profile)))
+        share = trust(reader, cues, edge_density(part))
+        known = "like" if share == 1 else "unlike"
+        lines.append(("brains", f"{known} those that the filters learned from (distance "
+                                f"{strangeness(reader, cues):.1f}, usual up to 1.5)"))
+    lines += _advice(path, sizes, unit, thick, share, store)
+    return lines
+
+
+def _content(low, in_mm, mask, inside):
+    """What is in the volume, in words; and where brightness, noise and blur are estimated."""
+    if mask:
+        return f"a head with a mask, {mask.path.name}", inside
+    bright = head_in_zeros(low, in_mm)
+    if bright is not None or bright_part(low) is not None:
+        return "a whole head, it seems: noise and blur are estimated in its bright part", bright
+    share = np.count_nonzero(low) / low.size
+    if share == 1:
+        return "tissue up to all faces, or a background that is not zero", None
+    return f"tissue in {share:.0%} of its voxels, zeros around", None
+
+
+def _reader(store):
+    """What reads the slice profile off a scan; None of filters that have none."""
+    try:
+        filters = store((2, 2, 2))
+    except UserError:
+        return None
+    return filters.stages[0].classes.reader if is_drawn(filters.method) else None
+
+
+def _blur(reader, cues, known):
+    """The slice profile, known or estimated, in words."""
+    found = blur_of(known, (2, 2, 2)) if known else read(reader, cues)
+    left = ", ".join(f"{100 * value:.0f} % at {share:g}"
+                     for value, share in zip(found, SHARES, strict=True))
+    if known:
+        return f"{' '.join(dict.fromkeys(known))}, by --profile (leaves {left} of the highest " \
+               "frequency)"
+    nearest = min(PROFILES, key=lambda name: np.square(
+        found - blur_of(3 * (name,), (2, 2, 2))).sum())
+    return f"most like {nearest}, estimated (leaves {left} of the highest frequency)"
+
+
+def _advice(path, sizes, unit, thick, share, store):
+    """The command that serves best, and why."""
+    name = path.name[:path.name.lower().rfind(".nii")]
+    words = ["python", "test.py", "--upscale"]
+    request = store.request
+    if thick:
+        words.append("--isotropic")
+        why = f"slices are {sizes.max() / np.sort(sizes)[1]:.2g} times as thick as the plane is " \
+              "fine: filters for thick slices, fine-tuned on the plane"
+    elif share == 0:
+        return [("advice", "none: it is so unlike brains that a spline is all that the filters "
+                           "would give")]
+    else:
+        words += ["--factor", "2"]
+        why = "voxels are about as long along all axes"
+        if share is not None and share < 1:
+            why += f"; {1 - share:.0%} of the filters' work would give way to a spline"
+        if sizes.min() / 2 < FINE / {"mm": 1, "um": 1e-3, "m": 1e3}[unit]:
+            why += "; the result is finer than the brains that filters have learned from: look " \
+                   "twice at what it shows"
+    if request.mask:
+        words += ["--mask", request.mask]
+    if request.known_profile:
+        words += ["--profile", *dict.fromkeys(request.known_profile)]
+    words += ["--test_dir", str(path), "--output", f"{name}_fine.nii.gz"]
+    return [("try", shlex.join(words)), ("because", why)]

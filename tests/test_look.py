@@ -1,0 +1,97 @@
+"""test.py --look: what is said of a scan, and the command that serves it."""
+import shlex
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import load_script, refused
+from synthetic import brain
+
+from options.command_line import command_line
+
+
+def looked(capsys, folder, *words):
+    """Exit status and what was printed, by volume and heading."""
+    status = load_script("test").main(command_line("test", [
+        "--look", "--test_dir", str(folder), *map(str, words)]))
+    found, name = {}, None
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("  "):
+            found[name][line[:12].strip()] = line[12:]
+        elif line.endswith((".nii", ".nii.gz")) and " " not in line:
+            name = line
+            found[name] = {}
+    return status, found
+
+
+def scan(path, data, sizes=(1, 1, 1), dtype=np.float32):
+    nib.save(nib.Nifti1Image(np.asarray(data, dtype), np.diag([*sizes, 1.0])), path)
+
+
+def test_grid_content_and_noise_of_a_brain(tmp_path, capsys):
+    noise = np.random.default_rng(0).normal(0, 10, (48, 46, 44))
+    inside = np.linalg.norm(np.indices(noise.shape) - 22.0 * np.ones((3, 1, 1, 1)), axis=0) < 20
+    scan(tmp_path / "v.nii.gz", (500 + noise) * inside, (1, 1.25, 0.9), np.int16)
+    status, found = looked(capsys, tmp_path)
+    about = found["v.nii.gz"]
+    assert status == 0 and not list(tmp_path.glob("**/*.json"))
+    assert about["grid"] == "48 x 46 x 44 voxels of 1 x 1.25 x 0.9 mm; axes RAS; int16"
+    assert about["measured"] == "no sign of interpolation"
+    assert about["content"].startswith("tissue in 34% of its voxels")
+    assert float(about["noise"].split()[1]) == pytest.approx(1.9, abs=0.3)
+
+
+def test_thick_slices_are_served_by_isotropic_voxels(tmp_path, capsys):
+    scan(tmp_path / "thick.nii", brain(1, (24, 24, 8)), (1, 1, 4))
+    words = shlex.split(looked(capsys, tmp_path)[1]["thick.nii"]["try"])
+    assert words[:4] == ["python", "test.py", "--upscale", "--isotropic"]
+    command_line("test", words[2:])  # all of it are options
+
+
+def test_the_command_goes_through_for_a_brain_and_names_what_was_given(tmp_path, capsys,
+                                                                       monkeypatch):
+    monkeypatch.setattr("restoring.looking.trust", lambda *_: 0.75)
+    scan(tmp_path / "a b.nii.gz", brain(1, (48, 48, 48)))
+    scan(tmp_path / "a b_mask.nii.gz", brain(1, (48, 48, 48)) > 0)
+    load_script("test").main(command_line("test", [
+        "--look", "--test_dir", str(tmp_path / "a b.nii.gz"), "--mask", "{name}_mask.nii.gz",
+        "--profile", "box"]))
+    lines = capsys.readouterr().out.splitlines()
+    command = next(line[12:] for line in lines if line.startswith("  try"))
+    request = command_line("test", shlex.split(command)[2:])
+    assert request.test_dir == str(tmp_path / "a b.nii.gz") and request.upscale
+    assert request.mask == "{name}_mask.nii.gz" and request.known_profile == 3 * ("box",)
+    assert any("25% of the filters' work would give way" in line for line in lines)
+    assert any(line.startswith("  blur      box, by --profile (leaves 78 % at 0.75, 64 % at 1")
+               for line in lines)
+
+
+def test_an_interpolated_scan_is_known_and_measured_sizes_are_named(tmp_path, capsys):
+    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
+    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
+    scan(tmp_path / "zip.nii", np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))), (0.5, 0.5, 1))
+    said = looked(capsys, tmp_path)[1]["zip.nii"]["measured"]
+    assert said.startswith("interpolated after it was measured (axis 0: 1 mm measured, on a grid")
+
+
+def test_what_is_unlike_brains_gets_no_command(tmp_path, capsys):
+    blocks = np.kron(np.random.default_rng(0).random((4, 4, 4)) > 0.5, np.ones((12, 12, 12)))
+    scan(tmp_path / "blocks.nii", 900.5 * blocks)
+    about = looked(capsys, tmp_path / "blocks.nii")[1]["blocks.nii"]
+    assert about["brains"].startswith("unlike") and "try" not in about
+    assert about["advice"].startswith("none: it is so unlike brains")
+
+
+def test_a_faulty_file_is_named_and_the_others_are_looked_at(tmp_path, capsys):
+    scan(tmp_path / "good.nii", brain(1, (24, 24, 24)))
+    (tmp_path / "bad.nii").write_bytes(b"no volume")
+    load_script("test")
+    status = load_script("test").main(command_line("test", ["--look", "--test_dir", str(tmp_path)]))
+    out, err = capsys.readouterr()
+    assert status == 1 and "good.nii" in out and "bad.nii" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", [["--output", "x.nii"], ["--factor", "2"], ["--upscale"],
+                                    ["--isotropic"], ["--no-report"], ["--dtype", "same"]])
+def test_options_without_effect_are_refused(capsys, option):
+    assert "has no effect with --look" in refused(capsys, "test", "--look", *option)
