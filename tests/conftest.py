@@ -36,10 +36,12 @@ def golden_figures(factor):
         figures = dict(arrays)
     for array in figures.values():
         array.setflags(write=False)  # shared between tests
+    method = Method(factor=(factor,) * 3)
     return SimpleNamespace(
         **figures,
         factor=factor,
-        settings=Method(factor=(factor,) * 3),
+        method=method,
+        settings=method,
         box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
         voxels=np.flatnonzero(figures["bucket"] >= 0),
     )
@@ -98,8 +100,8 @@ def load_script(name):
 
 def run_here(script, *arguments):
     """A command in this process; returns its exit status."""
-    settings = command_line(script, list(map(str, arguments)))
-    return load_script(script).main(settings)
+    request = command_line(script, list(map(str, arguments)))
+    return load_script(script).main(request)
 
 
 def assert_one_line(finished, *words):
@@ -139,9 +141,9 @@ def same(first, second):
 def learn(folders, arrays, *options):
     """train.py with small filters, in this process, which saves two seconds.
 
-    Returns filters, boundaries and settings.
+    Returns filters, boundaries and the method.
     """
-    settings = command_line(
+    request = command_line(
         "train",
         [
             "--train_dir",
@@ -152,15 +154,15 @@ def learn(folders, arrays, *options):
             *map(str, options),
         ],
     )
-    assert load_script("train").main(settings) == 0
-    filters, settings, *_ = load_filters(settings)
-    ((boundaries, h),) = filters
-    return h, boundaries, settings
+    assert load_script("train").main(request) == 0
+    filters = load_filters(request)
+    ((boundaries, h),) = filters.stages
+    return h, boundaries, filters.method
 
 
 def restore(folders, arrays, result, *options):
     """test.py in this process; returns the restored volume and its row of figures."""
-    settings = command_line(
+    request = command_line(
         "test",
         [
             "--test_dir",
@@ -172,7 +174,7 @@ def restore(folders, arrays, result, *options):
             *map(str, options),
         ],
     )
-    assert load_script("test").main(settings) == 0
+    assert load_script("test").main(request) == 0
     (folder,) = result.iterdir()
     restored = nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32)
     return restored, read_rows(folder / "metrics.csv")[0]
@@ -229,5 +231,7 @@ def pieces(tmp_path_factory):
 def small_filters(pieces):
     """Small filters learned with the defaults otherwise."""
     arrays = pieces.root / "arrays"
-    h, boundaries, settings = learn(pieces, arrays)
-    return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, settings=settings)
+    h, boundaries, method = learn(pieces, arrays)
+    return SimpleNamespace(
+        arrays=arrays, h=h, boundaries=boundaries, method=method, settings=method
+    )

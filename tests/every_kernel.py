@@ -46,7 +46,7 @@ def main(folder):
         arrays = ["--arrays_dir", str(folder / name), "--quiet"]
         learning = command_line("train", [
             *arrays, "--train_dir", str(folder / "train"), *map(str, options)])
-        assert train.main(*learning) == 0, name
+        assert train.main(learning) == 0, name
         applying = [*arrays, "--no-report", "--result_dir", str(folder / f"result {name}")]
         if "--factor" in options:
             applying += ["--factor", "1", "1", "8"]

@@ -18,9 +18,9 @@ def pair_of(lr, hr):
     return LRVolume(lr, lr, None, (slice(None),) * 3, lr.shape, 1.0, hr != 0, hr=hr)
 
 
-def add(gram, pair, voxels, bucket, settings, advance=lambda samples: None):
+def add(gram, pair, voxels, bucket, method, advance=lambda samples: None):
     """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
-    drawn = sorted_samples(pair, voxels, bucket, len(gram.count), settings)
+    drawn = sorted_samples(pair, voxels, bucket, len(gram.count), method)
     sum_rows(gram, drawn.ends, drawn.fill, advance)
 
 
@@ -50,12 +50,12 @@ def random_case(shape, length, buckets, seed=30):
     )
 
 
-def random_gram(settings, samples, seed=31, empty=()):
+def random_gram(method, samples, seed=31, empty=()):
     """Well-conditioned Gram matrices with `samples` of every bucket but the empty ones."""
     rng = np.random.default_rng(seed)
     matrices = []
-    for _ in range(settings.buckets):
-        rows = rng.standard_normal((samples, settings.taps + 1))
+    for _ in range(method.buckets):
+        rows = rng.standard_normal((samples, method.taps + 1))
         matrices.append(rows.T @ rows)
     gram = packed(matrices)
     gram.count[:] = samples
@@ -64,13 +64,13 @@ def random_gram(settings, samples, seed=31, empty=()):
     return gram
 
 
-def random_samples(settings=MEDIUM, seed=3, shape=(17, 18, 19)):
+def random_samples(method=MEDIUM, seed=3, shape=(17, 18, 19)):
     """A random volume, voxels of it and a bucket for each; some buckets stay empty."""
     rng = np.random.default_rng(seed)
     pair = pair_of(*(rng.random(shape, np.float32) for _ in range(2)))
     inner = np.zeros(shape, bool)
-    half = settings.filter_len // 2
+    half = method.filter_len // 2
     inner[(slice(half, -half),) * 3] = True
     voxels = np.flatnonzero(inner)
-    bucket = rng.integers(0, settings.buckets - 1, voxels.size) // 2 * 2 % settings.buckets
+    bucket = rng.integers(0, method.buckets - 1, voxels.size) // 2 * 2 % method.buckets
     return pair, voxels, bucket.astype(np.int32)

@@ -38,15 +38,15 @@ def save(path, data, affine=None, **header):
     return path
 
 
-def filter_paths(settings):
+def filter_paths(request):
     """The files of filters of the spherical space, settings last."""
     return [
-        Path(settings.arrays_dir, name)
+        Path(request.arrays_dir, name)
         for name in (
-            f"h_{settings.tag}.npy",
-            f"Qfactor_str{settings.tag}",
-            f"Qfactor_coh{settings.tag}",
-            f"settings_{settings.tag}.json",
+            f"h_{request.method.tag}.npy",
+            f"Qfactor_str{request.method.tag}",
+            f"Qfactor_coh{request.method.tag}",
+            f"settings_{request.method.tag}.json",
         )
     ]
 
@@ -74,18 +74,18 @@ def one_stage(h, boundaries):
     return [Stage(boundaries, h)]
 
 
-def degrade(image, settings):
+def degrade(image, method):
     """The LR volume of a fine one."""
-    return degradation_of(image.shape, settings).degrade(image)
+    return degradation_of(image.shape, method).degrade(image)
 
 
-def interpolate(low, shape, settings):
+def interpolate(low, shape, method):
     """An LR volume on the fine grid."""
-    return degradation_of(shape, settings, low.shape).interpolate(low)
+    return degradation_of(shape, method, low.shape).interpolate(low)
 
 
-def accumulate_stage(stages, gram, volume, tree, settings, name, wanted=None):
+def accumulate_stage(stages, gram, volume, tree, method, name, wanted=None):
     """Add a volume's samples to the sums of the stage after `stages`; returns how many."""
-    drawn = draw_stage_samples(volume, stages, tree, settings, name, wanted)
+    drawn = draw_stage_samples(volume, stages, tree, method, name, wanted)
     sum_rows(gram, drawn.ends, drawn.fill)
     return drawn.voxels.size

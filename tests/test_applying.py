@@ -18,7 +18,7 @@ from structure import apply_filters
 
 def test_restored_volume_is_the_released_codes(golden):
     kept = np.isin(golden.bucket.ravel()[golden.voxels], golden.h_bucket)
-    h = np.zeros((golden.settings.buckets, golden.settings.taps), np.float32)
+    h = np.zeros((golden.method.buckets, golden.method.taps), np.float32)
     h[golden.h_bucket] = golden.h
     voxels = golden.voxels[kept]
     sr = filter_voxels(golden.lr, voxels, golden.bucket.ravel()[voxels].astype(np.int32), h, 11)
@@ -29,13 +29,13 @@ def test_restored_volume_is_the_released_codes(golden):
 
 
 def test_whole_application_is_the_released_codes(golden):
-    h = np.zeros((golden.settings.buckets, golden.settings.taps), np.float32)
+    h = np.zeros((golden.method.buckets, golden.method.taps), np.float32)
     h[golden.h_bucket] = golden.h
     sr = apply_filters(
         golden.lr,
         h,
         Boundaries(golden.strength_boundary, golden.coherence_boundary),
-        golden.settings,
+        golden.method,
     )
     kept = np.isin(golden.bucket, golden.h_bucket)
     # One voxel in a thousand may fall into a neighbouring bucket.
@@ -61,21 +61,21 @@ def test_application_equals_the_literal_one(shape, length):
 
 
 def test_filter_of_one_centre_tap_gives_lr_back(brain):
-    settings = replace(SMALL, filter_len=5)
-    pair = make_pair(brain, settings)
-    h = np.zeros((settings.buckets, settings.taps), np.float32)
-    h[:, settings.taps // 2] = 1
-    sr = apply_filters(pair.lr, h, BOUNDARIES, settings)
+    method = replace(SMALL, filter_len=5)
+    pair = make_pair(brain, method)
+    h = np.zeros((method.buckets, method.taps), np.float32)
+    h[:, method.taps // 2] = 1
+    sr = apply_filters(pair.lr, h, BOUNDARIES, method)
     np.testing.assert_array_equal(sr, pair.lr)
 
 
 @pytest.mark.parametrize("lengths", [(3, 7), (7, 3), (5, 5)])
 def test_black_and_outer_voxels_keep_lr_whichever_window_is_larger(brain, lengths):
-    settings = replace(SMALL, filter_len=lengths[0], grad_len=lengths[1])
-    lr = make_pair(brain, settings).lr
+    method = replace(SMALL, filter_len=lengths[0], grad_len=lengths[1])
+    lr = make_pair(brain, method).lr
     # Whatever it touches becomes white.
-    h = np.full((settings.buckets, settings.taps), 2.0, np.float32)
-    sr = apply_filters(lr, h, BOUNDARIES, settings)
+    h = np.full((method.buckets, method.taps), 2.0, np.float32)
+    sr = apply_filters(lr, h, BOUNDARIES, method)
     inside = np.zeros(lr.shape, bool)
     inside[3:-3, 3:-3, 3:-3] = True
     if lengths == (5, 5):
@@ -100,19 +100,19 @@ def test_application_to_degenerate_volumes(kind):
 
 def test_application_and_learning_agree_on_the_bucket(brain):
     """Each voxel is served by the filter of the bucket that it was learned in."""
-    settings = replace(SMALL, solver="cg")
-    pair = make_pair(brain, settings)
+    method = replace(SMALL, solver="cg")
+    pair = make_pair(brain, method)
     boundaries = BOUNDARIES
-    gram = Gram(settings.buckets, settings.taps)
-    accumulate(gram, pair, boundaries, settings, "brain")
-    h = np.zeros((settings.buckets, settings.taps), np.float32)
+    gram = Gram(method.buckets, method.taps)
+    accumulate(gram, pair, boundaries, method, "brain")
+    h = np.zeros((method.buckets, method.taps), np.float32)
     seen = []
     for b in np.flatnonzero(gram.count):
         h[:] = 0
         h[b] = 1000
-        sr = apply_filters(pair.lr, h, boundaries, settings)
-        voxels = interior_voxels(pair.lr != 0, settings.margin)
+        sr = apply_filters(pair.lr, h, boundaries, method)
+        voxels = interior_voxels(pair.lr != 0, method.margin)
         seen.append(np.count_nonzero(sr.ravel()[voxels] == 1))
     # hr and lr have the same zeros here, so that each sample is also restored.
     np.testing.assert_array_equal(seen, gram.count[gram.count > 0])
-    assert features(pair.lr, voxels, settings).strength.size == sum(seen)
+    assert features(pair.lr, voxels, method).strength.size == sum(seen)

@@ -1,7 +1,6 @@
 """Factors along other axes than filters were learned for, and several sets of filters in a run."""
 import csv
 import json
-from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -89,9 +88,9 @@ def test_a_page_names_all_filters_that_any_of_its_volumes_took(tmp_path):
 
 
 def test_the_same_filters_along_other_axes_are_another_run(tmp_path):
-    settings = Request.of(result_dir=str(tmp_path), upscale=True, factor=(1, 1, 4))
-    turned = replace(settings, factor=(4, 1, 1))
-    with pytest.raises(KeyboardInterrupt), run_folder(settings, [], {"h": "0"}) as first:
+    request = Request.of(result_dir=str(tmp_path), upscale=True, factor=(1, 1, 4))
+    turned = request.but(factor=(4, 1, 1))
+    with pytest.raises(KeyboardInterrupt), run_folder(request, [], {"h": "0"}) as first:
         (first / "v.nii").write_text("")
         raise KeyboardInterrupt
     with run_folder(turned, [], {"h": "0"}) as second:

@@ -35,10 +35,10 @@ def error(estimate, pair):
     "kind", [kind for kind in KINDS if kind.get("lr_type") != "kspace"], ids=str
 )
 def test_the_matrices_of_the_axes_degrade_as_the_volume_was_degraded(kind):
-    settings = replace(PROJECTED, **kind)
+    method = replace(PROJECTED, **kind)
     volume = np.random.default_rng(0).random((24, 36, 48), np.float32)
-    low = degrade(volume, settings)
-    matrices = [degradation_of(volume.shape, settings).matrix(axis) for axis in range(3)]
+    low = degrade(volume, method)
+    matrices = [degradation_of(volume.shape, method).matrix(axis) for axis in range(3)]
     np.testing.assert_allclose(
         np.einsum("xyz,ax,by,cz->abc", volume, *matrices, optimize=True), low, atol=1e-5
     )
@@ -73,8 +73,8 @@ def test_a_start_from_what_is_known_is_nearer_to_hr_than_the_best_spline(kind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)
 def test_back_projecting_reduces_the_residual_and_clips(kind):
-    settings = replace(PROJECTED, **kind)
-    pair = make_pair(brain(shape=(36, 36, 36)), settings)
+    method = replace(PROJECTED, **kind)
+    pair = make_pair(brain(shape=(36, 36, 36)), method)
     noise = np.random.default_rng(1).normal(0, 0.05, pair.lr.shape).astype(np.float32)
     far = pair.lr + noise * (pair.lr > 0)
     near = pair.consistency.refine(far, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic import QUICK, brain, command, save
 
-from filter_constant import Method
+from filter_constant import Request
 from learning import steps
 from machine.errors import UserError
 
@@ -188,7 +188,7 @@ def test_a_bad_volume_is_one_line(tmp_path, name):
     make(tmp_path)
     (path,) = tmp_path.iterdir()
     with pytest.raises(UserError) as raised:
-        next(steps.pairs_of(path, Method(filter_len=5, grad_len=5)))
+        next(steps.pairs_of(path, Request.of(filter_len=5, grad_len=5)))
     text = str(raised.value)
     assert text.startswith(str(path)) and word in text and "\n" not in text
     assert ";" in text or "," in text  # what is wrong, and what would be right

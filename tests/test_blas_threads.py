@@ -5,7 +5,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from gram_cases import MEDIUM, SMALL, add, random_gram, random_samples
-from test_stages import QUICK_SETTINGS, TREE, random_sums
+from test_stages import QUICK, TREE, random_sums
 from test_tree import two_laws
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -23,7 +23,7 @@ STEPS = {
     "conjugate gradients": ("matrix_compute.symmetric_product", lambda: solve(
         random_gram(SMALL, 60), replace(SMALL, solver="cg"))),
     "leaves": ("octahedral.ridge.cho_factor", lambda: solve_stage(
-        random_sums(TREE)[0], TREE, replace(QUICK_SETTINGS, ridge=40.0))),
+        random_sums(TREE)[0], TREE, replace(QUICK, ridge=40.0))),
     "tree": ("octahedral.tree.errors_left", lambda: grow(*two_laws(), 3)),
 }
 

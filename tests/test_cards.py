@@ -12,7 +12,7 @@ import pytest
 from strict_card import CARDS, CURRENT, NAMES, current, strict_card
 
 from engine import CPU, choose_engine
-from filter_constant import Method, Request
+from filter_constant import Method
 from gpu import cards as device
 from gpu.cards import find_cards, try_out
 from machine.errors import UserError
@@ -21,10 +21,10 @@ from structure import structure_of
 
 def test_the_device_is_said_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert isinstance(choose_engine(Method()), CPU)
-    assert isinstance(choose_engine(Request.of(device="cpu")), CPU)
-    settings = Request.of(device="gpu", feature_space="octahedral")
-    assert isinstance(choose_engine(settings, structure_of(settings).cpu_only), CPU)
+    assert isinstance(choose_engine("auto"), CPU)
+    assert isinstance(choose_engine("cpu"), CPU)
+    method = Method(feature_space="octahedral")
+    assert isinstance(choose_engine("gpu", structure_of(method).cpu_only), CPU)
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("Device: CPU, ")
     assert "CuPy is not installed" in first
@@ -33,7 +33,7 @@ def test_the_device_is_said_in_one_line(capsys, monkeypatch):
     with pytest.raises(
         UserError, match="argument --device: no GPU to work on: CuPy is not installed"
     ):
-        choose_engine(Request.of(device="gpu"))
+        choose_engine("gpu")
 
 
 def fake_cupy(monkeypatch, available=True, fault=None, broken=(), cards=1):
@@ -97,19 +97,19 @@ def fake_cupy(monkeypatch, available=True, fault=None, broken=(), cards=1):
 def test_a_card_that_cupy_finds_is_taken(monkeypatch, capsys):
     fake_cupy(monkeypatch)
     monkeypatch.setenv("CUPY_TF32", "1")
-    engine = choose_engine(Method())
+    engine = choose_engine("auto")
     card = engine.streams[0].card
     out = capsys.readouterr().out
     assert out == "Device: GPU, NVIDIA Made Up, 7.5 of 8.6 GB free, CuPy 14.2.0\n"
     assert card.free() == 8 << 30 and device.os.environ["CUPY_TF32"] == "0"
-    assert isinstance(choose_engine(Request.of(device="cpu")), CPU)
+    assert isinstance(choose_engine("cpu"), CPU)
 
 
 def test_all_cards_are_taken_but_those_that_fail_their_trial_and_no_more_than_asked_for(
     monkeypatch, capsys
 ):
     fake_cupy(monkeypatch, cards=3, broken=[1])
-    cards = [stream.card for stream in choose_engine(Method()).streams]
+    cards = [stream.card for stream in choose_engine("auto").streams]
     out = capsys.readouterr().out
     assert len(cards) == 2
     assert out.startswith("Device: 2 GPUs, NVIDIA Made Up")

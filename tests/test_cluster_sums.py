@@ -27,42 +27,42 @@ def client():
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """Volumes, settings and boundaries."""
+    """Volumes, request and boundaries."""
     folder = tmp_path_factory.mktemp("cluster")
     paths = [save(folder / f"{n}.nii.gz", brain(n)) for n in range(5)]
-    settings = Request.of(filter_len=5, grad_len=5, q_angle_p=3, q_angle_t=3, train_dir=str(folder))
-    structure = structure_of(settings)
-    (name, pair), = pairs_of(paths[0], settings)
-    return paths, settings, structure.find_classes([structure.survey(pair, [], name, 5)[0]])
+    request = Request.of(filter_len=5, grad_len=5, q_angle_p=3, q_angle_t=3, train_dir=str(folder))
+    structure = structure_of(request.method)
+    (name, pair), = pairs_of(paths[0], request)
+    return paths, request, structure.find_classes([structure.survey(pair, [], name, 5)[0]])
 
 
-def plain(paths, settings, boundaries):
-    gram = Gram(settings.buckets, settings.taps)
+def plain(paths, request, boundaries):
+    gram = Gram(request.method.buckets, request.method.taps)
     for path in paths:
-        (name, pair), = pairs_of(path, settings)
-        accumulate(gram, pair, boundaries, settings, name)
+        (name, pair), = pairs_of(path, request)
+        accumulate(gram, pair, boundaries, request.method, name)
     return gram
 
 
-def asked(settings, boundaries, groups=None, training=""):
+def asked(request, boundaries, groups=None, training=""):
     """All buckets' sums, in one group if not said otherwise."""
-    every = range(settings.buckets)
-    return sums.Task(boundaries, [], settings, settings.taps, groups or [every],
+    every = range(request.method.buckets)
+    return sums.Task(boundaries, [], request, request.method.taps, groups or [every],
                      np.ones(len(every), bool), training)
 
 
-def submit(client, paths, settings, boundaries):
+def submit(client, paths, request, boundaries):
     batches = [[(path.name, path)] for path in paths]
-    return sums.submit_sums(client, batches, asked(settings, boundaries))
+    return sums.submit_sums(client, batches, asked(request, boundaries))
 
 
-def agree(groups, gram, settings):
+def agree(groups, gram, method):
     parts = [group.gram for group in groups]
     np.testing.assert_array_equal(np.concatenate([part.count for part in parts]), gram.count)
     # Sums differ by the order of float64 additions; solving makes that larger by the condition.
     np.testing.assert_allclose(np.concatenate([part.packed for part in parts]), gram.packed,
                                rtol=1e-10, atol=1e-10)
-    ours, theirs = solve_groups(parts, settings), solve_groups([gram], settings)
+    ours, theirs = solve_groups(parts, method), solve_groups([gram], method)
     assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
 
 
@@ -72,37 +72,37 @@ def test_a_killed_workers_sums_are_made_again_and_none_twice(client, task):
     holder = client.who_has(groups[0])[groups[0].key][0]
     os.kill(client.run(os.getpid)[holder], signal.SIGKILL)
     total = client.gather(groups)
-    agree(total, plain(*task), task[1])
+    agree(total, plain(*task), task[1].method)
     said = [note for batch in client.gather(notes) for note in batch]
     assert sum(note.samples for note in said) == total[0].gram.count.sum()
     assert sorted(total[0].volumes) == [path.name for path in task[0]]
 
 
 def test_a_corrupt_volume_is_named_and_left_out(client, task, tmp_path):
-    paths, settings, boundaries = task
+    paths, request, boundaries = task
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no volume")
-    groups, notes = submit(client, [*paths[:2], bad], settings, boundaries)
-    agree(client.gather(groups), plain(paths[:2], settings, boundaries), settings)
+    groups, notes = submit(client, [*paths[:2], bad], request, boundaries)
+    agree(client.gather(groups), plain(paths[:2], request, boundaries), request.method)
     assert groups[0].result().volumes == ("0.nii.gz", "1.nii.gz")
     (note,) = client.gather(notes)[2]
     assert note.samples is None and str(bad) in note.fault and "on worker tcp://" in note.fault
 
 
 def test_groups_of_buckets_are_all_the_buckets(task):
-    paths, settings, boundaries = task
+    paths, request, boundaries = task
     spans = [range(0, 30), range(30, 60), range(60, 81)]
-    task = asked(settings, boundaries, spans)
+    task = asked(request, boundaries, spans)
     groups = sums.sum_batch([("0", paths[0])], task).groups
     assert [group.gram.buckets for group in groups] == spans
-    agree(groups, plain(paths[:1], settings, boundaries), settings)
+    agree(groups, plain(paths[:1], request, boundaries), request.method)
 
 
 def test_after_a_stop_no_volume_is_begun_and_the_sums_say_so(client, task):
-    paths, settings, boundaries = task
+    paths, request, boundaries = task
     volumes = [(path.name, path) for path in paths]
     client.run(sums.stop_summing, "stopped")
     groups, notes = sums.submit_sums(client, [volumes[:3], volumes[3:]],
-                                     asked(settings, boundaries, training="stopped"))
+                                     asked(request, boundaries, training="stopped"))
     assert client.gather(notes) == [[], []]
     assert groups[0].result().volumes == () and not groups[0].result().gram.count.any()

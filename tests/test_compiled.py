@@ -139,7 +139,7 @@ def test_no_kernel_reads_out_of_bounds_with_any_option_at_its_limits(tmp_path):
 def kernels():
     """Names of all functions that numba compiles and keeps."""
     found = set()
-    for path in [*ROOT.glob("*.py"), *(ROOT / "octahedral").glob("*.py")]:
+    for path in all_sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             marks = "".join(map(ast.unparse, getattr(node, "decorator_list", ())))
             if "njit" in marks and "inline" not in marks:  # those are compiled with their callers

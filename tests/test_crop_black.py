@@ -15,7 +15,7 @@ def test_box_is_the_released_codes(golden):
     shape = [side - side % golden.factor for side in golden.volume.shape]
     image = golden.volume[tuple(slice(side) for side in shape)]
     np.testing.assert_array_equal(
-        as_pairs(black_crop_box(image, 5, golden.settings.factor)), golden.slice_area
+        as_pairs(black_crop_box(image, 5, golden.method.factor)), golden.slice_area
     )
 
 

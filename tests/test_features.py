@@ -54,15 +54,15 @@ VOLUMES = {
 }
 
 
-def compare_with_twin(lr, settings):
+def compare_with_twin(lr, method):
     """Features of all interior voxels against the twin's.
 
     Returns the fraction of voxels whose direction was compared.
     """
-    voxels = interior_voxels(np.ones(lr.shape, bool), settings.grad_len // 2)
-    found = features(lr, voxels, settings)
-    indices = naive.interior(np.ones(lr.shape, bool), settings.grad_len // 2)
-    twins = naive.features(lr, indices, settings.grad_len, settings.feature_type)
+    voxels = interior_voxels(np.ones(lr.shape, bool), method.grad_len // 2)
+    found = features(lr, voxels, method)
+    indices = naive.interior(np.ones(lr.shape, bool), method.grad_len // 2)
+    twins = naive.features(lr, indices, method.grad_len, method.feature_type)
     assert found.strength.shape == (len(twins),)
 
     # The tensor is float32: its entries, and so the eigenvalues, are right to about 1e-6 of the
@@ -77,14 +77,14 @@ def compare_with_twin(lr, settings):
 
     compared = 0
     for classes, (values, vector, _, _) in zip(found.angle, twins):
-        bins = np.array(naive.angles(vector)) / np.pi * (settings.q_angle_p, settings.q_angle_t)
+        bins = np.array(naive.angles(vector)) / np.pi * (method.q_angle_p, method.q_angle_t)
         well_known = values[0] > 1e-12 and values[1] < 0.999 * values[0]
         # A direction is known to about 1e-3 of a bin then; a class can only be demanded away from
         # the bins' edges. Near the pole the azimuth hangs on rounding as well.
         pole = np.hypot(vector[0], vector[1]) < 1e-3
         if well_known and (np.abs(bins - np.rint(bins)) > 5e-3).all() and not pole:
             assert tuple(classes) == naive.angle_classes(
-                vector, settings.q_angle_p, settings.q_angle_t
+                vector, method.q_angle_p, method.q_angle_t
             )
             compared += 1
     return compared / len(twins)
@@ -94,7 +94,7 @@ def compare_with_twin(lr, settings):
 
 
 def test_features_are_the_released_codes(golden):
-    found = features(golden.lr, golden.voxels, golden.settings)
+    found = features(golden.lr, golden.voxels, golden.method)
     # float32 sums of 729 terms; in the coherence the roots magnify the rounding of small
     # eigenvalues (measured: 7e-6)
     np.testing.assert_allclose(found.strength[::3], golden.features[:, 0], rtol=1e-5)
@@ -111,7 +111,7 @@ def test_features_equal_the_literal_ones(kind, feature_type):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "options",
     [
         dict(grad_len=3),
         dict(grad_len=5, q_angle_p=5, q_angle_t=7),
@@ -121,8 +121,8 @@ def test_features_equal_the_literal_ones(kind, feature_type):
     ],
     ids=str,
 )
-def test_window_and_angle_bins_do_what_they_say(settings):
-    assert compare_with_twin(random((12, 11, 13)), Method(**settings)) > 0.5
+def test_window_and_angle_bins_do_what_they_say(options):
+    assert compare_with_twin(random((12, 11, 13)), Method(**options)) > 0.5
 
 
 @pytest.mark.parametrize("shape", [(9, 9, 9), (9, 10, 30), (30, 9, 9), (9, 30, 10)])
@@ -131,28 +131,28 @@ def test_windows_that_reach_the_faces_use_one_sided_gradients(shape):
 
 
 def test_features_of_some_voxels_are_those_of_all_at_these_voxels(brain):
-    settings = Method(grad_len=5)
+    method = Method(grad_len=5)
     lr = brain / brain.max()
     voxels = interior_voxels(lr != 0, 2)
-    whole = features(lr, voxels, settings)
+    whole = features(lr, voxels, method)
     for chosen in (
         np.arange(0, voxels.size, 7),
         np.arange(1),
         np.arange(voxels.size - 1, voxels.size),
         np.arange(0),
     ):
-        for some, every in zip(features(lr, voxels[chosen], settings), whole):
+        for some, every in zip(features(lr, voxels[chosen], method), whole):
             np.testing.assert_array_equal(some, every[chosen])
 
 
 def test_features_do_not_depend_on_the_number_of_threads(brain, monkeypatch):
-    settings, lr = Method(grad_len=5), brain / brain.max()
+    method, lr = Method(grad_len=5), brain / brain.max()
     voxels = interior_voxels(lr != 0, 2)
     by_threads = []
     for number in (1, 2, 5):
         monkeypatch.setattr(hashtable, "thread_count", lambda number=number: number)
         monkeypatch.setattr(threads, "thread_count", lambda number=number: number)
-        by_threads.append(features(lr, voxels, settings))
+        by_threads.append(features(lr, voxels, method))
     for other in by_threads[1:]:
         for one, two in zip(by_threads[0], other):
             np.testing.assert_array_equal(one, two)
@@ -160,9 +160,9 @@ def test_features_do_not_depend_on_the_number_of_threads(brain, monkeypatch):
 
 @pytest.mark.parametrize("feature_type", FEATURE_TYPES)
 def test_features_scale_as_their_formulas_say(feature_type):
-    lr, settings = random((11, 11, 11)), Method(feature_type=feature_type)
+    lr, method = random((11, 11, 11)), Method(feature_type=feature_type)
     voxels = interior_voxels(lr != 0, 4)
-    full, half = features(lr, voxels, settings), features(lr / 2, voxels, settings)
+    full, half = features(lr, voxels, method), features(lr / 2, voxels, method)
     np.testing.assert_allclose(half.strength, full.strength / 4, rtol=1e-5)
     np.testing.assert_allclose(half.coherence, full.coherence, atol=1e-5)
 

@@ -8,7 +8,15 @@ import pytest
 from conftest import refused, run_command
 
 import filter_constant
-from filter_constant import FEATURE_TYPES, LR_TYPES, ONLY_OCTAHEDRAL, ONLY_SCAN, SOLVERS, Method
+from filter_constant import (
+    FEATURE_TYPES,
+    LR_TYPES,
+    ONLY_OCTAHEDRAL,
+    ONLY_SCAN,
+    SOLVERS,
+    Method,
+    Request,
+)
 from machine.option_fields import flag_of
 from options.command_line import command_line, options_of
 
@@ -26,14 +34,15 @@ def help_of(capsys, command):
 
 
 def test_defaults_are_the_published_ones():
-    settings = command_line("train", [])
-    assert not given
-    assert (settings.factor, settings.filter_len, settings.grad_len) == ((2, 2, 2), 11, 9)
-    assert (settings.q_angle_p, settings.q_angle_t, settings.lr_type) == (8, 8, "interpolation")
-    assert settings.feature_type == "lambda1_coh2"
-    assert (settings.sample_rate, settings.quantization_rate) == (3, 5)
-    assert (settings.sharpen, settings.blend_threshold) == (False, None)
-    assert (settings.buckets, settings.taps, settings.margin, settings.tag) == (576, 1331, 5, "2")
+    request = command_line("train", [])
+    assert not request.given
+    method = request.method
+    assert (method.factor, method.filter_len, method.grad_len) == ((2, 2, 2), 11, 9)
+    assert (method.q_angle_p, method.q_angle_t, method.lr_type) == (8, 8, "interpolation")
+    assert method.feature_type == "lambda1_coh2"
+    assert (method.sample_rate, method.quantization_rate) == (3, 5)
+    assert (method.sharpen, request.blend_threshold) == (False, None)
+    assert (method.buckets, method.taps, method.margin, method.tag) == (576, 1331, 5, "2")
 
 
 def test_options_keep_their_published_names():
@@ -53,9 +62,11 @@ def test_options_keep_their_published_names():
     assert published <= {field.name for command in COMMANDS for field in options_of(command)}
 
 
-def test_settings_cannot_be_changed():
+def test_options_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Method().factor = (3, 3, 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Request().upscale = True
 
 
 @pytest.mark.parametrize(
@@ -68,16 +79,16 @@ def test_settings_cannot_be_changed():
     ],
 )
 def test_sizes_follow_from_the_options(arguments, buckets, taps, margin):
-    settings = command_line("train", arguments)
-    assert (settings.buckets, settings.taps, settings.margin) == (buckets, taps, margin)
+    method = command_line("train", arguments).method
+    assert (method.buckets, method.taps, method.margin) == (buckets, taps, margin)
 
 
 # ---- what is understood
 
 
 def test_what_was_given_is_told_apart_from_defaults():
-    settings = command_line("train", ["--factor", "2", "--seed", "7"])
-    assert given == {"factor", "seed"} and settings.seed == 7
+    request = command_line("train", ["--factor", "2", "--seed", "7"])
+    assert request.given == {"factor", "seed"} and request.method.seed == 7
 
 
 @pytest.mark.parametrize(
@@ -89,8 +100,8 @@ def test_what_was_given_is_told_apart_from_defaults():
     ],
 )
 def test_factor_is_one_number_or_one_per_axis(arguments, factor, tag):
-    settings = command_line("train", ["--factor", *arguments])
-    assert (settings.factor, settings.tag) == (factor, tag)
+    method = command_line("train", ["--factor", *arguments]).method
+    assert (method.factor, method.tag) == (factor, tag)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +115,7 @@ def test_factor_is_one_number_or_one_per_axis(arguments, factor, tag):
     ids=str,
 )
 def test_sharpen_may_stand_bare_or_with_a_truth_value(arguments, expected):
-    assert command_line("train", arguments).sharpen is expected
+    assert command_line("train", arguments).method.sharpen is expected
 
 
 @pytest.mark.parametrize(
@@ -127,17 +138,17 @@ def test_blend_is_off_unless_asked_for(arguments, expected):
 def test_every_choice_is_taken(name, choices):
     for choice in choices:
         preset = ["--preset", "scan"] if choice == "scan" else []
-        assert getattr(command_line("train", [f"--{name}", choice, *preset]), name) == choice
+        assert command_line("train", [f"--{name}", choice, *preset]).value(name) == choice
 
 
 def test_scan_is_for_upscaling_and_options_narrow_it(capsys):
-    scan = command_line("train", ["--preset", "scan"])
+    scan = command_line("train", ["--preset", "scan"]).method
     assert (scan.lr_type, scan.grid, scan.start) == ("scan", "edges", "quintic")
     assert scan.back_projections == 0
     assert scan.profile == ("box", "gap", "gauss", "sharp", "kspace", "hamming")
     assert scan.noise == 7
     narrow = ["--preset", "scan", "--profile", "box", "box", "gap", "--noise", "3"]
-    narrow = command_line("train", narrow)
+    narrow = command_line("train", narrow).method
     assert narrow.profile == ("box", "gap") and narrow.noise == 3
     for wrong in (
         ["--profile", "box"],
@@ -169,15 +180,16 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
             if field.name in ("voxel_size", "slice_thickness"):
                 best = ["--upscale"]
             if field.name != "factor" or end > 1:  # a factor of 1 on all axes is no task
-                assert field.name in command_line(command, [f"--{field.name}", str(end), *best])[1]
+                request = command_line(command, [f"--{field.name}", str(end), *best])
+                assert field.name in request.given
             assert f"--{field.name}" in refused(capsys, command, f"--{field.name}", outside)
             checked += 1
     assert checked >= 10
 
 
 def test_a_preset_sets_several_options_and_others_change_it():
-    paper, best = Method(), command_line("train", ["--preset", "best"])
-    assert command_line("train", ["--preset", "paper"]) == paper
+    paper, best = Method(), command_line("train", ["--preset", "best"]).method
+    assert command_line("train", ["--preset", "paper"]) == Request(paper, frozenset({"preset"}))
     assert (paper.feature_space, paper.ridge) == ("spherical", 10)
     assert (best.feature_space, best.start) == ("octahedral", "projected")
     assert (best.filter_len, best.ridge) == (7, None)
@@ -185,7 +197,7 @@ def test_a_preset_sets_several_options_and_others_change_it():
         (["--preset", "best", "--filter_len", "5", "--ridge", "300"], 300),
         (["--ridge", "auto", "--feature_space", "octahedral"], None),
     ):
-        assert command_line("train", options).ridge == ridge
+        assert command_line("train", options).method.ridge == ridge
 
 
 # ---- help
@@ -233,5 +245,5 @@ def test_help_needs_neither_numpy_nor_numba(script):
     }
 
 
-def test_settings_need_nothing_beyond_the_standard_library():
+def test_options_need_nothing_beyond_the_standard_library():
     assert "import numpy" not in inspect.getsource(filter_constant)

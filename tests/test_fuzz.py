@@ -24,7 +24,7 @@ from synthetic import brain, filter_paths, one_stage, save
 
 from disk.filters import load_filters, save_filters
 from engine import CPU
-from filter_constant import Method
+from filter_constant import Request
 from hashtable import Boundaries
 from learning.ledger import Finished
 from learning.steps import checkpoint_of
@@ -49,7 +49,7 @@ SHARES = {
 BOTH = ("volume", "packed", "geometry", "upscaled", "stages")  # kinds that also end in results
 SECONDS = 20  # for one case; they take some milliseconds
 GROWN = 600 << 20  # bytes that the process may take more at the end than at the beginning
-SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
+SMALL = Request.of(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 ended = Counter()
 
 
@@ -157,25 +157,26 @@ def files(tmp_path_factory):
         "integers": save(folder / "w.nii", np.rint(data).astype(np.int16)).read_bytes(),
     }
     made["gzip"] = gzip.compress(made["integers"], 6, mtime=0)
-    here = Method(**{**SMALL.__dict__, "arrays_dir": str(folder)})
-    h = np.zeros((here.buckets, here.taps), np.float32)
-    h[:, here.taps // 2] = 1
+    here = SMALL.but(arrays_dir=str(folder))
+    method = here.method
+    h = np.zeros((method.buckets, method.taps), np.float32)
+    h[:, method.taps // 2] = 1
     save_filters(
         one_stage(h, Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))), here, ["v.nii"]
     )
-    checkpoint = checkpoint_of(structure_of(here), [], here)
+    checkpoint = checkpoint_of(structure_of(method), [], here)
     checkpoint.begin(
         Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4])), [Finished("v.nii", 1, "0")]
     )
-    gram = checkpoint.load(range(here.buckets))
+    gram = checkpoint.load(range(method.buckets))
     samples = np.random.default_rng(0).standard_normal((60, gram.side))
     gram.packed[3:20], gram.count[3:20] = (samples.T @ samples)[np.tril_indices(gram.side)], 60
-    checkpoint.add(np.ones(here.buckets, bool), Finished("v.nii", 1, "0"))
+    checkpoint.add(np.ones(method.buckets, bool), Finished("v.nii", 1, "0"))
     checkpoint.save(gram)
-    made["settings"], made["folder"], made["filters"] = here, folder, load_filters(here)
+    made["request"], made["folder"], made["filters"] = here, folder, load_filters(here)
     shutil.copytree(folder, folder / "kept")
     restore(folder, "v.nii", made["volume"], made)  # compiles
-    solve(gram, here)
+    solve(gram, method)
     return made
 
 
@@ -183,7 +184,8 @@ def restore(folder, name, content, files):
     """What test.py does with one volume."""
     path = Path(folder, name)
     path.write_bytes(content)
-    return restore_file(path, Path(folder, "result", name), *files["filters"], CPU()).row
+    target = Path(folder, "result", name)
+    return restore_file(path, target, files["filters"], files["request"], CPU()).row
 
 
 class Case:
@@ -242,7 +244,7 @@ def test_mutated_filters(files, changes):
 
     Half of the cases have digests that fit, so that what stands behind them is met, too.
     """
-    here, folder = files["settings"], files["folder"]
+    here, folder = files["request"], files["folder"]
     paths = filter_paths(here)
     first = changes[0][1]
     path = paths[first % 4]
@@ -254,9 +256,10 @@ def test_mutated_filters(files, changes):
         paths[-1].write_text(json.dumps(about))
     try:
         with Case("filters", folder):
-            ((boundaries, h),), learned = load_filters(here)
-            assert h.shape == (learned.buckets, learned.taps) and np.isfinite(h).all()
-            assert learned.arrays_dir == here.arrays_dir
+            learned = load_filters(here)
+            ((_, h),), method = learned.stages, learned.method
+            assert h.shape == (method.buckets, method.taps) and np.isfinite(h).all()
+            assert learned.folder == here.arrays_dir
     finally:
         for name in {path.name, paths[-1].name}:
             shutil.copy(folder / "kept" / name, folder / name)
@@ -264,15 +267,15 @@ def test_mutated_filters(files, changes):
 
 @fuzz("checkpoint", mutations(4000))
 def test_mutated_checkpoint(files, changes):
-    folder = files["folder"]
-    checkpoint = checkpoint_of(structure_of(files["settings"]), [], files["settings"])
+    folder, here = files["folder"], files["request"]
+    checkpoint = checkpoint_of(structure_of(here.method), [], here)
     path = checkpoint.folder / ("about.json" if changes[0][1] % 3 == 0 else "sums_00000.npy")
     good = (folder / "kept" / "QVF_2" / path.name).read_bytes()
     path.write_bytes(mutated(good, changes))
     try:
         with Case("checkpoint", folder):
             if checkpoint.find():
-                gram = checkpoint.load(range(files["settings"].buckets))
+                gram = checkpoint.load(range(here.method.buckets))
                 assert np.isfinite(gram.packed).all() and (gram.count >= 0).all()
                 checkpoint.names()
     finally:

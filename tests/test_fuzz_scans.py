@@ -18,7 +18,7 @@ from synthetic import brain, one_stage, save
 from test_fuzz import SMALL, Case, fuzz, mutated, mutations
 
 from disk.files import whole_files
-from disk.filters import load_filters
+from disk.filters import Filters, load_filters
 from engine import CPU
 from hashtable import Boundaries
 from options.command_line import command_line
@@ -62,20 +62,22 @@ def files(tmp_path_factory):
     image.set_qform(affine, 1)
     nib.save(image, folder / "v.nii")
     save(folder / "train" / "v.nii", brain())
-    settings = command_line("train", [
+    request = command_line("train", [
         "--preset", "best", "--stages", "1", "--leaves", "2", "--filter_len", "3", "--train_dir",
         str(folder / "train"), "--arrays_dir", str(folder / "arrays")])
-    assert load_script("train").main(settings) == 0
+    assert load_script("train").main(request) == 0
     shutil.copytree(folder / "arrays", folder / "kept")
-    published = replace(SMALL, upscale=True, arrays_dir=str(folder / "arrays"))
-    h = np.zeros((published.buckets, published.taps), np.float32)
-    h[:, published.taps // 2] = 1
+    published = SMALL.but(upscale=True, arrays_dir=str(folder / "arrays"))
+    method = published.method
+    h = np.zeros((method.buckets, method.taps), np.float32)
+    h[:, method.taps // 2] = 1
     limits = Boundaries(np.array([1e-4, 1e-3]), np.array([0.2, 0.4]))
-    found = {"folder": folder, "volume": (folder / "v.nii").read_bytes(), "settings": settings,
-             "filters": (one_stage(h, limits), published)}
+    found = {"folder": folder, "volume": (folder / "v.nii").read_bytes(),
+             "stages": replace(request, given=frozenset()),
+             "filters": Filters(one_stage(h, limits), method), "asked": published}
     path, target, first = restored(found, "v.nii", found["volume"])  # compiles
     with whole_files() as files:
-        write_beside("v", target.with_suffix(".png"), first, 1, files)  # loads what draws
+        write_beside("v", target.with_suffix(".png"), first, 1, files, False)  # loads what draws
     return found
 
 
@@ -84,7 +86,7 @@ def restored(files, name, content):
     path = Path(files["folder"], name)
     path.write_bytes(content)
     target = Path(files["folder"], "result", name)
-    return path, target, restore_file(path, target, *files["filters"], CPU())
+    return path, target, restore_file(path, target, files["filters"], files["asked"], CPU())
 
 
 def check(target):
@@ -114,15 +116,17 @@ def test_mutated_geometry_in_the_report(files, changes):
     with Case("report", files["folder"]):
         path, target, found = restored(files, "r.nii", spoilt(files["volume"], changes))
         with whole_files() as beside:
-            shown = write_beside(path.name, target.with_suffix(".png"), found, 1, beside)
-        page = make_page(about_run(found.settings, ["test.py"]), [found.row], [shown])
+            shown = write_beside(path.name, target.with_suffix(".png"), found, 1, beside,
+                                 compare=False)
+        about = about_run(files["asked"], found.method, ["test.py"])
+        page = make_page(about, [found.row], [shown])
         assert "nan" not in page.split("<table>")[1].split("</table>")[0]
 
 
 @fuzz("stages", mutations(3000))
 def test_mutated_filters_of_stages(files, changes):
     """One of the three files; half of the cases have digests that fit."""
-    here = files["settings"]
+    here = files["stages"]
     names = ("stage1_2.npy", "tree1_2.npy", "settings_2.json")
     arrays, kept = Path(here.arrays_dir), files["folder"] / "kept"
     first = changes[0][1]
@@ -134,11 +138,11 @@ def test_mutated_filters_of_stages(files, changes):
         (arrays / names[-1]).write_text(json.dumps(about))
     try:
         with Case("stages", files["folder"]):
-            stages, learned, *_ = load_filters(here)
-            (tree, weights), = stages
+            filters = load_filters(here)
+            (tree, weights), = filters.stages
             assert weights.shape[0] == tree.leaves and np.isfinite(weights).all()
-            restore_file(files["folder"] / "v.nii", files["folder"] / "result" / "s.nii", stages,
-                         replace(learned, upscale=True), CPU())
+            restore_file(files["folder"] / "v.nii", files["folder"] / "result" / "s.nii", filters,
+                         here.but(upscale=True), CPU())
     finally:
         for changed in {name, names[-1]}:
             shutil.copy(kept / changed, arrays / changed)

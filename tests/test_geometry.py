@@ -2,7 +2,6 @@
 
 And in the eyes of other software.
 """
-import dataclasses
 import itertools
 
 import nibabel as nib
@@ -15,7 +14,7 @@ from synthetic import one_stage
 import test as script
 from degrading.degradation import degradation_of
 from disk.filters import save_filters
-from filter_constant import Method
+from filter_constant import Method, Request
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
 from matrix_compute import Gram, accumulate, solve
@@ -39,21 +38,21 @@ PLACES = pytest.mark.parametrize(
     "orientation, grid", list(itertools.product(["LAS", "oblique"], ["centers", "edges"])))
 
 
-def keeping(settings):
+def keeping(method):
     """Filters that keep the LR voxel."""
-    h = np.zeros((settings.buckets, settings.taps), np.float32)
-    h[:, settings.taps // 2] = 1
+    h = np.zeros((method.buckets, method.taps), np.float32)
+    h[:, method.taps // 2] = 1
     return h
 
 
-def run_upscale(tmp_path, image, settings, h, name="scan.nii"):
+def run_upscale(tmp_path, image, method, h, name="scan.nii"):
     """Save, upscale by the command's own story, load."""
-    settings = dataclasses.replace(
-        settings, arrays_dir=str(tmp_path / "arrays"), test_dir=str(tmp_path / name), upscale=True,
+    request = Request(
+        method, arrays_dir=str(tmp_path / "arrays"), test_dir=str(tmp_path / name), upscale=True,
         output=str(tmp_path / f"fine_{name}"), report=False)
     nib.save(image, tmp_path / name)
-    save_filters(one_stage(h, BOUNDARIES), settings, [])
-    assert script.main(settings) == 0
+    save_filters(one_stage(h, BOUNDARIES), request, [])
+    assert script.main(request) == 0
     return nib.load(tmp_path / f"fine_{name}")
 
 
@@ -68,7 +67,7 @@ def world(image, affine=None):
 @pytest.mark.parametrize("orientation", AFFINES)
 def test_a_ramp_in_world_coordinates_stays_that_ramp(tmp_path, orientation, grid, factor):
     lies = {"lr_type": "average", "grid": "edges"} if grid == "average" else {"grid": grid}
-    settings = Method(factor=factor, filter_len=5, grad_len=5, **lies)
+    method = Method(factor=factor, filter_len=5, grad_len=5, **lies)
     image = nib.Nifti1Image(np.zeros((14, 13, 12), np.float32), AFFINES[orientation])
     image.set_sform(AFFINES[orientation], code=1)
     image.set_qform(AFFINES[orientation], code=2)
@@ -76,7 +75,7 @@ def test_a_ramp_in_world_coordinates_stays_that_ramp(tmp_path, orientation, grid
     ramp = world(image) @ slope
     low, span = ramp.min() - 5, np.ptp(ramp)
     ramp_image = nib.Nifti1Image((ramp - low).astype(np.float32), None, image.header)
-    fine = run_upscale(tmp_path, ramp_image, settings, keeping(settings))
+    fine = run_upscale(tmp_path, ramp_image, method, keeping(method))
     assert fine.shape == tuple(n * f for n, f in zip(image.shape, factor))
     assert (int(fine.header["sform_code"]), int(fine.header["qform_code"])) == (1, 2)
     inner = tuple(slice(3 * f, -3 * f) for f in factor)
@@ -89,10 +88,10 @@ def test_a_ramp_in_world_coordinates_stays_that_ramp(tmp_path, orientation, grid
 @pytest.mark.parametrize("side", [12, 15])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
-    settings = Method(factor=(factor, 1, 1), lr_type="kspace", kspace_keep="auto")
+    method = Method(factor=(factor, 1, 1), lr_type="kspace", kspace_keep="auto")
     place = np.arange(side)[:, None, None] * np.ones((1, 3, 4))
     low = (2 + np.cos(2 * np.pi * (2 * place / side + 0.1))).astype(np.float32)
-    operator = degradation_of((side * factor, 3, 4), settings)
+    operator = degradation_of((side * factor, 3, 4), method)
     fine, to_low = operator.interpolate(low), operator.fine_to_low()
     positions = to_low[0, 0] * np.arange(side * factor) + to_low[0, 3]
     assert operator.grid == "first" and positions[1] == 1 / factor
@@ -101,10 +100,10 @@ def test_a_wave_filled_with_zeros_in_k_space_stays_that_wave(side, factor):
 
 
 def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
-    settings = Method(filter_len=5, grad_len=5, grid="edges")
+    method = Method(filter_len=5, grad_len=5, grid="edges")
     image = nib.Nifti1Image(1 + np.arange(720, dtype=np.float32).reshape(8, 9, 10), None)
     image.header.set_zooms((1, 2, 3))
-    fine = run_upscale(tmp_path, image, settings, keeping(settings))
+    fine = run_upscale(tmp_path, image, method, keeping(method))
     assert (int(fine.header["sform_code"]), int(fine.header["qform_code"])) == (0, 0)
     assert np.allclose(fine.header.get_zooms(), (0.5, 1, 1.5))
 
@@ -125,15 +124,15 @@ def landscape(shape, seed, smooth, ground):
     return np.clip(volume - ground, 0, None).astype(np.float32)
 
 
-def learned_filters(settings):
+def learned_filters(method):
     """Filters learned from a small random landscape."""
-    pair = make_pair(landscape((40, 40, 40), seed=5, smooth=1.5, ground=0.45), settings)
-    found = features(pair.lr, interior_voxels(pair.lr != 0, settings.margin), settings)
+    pair = make_pair(landscape((40, 40, 40), seed=5, smooth=1.5, ground=0.45), method)
+    found = features(pair.lr, interior_voxels(pair.lr != 0, method.margin), method)
     boundaries = Boundaries(quantile_boundaries(found.strength, 3),
                             quantile_boundaries(found.coherence, 3))
-    gram = Gram(settings.buckets, settings.taps)
-    accumulate(gram, pair, boundaries, settings, "landscape")
-    return solve(gram, settings), boundaries
+    gram = Gram(method.buckets, method.taps)
+    accumulate(gram, pair, boundaries, method, "landscape")
+    return solve(gram, method), boundaries
 
 
 @pytest.mark.parametrize("grid", ["centers", "edges"])
@@ -142,16 +141,16 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
 
     Each bin of them is learned from samples of its own.
     """
-    settings = Method(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
-    learned = one_stage(*learned_filters(settings))
-    keeps = one_stage(keeping(settings), BOUNDARIES)
+    method = Method(filter_len=5, grad_len=5, grid=grid, sample_rate=1)
+    learned = one_stage(*learned_filters(method))
+    keeps = one_stage(keeping(method), BOUNDARIES)
     low = landscape((16, 18, 20), seed=6, smooth=1, ground=0.3)
-    straight, kept = upscale(low, learned, settings), upscale(low, keeps, settings)
+    straight, kept = upscale(low, learned, method), upscale(low, keeps, method)
     change = np.sqrt(np.mean((straight - kept)**2))
     for axis in range(3):
         # Flipping voxels and the affine's axis leaves the world as it was: results flip alike.
-        flipped = np.flip(upscale(np.flip(low, axis).copy(), learned, settings), axis)
-        assert np.allclose(np.flip(upscale(np.flip(low, axis).copy(), keeps, settings), axis), kept,
+        flipped = np.flip(upscale(np.flip(low, axis).copy(), learned, method), axis)
+        assert np.allclose(np.flip(upscale(np.flip(low, axis).copy(), keeps, method), axis), kept,
                            atol=1e-5 * low.max())
         # Measured: 0.10 to 0.11.
         assert np.sqrt(np.mean((flipped - straight)**2)) < 0.2 * change
@@ -159,7 +158,7 @@ def test_a_flipped_volume_gives_the_flipped_result_in_world_space(grid):
         flip[axis, axis], flip[axis, 3] = -1, low.shape[axis] - 1
         fine_flip = np.eye(4)
         fine_flip[axis, axis], fine_flip[axis, 3] = -1, straight.shape[axis] - 1
-        to_low = degradation_of(straight.shape, settings).fine_to_low()
+        to_low = degradation_of(straight.shape, method).fine_to_low()
         assert np.allclose(flip @ to_low, to_low @ fine_flip)
 
 
@@ -173,10 +172,10 @@ def smooth_image(affine, shape=(20, 18, 16)):
 
 @PLACES
 def test_other_software_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
-    settings = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
+    method = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
-    fine = run_upscale(tmp_path, image, settings, keeping(settings))
-    inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
+    fine = run_upscale(tmp_path, image, method, keeping(method))
+    inner = tuple(slice(4 * f, -4 * f) for f in method.factor)
     voxels, tolerance = fine.get_fdata()[inner], 0.01 * np.ptp(image.get_fdata())
     by_nibabel = resample_from_to(image, fine, order=3).get_fdata()[inner]
     assert np.abs(by_nibabel - voxels).max() < tolerance
@@ -186,10 +185,10 @@ def test_other_software_finds_the_same_voxels_at_the_same_places(tmp_path, orien
 def test_nilearn_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
     resampling = pytest.importorskip(
         "nilearn.image", reason="nilearn is not installed (requirements-dev.txt)")
-    settings = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
+    method = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
-    fine = run_upscale(tmp_path, image, settings, keeping(settings))
-    inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
+    fine = run_upscale(tmp_path, image, method, keeping(method))
+    inner = tuple(slice(4 * f, -4 * f) for f in method.factor)
     by_nilearn = resampling.resample_to_img(image, fine, interpolation="continuous").get_fdata()
     assert np.abs(by_nilearn - fine.get_fdata())[inner].max() < 0.01 * np.ptp(image.get_fdata())
 
@@ -198,16 +197,16 @@ def test_nilearn_finds_the_same_voxels_at_the_same_places(tmp_path, orientation,
 def test_simpleitk_finds_the_same_voxels_at_the_same_places(tmp_path, orientation, grid):
     sitk = pytest.importorskip(
         "SimpleITK", reason="SimpleITK is not installed (requirements-dev.txt)")
-    settings = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
+    method = Method(factor=(2, 2, 3), filter_len=5, grad_len=5, grid=grid)
     image = smooth_image(AFFINES[orientation])
-    fine = run_upscale(tmp_path, image, settings, keeping(settings))
+    fine = run_upscale(tmp_path, image, method, keeping(method))
     scan, restored = (sitk.ReadImage(str(tmp_path / name), sitk.sitkFloat32)
                       for name in ("scan.nii", "fine_scan.nii"))
     # ITK's world is LPS.
     corner = np.array(restored.TransformIndexToPhysicalPoint([3, 4, 5])) * [-1, -1, 1]
     assert np.allclose(corner, fine.affine[:3] @ [3, 4, 5, 1], atol=1e-3)
     resampled = sitk.Resample(scan, restored, sitk.Transform(), sitk.sitkBSpline)
-    inner = tuple(slice(4 * f, -4 * f) for f in settings.factor)
+    inner = tuple(slice(4 * f, -4 * f) for f in method.factor)
     by_itk = sitk.GetArrayFromImage(resampled).T[inner]
     assert np.abs(by_itk - fine.get_fdata()[inner]).max() < 0.01 * np.ptp(image.get_fdata())
 

@@ -29,21 +29,21 @@ def scipy_zoom(volume, shape, order, prefilter):
 
 
 def test_cropped_hr_volume_is_the_released_codes(golden):
-    pair = make_pair(golden.volume, golden.settings)
+    pair = make_pair(golden.volume, golden.method)
     assert pair.scale == golden.clip_max
     assert pair.box == golden.box
     np.testing.assert_allclose(pair.hr, golden.hr, atol=1e-7)
 
 
 def test_interpolated_lr_volume_is_the_released_codes(golden):
-    pair = make_pair(golden.volume, golden.settings)
+    pair = make_pair(golden.volume, golden.method)
     # float32 sums of at most 27 terms in [0, 1], in another order than zoom's (measured: 3e-7)
     np.testing.assert_allclose(pair.lr, golden.lr, atol=2e-6)
     np.testing.assert_array_equal(pair.lr == 0, golden.lr == 0)
 
 
 def test_kspace_lr_volume_is_the_released_codes(golden):
-    pair = make_pair(golden.volume, replace(golden.settings, lr_type="kspace"))
+    pair = make_pair(golden.volume, replace(golden.method, lr_type="kspace"))
     assert pair.box == golden.box
     # A float32 FFT (measured: 7e-7).
     np.testing.assert_allclose(pair.lr[::2, ::2, ::2], golden.lr_kspace, atol=5e-6)
@@ -168,8 +168,8 @@ def test_lr_volume_equals_zoom_down_and_up(factor):
     rng = np.random.default_rng(11)
     for shape in [(24, 12, 36), (12, 24, 12)]:
         image = (200 * rng.random(shape) * (rng.random(shape) > 0.3)).astype(np.float32)
-        settings = Method(factor=factor)
-        lr = interpolate(degrade(image, settings), shape, settings)
+        method = Method(factor=factor)
+        lr = interpolate(degrade(image, method), shape, method)
         lr[image == 0] = 0
         np.testing.assert_allclose(
             np.minimum(lr, image.max()), naive.lr_interpolation(image, factor), atol=200 * 2e-6
@@ -179,8 +179,8 @@ def test_lr_volume_equals_zoom_down_and_up(factor):
 @pytest.mark.parametrize("shape", [(12, 18, 24), (13, 17, 19), (6, 7, 8)])
 def test_kspace_volume_equals_the_masked_spectrum(shape):
     image = np.random.default_rng(12).random(shape, np.float32)
-    settings = Method(lr_type="kspace")
-    lr = interpolate(degrade(image, settings), shape, settings)
+    method = Method(lr_type="kspace")
+    lr = interpolate(degrade(image, method), shape, method)
     np.testing.assert_allclose(lr, naive.lr_kspace(image), atol=2e-6)
 
 
@@ -254,8 +254,8 @@ def test_volume_smaller_than_a_patch_is_refused(shape, lr_type):
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (3, 3, 3)])
 def test_best_spline_is_zoom_of_order_5_from_the_same_low_volume(brain, factor):
-    settings = Method(factor=factor, filter_len=5, grad_len=5)
-    pair = make_pair(brain, settings)
+    method = Method(factor=factor, filter_len=5, grad_len=5)
+    pair = make_pair(brain, method)
     image = naive.mod_crop(naive.clip_bright(brain), factor)
     # mode="mirror" for the reason below: one side of this volume is 28
     low = zoom(
@@ -273,8 +273,8 @@ def test_best_spline_of_a_kspace_volume_is_on_the_same_grid():
     # lay.
     x, y, z = np.meshgrid(*(np.arange(side) - 26.5 for side in (54, 54, 54)), indexing="ij")
     image = np.exp(-((x - 2) ** 2 + (y + 3) ** 2 + z**2) / (2 * 5**2)).astype(np.float32)
-    settings = Method(lr_type="kspace")
-    operator = degradation_of(image.shape, settings)
+    method = Method(lr_type="kspace")
+    operator = degradation_of(image.shape, method)
     pair = LRVolume(
         image,
         operator.degrade(image),

@@ -87,12 +87,12 @@ def test_a_volume_restored_on_a_card_is_that_of_the_cpu(make_card, tile, monkeyp
 
 def test_a_brain_restored_on_a_card_is_that_of_the_cpu(golden):
     card = partial(gpu_compute.filter_voxels, strict_card())
-    shape = golden.settings.buckets, golden.settings.taps
+    shape = golden.method.buckets, golden.method.taps
     h = np.random.default_rng(7).random(shape).astype(np.float32) / 800
     boundaries = Boundaries(golden.strength_boundary, golden.coherence_boundary)
     np.testing.assert_allclose(
-        apply_filters(golden.lr, h, boundaries, golden.settings, card),
-        apply_filters(golden.lr, h, boundaries, golden.settings),
+        apply_filters(golden.lr, h, boundaries, golden.method, card),
+        apply_filters(golden.lr, h, boundaries, golden.method),
         rtol=0,
         atol=1e-5,
     )

@@ -27,14 +27,14 @@ def stream(card, block=BLOCK):
     return Stream(card, Lock(), block)
 
 
-def drawn_case(settings=MEDIUM, **case):
+def drawn_case(method=MEDIUM, **case):
     """Random samples, bucket after bucket."""
-    return sorted_samples(*random_samples(settings, **case), settings.buckets, settings)
+    return sorted_samples(*random_samples(method, **case), method.buckets, method)
 
 
-def cpu_sums(drawn, settings=MEDIUM, gram=None):
-    gram = gram or Gram(settings.buckets, settings.taps)
-    CPU().add(gram, drawn, settings)
+def cpu_sums(drawn, method=MEDIUM, gram=None):
+    gram = gram or Gram(method.buckets, method.taps)
+    CPU().add(gram, drawn, method)
     return gram
 
 
@@ -55,24 +55,24 @@ def bytes_of(gram, buckets):
 @CARDS
 @pytest.mark.parametrize("solver", ["ridge", "cg"])  # centred patches, raw ones
 def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
-    settings = replace(MEDIUM, solver=solver)
-    drawn = drawn_case(settings)
+    method = replace(MEDIUM, solver=solver)
+    drawn = drawn_case(method)
     gram, told = Gram(MEDIUM.buckets, MEDIUM.taps), []
     sums = stream(make_card(), block=50)
-    sums.add(gram, drawn, settings, told.append)
+    sums.add(gram, drawn, method, told.append)
     sums.settle(gram)
     assert sum(told) == drawn.voxels.size and max(told) <= 50
-    assert_same_sums(gram, cpu_sums(drawn, settings))
+    assert_same_sums(gram, cpu_sums(drawn, method))
 
 
 @CARDS
 def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
-    settings = Method(q_angle_p=1, q_angle_t=1)
-    drawn = drawn_case(settings, shape=(19, 20, 21))
-    gram, sums = Gram(settings.buckets, settings.taps), stream(make_card())
-    sums.add(gram, drawn, settings)
+    method = Method(q_angle_p=1, q_angle_t=1)
+    drawn = drawn_case(method, shape=(19, 20, 21))
+    gram, sums = Gram(method.buckets, method.taps), stream(make_card())
+    sums.add(gram, drawn, method)
     sums.settle(gram)
-    assert_same_sums(gram, cpu_sums(drawn, settings))
+    assert_same_sums(gram, cpu_sums(drawn, method))
 
 
 def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
@@ -241,14 +241,14 @@ def test_sums_of_all_cards_there_are_are_those_of_the_cpu():
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_card_that_others_have_filled_sums_in_groups(planned):
     card = real_card()
-    settings = Method(q_angle_p=2, q_angle_t=2)
-    drawn = drawn_case(settings, shape=(24, 24, 24))
-    gram = Gram(settings.buckets, settings.taps)
+    method = Method(q_angle_p=2, q_angle_t=2)
+    drawn = drawn_case(method, shape=(24, 24, 24))
+    gram = Gram(method.buckets, method.taps)
     # 240 MB are left, all sums take 256 MB.
     hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)
     sums = stream(card if planned else card._replace(free=lambda: 1 << 40), block=256)
-    sums.add(gram, drawn, settings)
+    sums.add(gram, drawn, method)
     sums.settle(gram)
     del hog
-    assert 1 <= sums.most < settings.buckets
-    assert_same_sums(gram, cpu_sums(drawn, settings))
+    assert 1 <= sums.most < method.buckets
+    assert_same_sums(gram, cpu_sums(drawn, method))

@@ -20,7 +20,7 @@ from hashtable import (
 
 
 def test_boundaries_are_the_released_codes(golden):
-    found = features(golden.lr, golden.voxels, golden.settings)
+    found = features(golden.lr, golden.voxels, golden.method)
     np.testing.assert_allclose(
         quantile_boundaries(found.strength, 3), golden.strength_boundary, rtol=1e-4
     )
@@ -30,9 +30,9 @@ def test_boundaries_are_the_released_codes(golden):
 
 
 def test_buckets_are_the_released_codes(golden):
-    found = features(golden.lr, golden.voxels, golden.settings)
+    found = features(golden.lr, golden.voxels, golden.method)
     bucket = buckets_of(
-        found, Boundaries(golden.strength_boundary, golden.coherence_boundary), golden.settings
+        found, Boundaries(golden.strength_boundary, golden.coherence_boundary), golden.method
     )
     # Only a feature that lies on a boundary to rounding may fall on its other side.
     assert np.mean(bucket == golden.bucket.ravel()[golden.voxels]) >= 0.999
@@ -40,7 +40,7 @@ def test_buckets_are_the_released_codes(golden):
 
 def test_voxels_with_a_bucket_are_the_released_codes(golden):
     np.testing.assert_array_equal(
-        interior_voxels(golden.lr != 0, golden.settings.margin), golden.voxels
+        interior_voxels(golden.lr != 0, golden.method.margin), golden.voxels
     )
 
 
@@ -65,13 +65,13 @@ def test_three_classes_share_the_values_evenly():
 @pytest.mark.parametrize("bins", [(8, 8), (2, 3), (1, 1), (24, 5)])
 def test_bucket_numbers_equal_the_literal_ones(bins):
     rng = np.random.default_rng(25)
-    settings = Method(q_angle_p=bins[0], q_angle_t=bins[1])
+    method = Method(q_angle_p=bins[0], q_angle_t=bins[1])
     found = Features(
         np.stack([rng.integers(0, n, 500) for n in bins], 1).astype(np.uint8),
         rng.random(500, np.float32),
         rng.random(500, np.float32),
     )
-    bucket = buckets_of(found, Boundaries(np.array([0.2, 0.6]), np.array([0.1, 0.9])), settings)
+    bucket = buckets_of(found, Boundaries(np.array([0.2, 0.6]), np.array([0.1, 0.9])), method)
     literal = [
         naive.bucket_number(
             int(p), int(t), int(s > 0.2) + int(s > 0.6), int(c > 0.1) + int(c > 0.9), bins[1]
@@ -79,7 +79,7 @@ def test_bucket_numbers_equal_the_literal_ones(bins):
         for (p, t), s, c in zip(*found)
     ]
     np.testing.assert_array_equal(bucket, literal)
-    assert bucket.max() < settings.buckets
+    assert bucket.max() < method.buckets
 
 
 def test_value_on_a_boundary_is_in_the_class_below():
@@ -95,10 +95,10 @@ def test_value_on_a_boundary_is_in_the_class_below():
 
 @pytest.mark.parametrize("bins", [(8, 8), (3, 4), (1, 1)])
 def test_nearest_buckets_equal_the_literal_ones(bins):
-    settings = Method(q_angle_p=bins[0], q_angle_t=bins[1])
-    served = np.random.default_rng(26).random(settings.buckets) < 0.2
-    nearest = nearest_buckets(served, settings)
-    for bucket in range(0, settings.buckets, 1 + settings.buckets // 80):
+    method = Method(q_angle_p=bins[0], q_angle_t=bins[1])
+    served = np.random.default_rng(26).random(method.buckets) < 0.2
+    nearest = nearest_buckets(served, method)
+    for bucket in range(0, method.buckets, 1 + method.buckets // 80):
         least, candidates = naive.nearest_bucket(bucket, np.flatnonzero(served).tolist(), *bins)
         assert nearest[bucket] in candidates, (bucket, least)
 
@@ -114,16 +114,16 @@ def test_one_served_bucket_serves_all():
 
 
 def test_opposite_directions_are_one():
-    settings = Method()
+    method = Method()
 
     def number(angle_p, angle_t):
-        return naive.bucket_number(angle_p, angle_t, 1, 1, settings.q_angle_t)
+        return naive.bucket_number(angle_p, angle_t, 1, 1, method.q_angle_t)
 
-    served = np.zeros(settings.buckets, bool)
+    served = np.zeros(method.buckets, bool)
     served[[number(7, 5), number(2, 2)]] = True
     # Azimuth bin 7 at inclination bin 5 is one azimuth bin below bin 0 at inclination bin 2, seen
     # from its other end.
-    assert nearest_buckets(served, settings)[number(0, 2)] == number(7, 5)
+    assert nearest_buckets(served, method)[number(0, 2)] == number(7, 5)
 
 
 # ---- which voxels

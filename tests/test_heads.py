@@ -20,6 +20,8 @@ from restoring.evaluation import evaluate_scan
 from restoring.steps import restore, upscale
 from util import decibel
 
+REQUEST = Request.of(preset="scan")
+
 
 def in_air(clean, sigma, seed=0):
     """What a scanner shows of a head: Rician noise, in the air too. In the units of `clean`."""
@@ -35,7 +37,7 @@ def all_is_restored(monkeypatch):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Request.of(preset="scan"))[:2]
+    return load_filters(REQUEST)
 
 
 def test_cues_of_a_head_in_noisy_air_are_those_of_its_brain_cut_out():
@@ -70,10 +72,10 @@ def test_few_slices_are_no_colours(slices):
 
 
 def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypatch):
-    stages, settings = shipped
+    stages, method, *_ = shipped
     hr = phantom(2, (64, 64, 64))
     hr /= hr.max()
-    operator = degradation_of(hr.shape, settings)
+    operator = degradation_of(hr.shape, method)
     operator.profiles = 3 * ("box",)
     low = in_air(np.maximum(operator.forward(hr), 0), 0.03)
     inside = binary_erosion(hr > 0, iterations=3)
@@ -81,21 +83,21 @@ def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypat
     for way in ("bright part", "all of it"):
         if way == "all of it":
             monkeypatch.setattr(descriptors, "bright_part", lambda volume: None)
-        fine = upscale(low, stages, settings)
+        fine = upscale(low, stages, method)
         found[way] = decibel(np.mean(np.square(fine - hr)[inside], dtype=np.float64))
     assert found["bright part"] > found["all of it"] + 0.1
 
 
 def test_thick_slices_of_a_head_in_air_are_adapted_to_sanely():
-    stages, settings, *_ = load_filters(Request.of(preset="scan", factor=(1, 1, 4)))
+    stages, method, *_ = load_filters(Request.of(preset="scan", factor=(1, 1, 4)))
     hr = phantom(3, (64, 64, 64))
     hr /= hr.max()
     low = in_air(hr @ profile_matrix(64, 4, "box").T.astype(np.float32), 0.02)
     inside = binary_erosion(hr > 0, iterations=3)
-    adapted = adapt_to_scan(low, stages, settings)
+    adapted = adapt_to_scan(low, stages, method)
     errors = {}
     for way, used in (("as they are", stages), ("adapted", adapted.stages)):
-        fine = upscale(low, used, settings)
+        fine = upscale(low, used, method)
         assert np.isfinite(fine).all() and fine.max() < 1.5 * low.max()
         errors[way] = decibel(np.mean(np.square(fine - hr)[inside], dtype=np.float64))
     assert errors["adapted"] > errors["as they are"] - 0.2
@@ -120,7 +122,7 @@ def test_a_volume_all_alike_is_no_head_whatever_its_size():
 def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(
         tmp_path, shipped, capsys):
     """As volumes of 1 and of 6 mm: the first is smaller than a brain, the second is a head."""
-    stages, settings = shipped
+    stages, method, *_ = shipped
     low = np.floor(phantom(5, (32, 32, 32)))
     found = {}
     for side in (1, 6):
@@ -131,15 +133,15 @@ def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(
         assert capsys.readouterr().out.count("seems to be a whole head") == (side == 6)
         found[side] = nib.load(tmp_path / f"{side}.nii").get_fdata(dtype=np.float32)
     for side, inside in ((1, None), (6, low > threshold_otsu(low))):
-        fine = make_fine(low, settings, inside)
-        expected = fine.whole(restore(fine, stages, settings))
+        fine = make_fine(low, method, inside)
+        expected = fine.whole(restore(fine, stages, method))
         np.testing.assert_allclose(found[side], expected, atol=1e-3)
     assert np.abs(found[1] - found[6]).max() > 1
 
 
 def test_evaluation_reads_a_head_in_air_of_zeros_where_it_is_bright(shipped):
     hr = phantom(6, (48, 48, 48))
-    small, large = (evaluate_scan(hr, *shipped, "box", 3, "head", voxel_size=3 * (side,))
+    small, large = (evaluate_scan(hr, shipped, REQUEST, "box", 3, "head", voxel_size=3 * (side,))
                     for side in (0.5, 4))
     assert small["restored_inside"] != large["restored_inside"]
     assert small["quintic_inside"] == large["quintic_inside"]

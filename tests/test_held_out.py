@@ -1,12 +1,12 @@
 """What --ridge auto chooses by is held out from every stage before, and learned from in the end."""
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from synthetic import brain, save
 
-from filter_constant import PRESETS, Method
+from filter_constant import PRESETS, Request
 from learning import steps
 from learning.steps import learn_stages
 from octahedral import ridge
@@ -26,37 +26,36 @@ def cubes_of(volume, seed, name):
 
 
 @pytest.fixture(params=KINDS)
-def settings(request, tmp_path):
+def asked(request, tmp_path):
     """Of both presets with stages, for a folder of two volumes, cubes of which are held out."""
     for n in range(2):
         save(tmp_path / "train" / f"v{n}.nii", brain(n, SHAPE))
-    return Method(**KINDS[request.param] | QUICK, train_dir=str(tmp_path / "train"))
+    return Request.of(**KINDS[request.param] | QUICK, train_dir=str(tmp_path / "train"))
 
 
-def learn(settings, arrays, monkeypatch, spoil):
+def learn(asked, arrays, monkeypatch, spoil):
     """Learn; with `spoil`, the originals are other ones where they are held out."""
     shares = []
 
-    def pairs_of(path, settings):
-        for name, pair in plain(path, settings):
-            cubes = cubes_of(pair, settings.seed, name) & pair.mask
+    def pairs_of(path, request):
+        for name, pair in plain(path, request):
+            cubes = cubes_of(pair, request.method.seed, name) & pair.mask
             shares.append(cubes.sum() / pair.mask.sum())
             hr = np.where(cubes, 0.9 - 0.5 * pair.hr, pair.hr) if spoil else pair.hr
-            yield name, replace(pair, hr=hr.astype(np.float32))
+            yield name, dataclasses.replace(pair, hr=hr.astype(np.float32))
 
     plain = steps.pairs_of
     with monkeypatch.context() as patch:
         patch.setattr(steps, "pairs_of", pairs_of)
-        settings = replace(settings, arrays_dir=str(arrays))
         volumes = sorted(arrays.parent.glob("train/*.nii"))
-        learned = learn_stages(volumes, settings)
+        learned = learn_stages(volumes, asked.but(arrays_dir=str(arrays)))
     assert 0.02 < np.mean(shares) < 0.4
     return learned
 
 
-def test_no_stage_learns_what_the_next_ones_choose_by(settings, tmp_path, monkeypatch):
+def test_no_stage_learns_what_the_next_ones_choose_by(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(ridge, "RIDGES", (300.0,))  # which of them is all that the cubes may decide
-    one, other = (learn(settings, tmp_path / f"spoil {spoil}", monkeypatch, spoil)
+    one, other = (learn(asked, tmp_path / f"spoil {spoil}", monkeypatch, spoil)
                   for spoil in (False, True))
     assert one.checkpoint.sums.after and one.checkpoint.sums.after == other.checkpoint.sums.after
     for mine, theirs in zip(one.checkpoint.classes, other.checkpoint.classes, strict=True):
@@ -72,19 +71,19 @@ def test_no_stage_learns_what_the_next_ones_choose_by(settings, tmp_path, monkey
 
 
 def test_with_a_given_ridge_every_stage_learns_on_the_stages_that_are_written(
-        settings, tmp_path, monkeypatch):
-    learned = learn(replace(settings, ridge=300.0), tmp_path / "arrays", monkeypatch, False)
+        asked, tmp_path, monkeypatch):
+    learned = learn(asked.but(ridge=300.0), tmp_path / "arrays", monkeypatch, False)
     assert learned.checkpoint.sums.after == steps.digest_of(learned.stages[:-1])
 
 
-def test_a_tree_grows_from_held_out_voxels_only_where_there_are_no_others(settings, monkeypatch):
-    seen = 0
-    for path in sorted(Path(settings.train_dir).iterdir()):
-        for name, pair in steps.pairs_of(path, settings):
+def test_a_tree_grows_from_held_out_voxels_only_where_there_are_no_others(asked, monkeypatch):
+    method, seen = asked.method, 0
+    for path in sorted(Path(asked.train_dir).iterdir()):
+        for name, pair in steps.pairs_of(path, asked):
             inside = pair.mask if pair.core is None else pair.core
-            others = inside & ~cubes_of(pair, settings.seed, name)
-            assert len(survey(pair, [], settings, 10**9, name)[0]) == others.sum()
+            others = inside & ~cubes_of(pair, method.seed, name)
+            assert len(survey(pair, [], method, 10**9, name)[0]) == others.sum()
             seen += (inside & ~others).sum()
     assert seen
     monkeypatch.setattr("octahedral.stages.HELD_OUT_SHARE", 1)
-    assert len(survey(pair, [], settings, 10**9, name)[0]) == inside.sum()
+    assert len(survey(pair, [], method, 10**9, name)[0]) == inside.sum()

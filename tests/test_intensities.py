@@ -68,11 +68,11 @@ def test_zeros_that_do_not_surround_are_no_background():
 @pytest.mark.parametrize("preset", ["paper", "scan"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_upscaling_a_shifted_volume_is_upscaling_and_shifting(kind, preset):
-    stages, settings, *_ = load_filters(
-        Request.of(arrays_dir=str(PRETRAINED)) if preset == "paper" else Method(preset="scan"))
+    stages, method, *_ = load_filters(
+        Request.of(arrays_dir=str(PRETRAINED)) if preset == "paper" else Request.of(preset="scan"))
     data, background = scored(kind, 2)
     shift = shift_of(data)
-    fine, work = (upscale(part, stages, settings) for part in (data, shift.work(data)))
+    fine, work = (upscale(part, stages, method) for part in (data, shift.work(data)))
     if background is None or background == shift.low:
         np.testing.assert_allclose(fine, work + np.float32(shift.low), atol=1e-5)
         return
@@ -90,12 +90,12 @@ def test_upscaling_a_shifted_volume_is_upscaling_and_shifting(kind, preset):
 
 
 def test_brain_at_a_face_of_the_array_is_no_rim():
-    stages, settings, *_ = load_filters(SHIPPED)
+    stages, method, *_ = load_filters(SHIPPED)
     data = np.zeros((16, 22, 22), np.float32)
     data[:12, 5:17, 5:17] = np.random.default_rng(8).uniform(-2, 2, (12, 12, 12))
     shift = shift_of(data)
     assert shift.background == 0
-    fine, work = (upscale(part, stages, settings) for part in (data, shift.work(data)))
+    fine, work = (upscale(part, stages, method) for part in (data, shift.work(data)))
     deep = np.s_[:16, 16:28, 16:28]
     np.testing.assert_allclose(fine[deep], work[deep] + np.float32(shift.low), atol=1e-5)
 
@@ -159,11 +159,11 @@ def test_each_volume_of_a_series_is_shifted_as_if_it_stood_alone(tmp_path):
 
 @pytest.mark.parametrize("outlier", [-1000, 1e5])
 def test_one_voxel_far_from_all_others_spoils_nothing_but_its_surroundings(outlier):
-    stages, settings, *_ = load_filters(Request.of(preset="scan"))
+    stages, method, *_ = load_filters(Request.of(preset="scan"))
     data, _ = scored("zero around", 3, (30, 30, 30))
     spoiled = data.copy()
     spoiled[15, 15, 15] = outlier
-    plain, found = (upscale(volume, stages, settings) for volume in (data, spoiled))
+    plain, found = (upscale(volume, stages, method) for volume in (data, spoiled))
     far = np.ones(plain.shape, bool)
     far[16:46, 16:46, 16:46] = False
     assert np.abs(found - plain)[far].mean() < 0.15 * data.std()
@@ -283,23 +283,23 @@ def test_zeros_inside_a_mask_are_tissue_where_others_are_below_zero(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e35])
 def test_what_is_no_number_in_a_signed_map_is_background_of_zero(tmp_path, bad):
-    stages, settings, *_ = load_filters(SHIPPED)
+    stages, method, *_ = load_filters(SHIPPED)
     data = np.random.default_rng(8).uniform(-2, 2, (20, 18, 16)).astype(np.float32)
     data[:, :6] = bad
     volume = read_series(save(tmp_path / "v.nii", data))
     np.testing.assert_array_equal(volume.data == 0, ~(np.abs(data) <= 2))
     if not np.isfinite(bad):
-        fine = upscale(data, stages, settings)
+        fine = upscale(data, stages, method)
         assert (fine[:, :10] == 0).all() and (fine[:, 14:] < 0).mean() > 0.3
 
 
 def test_what_is_no_number_gets_the_background_that_surrounds_the_rest():
-    stages, settings, *_ = load_filters(SHIPPED)
+    stages, method, *_ = load_filters(SHIPPED)
     data = np.full((20, 18, 16), -100, np.float32)
     data[4:16, 4:14, 4:12] = np.random.default_rng(8).uniform(-50, 50, (12, 10, 8))
     blank = data.copy()
     data[8, 8, 8], blank[8, 8, 8] = np.nan, -100
-    np.testing.assert_array_equal(*(upscale(low, stages, settings) for low in (data, blank)))
+    np.testing.assert_array_equal(*(upscale(low, stages, method) for low in (data, blank)))
 
 
 def test_what_is_black_in_the_original_gets_its_background_back():

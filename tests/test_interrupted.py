@@ -33,14 +33,14 @@ def run(study, monkeypatch):
             done.append(path.name)
             return write_volume(path, *more)
 
-        settings = command_line("test", [
+        request = command_line("test", [
             "--test_dir", str(study / "low"), "--result_dir", str(study / "result"), *options])
         with monkeypatch.context() as patch:
             patch.setattr(time, "strftime", lambda *_: hour)
             for module in (upscaling, steps):
                 patch.setattr(module, "write_volume", write)
             try:
-                assert load_script("test").main(settings) == 0
+                assert load_script("test").main(request) == 0
             except KeyboardInterrupt:
                 assert stop is not None
         return done

@@ -1,7 +1,6 @@
 """train.py and test.py with --mask: heads learned from, evaluated and upscaled by their brains."""
 import json
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,15 +13,15 @@ from test_scan import phantom
 
 from degrading.descriptors import NOISE
 from disk.filters import load_filters
-from filter_constant import Method
+from filter_constant import Request
 from get_lar import make_fine
 from options.command_line import command_line
 from restoring import upscaling
 from restoring.adaptation import Adapted
-from restoring.steps import Use, restore, upscale
+from restoring.steps import restore, upscale
 
 SHAPE = (26, 25, 24)
-SHIPPED = Method(preset="scan")
+SHIPPED = Request.of(preset="scan")
 
 
 def head_of(cut, seed=0):
@@ -46,8 +45,8 @@ def study(tmp_path_factory):
 
 
 def main(script, *options):
-    settings = command_line(script, list(map(str, options)))
-    return load_script(script).main(settings)
+    request = command_line(script, list(map(str, options)))
+    return load_script(script).main(request)
 
 
 # ---- learning
@@ -181,23 +180,23 @@ def scan():
 
 def test_brightness_and_cues_are_read_inside_and_all_is_restored(scan):
     head, inside = scan
-    stages, settings, *_ = load_filters(SHIPPED)
-    fine, cut = make_fine(head, settings, inside), make_fine(head * inside, settings)
-    assert fine.scale == cut.scale < 1200 < make_fine(head, settings).scale
+    stages, method, *_ = load_filters(SHIPPED)
+    fine, cut = make_fine(head, method, inside), make_fine(head * inside, method)
+    assert fine.scale == cut.scale < 1200 < make_fine(head, method).scale
     np.testing.assert_array_equal(fine.cues, cut.cues)
-    assert abs(make_fine(head, settings).cues[NOISE] / cut.cues[NOISE] - 1) > 0.3
-    whole = fine.whole(restore(fine, stages, settings))
+    assert abs(make_fine(head, method).cues[NOISE] / cut.cues[NOISE] - 1) > 0.3
+    whole = fine.whole(restore(fine, stages, method))
     deep = np.zeros(whole.shape, bool)
     deep[:14, :14, :14] = deep[-14:, -14:, -14:] = True  # corners, all tissue
     expected = np.broadcast_to(2000 + 3 * (np.arange(80) / 2 - 0.25), whole.shape)
     assert np.abs(whole - expected)[deep].mean() < 10
-    np.testing.assert_array_equal(upscale(head, stages, settings, inside=inside), whole)
+    np.testing.assert_array_equal(upscale(head, stages, method, inside=inside), whole)
 
 
 def test_a_mask_over_nothing_is_refused(scan):
     head, inside = scan
     with pytest.raises(ValueError, match="inside its mask"):
-        make_fine(head * ~inside, load_filters(SHIPPED)[1], inside)
+        make_fine(head * ~inside, load_filters(SHIPPED).method, inside)
 
 
 def upscaled(folder, *options):
@@ -242,12 +241,12 @@ def test_thick_slices_are_adapted_to_by_the_brain_alone(monkeypatch, scan):
     head, inside = scan
     seen = []
 
-    def adapt(low, stages, settings, sizes):
+    def adapt(low, stages, method, sizes):
         seen.append(low)
         return Adapted(stages, "box", "")
 
     monkeypatch.setattr(upscaling, "adapt_to_scan", adapt)
-    use = Use(*load_filters(replace(SHIPPED, factor=(1, 1, 4))), (0, 1, 2))
+    use = load_filters(SHIPPED.but(factor=(1, 1, 4)))
     for mask, expected in ((inside, head * inside), (None, head)):
         assert upscaling.adapted("v.nii", head, (1, 1, 4), use, mask)[1] == "box"
         np.testing.assert_array_equal(seen.pop(), expected)

@@ -16,19 +16,19 @@ from matrix_compute import Gram, solve, solve_groups
 
 
 def test_the_plan_covers_all_buckets_once_and_fits():
-    settings = Method()
-    row, work = memory.row_bytes(settings.taps), structure.work_bytes(settings, 10**7)
-    assert row * settings.buckets == pytest.approx(4.09e9, rel=1e-3)
+    method = Method()
+    row, work = memory.row_bytes(method.taps), structure.work_bytes(method, 10**7)
+    assert row * method.buckets == pytest.approx(4.09e9, rel=1e-3)
     for step in (1, 18, 576):
         for rows in (step, 100, 288, 576, 1000):
             budget = work + max(rows, step) * row
-            plan = structure.Published(settings).plan(10**7, budget, step)
+            plan = structure.Published(method).plan(10**7, budget, step)
             assert [b for buckets in plan.passes for b in buckets] == list(range(576))
             assert all(buckets.start % step == 0 for buckets in plan.passes)
             assert plan.needed <= budget
             assert len(plan.passes) == 1 or rows < 576
         with pytest.raises(UserError, match="needs at least"):
-            structure.Published(settings).plan(10**7, work + step * row - 1, step)
+            structure.Published(method).plan(10**7, work + step * row - 1, step)
 
 
 def test_too_little_memory_is_one_line_at_the_start(six_volumes, tmp_path):
@@ -78,14 +78,14 @@ def test_passes_that_are_killed_and_planned_anew_give_the_same_filters(
 
 @pytest.mark.parametrize("solver", ["ridge", "cg"])
 def test_groups_of_buckets_are_solved_as_all_at_once(solver):
-    settings = Method(filter_len=3, q_angle_p=2, q_angle_t=2, solver=solver)
-    random, whole = np.random.default_rng(0), Gram(settings.buckets, settings.taps)
+    method = Method(filter_len=3, q_angle_p=2, q_angle_t=2, solver=solver)
+    random, whole = np.random.default_rng(0), Gram(method.buckets, method.taps)
     rows, columns = np.tril_indices(whole.side)
-    for bucket in range(0, settings.buckets, 2):
+    for bucket in range(0, method.buckets, 2):
         samples = random.standard_normal((60, whole.side))
         whole.packed[bucket], whole.count[bucket] = (samples.T @ samples)[rows, columns], 60
     parts = []
     for buckets in (range(0, 5), range(5, 30), range(30, 36)):
-        parts.append(Gram(len(buckets), settings.taps, buckets.start))
+        parts.append(Gram(len(buckets), method.taps, buckets.start))
         parts[-1].packed[:], parts[-1].count[:] = whole.packed[buckets], whole.count[buckets]
-    np.testing.assert_array_equal(solve_groups(parts, settings), solve(whole, settings))
+    np.testing.assert_array_equal(solve_groups(parts, method), solve(whole, method))

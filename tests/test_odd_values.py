@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict
 
 import naive
 import nibabel as nib
@@ -42,14 +42,14 @@ def test_an_error_that_is_no_number_is_not_scored_as_perfect():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_bad_voxel_of_an_array_is_background_and_spoils_no_other(bad):
-    stages, settings, *_ = load_filters(BEST)
+    stages, method, *_ = load_filters(BEST)
     low = brain(1, (16, 15, 14))
     spoilt, blank = low.copy(), low.copy()
     spoilt[8, 7, 6], blank[8, 7, 6] = bad, 0
     np.testing.assert_array_equal(
-        upscale(spoilt, stages, settings), upscale(blank, stages, settings))
+        upscale(spoilt, stages, method), upscale(blank, stages, method))
     spoilt, blank = np.pad(spoilt, 8), np.pad(blank, 8)
-    np.testing.assert_array_equal(make_pair(spoilt, settings).lr, make_pair(blank, settings).lr)
+    np.testing.assert_array_equal(make_pair(spoilt, method).lr, make_pair(blank, method).lr)
 
 
 def test_results_that_are_no_numbers_are_not_written(tmp_path):
@@ -69,8 +69,7 @@ def test_filters_wider_than_what_volumes_are_padded_by_are_refused(capsys):
         for preset in ("best", "scan"):
             assert "--filter_len" in refused(
                 capsys, "train", "--preset", preset, "--filter_len", length)
-    settings = command_line("train", ["--preset", "best", "--filter_len", "13"])
-    saved = settings.of_groups("method", "learning")
+    saved = asdict(command_line("train", ["--preset", "best", "--filter_len", "13"]).method)
     assert checked_settings(saved)["filter_len"] == 13
     with pytest.raises(ValueError, match="filter_len"):
         checked_settings(saved | {"filter_len": 15})
@@ -95,7 +94,7 @@ STAGES = ["--preset", "best", "--stages", "1", "--leaves", "2"]
 def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(
         tmp_path, monkeypatch, options, solver, tried, folder):
     save(tmp_path / "train" / "v.nii.gz", brain(2, (34, 36, 32)))
-    settings = command_line("train", [
+    request = command_line("train", [
         "--filter_len", "3", *options, "--quiet", "--train_dir", str(tmp_path / "train"),
         "--arrays_dir", str(tmp_path / "arrays")])
 
@@ -104,7 +103,7 @@ def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(
 
     monkeypatch.setattr(solver, failing)
     with pytest.raises(UserError, match=f"--ridge: {tried} is too little"):
-        steps.learn_stages([tmp_path / "train" / "v.nii.gz"], settings)
+        steps.learn_stages([tmp_path / "train" / "v.nii.gz"], request)
     assert (tmp_path / "arrays" / folder / "about.json").exists()
 
 
@@ -113,11 +112,11 @@ def test_auto_passes_over_a_ridge_that_is_too_little(tmp_path, monkeypatch):
     volumes = [tmp_path / "train" / "v.nii.gz"]
 
     def chosen(arrays, ridges):
-        settings = command_line("train", [
+        request = command_line("train", [
             "--filter_len", "3", *STAGES, "--quiet", "--train_dir", str(tmp_path / "train"),
             "--arrays_dir", str(tmp_path / arrays)])
         monkeypatch.setattr(ridge, "RIDGES", ridges)
-        return steps.learn_stages(volumes, settings).stages[0].weights
+        return steps.learn_stages(volumes, request).stages[0].weights
 
     plain, solve = chosen("plain", (300.0, 1000.0)), ridge._filters_of_leaves
 
@@ -133,15 +132,15 @@ def test_auto_passes_over_a_ridge_that_is_too_little(tmp_path, monkeypatch):
 # ---- blending at the faces
 
 def test_blending_keeps_brain_that_reaches_the_faces_of_the_box():
-    stages, settings, *_ = load_filters(BEST)
-    pair = make_pair(np.full((20, 20, 20), 100, np.float32) + brain(3, (20, 20, 20)), settings)
-    plain = restore(pair, stages, settings)
-    loose, strict = (restore(pair, stages, replace(settings, blend_threshold=threshold))
+    stages, method, *_ = load_filters(BEST)
+    pair = make_pair(np.full((20, 20, 20), 100, np.float32) + brain(3, (20, 20, 20)), method)
+    plain = restore(pair, stages, method)
+    loose, strict = (restore(pair, stages, method, blend_threshold=threshold)
                      for threshold in (26, 0))
     np.testing.assert_array_equal(loose, plain)
     assert ((strict == plain) | (strict == pair.lr)).all()
     for threshold in (0, 10):
-        blended = restore(pair, stages, replace(settings, blend_threshold=threshold))
+        blended = restore(pair, stages, method, blend_threshold=threshold)
         literal = naive.census_blend(
             *(np.pad(part, 1, mode="edge") for part in (pair.lr, plain)), threshold)
         # Only a neighbour as bright as the centre to rounding may be counted otherwise.

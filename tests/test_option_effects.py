@@ -63,8 +63,8 @@ def test_train_div_changes_nothing_but_rounding(pieces, small_filters, tmp_path,
 def test_option_sets_the_shape_of_the_filters_and_restoring_follows(
     pieces, tmp_path, options, buckets, taps
 ):
-    h, _, settings = learn(pieces, tmp_path / "arrays", *options)
-    assert h.shape == (buckets, taps) == (settings.buckets, settings.taps)
+    h, _, method = learn(pieces, tmp_path / "arrays", *options)
+    assert h.shape == (buckets, taps) == (method.buckets, method.taps)
     _, row = restore(pieces, tmp_path / "arrays", tmp_path / "result")
     assert float(row["sr_psnr"]) > float(row["lr_psnr"]) + 0.25
 
@@ -98,7 +98,7 @@ def test_train_file_max_takes_the_first_by_name(pieces, tmp_path):
 def test_census_blend_takes_lr_or_the_restored_voxel(pieces, small_filters, tmp_path):
     plain, _ = restore(pieces, small_filters.arrays, tmp_path / "plain")
     data = nib.load(pieces.test / "c.nii.gz").get_fdata(dtype=np.float32)
-    pair = make_pair(data, small_filters.settings)
+    pair = make_pair(data, small_filters.method)
     lr = pair.whole(pair.lr)
     shares = []
     for threshold in (0, 10, 26):

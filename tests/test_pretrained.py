@@ -1,6 +1,7 @@
 """pretrained/: the filters of the project restore without training, and say what they are."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -23,25 +24,26 @@ SCAN_FACTORS = [(n, n, n) for n in (2, 3, 4)] + [(1, 1, n) for n in range(2, 9)]
 def loaded(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("empty"))
-        return load_filters(Request.of(factor=request.param))[:2]
+        asked = Request.of(factor=request.param)
+        return load_filters(replace(asked, given=frozenset({"factor"})))[:2]
 
 
 def test_they_were_learned_with_the_best_preset_on_public_domain_volumes(loaded):
-    stages, settings = loaded
-    assert settings.preset == "best"
-    assert settings.feature_space == "octahedral"
-    assert len(stages) == settings.stages
-    about = json.loads((PRETRAINED / f"settings_{settings.tag}.json").read_text())
+    stages, method = loaded
+    assert method.preset == "best"
+    assert method.feature_space == "octahedral"
+    assert len(stages) == method.stages
+    about = json.loads((PRETRAINED / f"settings_{method.tag}.json").read_text())
     assert len(about["volumes"]) == 12 and all(name.startswith("sub-") for name in about["volumes"])
     assert "CC0" in (PRETRAINED / "README.md").read_text(encoding="utf-8")
 
 
 def test_they_restore_a_piece_of_another_brain_better_than_the_best_spline(loaded):
-    stages, settings = loaded
-    pair = make_pair(golden_figures(2).volume, settings)
+    stages, method = loaded
+    pair = make_pair(golden_figures(2).volume, method)
     errors = [
         np.mean((volume - pair.hr)[pair.mask] ** 2)
-        for volume in (best_spline(pair), restore(pair, stages, settings))
+        for volume in (best_spline(pair), restore(pair, stages, method))
     ]
     assert 10 * np.log10(errors[0] / errors[1]) > 0.3, errors
 
@@ -56,11 +58,11 @@ def test_those_for_scans_serve_upscaling_and_bring_noisy_volumes_nearer_than_spl
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("structure.trust", lambda *_: 1.0)  # of so small a piece too
-    stages, settings, *_ = load_filters(Request.of(factor=factor, upscale=True))
-    assert (settings.preset, settings.factor, len(stages)) == ("scan", factor, 2)
+    stages, method, *_ = load_filters(Request.of(factor=factor, upscale=True))
+    assert (method.preset, method.factor, len(stages)) == ("scan", factor, 2)
     hr = golden_figures(2).volume
     hr = mod_crop(np.pad(np.minimum(hr, bright_level(hr)) / bright_level(hr), 8), factor)
-    operator = degradation_of(hr.shape, settings)
+    operator = degradation_of(hr.shape, method)
     low = make_low(hr.astype(np.float32), operator, 0.03, np.random.default_rng(1))
     inside = hr > 0
 
@@ -68,7 +70,7 @@ def test_those_for_scans_serve_upscaling_and_bring_noisy_volumes_nearer_than_spl
         return np.mean(np.square(np.clip(volume, 0, 1) - hr)[inside])
 
     splines = [error(operator.spline(low, order)) for order in (1, 3, 5)]
-    assert error(upscale(low, stages, settings)) < 0.97 * min(splines)
+    assert error(upscale(low, stages, method)) < 0.97 * min(splines)
 
 
 def test_upscaling_a_thick_axis_anywhere_takes_the_filters_of_the_third(tmp_path, monkeypatch):

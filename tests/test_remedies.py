@@ -60,9 +60,10 @@ def test_smaller_filters_are_advised_only_where_they_help(shape, factor, filter_
 def test_one_slice_of_brain_is_evaluated_or_said_to_be_empty(at):
     data = np.zeros((30, 30, 30), np.float32)
     data[at] = brain(0, (30, 30, 30))[14]
-    stages, settings, *_ = load_filters(Request.of(factor=(3, 3, 3), preset="scan"))
+    request = Request.of(factor=(3, 3, 3), preset="scan")
+    filters = load_filters(request)
     try:
-        row = evaluate_scan(data, stages, settings, "box", 0, "v")
+        row = evaluate_scan(data, filters, request, "box", 0, "v")
     except ValueError as fault:
         assert "no voxel above zero" in str(fault)
     else:

@@ -122,7 +122,7 @@ def test_only_where_there_is_an_original_errors_are_shown_in_colours(runs):
 
 
 def test_no_report_leaves_only_results_and_a_hidden_record(runs, tmp_path):
-    settings = [
+    words = [
         "--arrays_dir",
         str(runs["arrays"]),
         "--test_dir",
@@ -130,21 +130,21 @@ def test_no_report_leaves_only_results_and_a_hidden_record(runs, tmp_path):
         "--result_dir",
         str(tmp_path),
     ]
-    assert script.main(command_line("test", [*settings, "--no-report"])) == 0
+    assert script.main(command_line("test", [*words, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
     assert sorted(path.name for path in result.iterdir()) == [".b.json", "b.nii.gz", "metrics.csv"]
 
 
 def test_the_recorded_command_can_be_pasted_back():
     words = ["test.py", "--test_dir", "a folder/it's $HOME.nii", "--suffix", "*"]
-    assert shlex.split(about_run(Method(), words)["command"]) == words
+    assert shlex.split(about_run(Request(), Method(), words)["command"]) == words
 
 
 def test_the_next_command_can_be_pasted():
-    settings = Request.of(arrays_dir="the \"best\" of $HOME", factor=(1, 1, 4))
-    words = shlex.split(train.next_command(settings))
+    request = Request.of(arrays_dir="the \"best\" of $HOME", factor=(1, 1, 4))
+    words = shlex.split(train.next_command(request))
     assert words == ["python", "test.py", "--factor", "1", "1", "4", "--arrays_dir",
-                     settings.arrays_dir]
+                     request.arrays_dir]
 
 
 def test_the_page_holds_all_it_needs(runs):

@@ -16,7 +16,7 @@ from disk.files import whole_file
 from disk.filters import load_filters, save_filters
 from disk.locks import only_one_in
 from disk.results import UNFINISHED, check_beside, is_ours, run_folder
-from filter_constant import Method, Request
+from filter_constant import Request
 from hashtable import Boundaries
 from machine.errors import UserError
 from nifti.volumes import write_volume
@@ -27,10 +27,10 @@ SHAPE = (18, 17, 16)
 
 def restore(folder, *options):
     """test.py on the volumes in a folder, in this process; its exit status."""
-    settings = command_line("test", [
+    request = command_line("test", [
         "--test_dir", str(folder / "low"), "--result_dir", str(folder / "result"), "--quiet",
         *map(str, options)])
-    return load_script("test").main(settings)
+    return load_script("test").main(request)
 
 
 @pytest.fixture
@@ -106,11 +106,13 @@ def test_a_run_that_writes_nothing_leaves_no_folder(folder):
 
 
 def test_two_runs_at_once_share_no_folder(folder):
-    first, second = (
-        load_filters(command_line("test", ["--result_dir", str(folder / "result"), *more]))[1]
-        for more in ([], ["--upscale"]))
-    with (run_folder(first, []) as one, run_folder(second, []) as two,
-          run_folder(first, []) as three):  # as the first, which goes on
+    def run_of(*more):
+        request = command_line("test", ["--result_dir", str(folder / "result"), *more])
+        filters = load_filters(request)
+        return run_folder(replace(request, method=filters.asked), [], filters.digests)
+
+    with (run_of() as one, run_of("--upscale") as two,
+          run_of() as three):  # as the first, which goes on
         assert len({one, two, three}) == 3
         for place in (one, two, three):
             (place / "x").write_text("")
@@ -118,12 +120,13 @@ def test_two_runs_at_once_share_no_folder(folder):
 
 
 def test_an_interrupted_run_with_other_filters_is_another(folder):
-    settings = replace(Method(), arrays_dir=str(folder), result_dir=str(folder / "result"))
+    request = Request(arrays_dir=str(folder), result_dir=str(folder / "result"))
+    method = request.method
     limits, places = Boundaries(np.array([0.1, 0.2]), np.array([0.3, 0.6])), []
     for weight in (1, 1, 2):
-        h = np.full((settings.buckets, settings.taps), weight, np.float32)
-        save_filters(one_stage(h, limits), settings, [])
-        with pytest.raises(KeyboardInterrupt), run_folder(settings, []) as place:
+        h = np.full((method.buckets, method.taps), weight, np.float32)
+        save_filters(one_stage(h, limits), request, [])
+        with pytest.raises(KeyboardInterrupt), run_folder(request, []) as place:
             (place / "x").write_text("")
             places.append(place.name)
             raise KeyboardInterrupt
@@ -277,11 +280,11 @@ def test_an_output_that_another_run_is_replacing_is_waited_for(folder):
     """Between the renames of the other run, the new volume has no record yet."""
     assert to_output(folder, "fine.nii", "--no-report") == 0
     record, aside = folder / ".fine.json", folder / "aside"
-    settings = Request.of(output=str(folder / "fine.nii"), upscale=True, report=False)
+    request = Request(output=str(folder / "fine.nii"), upscale=True, report=False)
     with ThreadPoolExecutor(1) as another:
         with only_one_in(folder):
             record.rename(aside)
-            checked = another.submit(check_beside, folder, [folder / "fine"], settings)
+            checked = another.submit(check_beside, folder, [folder / "fine"], request)
             assert wait([checked], 0.5).not_done
             aside.rename(record)
         checked.result()

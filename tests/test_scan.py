@@ -14,17 +14,17 @@ from degrading.degradation import degradation_of
 from degrading.descriptors import CUE_NAMES, NOISE, cues_of, noise_of
 from degrading.slice_profile import PROFILES as PROFILES_OF
 from degrading.slice_profile import profile_matrix
-from disk.filters import load_filters
-from filter_constant import PROFILES
+from disk.filters import axes_between, load_filters
+from filter_constant import PROFILES, Request
 from get_lar import make_fine
 from learning import acquisitions
 from learning.acquisitions import draw_of, drawn_volumes
 from options.command_line import command_line
-from restoring.steps import axes_between, upscale
+from restoring.steps import upscale
 from util import bright_level, random_of
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-SCAN = command_line("train", ["--preset", "scan", "--leaves", "12", "--draws", "4"])
+SCAN = command_line("train", ["--preset", "scan", "--leaves", "12", "--draws", "4"]).method
 
 
 def phantom(seed, shape=(48, 44, 40)):
@@ -81,7 +81,7 @@ def test_k_space_keeps_waves_below_its_reach_and_drops_those_above():
 # ---- draws
 
 def test_what_is_drawn_hangs_on_seed_name_and_number_alone():
-    first, again, other = (list(drawn_volumes(phantom(0), settings, name)) for settings, name in (
+    first, again, other = (list(drawn_volumes(phantom(0), method, name)) for method, name in (
         (SCAN, "a"), (SCAN, "a"), (SCAN, "b")))
     assert len(first) == len(again) == SCAN.draws
     for one, two in zip(first, again, strict=True):
@@ -162,26 +162,27 @@ def learned(tmp_path_factory):
     for seed in range(4):
         save(folder / "train" / f"v{seed}.nii.gz", phantom(seed))
     for factor in (("2",), ("1", "1", "3")):
-        settings = command_line("train", [
+        request = command_line("train", [
             "--preset", "scan", "--leaves", "12", "--draws", "6", "--sample_rate", "1", "--quiet",
             "--factor", *factor, "--train_dir", str(folder / "train"), "--noise", "6",
             "--arrays_dir", str(folder / "arrays")])
-        assert load_script("train").main(settings) == 0
+        assert load_script("train").main(request) == 0
     return folder
 
 
 def filters(folder, *factor):
-    return load_filters(replace(SCAN, factor=factor, arrays_dir=str(folder / "arrays")))[:2]
+    request = Request(replace(SCAN, factor=factor), arrays_dir=str(folder / "arrays"))
+    return load_filters(request)[:2]
 
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 3)])
 @pytest.mark.parametrize("profile", ["box", "gauss"])
 @pytest.mark.parametrize("sigma", [0.0, 0.03])
 def test_a_noisy_phantom_is_nearer_to_the_truth_than_every_spline(learned, factor, profile, sigma):
-    stages, settings = filters(learned, *factor)
+    stages, method = filters(learned, *factor)
     hr = phantom(9, (48, 42, 42))
     peak = hr.max()
-    operator = degradation_of(hr.shape, replace(settings, profile=(profile,)))
+    operator = degradation_of(hr.shape, replace(method, profile=(profile,)))
     low = make_low(hr / peak, operator, sigma, np.random.default_rng(5)) * peak
     inside = hr > 0
 
@@ -189,7 +190,7 @@ def test_a_noisy_phantom_is_nearer_to_the_truth_than_every_spline(learned, facto
         return np.mean(np.square(np.clip(volume, 0, peak) - hr)[inside])
 
     splines = [error(operator.spline(low, order)) for order in (1, 3, 5)]
-    assert error(upscale(low, stages, settings)) < 0.95 * min(splines)
+    assert error(upscale(low, stages, method)) < 0.95 * min(splines)
 
 
 def test_a_stack_along_any_axis_restores_to_the_same_voxels(learned, tmp_path):
@@ -199,10 +200,10 @@ def test_a_stack_along_any_axis_restores_to_the_same_voxels(learned, tmp_path):
         order = np.roll((0, 1, 2), axis - 2)  # the thick axis comes to stand at `axis`
         data, factor = low.transpose(order), ["3" if a == axis else "1" for a in range(3)]
         path = save(tmp_path / f"{axis}.nii.gz", np.ascontiguousarray(data), np.diag([1, 2, 3, 1]))
-        settings = command_line("test", [
+        request = command_line("test", [
             "--upscale", "--factor", *factor, "--test_dir", str(path), "--no-report", "--quiet",
             "--arrays_dir", str(learned / "arrays"), "--output", str(tmp_path / f"fine{axis}.nii")])
-        assert load_script("test").main(settings) == 0
+        assert load_script("test").main(request) == 0
         fine = nib.load(tmp_path / f"fine{axis}.nii")
         assert fine.shape[axis] == 36
         zooms = np.array([1, 2, 3], float)
@@ -229,10 +230,10 @@ def test_scan_filters_read_the_noise_and_say_it(learned, tmp_path, capsys):
     low = phantom(8, (40, 40, 14))
     low = np.where(low > 0, np.clip(low + random.normal(0, 36, low.shape), 1, None), 0)
     path = save(tmp_path / "low.nii.gz", low.astype(np.float32))
-    settings = command_line("test", [
+    request = command_line("test", [
         "--upscale", "--factor", "1", "1", "3", "--test_dir", str(path), "--no-report",
         "--arrays_dir", str(learned / "arrays"), "--output", str(tmp_path / "fine.nii")])
-    assert load_script("test").main(settings) == 0
+    assert load_script("test").main(request) == 0
     assert "noise about " in capsys.readouterr().out
     noise = make_fine(low.astype(np.float32), filters(learned, 1, 1, 3)[1]).cues[NOISE]
     assert 0.02 < noise < 0.06
@@ -242,11 +243,11 @@ def test_learning_twice_gives_the_same_bytes_for_any_number_of_threads(learned, 
     kept = {path.name: path.read_bytes() for path in (learned / "arrays").glob("*_2.npy")}
     assert len(kept) == 5  # a reader, and trees and filters of two stages
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings = command_line("train", [
+    request = command_line("train", [
         "--preset", "scan", "--leaves", "12", "--draws", "6", "--sample_rate", "1", "--quiet",
         "--train_dir", str(learned / "train"), "--noise", "6", "--restart",
         "--arrays_dir", str(learned / "again")])
-    assert load_script("train").main(settings) == 0
+    assert load_script("train").main(request) == 0
     for name, content in kept.items():
         assert (learned / "again" / name).read_bytes() == content
 
@@ -256,15 +257,15 @@ def test_filters_for_scans_are_taken_by_name_beside_others_and_others_are_said_t
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "train" / "v.nii.gz", phantom(0))
     save(tmp_path / "low.nii.gz", phantom(1, (20, 20, 20)))
-    settings = command_line("train", ["--filter_len", "3", "--grad_len", "3", "--quiet",
-                                             "--q_angle_p", "1", "--q_angle_t", "1"])
-    assert load_script("train").main(settings) == 0
+    request = command_line("train", ["--filter_len", "3", "--grad_len", "3", "--quiet",
+                                      "--q_angle_p", "1", "--q_angle_t", "1"])
+    assert load_script("train").main(request) == 0
     capsys.readouterr()
     for options, noted in ((["--upscale"], True), (["--upscale", "--preset", "scan"], False)):
-        settings = command_line("test", [
+        request = command_line("test", [
             *options, "--test_dir", "low.nii.gz", "--output", "fine.nii", "--no-report",
             "--overwrite"])
-        assert load_script("test").main(settings) == 0
+        assert load_script("test").main(request) == 0
         out = capsys.readouterr().out
         assert ("may sharpen" in out) == noted and ("preset scan)" in out) != noted
 
@@ -276,10 +277,10 @@ def test_evaluating_what_is_no_brain_is_one_line_and_the_others_are_done(
     speck[20, 20, 20] = 5.5  # one voxel; no whole number, as those of label maps are
     save(tmp_path / "in" / "a.nii", speck)
     save(tmp_path / "in" / "b.nii", phantom(7))
-    settings = command_line("test", [
+    request = command_line("test", [
         *options, "--test_dir", str(tmp_path / "in"), "--arrays_dir", str(learned / "arrays"),
         "--result_dir", str(tmp_path / "result"), "--test_profile", "box"])
-    assert load_script("test").main(settings) == 1
+    assert load_script("test").main(request) == 1
     said = capsys.readouterr()
     first, last = said.err.splitlines()
     assert "a.nii: when it is degraded, no voxel above zero is left" in first

@@ -20,7 +20,7 @@ from restoring.steps import upscale
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Request.of(factor=(1, 1, 4), arrays_dir=str(PRETRAINED_SCAN)))[:2]
+    return load_filters(Request.of(factor=(1, 1, 4), arrays_dir=str(PRETRAINED_SCAN)))
 
 
 def tissue(seed, shape=(72, 72, 72)):
@@ -45,8 +45,8 @@ def test_the_profile_is_told_where_the_plane_is_finer_than_the_slices_become(shi
     # Sampled at 1.5 mm along the first two axes, at 6 mm across: the slices become 1.5 mm.
     volume = tissue(1, (120, 120, 120))
     low = thick_slices(volume, "gauss", 6)
-    settings = replace(shipped[1], factor=(1, 1, 4))
-    assert profile_of_slices(Scan.of(low, settings, 2, (1.0, 1.0, 6.0))) == "gauss"
+    method = replace(shipped.method, factor=(1, 1, 4))
+    assert profile_of_slices(Scan.of(low, method, 2, (1.0, 1.0, 6.0))) == "gauss"
 
 
 def test_too_few_slices_count_as_means_over_the_slice(shipped):
@@ -98,11 +98,11 @@ def test_of_a_large_scan_its_middle_planes_are_learned_from(shipped, monkeypatch
 
 
 def test_half_of_a_correction_is_made(shipped, monkeypatch):
-    stages, settings = shipped
+    stages, method, *_ = shipped
     low = thick_slices(tissue(6))
-    half = adapt_to_scan(low, stages, settings).stages[0].weights - stages[0].weights
+    half = adapt_to_scan(low, stages, method).stages[0].weights - stages[0].weights
     monkeypatch.setattr(adaptation, "TRUST", 1)
-    whole = adapt_to_scan(low, stages, settings).stages[0].weights - stages[0].weights
+    whole = adapt_to_scan(low, stages, method).stages[0].weights - stages[0].weights
     assert np.abs(whole).max() > 0.005
     np.testing.assert_allclose(half, whole / 2, atol=1e-6)
 
@@ -142,26 +142,26 @@ def test_corrections_are_those_of_a_ridge_regression_of_what_is_missed():
 
 
 def test_a_scan_unlike_those_learned_from_is_nearer_to_the_truth_than_without(shipped):
-    stages, settings = shipped
+    stages, method, *_ = shipped
     truth = tissue(6, (96, 96, 96))  # random texture, as no brain has it
     low = thick_slices(truth, "gauss")
-    adapted = adapt_to_scan(low, stages, settings)
+    adapted = adapt_to_scan(low, stages, method)
     assert adapted.profile == "gauss"
     inside = truth > 0
-    missed = [np.square(upscale(low, filters, settings) - truth)[inside].mean()
+    missed = [np.square(upscale(low, filters, method) - truth)[inside].mean()
               for filters in (stages, adapted.stages)]
     assert missed[1] < 0.95 * missed[0]
-    again = adapt_to_scan(low, stages, settings, (0.3, 0.3, 1.2))  # the unit plays no part
+    again = adapt_to_scan(low, stages, method, (0.3, 0.3, 1.2))  # the unit plays no part
     for one, other in zip(adapted.stages, again.stages, strict=True):
         np.testing.assert_array_equal(one.weights, other.weights)
 
 
 def test_a_scan_that_cannot_be_learned_from_keeps_the_filters_and_says_why(shipped):
-    stages, settings = shipped
+    stages, method, *_ = shipped
     low = thick_slices(tissue(0))
-    coarse = adapt_to_scan(low, stages, settings, (1.0, 1.0, 2.0))
+    coarse = adapt_to_scan(low, stages, method, (1.0, 1.0, 2.0))
     assert coarse.stages is stages and "coarser" in coarse.why_not
-    few = adapt_to_scan(low[20:40, 20:40, 6:10], stages, settings)
+    few = adapt_to_scan(low[20:40, 20:40, 6:10], stages, method)
     assert few.stages is stages and "too few" in few.why_not
     cubes, of_cubes, *_ = load_filters(Request.of(arrays_dir=str(PRETRAINED_SCAN)))
     assert adapt_to_scan(low, cubes, of_cubes).stages is cubes

@@ -14,20 +14,22 @@ from restoring.evaluation import evaluate_scan
 from restoring.steps import upscale
 from util import random_of
 
+REQUEST = Request.of(preset="scan")
+
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Request.of(preset="scan"))[:2]
+    return load_filters(REQUEST)
 
 
 @pytest.mark.parametrize("profile, noise", [("box", 3), ("kspace", 0)])
 def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     """On the grid that keeps the field of view; beyond its ends the phantom is black either way."""
-    stages, settings = shipped
+    stages, method, *_ = shipped
     image = np.pad(phantom(7, (48, 48, 48)), 8)
-    row = evaluate_scan(image, stages, settings, profile, noise, "v")
+    row = evaluate_scan(image, shipped, REQUEST, profile, noise, "v")
     hr = original_of(image, (2, 2, 2))
-    operator = degradation_of(hr.shape, settings)
+    operator = degradation_of(hr.shape, method)
     operator.profiles = 3 * (profile,)
     low = make_low(hr, operator, noise / 100, random_of(0, f"v {profile} {noise}"))
     how = {"mode": "grid-mirror", "grid_mode": True}
@@ -36,7 +38,7 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.024, sigma=0.03)
         found["denoised"] = zoom(clean, 2, order=5, **how)
-    found["restored"] = upscale(low, stages, settings)
+    found["restored"] = upscale(low, stages, method)
     brain = hr > 0
     places = {"inside": distance_transform_cdt(brain, "taxicab") > 5,
               "whole": distance_transform_cdt(~brain, "taxicab") <= 2}

@@ -15,10 +15,12 @@ from restoring import evaluation
 from restoring.steps import upscale
 from util import random_of
 
+REQUEST = Request(arrays_dir=str(PRETRAINED_SCAN))
+
 
 @pytest.fixture(scope="module")
 def shipped():
-    return load_filters(Request.of(arrays_dir=str(PRETRAINED_SCAN)))[:2]
+    return load_filters(REQUEST)
 
 
 def test_a_noisy_lr_volume_is_black_outside_its_outline():
@@ -31,16 +33,16 @@ def test_a_noisy_lr_volume_is_black_outside_its_outline():
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4)])
 def test_tissue_that_a_face_of_the_array_cuts_is_restored_as_if_it_went_on(factor, monkeypatch):
     monkeypatch.setattr("structure.trust", lambda *_: 1.0)  # of phantoms too
-    stages, settings, *_ = load_filters(Request.of(preset="scan", factor=factor))
+    stages, method, *_ = load_filters(Request.of(preset="scan", factor=factor))
     whole = np.clip(phantom(11, (96, 96, 96)), 0, 1000) / 1000
     hr = whole[24:72, 24:72, 24:72]
     assert (hr > 0).mean() > 0.99  # no background at any face
-    operator = degradation_of(hr.shape, settings)
+    operator = degradation_of(hr.shape, method)
     operator.profiles = 3 * ("box",)
     low = np.maximum(operator.forward(hr.astype(np.float32)), 1e-3)
     around = [(4 * factor[axis] // max(factor[axis], 1),) * 2 for axis in range(3)]
-    found = upscale(low, stages, settings)
-    larger = upscale(np.pad(low, around, mode="symmetric"), stages, settings)
+    found = upscale(low, stages, method)
+    larger = upscale(np.pad(low, around, mode="symmetric"), stages, method)
     inner = tuple(slice(before * f, before * f + side)
                   for (before, _), f, side in zip(around, factor, hr.shape, strict=True))
     mirrored = larger[inner]
@@ -77,25 +79,24 @@ def test_many_originals_are_noisy_and_stay_in_their_outline():
 
 
 def test_later_stages_learn_from_voxels_whose_surroundings_are_restored(shipped):
-    stages, settings = shipped
+    stages, method, *_ = shipped
     volume = next(drawn_volumes(phantom(2), SCAN, "one"))
-    scene, voxels = what_stages_learn_from(volume, stages[:1], settings)
+    scene, voxels = what_stages_learn_from(volume, stages[:1], method)
     inner = 3 * (slice(REACH, -REACH),)
     near = binary_dilation(volume.core, iterations=NEAR) & volume.mask
-    whole = restore_stages(volume, stages[:1], settings)
+    whole = restore_stages(volume, stages[:1], method)
     np.testing.assert_array_equal(scene.estimate[inner][near], whole[near])
     assert NEAR >= 3 and voxels.size == volume.core.sum()  # filters of later stages see 3 voxels
 
 
 def test_inside_is_what_lies_five_voxels_deep(shipped, monkeypatch):
-    stages, settings = shipped
-    seen = []
+    method, seen = shipped.method, []
     monkeypatch.setattr(evaluation, "decibel", lambda error: seen.append(float(error)) or 0.0)
     brain = phantom(3)
     monkeypatch.setattr(evaluation, "restore", lambda fine, *_: fine.lr)
-    evaluation.evaluate_scan(brain, stages, settings, "box", 0, "brain")
-    hr = evaluation.original_of(brain, settings.factor)
-    operator = degradation_of(hr.shape, settings)
+    evaluation.evaluate_scan(brain, shipped, REQUEST, "box", 0, "brain")
+    hr = evaluation.original_of(brain, method.factor)
+    operator = degradation_of(hr.shape, method)
     low = make_low(hr, operator, 0, random_of(0, "brain box 0"))
     missed = np.square(np.clip(operator.spline(low, 1), 0, 1) - hr)
     inside = binary_erosion(hr > 0, iterations=5)

@@ -13,7 +13,7 @@ from synthetic import PATIENT, brain
 from degrading.spline import upsample
 from disk import files
 from disk.interrupt import Stop
-from filter_constant import Method
+from filter_constant import Method, Request
 from get_lar import make_fine, make_pair
 from hashtable import nearest_buckets
 from learning.checkpoint import Checkpoint
@@ -78,8 +78,8 @@ def test_what_is_written_is_on_the_disk_before_it_gets_its_name(tmp_path, monkey
 
 
 def test_saving_takes_no_more_than_a_tenth_of_the_time(tmp_path):
-    settings = Method(**SMALL.__dict__ | {"arrays_dir": str(tmp_path), "checkpoint_minutes": 0})
-    checkpoint = checkpoint_of(structure_of(settings), [], settings)
+    request = Request(SMALL, arrays_dir=str(tmp_path), checkpoint_minutes=0)
+    checkpoint = checkpoint_of(structure_of(SMALL), [], request)
     assert isinstance(checkpoint, Checkpoint)
     checkpoint.took = 5
     for seconds, due in ((0, False), (45, False), (55, True)):

@@ -13,13 +13,13 @@ from matrix_compute import CG_RESIDUAL, ENOUGH_SAMPLES, Gram, ridge_filter, solv
 
 @pytest.mark.parametrize("weight", [1e-6, 0.1, 10, 1e4])
 def test_ridge_filters_equal_a_dense_solution(weight):
-    settings = replace(SMALL, ridge=weight)
-    gram = random_gram(settings, samples=60)
-    matrices = [symmetric(gram.full(b)) for b in range(settings.buckets)]
+    method = replace(SMALL, ridge=weight)
+    gram = random_gram(method, samples=60)
+    matrices = [symmetric(gram.full(b)) for b in range(method.buckets)]
     h = naive.ridge_filters(
         np.array([m[:-1, :-1] for m in matrices]), np.array([m[-1, :-1] for m in matrices]), weight
     )
-    np.testing.assert_allclose(solve(gram, settings), h, atol=1e-6)  # stored as float32
+    np.testing.assert_allclose(solve(gram, method), h, atol=1e-6)  # stored as float32
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5, 26])
@@ -42,10 +42,10 @@ def test_ridge_filter_reads_the_lower_triangle_only():
 @pytest.mark.parametrize("weight", [1e-3, 10])
 def test_ridge_survives_a_bucket_of_constant_patches(weight):
     # All patches alike, centred to zero: Q is zero and the pooled filter is all there is.
-    settings = replace(SMALL, ridge=weight)
-    gram = random_gram(settings, samples=60)
+    method = replace(SMALL, ridge=weight)
+    gram = random_gram(method, samples=60)
     gram.packed[4] = 0
-    h = solve(gram, settings)
+    h = solve(gram, method)
     assert np.isfinite(h).all()
     pooled = symmetric(unpacked(gram.packed.sum(0), gram.side))
     g0 = np.linalg.solve(pooled[:-1, :-1] + weight * np.eye(27), pooled[-1, :-1])
@@ -79,9 +79,9 @@ def test_ridge_bucket_with_just_enough_samples_keeps_its_own_filter():
 
 
 def test_cg_filters_have_the_published_residual():
-    settings = replace(SMALL, solver="cg")
-    gram = random_gram(settings, samples=60)
-    for b, h in enumerate(solve(gram, settings).astype(np.float64)):
+    method = replace(SMALL, solver="cg")
+    gram = random_gram(method, samples=60)
+    for b, h in enumerate(solve(gram, method).astype(np.float64)):
         matrix = symmetric(gram.full(b))
         v = matrix[-1, :-1]
         # Twice the residual: filters are rounded to float32.
@@ -89,40 +89,40 @@ def test_cg_filters_have_the_published_residual():
 
 
 def test_cg_filters_equal_a_dense_solution():
-    settings = replace(SMALL, solver="cg")
-    gram = random_gram(settings, samples=600)
-    matrices = [symmetric(gram.full(b)) for b in range(settings.buckets)]
+    method = replace(SMALL, solver="cg")
+    gram = random_gram(method, samples=600)
+    matrices = [symmetric(gram.full(b)) for b in range(method.buckets)]
     dense = np.array([np.linalg.solve(m[:-1, :-1], m[-1, :-1]) for m in matrices])
     # A residual of 1e-5 at a condition of about 2; the filters are some 0.1 long.
-    np.testing.assert_allclose(solve(gram, settings), dense, atol=1e-5)
+    np.testing.assert_allclose(solve(gram, method), dense, atol=1e-5)
 
 
 def test_cg_bucket_without_a_sample_is_served_by_the_nearest():
-    settings, empty = replace(SMALL, solver="cg"), (0, 7, 8, 35)
-    gram = random_gram(settings, samples=60, empty=empty)
-    h, nearest = solve(gram, settings), nearest_buckets(gram.count > 0, settings)
+    method, empty = replace(SMALL, solver="cg"), (0, 7, 8, 35)
+    gram = random_gram(method, samples=60, empty=empty)
+    h, nearest = solve(gram, method), nearest_buckets(gram.count > 0, method)
     for bucket in empty:
         assert nearest[bucket] not in empty and h[bucket].any()
         np.testing.assert_array_equal(h[bucket], h[nearest[bucket]])
 
 
 def test_cg_bucket_with_one_sample_keeps_its_own_filter():
-    settings = replace(SMALL, solver="cg")
-    gram = random_gram(settings, samples=60)
+    method = replace(SMALL, solver="cg")
+    gram = random_gram(method, samples=60)
     rows = np.random.default_rng(36).random((1, 28))
     gram.packed[5], gram.count[5] = (rows.T @ rows)[np.tril_indices(28)], 1
     a, b = rows[0, :-1], rows[0, -1]
     # The shortest that fits it.
-    np.testing.assert_allclose(solve(gram, settings)[5], a * b / (a @ a), rtol=1e-4)
+    np.testing.assert_allclose(solve(gram, method)[5], a * b / (a @ a), rtol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["ridge", "cg"])
 def test_filters_are_float32_and_finite_even_of_very_few_samples(solver):
     pair, _, voxels, bucket = random_case((5, 5, 5), 3, SMALL.buckets)
-    settings = replace(SMALL, solver=solver)
-    gram = Gram(settings.buckets, settings.taps)
-    add(gram, pair, voxels[:3], bucket[:3], settings)
-    h = solve(gram, settings)
+    method = replace(SMALL, solver=solver)
+    gram = Gram(method.buckets, method.taps)
+    add(gram, pair, voxels[:3], bucket[:3], method)
+    h = solve(gram, method)
     assert h.shape == (36, 27) and h.dtype == np.float32 and np.isfinite(h).all() and h.any(1).all()
 
 
@@ -136,10 +136,10 @@ def test_learned_filters_undo_a_known_blur(solver):
     hr = lr.copy()
     for index in naive.interior(np.ones(lr.shape, bool), 1):
         hr[index] = naive.patch(lr, index, 3) @ true
-    settings = replace(SMALL, solver=solver, ridge=1e-6)
+    method = replace(SMALL, solver=solver, ridge=1e-6)
     voxels = interior_voxels(np.ones(lr.shape, bool), 1)
-    gram = Gram(settings.buckets, settings.taps)
-    add(gram, pair_of(lr, hr), voxels, np.zeros(voxels.size, np.int32), settings)
+    gram = Gram(method.buckets, method.taps)
+    add(gram, pair_of(lr, hr), voxels, np.zeros(voxels.size, np.int32), method)
     # cg stops at 1e-5 of V; raw patches all share their mean, so that Q's condition is some
     # hundreds.
-    np.testing.assert_allclose(solve(gram, settings)[0], true, atol=1e-3)
+    np.testing.assert_allclose(solve(gram, method)[0], true, atol=1e-3)

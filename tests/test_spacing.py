@@ -9,7 +9,7 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from filter_constant import Method
+from filter_constant import Request
 from nifti.slices import Slices, slices_beside
 from options.command_line import command_line
 from restoring.spacing import Way, describe, nearest, onto_sizes, way_to
@@ -224,7 +224,7 @@ def test_sizes_are_printed_in_the_unit_of_the_header(tmp_path, unit, said):
 
 def test_a_sidecar_in_mm_is_compared_in_the_unit_of_the_header(tmp_path):
     (tmp_path / "v.json").write_text(json.dumps({"SliceThickness": 0.08}))
-    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Method(), "um")
+    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Request(), "um")
     assert said == "slices of 80 um lie 100 um apart along axis 2, a gap of 20 um"
 
 

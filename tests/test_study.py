@@ -72,9 +72,9 @@ def test_the_folder_of_results_is_not_searched(tmp_path, capsys):
 def test_a_second_run_does_not_take_the_results_of_the_first(tmp_path, monkeypatch, capsys):
     tree(tmp_path, "a.nii", "b.nii.gz")
     for where, count in ((tmp_path / "out", 2), (tmp_path / "later", 2), (tmp_path / "out", 2)):
-        settings = command_line("test", [
+        request = command_line("test", [
             "--upscale", "--test_dir", str(tmp_path), "--result_dir", str(where)])
-        assert load_script("test").main(settings) == 0
+        assert load_script("test").main(request) == 0
         out, err = capsys.readouterr()
         assert f"Upscaling {count} volumes" in out
     # The results of the other folder are known by the records beside them.

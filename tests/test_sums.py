@@ -20,17 +20,17 @@ from published.patches import patch_lines
 
 def golden_gram(golden, chosen):
     """Our Gram matrices of some golden buckets, of all voxels that the released code gave them."""
-    settings = replace(golden.settings, solver="cg")
-    place = np.full(settings.buckets, -1, np.int32)
+    method = replace(golden.method, solver="cg")
+    place = np.full(method.buckets, -1, np.int32)
     place[chosen] = np.arange(len(chosen))
     bucket = place[golden.bucket.ravel()[golden.voxels]]
-    gram = Gram(len(chosen), settings.taps)
+    gram = Gram(len(chosen), method.taps)
     add(
         gram,
         pair_of(golden.lr, golden.hr),
         golden.voxels[bucket >= 0],
         bucket[bucket >= 0],
-        settings,
+        method,
     )
     return gram
 
@@ -144,21 +144,21 @@ def test_sums_do_not_hang_on_train_div(brain, parts):
 
 def test_more_parts_than_samples_are_no_fault(brain):
     pair = make_pair(brain, SMALL)
-    settings = replace(SMALL, sample_rate=2000, train_div=100)
+    method = replace(SMALL, sample_rate=2000, train_div=100)
     gram = Gram(SMALL.buckets, SMALL.taps)
-    accumulate(gram, pair, BOUNDARIES, settings, "brain")
+    accumulate(gram, pair, BOUNDARIES, method, "brain")
     assert 0 < gram.count.sum() < 30
 
 
 @pytest.mark.parametrize("solver", ["ridge", "cg"])
 def test_sums_and_filters_are_bit_identical_for_any_number_of_threads(monkeypatch, solver, brain):
-    settings = replace(SMALL, filter_len=5, grad_len=5, solver=solver)
-    pair, results = make_pair(brain, settings), []
+    method = replace(SMALL, filter_len=5, grad_len=5, solver=solver)
+    pair, results = make_pair(brain, method), []
     for number in (1, 2, 5):
         monkeypatch.setattr(threads, "thread_count", lambda number=number: number)
-        gram = Gram(settings.buckets, settings.taps)
-        accumulate(gram, pair, BOUNDARIES, settings, "brain")
-        results.append((gram.packed, gram.count, solve(gram, settings)))
+        gram = Gram(method.buckets, method.taps)
+        accumulate(gram, pair, BOUNDARIES, method, "brain")
+        results.append((gram.packed, gram.count, solve(gram, method)))
     for other in results[1:]:
         for mine, theirs in zip(results[0], other):
             np.testing.assert_array_equal(mine, theirs)

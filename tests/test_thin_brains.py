@@ -55,13 +55,13 @@ def test_a_brain_between_the_voxels_is_named_and_the_others_are_learned_from(fol
 @pytest.mark.parametrize("start", ["quadratic", "projected"])
 @pytest.mark.parametrize("factor", [2, 3, 4, 5, 6, 8])
 def test_a_thin_brain_makes_a_pair_that_holds_something_or_is_refused(factor, start):
-    settings = replace(BEST, factor=(factor,) * 3, start=start)
+    method = replace(BEST, factor=(factor,) * 3, start=start)
     made = 0
     for axis in range(3):
         for first in range(16, 25):
             for count in (1, 2):
                 try:
-                    pair = make_pair(planes(first, count, axis), settings)
+                    pair = make_pair(planes(first, count, axis), method)
                 except ValueError as fault:
                     assert "too thin for the factor" in str(fault)
                 else:
@@ -83,10 +83,10 @@ def test_of_a_box_that_no_voxel_sees_an_lr_volume_says_nothing():
 
 def test_planes_outside_the_box_that_no_voxel_sees_do_no_harm():
     """The grid of the larger volume steps over this brain, that of the volume itself does not."""
-    stages, settings, *_ = load_filters(Request.of(factor=(4, 4, 4), arrays_dir=str(PRETRAINED)))
+    stages, method, *_ = load_filters(Request.of(factor=(4, 4, 4), arrays_dir=str(PRETRAINED)))
     data = planes(7, 1, shape=(56, SIDE - 2, SIDE))
-    pair = make_pair(data, settings)
-    whole = whole_of(data, pair, restore(pair, stages, settings), stages, settings, None)
+    pair = make_pair(data, method)
+    whole = whole_of(data, pair, restore(pair, stages, method), stages, method, None)
     assert whole[:, :36].any() and np.isfinite(whole).all()
 
 

@@ -109,9 +109,9 @@ def test_fourier_transforms_work_in_as_many_threads_as_are_set(monkeypatch, brai
 
     for name in ("fftn", "ifftn"):
         monkeypatch.setattr(scipy.fft, name, partial(watched, getattr(scipy.fft, name)))
-    settings = replace(Method(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
+    method = replace(Method(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
                        feature_space="octahedral", filter_len=5)
-    pair = make_pair(brain, settings)
+    pair = make_pair(brain, method)
     pair.operator.interpolate(pair.low), pair.operator.adjoint(pair.low)
     assert used == {3}
 
@@ -132,16 +132,16 @@ def test_spans_cover_everything_once(count):
 
 
 def test_pairs_and_restored_volumes_are_bit_identical_for_any_number_of_threads(monkeypatch, brain):
-    settings = replace(Method(), filter_len=5, grad_len=5)
-    shape = settings.buckets, settings.taps
+    method = replace(Method(), filter_len=5, grad_len=5)
+    shape = method.buckets, method.taps
     h = np.random.default_rng(62).standard_normal(shape).astype(np.float32) / 25
     boundaries = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
     found = []
     for number in NUMBERS:
         for module in (threads, hashtable):
             monkeypatch.setattr(module, "thread_count", lambda number=number: number)
-        pair = make_pair(brain, settings)
-        found.append((pair.lr, apply_filters(pair.lr, h, boundaries, settings)))
+        pair = make_pair(brain, method)
+        found.append((pair.lr, apply_filters(pair.lr, h, boundaries, method)))
     assert (found[0][0] != found[0][1]).any()
     for other in found[1:]:
         for mine, theirs in zip(found[0], other):

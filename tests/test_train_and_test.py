@@ -291,7 +291,7 @@ def test_volumes_of_one_name_in_several_folders_all_get_a_result(pieces, small_f
         (tmp_path / "test" / subject / "T1w.nii.gz").write_bytes(
             (pieces.test / "c.nii.gz").read_bytes()
         )
-    settings = command_line(
+    request = command_line(
         "test",
         [
             "--test_dir",
@@ -302,5 +302,5 @@ def test_volumes_of_one_name_in_several_folders_all_get_a_result(pieces, small_f
             str(tmp_path / "result"),
         ],
     )
-    load_script("test").main(settings)
+    load_script("test").main(request)
     assert len(list((tmp_path / "result").rglob("T1w.nii.gz"))) == 2

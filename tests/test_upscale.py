@@ -14,7 +14,7 @@ from synthetic import degrade, interpolate, one_stage
 import test as script
 from degrading.degradation import kspace_kept
 from disk.filters import load_filters, save_filters
-from filter_constant import Method
+from filter_constant import Method, Request
 from get_lar import best_spline, make_fine, make_pair
 from hashtable import Boundaries
 from machine.errors import UserError
@@ -23,7 +23,7 @@ from restoring.steps import upscale
 from structure import apply_filters
 
 HERE = Path(__file__).resolve().parent.parent
-SETTINGS = Method(filter_len=5, grad_len=5)
+METHOD = Method(filter_len=5, grad_len=5)
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
 
 
@@ -34,12 +34,12 @@ def landscape(seed=0, shape=(14, 15, 16)):
     return data.astype(np.float32)
 
 
-def filters(settings, centre=1.0, seed=None):
+def filters(method, centre=1.0, seed=None):
     """Filters that keep the LR voxel or, with a seed, blur a little at random; they sum to one."""
-    h = np.zeros((settings.buckets, settings.taps), np.float32)
+    h = np.zeros((method.buckets, method.taps), np.float32)
     if seed is not None:
-        h += np.random.default_rng(seed).random(h.shape) * 0.2 / settings.taps
-    h[:, settings.taps // 2] += centre - h.sum(1)
+        h += np.random.default_rng(seed).random(h.shape) * 0.2 / method.taps
+    h[:, method.taps // 2] += centre - h.sum(1)
     return h
 
 
@@ -47,8 +47,8 @@ def filters(settings, centre=1.0, seed=None):
 def restored(tmp_path):
     """Run test.py --upscale on images and return what it wrote, by name."""
     save_filters(
-        one_stage(filters(SETTINGS), BOUNDARIES),
-        dataclasses.replace(SETTINGS, arrays_dir=str(tmp_path / "arrays")),
+        one_stage(filters(METHOD), BOUNDARIES),
+        Request(METHOD, arrays_dir=str(tmp_path / "arrays")),
         [],
     )
     (tmp_path / "in").mkdir()
@@ -57,7 +57,7 @@ def restored(tmp_path):
         for name, image in images.items():
             nib.save(image, tmp_path / "in" / name)
         status = script.main(
-            *command_line(
+            command_line(
                 "test",
                 [
                     "--upscale",
@@ -79,11 +79,11 @@ def restored(tmp_path):
 
 
 def test_constant_volumes_stay_constant_up_to_their_faces():
-    settings = dataclasses.replace(SETTINGS, factor=(2, 1, 3))
+    method = dataclasses.replace(METHOD, factor=(2, 1, 3))
     fine = upscale(
         np.full((9, 8, 7), 37.5, np.float32),
-        one_stage(filters(settings, seed=1), BOUNDARIES),
-        settings,
+        one_stage(filters(method, seed=1), BOUNDARIES),
+        method,
     )
     assert fine.shape == (18, 8, 21)
     assert np.allclose(fine, 37.5, rtol=1e-5)
@@ -91,16 +91,16 @@ def test_constant_volumes_stay_constant_up_to_their_faces():
 
 def test_voxels_near_the_faces_are_filtered_too():
     low = landscape()
-    settings = dataclasses.replace(SETTINGS, grid="edges")
-    doubled = upscale(low, one_stage(filters(settings, centre=1.1), BOUNDARIES), settings)
-    kept = upscale(low, one_stage(filters(settings), BOUNDARIES), settings)
+    method = dataclasses.replace(METHOD, grid="edges")
+    doubled = upscale(low, one_stage(filters(method, centre=1.1), BOUNDARIES), method)
+    kept = upscale(low, one_stage(filters(method), BOUNDARIES), method)
     touched = doubled != kept
     assert touched[kept > 0].mean() > 0.99  # but for what is clipped at the top
 
 
 def test_the_background_is_the_volumes_own():
     low = landscape()
-    fine = upscale(low, one_stage(filters(SETTINGS, seed=2), BOUNDARIES), SETTINGS)
+    fine = upscale(low, one_stage(filters(METHOD, seed=2), BOUNDARIES), METHOD)
     assert not fine[:7, :9, :11].any()
     assert fine[9:, 11:, 13:].all()
 
@@ -109,18 +109,18 @@ def test_bright_voxels_above_the_clip_stay_bright():
     low = np.full((20, 20, 20), 100, np.float32)
     low[9:12, 9:12, 9] = 4000  # nine voxels of 8000: above the 99.9 % level
     low[0, 0, 0:8] = 200
-    settings = dataclasses.replace(SETTINGS, grid="edges", factor=(1, 1, 2))
-    assert make_fine(low, settings).scale < 4001
+    method = dataclasses.replace(METHOD, grid="edges", factor=(1, 1, 2))
+    assert make_fine(low, method).scale < 4001
     low[10, 10, 9] = 20_000
-    assert make_fine(low, settings).scale < 4001
-    fine = upscale(low, one_stage(filters(settings), BOUNDARIES), settings)
-    assert fine.max() == interpolate(low, fine.shape, settings).max() > 10_000
+    assert make_fine(low, method).scale < 4001
+    fine = upscale(low, one_stage(filters(method), BOUNDARIES), method)
+    assert fine.max() == interpolate(low, fine.shape, method).max() > 10_000
 
 
 def test_scaling_intensities_scales_the_result():
     low = landscape()
-    learned = one_stage(filters(SETTINGS, seed=3), BOUNDARIES)
-    once, often = (upscale(low * np.float32(gain), learned, SETTINGS) for gain in (1, 1000))
+    learned = one_stage(filters(METHOD, seed=3), BOUNDARIES)
+    once, often = (upscale(low * np.float32(gain), learned, METHOD) for gain in (1, 1000))
     assert np.allclose(once * 1000, often, rtol=1e-4, atol=1e-2)
 
 
@@ -132,13 +132,13 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
         {"lr_type": "average", "grid": "edges"},
         {"lr_type": "kspace", "kspace_keep": "auto"},
     ):
-        settings = dataclasses.replace(SETTINGS, factor=(2, 2, 2), **options)
+        method = dataclasses.replace(METHOD, factor=(2, 2, 2), **options)
         image = landscape(4, (40, 42, 44))
         image[image > 0] = np.clip(image[image > 0], 100, 250)
-        h, pair = filters(settings, seed=5), make_pair(image, settings)
+        h, pair = filters(method, seed=5), make_pair(image, method)
         evaluated = np.zeros(pair.operator.shape, np.float32)
-        evaluated[pair.box] = apply_filters(pair.lr, h, BOUNDARIES, settings) * pair.scale
-        fine = upscale(pair.low, one_stage(h, BOUNDARIES), settings)
+        evaluated[pair.box] = apply_filters(pair.lr, h, BOUNDARIES, method) * pair.scale
+        fine = upscale(pair.low, one_stage(h, BOUNDARIES), method)
         inner = (slice(16, 28),) * 3
         # The 99.9 % level of the LR volume is a little lower, and strengths near a boundary change
         # bucket.
@@ -150,21 +150,21 @@ def test_upscaling_what_degrading_made_is_what_evaluation_restores():
     [("interpolation", "third"), ("average", "third"), ("kspace", "auto"), ("kspace", "third")],
 )
 def test_an_axis_of_factor_one_is_left_untouched(lr_type, keep):
-    settings = dataclasses.replace(SETTINGS, factor=(1, 1, 4), lr_type=lr_type, kspace_keep=keep)
+    method = dataclasses.replace(METHOD, factor=(1, 1, 4), lr_type=lr_type, kspace_keep=keep)
     image = landscape(6, (12, 13, 16))
     # Nothing to lose along the axis that is degraded.
     profile = image[:, :, :1] * np.ones((1, 1, 16), np.float32)
-    low = degrade(profile, settings)
-    fine = interpolate(low, profile.shape, settings)
+    low = degrade(profile, method)
+    fine = interpolate(low, profile.shape, method)
     assert np.allclose(fine, profile, atol=1e-3 * profile.max())
-    pair = make_pair(np.pad(image, 6), settings)
+    pair = make_pair(np.pad(image, 6), method)
     assert best_spline(pair).shape == pair.hr.shape == pair.lr.shape
 
 
 def test_block_means_keep_the_mean():
     image = landscape(7, (12, 12, 16))
-    settings = dataclasses.replace(SETTINGS, factor=(2, 3, 4), lr_type="average")
-    low = degrade(image, settings)
+    method = dataclasses.replace(METHOD, factor=(2, 3, 4), lr_type="average")
+    low = degrade(image, method)
     assert low.shape == (6, 4, 4)
     assert low[1, 2, 3] == pytest.approx(image[2:4, 6:9, 12:16].mean(), rel=1e-6)
 
@@ -180,20 +180,20 @@ def test_k_space_keeps_one_in_factor_with_the_zero_frequency_in_its_middle():
 def test_k_space_filled_with_zeros_passes_through_every_voxel():
     for shape in ((12, 15, 9), (13, 10, 8)):
         low = landscape(8, shape) + 200
-        settings = dataclasses.replace(
-            SETTINGS, lr_type="kspace", kspace_keep="auto", factor=(2, 1, 3)
+        method = dataclasses.replace(
+            METHOD, lr_type="kspace", kspace_keep="auto", factor=(2, 1, 3)
         )
-        fine = interpolate(low, (shape[0] * 2, shape[1], shape[2] * 3), settings)
+        fine = interpolate(low, (shape[0] * 2, shape[1], shape[2] * 3), method)
         assert np.allclose(fine[::2, :, ::3], low, atol=1e-3 * low.max())
 
 
 def test_k_space_of_the_published_third_is_refused_where_the_factor_is_not_three(
     tmp_path, restored
 ):
-    settings = dataclasses.replace(SETTINGS, lr_type="kspace")
+    method = dataclasses.replace(METHOD, lr_type="kspace")
     with pytest.raises(ValueError, match="--kspace_keep auto"):
-        make_fine(landscape(), settings)
-    thrice = make_fine(landscape(), dataclasses.replace(settings, factor=(3, 3, 3)))
+        make_fine(landscape(), method)
+    thrice = make_fine(landscape(), dataclasses.replace(method, factor=(3, 3, 3)))
     assert thrice.whole_shape == (42, 45, 48)
 
 
@@ -201,7 +201,7 @@ def test_filters_learned_for_another_lr_type_are_refused(tmp_path, restored):
     for options in (["--lr_type", "average"], ["--grid", "edges"]):
         with pytest.raises(UserError, match=f"learned with {options[0]}"):
             load_filters(
-                *command_line(
+                command_line(
                     "test", ["--upscale", "--arrays_dir", str(tmp_path / "arrays"), *options]
                 )
             )
@@ -241,7 +241,7 @@ def test_a_series_is_restored_volume_by_volume(restored):
     for n, volume in enumerate(volumes):
         assert np.array_equal(
             fine.get_fdata()[..., n],
-            upscale(volume, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS),
+            upscale(volume, one_stage(filters(METHOD), BOUNDARIES), METHOD),
         )
 
 
@@ -255,7 +255,7 @@ def test_dtype_same_keeps_the_stored_type_and_its_scaling(restored):
     assert fine["scaled.nii"].get_data_dtype() == np.uint16
     assert (fine["scaled.nii"].dataobj.slope, fine["scaled.nii"].dataobj.inter) == (0.25, 0)
     voxels = np.asarray(scaled.dataobj, np.float32) * np.float32(0.25)
-    expected = upscale(voxels, one_stage(filters(SETTINGS), BOUNDARIES), SETTINGS)
+    expected = upscale(voxels, one_stage(filters(METHOD), BOUNDARIES), METHOD)
     assert np.abs(fine["scaled.nii"].get_fdata() - expected).max() <= 0.126
     assert restored({}, "--suffix", "_f")["plain_f.nii.gz"].get_data_dtype() == np.float32
 

@@ -1,6 +1,5 @@
 """Upscaling files: in tiles, within memory that is planned before, and series with bad volumes."""
 import tracemalloc
-from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,14 +10,14 @@ import octahedral.stages as stages_of
 import test as script
 from disk.filters import PRETRAINED_SCAN, load_filters
 from engine import CPU
-from filter_constant import Method, Request
+from filter_constant import Request
 from get_lar import make_fine
 from intensities import Shift
 from machine.progress import Stopwatch
 from options.command_line import command_line
 from restoring import upscaling
 from restoring.adaptation import adapt_to_scan
-from restoring.steps import Filters, Use, restore, upscale
+from restoring.steps import FilterStore, restore, upscale
 from structure import structure_of
 
 SCAN = Request.of(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
@@ -26,7 +25,7 @@ SCAN = Request.of(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
 
 @pytest.fixture(scope="module")
 def filters():
-    return {factor: load_filters(replace(SCAN, factor=factor)) for factor in ((2, 2, 2), (1, 1, 2))}
+    return {factor: load_filters(SCAN.but(factor=factor)) for factor in ((2, 2, 2), (1, 1, 2))}
 
 
 @pytest.fixture
@@ -38,13 +37,13 @@ def small_tiles(monkeypatch):
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
 def test_tiles_restore_to_the_bit_what_the_whole_does(filters, factor, request):
-    low = brain(1, (20, 22, 21))
-    whole = upscale(low, *filters[factor])
+    low, (stages, method, *_) = brain(1, (20, 22, 21)), filters[factor]
+    whole = upscale(low, stages, method)
     request.getfixturevalue("small_tiles")
     shares = []
     assert len(stages_of.tiles_of(whole.shape)) > 2
-    fine = make_fine(low, filters[factor][1])
-    tiled = fine.whole(restore(fine, *filters[factor], advance=shares.append))
+    fine = make_fine(low, method)
+    tiled = fine.whole(restore(fine, stages, method, advance=shares.append))
     np.testing.assert_array_equal(tiled, whole)
     assert sum(shares) == pytest.approx(1) and len(shares) > 4
 
@@ -52,7 +51,7 @@ def test_tiles_restore_to_the_bit_what_the_whole_does(filters, factor, request):
 def test_bright_voxels_are_added_where_there_is_brain_only(filters):
     low = brain(2, (20, 20, 20))
     low[10, 10, 10] = 50_000
-    fine = make_fine(low, filters[2, 2, 2][1])
+    fine = make_fine(low, filters[2, 2, 2].method)
     assert fine.above.shape == low.shape and fine.above.max() > 40_000
     found, outside = fine.whole(np.zeros_like(fine.lr)), np.ones(fine.whole_shape, bool)
     outside[fine.box] = ~fine.mask
@@ -62,8 +61,7 @@ def test_bright_voxels_are_added_where_there_is_brain_only(filters):
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
 def test_memory_stays_below_what_is_planned(filters, small_tiles, factor, shifted):
-    stages, settings = filters[factor]
-    uses = [Use(stages, settings, (0, 1, 2))]
+    uses = [filters[factor]]
     low = 1 + brain(3, (72, 72, 72))  # without background: all of it is restored
     shift = Shift(-400.0, -50.0) if shifted else None
     upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch(), shift=shift)  # compiles
@@ -71,7 +69,7 @@ def test_memory_stays_below_what_is_planned(filters, small_tiles, factor, shifte
     fine, *_ = upscaling.upscale_by(low, uses, CPU(), Stopwatch(), shift=shift)
     peak = tracemalloc.get_traced_memory()[1] - 30_000 * 70  # but for a tile
     tracemalloc.stop()
-    assert peak / fine.size < structure_of(settings).restore_bytes
+    assert peak / fine.size < structure_of(uses[0].method).restore_bytes
 
 
 def test_a_series_in_the_inputs_type_is_planned_with_what_is_written(tmp_path, monkeypatch, capsys):
@@ -116,9 +114,9 @@ def test_memory_of_series_and_of_adapting_is_planned(tmp_path, monkeypatch, caps
             "--test_dir", str(tmp_path / "low.nii.gz"), "--output", str(tmp_path / "fine.nii.gz")])
         if begins:
             with pytest.raises(Begun):
-                script.main(*asked)
+                script.main(asked)
         else:
-            assert script.main(*asked) == 2 and "GB of memory" in capsys.readouterr().err
+            assert script.main(asked) == 2 and "GB of memory" in capsys.readouterr().err
 
 
 class Begun(Exception):
@@ -198,17 +196,17 @@ def test_where_restoring_gives_no_numbers_a_series_gets_the_spline(tmp_path, mon
 def upscaled(folder, data, spacing=(1, 1, 1), **asked):
     """A file upscaled with the shipped filters for scans; returns the array and what is shown."""
     nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1])), folder / "scan.nii.gz")
-    settings = Method(preset="scan", upscale=True, **asked)
-    filters = Filters(settings, {"preset", "factor"})
-    found = upscaling.upscale_file(folder / "scan.nii.gz", folder / "fine.nii.gz", filters, CPU())
+    given = frozenset({"preset", "factor"})
+    store = FilterStore(Request.of(preset="scan", upscale=True, given=given, **asked))
+    found = upscaling.upscale_file(folder / "scan.nii.gz", folder / "fine.nii.gz", store, CPU())
     return nib.load(folder / "fine.nii.gz").get_fdata(dtype=np.float32), found
 
 
 @pytest.mark.parametrize("first", ["black", "no numbers"])
 def test_a_series_is_adapted_once_to_its_first_volume_that_can_be(tmp_path, monkeypatch, first):
     one, other = (brain(seed, (76, 72, 18)) for seed in (7, 8))
-    stages, settings, *_ = load_filters(replace(SCAN, factor=(1, 1, 4)))
-    expected = upscale(other, adapt_to_scan(one, stages, settings, (1, 1, 4)).stages, settings)
+    stages, method, *_ = load_filters(SCAN.but(factor=(1, 1, 4)))
+    expected = upscale(other, adapt_to_scan(one, stages, method, (1, 1, 4)).stages, method)
     plain, calls = upscaling.restore, []
 
     def first_fails(volume, *arguments):

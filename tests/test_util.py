@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,14 +32,14 @@ SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)
 
 @pytest.fixture
 def saved(tmp_path):
-    """Filters on disk, and the settings that find them."""
-    settings = replace(SMALL, arrays_dir=str(tmp_path / "arrays"))
+    """Filters on disk, and the request that finds them."""
+    request = Request(SMALL, arrays_dir=str(tmp_path / "arrays"))
     rng = np.random.default_rng(47)
-    h = rng.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
+    h = rng.standard_normal((SMALL.buckets, SMALL.taps)).astype(np.float32)
     boundaries = Boundaries(np.array([0.001, 0.02]), np.array([0.25, 0.5]))
-    save_filters(one_stage(h, boundaries), settings, ["a.nii.gz", "sub/b.nii.gz"])
+    save_filters(one_stage(h, boundaries), request, ["a.nii.gz", "sub/b.nii.gz"])
     return SimpleNamespace(
-        h=h, boundaries=boundaries, settings=settings, paths=filter_paths(settings)
+        h=h, boundaries=boundaries, request=request, paths=filter_paths(request)
     )
 
 
@@ -61,22 +60,23 @@ def test_filters_lie_under_their_published_names(saved):
 
 
 def test_filters_of_several_factors_lie_side_by_side(saved):
-    other = replace(saved.settings, factor=(1, 1, 4))
+    other = saved.request.but(factor=(1, 1, 4))
     save_filters(one_stage(saved.h, saved.boundaries), other, [])
     assert filter_paths(other)[0].name == "h_1x1x4.npy"
-    assert load_filters(other)[1].factor == (1, 1, 4)
-    assert load_filters(saved.settings)[1].factor == (2, 2, 2)
+    assert load_filters(other).method.factor == (1, 1, 4)
+    assert load_filters(saved.request).method.factor == (2, 2, 2)
 
 
 def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
-    learned = replace(saved.settings, sharpen=True, seed=3, solver="cg", lr_type="kspace")
+    learned = saved.request.but(sharpen=True, seed=3, solver="cg", lr_type="kspace")
     save_filters(one_stage(saved.h, saved.boundaries), learned, [])
-    plain = Request.of(arrays_dir=saved.settings.arrays_dir, test_dir="elsewhere", blend_threshold=7)
-    ((boundaries, h),), settings = load_filters(plain)
+    plain = Request(arrays_dir=learned.arrays_dir, test_dir="elsewhere", blend_threshold=7)
+    found = load_filters(plain)
+    ((boundaries, h),) = found.stages
     np.testing.assert_array_equal(h, saved.h)
     for read, written in zip(boundaries, saved.boundaries):
         np.testing.assert_array_equal(read, written)
-    assert settings == replace(learned, test_dir="elsewhere", blend_threshold=7)
+    assert (found.method, found.folder) == (learned.method, learned.arrays_dir)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_filters_come_back_as_they_were_saved_with_their_settings(saved):
 )
 def test_filters_learned_with_other_settings_are_refused(saved, change):
     name, value = next(iter(change.items()))
-    text = one_line(load_filters, replace(saved.settings, **change), {name})
+    text = one_line(load_filters, saved.request.but(given=frozenset({name}), **change))
     assert f"--{name}" in text
     assert str(value) in text
     assert str(getattr(SMALL, name)) in text
@@ -101,21 +101,20 @@ def test_filters_learned_with_other_settings_are_refused(saved, change):
 
 
 def test_equal_settings_may_be_given(saved):
-    load_filters(
-        saved.settings,
-        {"filter_len", "grad_len", "q_angle_p", "q_angle_t", "feature_type", "lr_type", "factor"},
-    )
+    given = "filter_len", "grad_len", "q_angle_p", "q_angle_t", "feature_type", "lr_type", "factor"
+    load_filters(saved.request.but(given=frozenset(given)))
 
 
 def test_filters_of_another_factor_are_pointed_at(saved):
-    text = one_line(load_filters, replace(saved.settings, factor=(3, 3, 3)), {"factor"})
+    asked = saved.request.but(given=frozenset({"factor"}), factor=(3, 3, 3))
+    text = one_line(load_filters, asked)
     assert "settings_3.json" in text and "--factor 2" in text
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_missing_file_is_named(saved, number):
     saved.paths[number].unlink()
-    assert saved.paths[number].name in one_line(load_filters, saved.settings, set())
+    assert saved.paths[number].name in one_line(load_filters, saved.request)
 
 
 class Burglar:
@@ -138,7 +137,7 @@ def test_pickles_are_refused_and_their_code_is_not_run(saved, tmp_path, number, 
         saved.paths[number].write_bytes((tmp_path / "x.npy").read_bytes())
     else:
         saved.paths[number].write_bytes(pickle.dumps(Burglar(tmp_path / "loot")))
-    assert saved.paths[number].name in one_line(load_filters, saved.settings, set())
+    assert saved.paths[number].name in one_line(load_filters, saved.request)
     assert not (tmp_path / "loot").exists()
 
 
@@ -159,7 +158,7 @@ def test_spoilt_filter_files_are_refused_by_name(saved, number, fault):
             spoilt.flat[-1] = np.nan
         with open(path, "wb") as file:
             np.save(file, spoilt)
-    assert path.name in one_line(load_filters, saved.settings, set())
+    assert path.name in one_line(load_filters, saved.request)
 
 
 @pytest.mark.parametrize(
@@ -177,14 +176,14 @@ def test_spoilt_filter_files_are_refused_by_name(saved, number, fault):
 )
 def test_spoilt_settings_are_refused_by_name(saved, text):
     saved.paths[3].write_text(text)
-    assert "settings_2.json" in one_line(load_filters, saved.settings, set())
+    assert "settings_2.json" in one_line(load_filters, saved.request)
 
 
 @pytest.mark.parametrize("value", [5, None, True, "a.nii.gz", {"a": 1}])
 def test_settings_whose_volumes_are_no_list_are_refused_by_name(saved, value):
     about = json.loads(saved.paths[3].read_text())
     saved.paths[3].write_text(json.dumps(about | {"volumes": value}))
-    assert "volumes is no list" in one_line(load_filters, saved.settings, set())
+    assert "volumes is no list" in one_line(load_filters, saved.request)
 
 
 # ---- figures
@@ -282,7 +281,7 @@ def test_results_may_be_read_by_whom_the_user_lets_read_files(tmp_path, mask):
                 np.zeros((SMALL.buckets, SMALL.taps), np.float32),
                 Boundaries(np.zeros(2), np.zeros(2)),
             ),
-            replace(SMALL, arrays_dir=str(tmp_path)),
+            Request(SMALL, arrays_dir=str(tmp_path)),
             [],
         )
     finally:

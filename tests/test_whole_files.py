@@ -20,18 +20,18 @@ from machine.errors import CannotWrite, UserError
 
 
 def filters(tmp_path):
-    settings = Request.of(filter_len=3, q_angle_p=2, q_angle_t=2, arrays_dir=str(tmp_path))
+    request = Request.of(filter_len=3, q_angle_p=2, q_angle_t=2, arrays_dir=str(tmp_path))
     random = np.random.default_rng(0)
-    h = random.standard_normal((settings.buckets, settings.taps)).astype(np.float32)
-    return settings, h, Boundaries(np.array([1.0, 2.0]), np.array([0.1, 0.2]))
+    h = random.standard_normal((request.method.buckets, request.method.taps)).astype(np.float32)
+    return request, h, Boundaries(np.array([1.0, 2.0]), np.array([0.1, 0.2]))
 
 
 def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
-    settings, h, boundaries = filters(tmp_path)
-    save_filters(one_stage(h, boundaries), settings, ["a"])
+    request, h, boundaries = filters(tmp_path)
+    save_filters(one_stage(h, boundaries), request, ["a"])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     save_filters(
-        one_stage(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence)), settings, ["b"]
+        one_stage(h + 1, Boundaries(boundaries.strength + 1, boundaries.coherence)), request, ["b"]
     )
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for names in (
@@ -44,7 +44,7 @@ def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
         for name in after:
             (tmp_path / name).write_bytes((after if name in names else before)[name])
         with pytest.raises(UserError, match="run python train.py once more"):
-            load_filters(settings)
+            load_filters(request)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -1,5 +1,7 @@
 """filter_constant.py: options and settings that are refused, and how that is said."""
 
+from dataclasses import asdict
+
 import pytest
 from conftest import assert_one_line, refused, run_command
 
@@ -96,9 +98,9 @@ def test_options_that_restoring_does_not_use_are_refused(capsys, arguments):
     ids=str,
 )
 def test_options_beside_those_that_are_refused_are_taken(command, arguments):
-    _ = command_line(command, arguments)
+    request = command_line(command, arguments)
     assert {name.removeprefix("--").removeprefix("no-") for name in arguments
-            if name.startswith("--")} <= set(given)
+            if name.startswith("--")} <= request.given
 
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
@@ -136,7 +138,7 @@ def test_script_answers_a_wrong_option_with_one_line_and_status_2(script, argume
     ],
 )
 def test_settings_from_a_file_are_checked(name, value):
-    good = Method().of_groups("method", "learning")
+    good = asdict(Method())
     assert checked_settings(good) == good
     with pytest.raises(ValueError, match="arrays_dir|__class__" if name not in good else name):
         checked_settings({**good, name: value})
@@ -149,7 +151,7 @@ def test_settings_from_a_file_are_checked(name, value):
 
 
 def test_user_error_becomes_one_line_and_status_2(capsys, monkeypatch):
-    def story(settings, given):
+    def story(request):
         raise UserError("x.nii.gz: is no volume; replace it")
 
     monkeypatch.setattr("sys.argv", ["train.py"])
@@ -158,7 +160,7 @@ def test_user_error_becomes_one_line_and_status_2(capsys, monkeypatch):
 
 
 def test_other_faults_are_not_hidden(monkeypatch):
-    def story(settings, given):
+    def story(request):
         raise ZeroDivisionError
 
     monkeypatch.setattr("sys.argv", ["train.py"])

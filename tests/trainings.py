@@ -14,7 +14,7 @@ import structure
 from options import command_line
 from learning import sums
 sums.FILE_BYTES = 650_000
-structure.work_bytes = lambda settings, voxels: 0
+structure.work_bytes = lambda method, voxels: 0
 import train
 sys.exit(command_line.run("train", train.main))
 """
