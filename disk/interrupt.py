@@ -139,7 +139,7 @@ def stopped(number, checkpoint):
     each = ({record.name for record in records} for records in checkpoint.kept.values())
     done = len(set.intersection(*each))
     plural = "" if done == 1 else "s"
-    without = " without --restart" if checkpoint.settings.restart else ""
+    without = " without --restart" if checkpoint.request.restart else ""
     print(f"Stopped; {done} volume{plural} saved in {checkpoint.folder}. "
           f"The same command{without} goes on from there.", flush=True)
     return 128 + number
