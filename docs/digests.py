@@ -33,7 +33,7 @@ CASES = {
     "kspace, auto": (("--lr_type", "kspace", "--kspace_keep", "auto", *BEST), ((), ("--upscale",))),
     "1 x 1 x 4": (("--factor", "1", "1", "4", "--lr_type", "average", *BEST), ((), ("--upscale",))),
     "best": (BEST, ((), ("--upscale",))),
-    "edges, cubic, quantiles": (
+    "edges, cubic, octahedral": (
         (
             "--grid",
             "edges",
@@ -43,8 +43,6 @@ CASES = {
             "octahedral",
             "--filter_len",
             "7",
-            "--splits",
-            "quantiles",
         ),
         ((), ("--upscale",)),
     ),

@@ -9,8 +9,8 @@ from hashtable import Boundaries
 from matrix_compute import Gram, sorted_samples, sum_rows
 
 # 36 buckets each, of 28 x 28 and of 126 x 126.
-SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)
-MEDIUM = Method(filter_len=5, grad_len=5, q_angle_p=2, q_angle_t=2, sample_rate=1, train_div=1)
+SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2, sample_rate=1)
+MEDIUM = Method(filter_len=5, grad_len=5, q_angle_p=2, q_angle_t=2, sample_rate=1)
 BOUNDARIES = Boundaries(np.array([1e-3, 1e-2]), np.array([0.3, 0.6]))
 
 

@@ -52,7 +52,6 @@ def test_options_keep_their_published_names():
         "filter_len",
         "grad_len",
         "factor",
-        "train_div",
         "sharpen",
         "blend_threshold",
         "lr_type",
@@ -177,7 +176,7 @@ def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, comman
             best = ["--preset", "best"] if needs_best else []
             if field.name in ONLY_SCAN:
                 best = ["--preset", "scan"]
-            if field.name in ("voxel_size", "slice_thickness"):
+            if field.name == "voxel_size":
                 best = ["--upscale"]
             if field.name != "factor" or end > 1:  # a factor of 1 on all axes is no task
                 request = command_line(command, [f"--{field.name}", str(end), *best])

@@ -171,7 +171,7 @@ def files(tmp_path_factory):
     gram = checkpoint.load(range(method.buckets))
     samples = np.random.default_rng(0).standard_normal((60, gram.side))
     gram.packed[3:20], gram.count[3:20] = (samples.T @ samples)[np.tril_indices(gram.side)], 60
-    checkpoint.add(np.ones(method.buckets, bool), Finished("v.nii", 1, "0"))
+    checkpoint.ledger.add(np.ones(method.buckets, bool), Finished("v.nii", 1, "0"))
     checkpoint.save(gram)
     made["request"], made["folder"], made["filters"] = here, folder, load_filters(here)
     shutil.copytree(folder, folder / "kept")
@@ -277,6 +277,6 @@ def test_mutated_checkpoint(files, changes):
             if checkpoint.find():
                 gram = checkpoint.load(range(here.method.buckets))
                 assert np.isfinite(gram.packed).all() and (gram.count >= 0).all()
-                checkpoint.names()
+                checkpoint.ledger.names()
     finally:
         path.write_bytes(good)

@@ -92,7 +92,7 @@ def test_a_stop_saves_the_volume_at_hand_and_goes_on_from_there(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
 def test_a_second_stop_does_not_wait(six_volumes, undisturbed, tmp_path):
-    process = small_files(six_volumes, tmp_path, "--sample_rate", "1", "--train_div", "30")
+    process = small_files(six_volumes, tmp_path, "--sample_rate", "1")
     for line in process.stdout:
         if line.startswith("[1/"):
             process.send_signal(signal.SIGTERM)

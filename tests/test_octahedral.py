@@ -14,7 +14,7 @@ from octahedral import voxel_features
 from octahedral.applying import lines_of
 from octahedral.features import classify, features_of_voxels
 from octahedral.scene import PERMUTATIONS, REACH, ball, make_scene, places, turned_offsets
-from octahedral.tree import quantile_tree, tree_of
+from octahedral.tree import tree_of
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE, STRENGTH, VOXEL_FEATURES
 
 FACTOR = (2, 2, 2)
@@ -140,7 +140,7 @@ def test_classify_walks_the_tree_that_their_features_decide():
     scene = scene_of(landscape())
     voxels = everything(scene)
     features, orientation = features_of_voxels(scene, voxels)
-    tree = quantile_tree(features)
+    tree = naive_octahedral.tree_of_medians(features)
     leaf, turned = classify(scene, voxels, tree)
     np.testing.assert_array_equal(turned, orientation)
     np.testing.assert_array_equal(leaf, [[naive_octahedral.walk(tree, row) for row in features]])

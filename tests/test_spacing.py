@@ -144,7 +144,6 @@ def upscaled(folder, path, *options):
 def test_gaps_overlaps_and_contradictions_are_said(keeping, capsys):
     for beside, options, out, err in (
         ({"SliceThickness": 3}, [], "slices of 3 mm lie 4 mm apart along axis 2, a gap of", ""),
-        ({"SliceThickness": 3}, ["--slice_thickness", "2"], "slices of 2 mm lie 4 mm apart", ""),
         ({"SliceThickness": 6}, [], "", "slices of 6 mm lie 4 mm apart along axis 2, so they over"),
         ({"SpacingBetweenSlices": 5}, [], "", "slices lie 5 mm apart, its header says 4 mm"),
         ({"SliceThickness": 4, "SpacingBetweenSlices": 4}, [], "", ""),
@@ -177,7 +176,6 @@ def test_a_factor_along_another_axis_than_the_thick_one_is_warned_of(keeping, ca
 @pytest.mark.parametrize("arguments, message", [
     ("--voxel_size 1", "without --upscale"),
     ("--isotropic", "without --upscale"),
-    ("--slice_thickness 3", "without --upscale"),
     ("--upscale --voxel_size 1 --factor 2", "leave one of the two out"),
     ("--upscale --isotropic --voxel_size 1", "leave one of the two out"),
     ("--upscale --isotropic --factor 2", "leave one of the two out"),
@@ -224,7 +222,7 @@ def test_sizes_are_printed_in_the_unit_of_the_header(tmp_path, unit, said):
 
 def test_a_sidecar_in_mm_is_compared_in_the_unit_of_the_header(tmp_path):
     (tmp_path / "v.json").write_text(json.dumps({"SliceThickness": 0.08}))
-    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), Request(), "um")
+    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), "um")
     assert said == "slices of 80 um lie 100 um apart along axis 2, a gap of 20 um"
 
 

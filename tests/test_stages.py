@@ -26,7 +26,7 @@ from octahedral.stages import (
     stage_tree,
     survey,
 )
-from octahedral.tree import quantile_tree, tree_of
+from octahedral.tree import tree_of
 from restoring.steps import restore, upscale
 
 BEST = Method(**PRESETS["best"] | {"leaves": 8, "stages": 2})
@@ -104,7 +104,7 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
     method = replace(QUICK, sample_rate=rate)
     scene = scene_of(pair, restore_stages(pair, stages[:number], method), method)
     voxels = np.flatnonzero(np.pad(pair.mask, REACH))
-    tree = quantile_tree(features_of_voxels(scene, voxels)[0])
+    tree = naive_octahedral.tree_of_medians(features_of_voxels(scene, voxels)[0])
     gram = stage_gram(tree, number, method)
     accumulate_stage(stages[:number], gram, pair, tree, method, "a")
     leaf, orientation = classify(scene, voxels, tree)

@@ -130,21 +130,9 @@ def test_sums_do_not_hang_on_the_block_size(monkeypatch, block):
     np.testing.assert_allclose(small.packed, whole.packed, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7])
-def test_sums_do_not_hang_on_train_div(brain, parts):
+def test_fewer_samples_than_buckets_are_no_fault(brain):
     pair = make_pair(brain, SMALL)
-    boundaries, grams = BOUNDARIES, []
-    for train_div in (1, parts):
-        grams.append(Gram(SMALL.buckets, SMALL.taps))
-        accumulate(grams[-1], pair, boundaries, replace(SMALL, train_div=train_div), "brain")
-    np.testing.assert_array_equal(grams[0].count, grams[1].count)
-    np.testing.assert_allclose(grams[0].packed, grams[1].packed, rtol=1e-5, atol=1e-5)
-    assert grams[0].count.sum() == interior_voxels(pair.hr != 0, SMALL.margin).size
-
-
-def test_more_parts_than_samples_are_no_fault(brain):
-    pair = make_pair(brain, SMALL)
-    method = replace(SMALL, sample_rate=2000, train_div=100)
+    method = replace(SMALL, sample_rate=2000)
     gram = Gram(SMALL.buckets, SMALL.taps)
     accumulate(gram, pair, BOUNDARIES, method, "brain")
     assert 0 < gram.count.sum() < 30

@@ -112,7 +112,7 @@ def test_fourier_transforms_work_in_as_many_threads_as_are_set(monkeypatch, brai
     method = replace(Method(), lr_type="kspace", kspace_keep=kspace_keep, start="projected",
                        feature_space="octahedral", filter_len=5)
     pair = make_pair(brain, method)
-    pair.operator.interpolate(pair.low), pair.operator.adjoint(pair.low)
+    pair.operator.forward(pair.hr), pair.operator.interpolate(pair.low)
     assert used == {3}
 
 

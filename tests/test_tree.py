@@ -1,10 +1,10 @@
-"""tree.py: classes by quantiles, and splits that are chosen for the error they remove."""
+"""tree.py: splits that are chosen for the error they remove."""
 
 import naive_octahedral
 import numpy as np
 import pytest
 
-from octahedral.tree import QUANTILE_SPLITS, Tree, errors_left, grow, quantile_tree, read_tree
+from octahedral.tree import Tree, errors_left, grow, read_tree
 from octahedral.voxel_features import BEND, FEATURE_NAMES, MEAN, VOXEL_FEATURES
 
 RANDOM = np.random.default_rng(0)
@@ -75,22 +75,6 @@ def test_too_few_samples_or_none_to_gain_from_leave_one_leaf():
     features, samples = two_laws(300)
     assert grow(features, samples, 64).leaves == 1
     assert grow(features[:5], samples[:5], 64).leaves == 1
-
-
-def test_quantile_classes_hold_about_as_many_voxels_each():
-    features = RANDOM.standard_normal((14400, len(FEATURE_NAMES))).astype(np.float32)
-    tree = quantile_tree(features)
-    assert tree.leaves == np.prod([parts for _, parts in QUANTILE_SPLITS]) == 144
-    counts = np.bincount(leaves_of(tree, features), minlength=144)
-    assert counts.min() > 90 and counts.max() < 110
-
-
-def test_quantile_classes_of_few_or_equal_voxels_are_a_tree_all_the_same():
-    few = RANDOM.standard_normal((3, len(FEATURE_NAMES))).astype(np.float32)
-    for features in (np.zeros((50, len(FEATURE_NAMES)), np.float32), few):
-        tree = read_tree(quantile_tree(features)._asdict())
-        assert 0 <= leaves_of(tree, features).min()
-        assert leaves_of(tree, features).max() < tree.leaves
 
 
 def test_a_tree_is_read_as_it_was_written():
