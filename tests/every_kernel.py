@@ -19,8 +19,8 @@ LEARNED = {
                     "--back_projections", 20, "--sample_rate", 20),
     "smallest ball": ("--preset", "best", "--filter_len", 3, "--stages", 4, "--leaves", 1,
                       "--back_projections", 1),
-    "quantiles, thick": ("--feature_space", "octahedral", "--splits", "quantiles", "--filter_len",
-                         5, "--start", "cubic", "--factor", 1, 1, 8, "--lr_type", "average"),
+    "thick": ("--feature_space", "octahedral", "--leaves", 3, "--filter_len", 5, "--start", "cubic",
+              "--factor", 1, 1, 8, "--lr_type", "average"),
     "scan": ("--preset", "scan", "--filter_len", 3, "--draws", 2, "--leaves", 3, "--stages", 2),
 }
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from octahedral.tree import tree_of
+
 
 def describe(estimate, start, mask, place, factor, voxel, permutations):
     """Features and orientation of one voxel, in the order of octahedral.FEATURES.
@@ -97,3 +99,23 @@ def walk(tree, features):
     while tree.feature[node] >= 0:
         node = tree.child[node, int(features[tree.feature[node]] >= tree.threshold[node])]
     return tree.leaf[node]
+
+
+def tree_of_medians(features, depth=5):
+    """A tree that cuts at the median of strength, of coherence and so on in turn, for tests."""
+    nodes = [None]
+
+    def divide(place, rows, level):
+        if level == depth or len(rows) < 4:
+            return
+        threshold = np.median(features[rows, level])
+        below = features[rows, level] < threshold
+        if below.any():
+            first = len(nodes)
+            nodes[place] = (level, threshold, first, first + 1)
+            nodes.extend([None, None])
+            divide(first, rows[below], level + 1)
+            divide(first + 1, rows[~below], level + 1)
+
+    divide(0, np.arange(len(features)), 0)
+    return tree_of(nodes)

@@ -58,7 +58,8 @@ def test_no_stage_learns_what_the_next_ones_choose_by(asked, tmp_path, monkeypat
     one, other = (learn(asked, tmp_path / f"spoil {spoil}", monkeypatch, spoil)
                   for spoil in (False, True))
     assert one.checkpoint.sums.after and one.checkpoint.sums.after == other.checkpoint.sums.after
-    for mine, theirs in zip(one.checkpoint.ledger.classes, other.checkpoint.ledger.classes, strict=True):
+    first, second = (found.checkpoint.ledger.classes for found in (one, other))
+    for mine, theirs in zip(first, second, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     sums = [found.checkpoint.load(range(found.checkpoint.ledger.buckets)) for found in (one, other)]
     leaves = one.checkpoint.ledger.classes.leaves

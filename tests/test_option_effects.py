@@ -42,14 +42,6 @@ def test_option_changes_what_it_should_and_nothing_else(
     assert (not same(found, small_filters.boundaries)) == boundaries
 
 
-@pytest.mark.parametrize("parts", [1, 2, 10])
-def test_train_div_changes_nothing_but_rounding(pieces, small_filters, tmp_path, parts):
-    h, boundaries, _ = learn(pieces, tmp_path, "--train_div", parts)
-    assert same(boundaries, small_filters.boundaries)
-    # Sums of float32 products, in other portions.
-    np.testing.assert_allclose(h, small_filters.h, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     "options, buckets, taps",
     [

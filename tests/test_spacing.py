@@ -9,7 +9,6 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from filter_constant import Request
 from nifti.slices import Slices, slices_beside
 from options.command_line import command_line
 from restoring.spacing import Way, describe, nearest, onto_sizes, way_to

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import naive_octahedral
 import numpy as np
 import pytest
 from conftest import golden_figures
