@@ -31,9 +31,10 @@ from nifti.volumes import volume_of
 from options.checks import checked
 from restoring.evaluation import evaluate_scan
 from restoring.measured_scan import Scan, as_measured
+from restoring.planning import check_slices
 from restoring.spacing import Way
 from restoring.steps import FilterStore
-from restoring.upscaling import check_slices, upscale_volumes
+from restoring.upscaling import upscale_volumes
 from util import bright_level_of_scan, mod_crop, random_of
 
 MOST = 8  # times finer

@@ -179,3 +179,12 @@ def _slabs(first, threads):
     """
     cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * threads + 1))
     return np.unique(np.concatenate([[0], cuts, [first.size - 1]]))
+
+
+def ascending(values, classes):
+    """Class boundaries from a list; ValueError where they are none."""
+    array = np.array([float(value) for value in values])
+    if (array.shape != (classes - 1,) or not np.isfinite(array).all()
+            or (np.diff(array) < 0).any()):
+        raise ValueError("its class boundaries make no sense")
+    return array

@@ -20,6 +20,7 @@ from machine.blas import cholesky_in_place, gram_of_rows, solve_transposed, symm
 from machine.kernels import njit
 from machine.simd import LANES, load, multiply_add, splat, store
 from machine.threads import in_threads, spans
+from published.apply_filters import filter_voxels
 from published.patches import patch_lines, readable
 
 BLOCK = 1024  # samples multiplied at a time: 5 MB of patches stay in the cache until the product
@@ -325,3 +326,24 @@ def unpack(packed, matrix):
         for j in range(i + 1):
             matrix[i, j] = packed[place + j]
         place += i + 1
+
+
+def apply_filters(lr, h, boundaries, method, apply=None):
+    """Give each voxel the filter of its bucket (section 3.4 of the paper).
+
+    Parameters
+    ----------
+    lr : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        Cropped to the brain.
+    h : ndarray of float32, shape (buckets, P)
+    apply : callable, optional
+        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
+
+    Returns
+    -------
+    sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        `lr` itself outside the brain and near the faces of the box.
+    """
+    voxels = interior_voxels(lr != 0, method.margin)
+    bucket = buckets_of(features(lr, voxels, method), boundaries, method)
+    return (apply or filter_voxels)(lr, voxels, bucket, h, method.filter_len)

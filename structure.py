@@ -15,7 +15,7 @@ from degrading.profile_reader import trust
 from filter_constant import QUANTIZATION_PATCHES
 from hashtable import (
     Boundaries,
-    buckets_of,
+    ascending,
     features,
     interior_voxels,
     quantile_boundaries,
@@ -23,7 +23,7 @@ from hashtable import (
 )
 from machine.memory import CODE_BYTES, GB, VOXEL_BYTES, Plan, plan_passes, row_bytes, too_little
 from machine.threads import thread_count
-from matrix_compute import BLOCK, Stage, draw_samples, solve_groups
+from matrix_compute import BLOCK, Stage, apply_filters, draw_samples, solve_groups
 from octahedral.picture_layout import as_cubes, leaves_in_rows
 from octahedral.ridge import solve_stage
 from octahedral.stages import (
@@ -35,8 +35,7 @@ from octahedral.stages import (
     survey,
     tap_count,
 )
-from octahedral.tree import MOST_LEAVES, NO_READER, read_tree
-from published.apply_filters import filter_voxels
+from octahedral.tree import MOST_LEAVES, NO_READER, read_tree, tree_of_nodes
 
 CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Method.classes
 TREE_VOLUMES = 12  # that a tree is grown from, at most
@@ -107,7 +106,7 @@ class Published:
     def read_classes(self, held):
         """Boundaries from a dict of lists; raises ValueError if they are none."""
         classes = zip(Boundaries._fields, self.method.classes[2:], strict=True)
-        return Boundaries(*(_ascending(held[name], number) for name, number in classes))
+        return Boundaries(*(ascending(held[name], number) for name, number in classes))
 
     # ---- sums
 
@@ -331,7 +330,7 @@ class Octahedral:
     def from_arrays(self, arrays):
         reader = arrays.pop() if len(arrays) % 2 else NO_READER
         pairs = zip(arrays[::2], arrays[1::2], strict=True)
-        return [Stage(_tree_of_nodes(nodes, reader), weights.astype(np.float32))
+        return [Stage(tree_of_nodes(nodes, reader), weights.astype(np.float32))
                 for weights, nodes in pairs]
 
     def for_pictures(self, stages, counts):
@@ -339,27 +338,6 @@ class Octahedral:
                  for number, stage in enumerate(stages)]
         cubes, *layout = leaves_in_rows(cubes, counts)
         return cubes, leaves_in_rows(counts, counts)[0], *layout
-
-
-def apply_filters(lr, h, boundaries, method, apply=None):
-    """Give each voxel the filter of its bucket (section 3.4 of the paper).
-
-    Parameters
-    ----------
-    lr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Cropped to the brain.
-    h : ndarray of float32, shape (buckets, P)
-    apply : callable, optional
-        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
-
-    Returns
-    -------
-    sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        `lr` itself outside the brain and near the faces of the box.
-    """
-    voxels = interior_voxels(lr != 0, method.margin)
-    bucket = buckets_of(features(lr, voxels, method), boundaries, method)
-    return (apply or filter_voxels)(lr, voxels, bucket, h, method.filter_len)
 
 
 def work_bytes(method, voxels):
@@ -370,19 +348,3 @@ def work_bytes(method, voxels):
     solving = (3 * threads + 3) * side**2 * 8 + 3 * method.buckets * method.taps * 8
     return max(summing, solving) + CODE_BYTES
 
-
-def _ascending(values, classes):
-    array = np.array([float(value) for value in values])
-    if (array.shape != (classes - 1,) or not np.isfinite(array).all()
-            or (np.diff(array) < 0).any()):
-        raise ValueError("its class boundaries make no sense")
-    return array
-
-
-def _tree_of_nodes(nodes, reader):
-    """Trees from their array: feature, threshold and children; leaves are numbered in order."""
-    if (np.abs(nodes) > 1e9).any():
-        raise ValueError("the nodes of a tree are not linked as a tree")
-    leaf = nodes[:, 0] < 0
-    return read_tree({"feature": nodes[:, 0], "threshold": nodes[:, 1], "child": nodes[:, 2:],
-                      "leaf": np.where(leaf, np.cumsum(leaf) - 1, -1), "reader": reader})

@@ -2,8 +2,8 @@
 import numpy as np
 
 from crop_black import tight_box
+from degrading.banded import apply_operators, banded
 from degrading.slice_profile import profile_matrix
-from degrading.spline import apply_operators, banded
 from util import bright_level_of_scan, mod_crop
 
 PADDING = 8  # voxels of background that are kept around the brain

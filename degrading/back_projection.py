@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import scipy.fft
 
-from degrading.spline import apply_operators, banded
+from degrading.banded import apply_operators, banded
 from machine.kernels import njit
 from machine.threads import in_threads, spans, thread_count
 

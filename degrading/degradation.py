@@ -12,16 +12,10 @@ import numpy as np
 import scipy.fft
 
 from degrading.back_projection import DataConsistency, Projection, SpectrumProjection, middle
+from degrading.banded import apply_operators, banded
 from degrading.descriptors import cues_of
 from degrading.slice_profile import profile_matrix
-from degrading.spline import (
-    apply_operators,
-    banded,
-    spacing_and_start,
-    upsample,
-    zoom_matrix,
-    zoom_operator,
-)
+from degrading.spline import spacing_and_start, upsample, zoom_matrix, zoom_operator
 from machine.threads import thread_count
 
 KSPACE_BACKGROUND = 0.02  # of the range: darker voxels of a k-space volume are background

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from degrading.banded import apply_operators, banded
 from degrading.descriptors import power_along
-from degrading.spline import apply_operators, banded, zoom_matrix
+from degrading.spline import zoom_matrix
 
 LINE = 32  # voxels of a line whose spectrum is looked at: frequencies in steps of 1/16
 SHARP_DROP = 13.0  # dB within two such steps: Hamming windows and blur fall by 10 at most

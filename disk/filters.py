@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import array_header, file_digest, make_folder, read_json, whole_file, write_json
-from filter_constant import METHOD_NAMES, Method, Request, checked_settings, tag_of
+from disk.saved_method import checked_settings
+from filter_constant import METHOD_NAMES, Method, Request, tag_of
 from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from crop_black import tight_box
 from degrading.acquisition import make_low, original_of
+from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of
 from degrading.profile_reader import blur_of
 from degrading.slice_profile import PROFILES, Profile
-from degrading.spline import apply_operators, banded, zoom_matrix
+from degrading.spline import zoom_matrix
 from get_lar import RIM, LRVolume
 from util import bright_level_of_scan, random_of
 

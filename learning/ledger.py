@@ -16,7 +16,7 @@ import numpy as np
 
 from disk.files import read_json, stream_digest, write_json
 from disk.filters import mask_setting
-from filter_constant import checked_settings
+from disk.saved_method import checked_settings
 from machine.errors import UserError, first_line
 from nifti.masks import find_mask
 from nifti.volumes import relative_name

@@ -27,10 +27,6 @@ ANNEX_GET = "datalad get or git annex get"
 STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # of a file, also of gzip
 LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
 SMALLEST = 1e-30
-LABEL_INTENT = 1002  # what NIfTI headers call labels
-BLOCK = 1 << 18  # voxels that are looked at together for labels
-
-
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     """Open a NIfTI file, read and check its header.
 
@@ -60,7 +56,7 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
         if not stat.S_ISREG(kind.st_mode):
             raise UserError(f"{path}: not a regular file; put a .nii or .nii.gz volume in its "
                             "place")
-        with _opened(path) as file:
+        with opened(path) as file:
             block = file.read(540)
     except STREAM_FAULTS as fault:
         raise _unreadable(path, fault) from fault
@@ -130,7 +126,7 @@ def read_voxels(path, image, shape):
     count, dtype = math.prod(shape), proxy.dtype
     needed = int(proxy.offset) + count * dtype.itemsize
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             raw = file.read(needed)
             _read_to_end(file, path, max(needed, 1 << 24))
         if len(raw) < needed:
@@ -146,48 +142,6 @@ def read_voxels(path, image, shape):
     except MemoryError as fault:
         raise UserError(f"{path}: too little memory for its {count:,} voxels; close other programs "
                         "or crop it") from fault
-
-
-def is_label_map(path, most):
-    """Whether a file holds a mask or labels: 2 to `most` values, all of them whole numbers.
-
-    Read is no more than it takes to find more values: of a scan the first slices with tissue.
-
-    Parameters
-    ----------
-    path : path-like
-    most : int
-
-    Returns
-    -------
-    bool
-        Also by what its header calls it. False for a file that cannot be read.
-    """
-    try:
-        image, shape = checked_image(path, (3, 4))
-        if int(image.header["intent_code"]) == LABEL_INTENT:
-            return True
-        proxy, seen = image.dataobj, np.empty(0)
-        left = math.prod(shape)
-        with _opened(path) as file:
-            file.read(int(proxy.offset))
-            while left > 0 and seen.size <= most:
-                block = file.read(min(left, BLOCK) * proxy.dtype.itemsize)
-                values = np.frombuffer(block, proxy.dtype, len(block) // proxy.dtype.itemsize)
-                if not values.size:
-                    return False  # cut short
-                if values[0] == values[-1] and values.min() == values.max():
-                    values = values[:1]  # background, mostly; finding values takes longer
-                with np.errstate(invalid="ignore"):  # said of infinite ones
-                    if values.dtype.kind == "f" and (values % 1 != 0).any():
-                        return False
-                seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough
-                if seen.size <= most:
-                    seen = np.union1d(seen, values)
-                left -= len(block) // proxy.dtype.itemsize
-        return 2 <= seen.size <= most
-    except (*STREAM_FAULTS, ValueError, UserError):
-        return False
 
 
 def clean_voxels(path, data):
@@ -268,7 +222,7 @@ def _extensions(path, header, size):
     UserError
         If one claims other bytes than lie between header and voxels, or there are too many.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         head = file.read(size + 4)
         extended = len(head) == size + 4 and head[size] != 0
         block = file.read(max(int(header["vox_offset"]) - len(head), 0)) if extended else b""
@@ -304,7 +258,7 @@ def _is_gzip(path):
     return str(path).lower().endswith(".gz")
 
 
-def _opened(path):
+def opened(path):
     return igzip.open(path) if _is_gzip(path) else open(path, "rb")
 
 

@@ -13,7 +13,8 @@ from disk.files import read_json, stem
 from disk.results import is_ours
 from machine.errors import UserError
 from machine.progress import say
-from nifti.checks import checked_image, is_dicom, is_label_map
+from nifti.checks import checked_image, is_dicom
+from nifti.labels import is_label_map
 from nifti.masks import BIDS_FILE, DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 

@@ -251,3 +251,12 @@ def errors_left(grams, counts, ridge):
                 else:
                     factor[i, j] = total / factor[j, j] if factor[j, j] > 0 else 0.0
     return missed
+
+
+def tree_of_nodes(nodes, reader):
+    """Trees from their array: feature, threshold and children; leaves are numbered in order."""
+    if (np.abs(nodes) > 1e9).any():
+        raise ValueError("the nodes of a tree are not linked as a tree")
+    leaf = nodes[:, 0] < 0
+    return read_tree({"feature": nodes[:, 0], "threshold": nodes[:, 1], "child": nodes[:, 2:],
+                      "leaf": np.where(leaf, np.cumsum(leaf) - 1, -1), "reader": reader})

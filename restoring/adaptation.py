@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from crop_black import tight_box
+from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of, is_drawn
 from degrading.descriptors import NOISE, differences_along
 from degrading.slice_profile import PROFILES, profile_matrix
-from degrading.spline import apply_operators, banded, resizing_matrix, zoom_matrix
+from degrading.spline import resizing_matrix, zoom_matrix
 from get_lar import RIM, LRVolume, make_fine
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters

@@ -8,13 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.spline import (
-    apply_operators,
-    banded_by_columns,
-    identity,
-    spline_columns,
-    spline_operator,
-)
+from degrading.banded import apply_operators, banded_by_columns, identity
+from degrading.spline import spline_columns, spline_operator
 from disk.filters import tags
 
 SAME = 1e-5  # relative: voxel sizes that differ by less are those of one header, rounded

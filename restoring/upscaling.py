@@ -4,20 +4,16 @@ By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may tak
 filters, one after another, and a last spline, see restoring/spacing.py.
 """
 import dataclasses
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from degrading.degradation import is_drawn
-from degrading.descriptors import NOISE, bright_part, head_in_zeros
+from degrading.descriptors import NOISE
 from disk.files import make_folder
 from disk.seal import Seal
-from get_lar import comparison_images, make_fine, spline_onto
+from get_lar import make_fine
 from machine.errors import UserError, complain
-from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import Stopwatch, progress, say
-from nifti.checks import checked_image
 from nifti.geometry import (
     finer_header,
     sizes_in,
@@ -26,21 +22,17 @@ from nifti.geometry import (
     voxel_sizes_of,
 )
 from nifti.masks import mask_for
-from nifti.slices import filled_up, slices_in_words
+from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
 from restoring.adaptation import adapt_to_scan
+from restoring.comparison import comparison_images, spline_onto
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
-from restoring.spacing import Way, describe, of_three, onto_sizes, way_to
+from restoring.planning import is_thick, plan, read_inside
+from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
 
 STEPS = ("adapt", "interpolate", "restore")  # whose seconds are said
-THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
-ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
-LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
-WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
-
-
 def upscale_file(path, target, store, engine, files=None):
     """Upscale one file, each volume of a series for itself.
 
@@ -64,7 +56,7 @@ def upscale_file(path, target, store, engine, files=None):
     """
     watch, request, seal = Stopwatch(), store.request, Seal(path)
     name = relative_name(path, request.test_dir)
-    way, uses = _plan(path, name, store)
+    way, uses = plan(path, name, store)
     with watch("read"):
         mask = mask_for(path, request.mask)
         volume = read_series(path)
@@ -223,7 +215,7 @@ def adapted(name, low, sizes, use, inside=None):
     order = list(use.axes)
     low = low if inside is None else low * inside
     found = adapt_to_scan(low.transpose(order), use.stages, use.method, np.asarray(sizes)[order])
-    if found.why_not and _is_thick(use):
+    if found.why_not and is_thick(use):
         say(f"{name}: filters are used as they are: {found.why_not}")
     return use._replace(stages=found.stages), found.profile
 
@@ -305,7 +297,7 @@ def _say_of_trust(name, seen):
 
 def _say_of_later(name, uses):
     """Say where filters for thick slices come second: what they refine has no plane of its own."""
-    for use in filter(_is_thick, uses[1:]):
+    for use in filter(is_thick, uses[1:]):
         say(f"{name}: filters for {use.method.tag} are used as they are: filters before them "
             "have changed the plane that they would learn from")
 
@@ -323,99 +315,3 @@ def _own_spline(low, shape, to_low, shift):
     least = own.min()
     return spline_onto(own - least, shape, to_low, 3) + least
 
-
-def _plan(path, name, store):
-    """The way to what is asked for, and the filters for it, from a file's header alone."""
-    request = store.request
-    image, shape = checked_image(path, (3, 4), SERIES_BYTES)
-    sizes, unit = voxel_sizes_of(image), unit_of(image)
-    if store.by_size:
-        goal = request.voxel_size or 3 * (float(sizes.min()),)
-        try:
-            way = way_to(goal, sizes, store.there, unit)
-        except ValueError as fault:
-            raise UserError(f"{path}: {fault}") from fault
-        say(f"{name}: {describe(way, sizes, unit)}")
-    else:
-        way = Way([request.method.factor], None)
-        warn_of_axis(path, request.method.factor, sizes, unit)
-    if said := slices_in_words(path, sizes, unit):
-        say(f"{name}: {said}")
-    check_slices(path, shape, way.factor)
-    uses = [store(factor) for factor in way.factors]
-    _check_memory(path, image, shape, sizes, way, uses, request)
-    return way, uses
-
-
-def check_slices(name, shape, factor):
-    """Raise UserError where an axis of a single slice is to be refined."""
-    for axis in range(3):
-        if factor[axis] > 1 and shape[axis] == 1:
-            raise UserError(f"{name}: has a single slice along axis {axis}, which cannot be made "
-                            "finer; give several, or leave that axis out of --factor")
-
-
-def read_inside(name, low, voxel_size, use, mask=None):
-    """Where brightness and cues of a whole head are read, which is said; None if not apart.
-
-    Parameters
-    ----------
-    name : str
-        For what is said.
-    low : ndarray of float32, shape (x, y, z)
-    voxel_size : ndarray, shape (3,)
-        In mm.
-    use : Filters
-    mask : nifti.masks.Mask, optional
-
-    Returns
-    -------
-    ndarray of bool, shape (x, y, z)
-    """
-    drawn = is_drawn(use.method)
-    if mask:
-        read = "noise and blur are" if drawn else "what is bright is"
-        say(f"{name}: {read} read inside its mask, {mask.path.name}; all of the head is "
-            "restored")
-        return mask.inside
-    bright = head_in_zeros(low, voxel_size) if drawn else None
-    if drawn and (bright is not None or bright_part(low) is not None):
-        say(f"{name}: seems to be a whole head, not a brain cut out; noise and blur are read "
-            "from its bright part (--mask: from its brain)")
-    return bright
-
-
-def warn_of_axis(path, factor, sizes, unit="mm"):
-    """Say where slices are thick along another axis than the one that is refined."""
-    refined = [axis for axis in range(3) if factor[axis] > 1]
-    thick = int(np.argmax(sizes))
-    if len(refined) == 1 and sizes[thick] > THICK * sizes[refined[0]]:
-        better = " ".join(str(max(factor) if axis == thick else 1) for axis in range(3))
-        complain("test", f"{path}: axis {refined[0]} is refined ({sizes[refined[0]]:.4g} {unit}), "
-                 f"but slices are thick along axis {thick} ({sizes[thick]:.4g} {unit}): --factor "
-                 f"{better} refines that one")
-
-
-def _is_thick(use):
-    """Whether filters are for thick slices of scans, and so can be adapted to one."""
-    return is_drawn(use.method) and sorted(use.method.factor)[1] == 1
-
-
-def _check_memory(path, image, shape, sizes, way, uses, request):
-    """Refuse, before work begins, what does not fit."""
-    count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
-    voxels = math.prod(shape) * math.prod(map(int, way.factor))
-    each = max(structure_of(use.method).restore_bytes for use in uses)
-    working, doing = voxels * each, f"make it {' x '.join(map(str, way.factor))} times finer"
-    if way.sizes:  # the last spline makes other voxels of these
-        last = math.prod(round(side * size / goal)
-                         for side, size, goal in zip(shape, sizes, way.sizes, strict=True))
-        working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
-        doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
-    learning = ADAPT_BYTES if request.adapt and any(map(_is_thick, uses)) else 0  # comes before
-    storing = count * voxels * image.get_data_dtype().itemsize if request.dtype == "same" else 0
-    needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
-    if needed > (free := free_memory()):
-        raise UserError(f"{path}: to {doing} takes {needed / GB:.1f} GB of "
-                        f"memory, {free / GB:.1f} GB are free; close other programs, crop it, or "
-                        "ask for fewer voxels")

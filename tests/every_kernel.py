@@ -33,9 +33,9 @@ def main(folder):
 
     from filter_constant import Method
     from hashtable import Boundaries
+    from matrix_compute import apply_filters
     from options.command_line import command_line
     from published.apply_filters import filter_voxels
-    from structure import apply_filters
 
     save(folder / "train" / "v.nii", brain(0, (34, 33, 32)))
     filled = np.maximum(brain(1, (34, 33, 32)), 1)  # brain up to the faces

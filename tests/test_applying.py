@@ -9,9 +9,8 @@ from gram_cases import BOUNDARIES, SMALL, random_case
 
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels
-from matrix_compute import Gram, accumulate
+from matrix_compute import Gram, accumulate, apply_filters
 from published.apply_filters import filter_voxels
-from structure import apply_filters
 
 # ---- against the released code
 

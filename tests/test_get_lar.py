@@ -9,8 +9,9 @@ import pytest
 from scipy.ndimage import zoom
 from synthetic import degrade, interpolate
 
+from degrading.banded import apply_operators
 from degrading.degradation import degradation_of, kspace_kept
-from degrading.spline import apply_operators, upsample, zoom_operator
+from degrading.spline import upsample, zoom_operator
 from filter_constant import Method
 from get_lar import LRVolume, best_spline, make_pair
 from util import bright_level, clip_bright, mod_crop

@@ -15,9 +15,8 @@ from gpu import compute as gpu_compute
 from gpu.compute import ridge_filters, solve_batch
 from hashtable import Boundaries
 from machine.errors import UserError
-from matrix_compute import ridge_filter, solve, unpacked
+from matrix_compute import apply_filters, ridge_filter, solve, unpacked
 from published.apply_filters import filter_voxels
-from structure import apply_filters
 
 # ---- solving
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import one_line
 from synthetic import brain
 
-from nifti.checks import EXTENSIONS_MAX, checked_image, is_label_map
+from nifti.checks import EXTENSIONS_MAX, checked_image
+from nifti.labels import is_label_map
 from nifti.volumes import read_volume, write_volume
 
 SHAPE = (8, 7, 6)

@@ -9,8 +9,8 @@ from scipy.ndimage import binary_erosion
 from synthetic import save
 from test_scan import phantom
 
+from degrading.banded import apply_operators, banded
 from degrading.measured_grid import MeasuredGrid, measured_grid, onto_measured, wave_matrix
-from degrading.spline import apply_operators, banded
 from nifti.slices import filled_up
 
 

@@ -15,7 +15,8 @@ from synthetic import brain, save
 
 from disk.files import write_whole
 from disk.filters import PRETRAINED, load_filters
-from filter_constant import OCTAHEDRAL_FILTER_MAX, Request, checked_settings
+from disk.saved_method import checked_settings
+from filter_constant import OCTAHEDRAL_FILTER_MAX, Request
 from get_lar import make_pair
 from learning import steps
 from machine.errors import UserError

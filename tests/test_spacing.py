@@ -9,10 +9,10 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from nifti.slices import Slices, slices_beside
+from nifti.slices import Slices, slices_beside, slices_in_words
 from options.command_line import command_line
+from restoring.planning import warn_of_axis
 from restoring.spacing import Way, describe, nearest, onto_sizes, way_to
-from restoring.upscaling import slices_in_words, warn_of_axis
 
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")

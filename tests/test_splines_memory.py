@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from degrading import spline
-from degrading.spline import banded, prefilter_operator, spline_matrix, zoom_matrix, zoom_operator
+from degrading.banded import banded
+from degrading.spline import prefilter_operator, spline_matrix, zoom_matrix, zoom_operator
 
 
 @pytest.mark.parametrize("grid", ["centers", "edges", "first"])

@@ -8,7 +8,7 @@ import pytest
 from conftest import load_script, one_line, run_command, write_nifti
 from synthetic import brain, command
 
-from nifti.checks import is_label_map
+from nifti.labels import is_label_map
 from nifti.study import LABEL_VALUES, find_volumes
 from nifti.volumes import read_volume
 from options.command_line import command_line
@@ -200,9 +200,9 @@ def test_labels_behind_many_voxels_of_background_and_those_by_the_header_are_fou
 def test_telling_labels_from_scans_reads_little_of_a_scan(tmp_path, monkeypatch):
     data = np.random.default_rng(3).integers(0, 900, (128, 128, 64)).astype(np.int16)
     path = write_nifti(tmp_path / "scan.nii", data)
-    monkeypatch.setattr("nifti.checks.BLOCK", 1 << 12)
+    monkeypatch.setattr("nifti.labels.BLOCK", 1 << 12)
     read = []
-    monkeypatch.setattr("nifti.checks._opened", lambda _: Counting(path, read))
+    monkeypatch.setattr("nifti.labels.opened", lambda _: Counting(path, read))
     assert not is_label_map(path, 32)
     assert sum(read) < 20_000
 

@@ -7,8 +7,8 @@ from conftest import read_rows, run_here
 from synthetic import brain, save
 
 from degrading.back_projection import Projection
+from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of
-from degrading.spline import apply_operators, banded
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import PRESETS, Method, Request
 from get_lar import make_pair

@@ -18,7 +18,7 @@ from hashtable import Boundaries
 from machine import threads
 from machine.errors import UserError
 from machine.threads import in_turn, one_ahead
-from structure import apply_filters
+from matrix_compute import apply_filters
 
 NUMBERS = (1, 2, 5)
 

@@ -18,9 +18,9 @@ from filter_constant import Method, Request
 from get_lar import best_spline, make_fine, make_pair
 from hashtable import Boundaries
 from machine.errors import UserError
+from matrix_compute import apply_filters
 from options.command_line import command_line
 from restoring.steps import upscale
-from structure import apply_filters
 
 HERE = Path(__file__).resolve().parent.parent
 METHOD = Method(filter_len=5, grad_len=5)

@@ -15,7 +15,7 @@ from get_lar import make_fine
 from intensities import Shift
 from machine.progress import Stopwatch
 from options.command_line import command_line
-from restoring import upscaling
+from restoring import planning, upscaling
 from restoring.adaptation import adapt_to_scan
 from restoring.steps import FilterStore, restore, upscale
 from structure import structure_of
@@ -77,8 +77,8 @@ def test_a_series_in_the_inputs_type_is_planned_with_what_is_written(tmp_path, m
     image = nib.Nifti1Image(data, np.eye(4))
     fine = 60 * 20**3
     for name in ("WORK_BYTES", "CODE_BYTES"):
-        monkeypatch.setattr(upscaling, name, 0)
-    monkeypatch.setattr(upscaling, "free_memory", lambda: 5 * fine)
+        monkeypatch.setattr(planning, name, 0)
+    monkeypatch.setattr(planning, "free_memory", lambda: 5 * fine)
     assert command(tmp_path, image) == 0
     assert command(tmp_path, image, "--dtype", "same") == 2
     assert "GB of memory" in capsys.readouterr().err
@@ -95,20 +95,20 @@ def command(folder, image, *options):
 @pytest.mark.parametrize("shape, factor, options, more", [
     ((8, 8, 8), "2 2 2", [], 0),
     ((8, 8, 8, 500), "2 2 2", [], 499 * 4 * 16**3),  # all fine volumes of a series but one
-    ((8, 8, 8), "1 1 4", [], upscaling.ADAPT_BYTES - 8 * 8 * 32 * 20),
+    ((8, 8, 8), "1 1 4", [], planning.ADAPT_BYTES - 8 * 8 * 32 * 20),
     ((8, 8, 8), "1 1 4", ["--no-adapt"], 0)], ids=["one", "series", "adapted", "as they are"])
 def test_memory_of_series_and_of_adapting_is_planned(tmp_path, monkeypatch, capsys, shape, factor,
                                                      options, more):
     nib.save(nib.Nifti1Image(np.full(shape, 50, np.uint8), np.eye(4)), tmp_path / "low.nii.gz")
     fine = 8**3 * np.prod([int(part) for part in factor.split()])
-    needed = 20 * fine + more + upscaling.WORK_BYTES + upscaling.CODE_BYTES
+    needed = 20 * fine + more + planning.WORK_BYTES + planning.CODE_BYTES
 
     def begin(path):
         raise Begun
 
     monkeypatch.setattr(upscaling, "read_series", begin)
     for spare, begins in ((-1e5, False), (1e5, True)):
-        monkeypatch.setattr(upscaling, "free_memory", lambda spare=spare: needed + spare)
+        monkeypatch.setattr(planning, "free_memory", lambda spare=spare: needed + spare)
         asked = command_line("test", [
             "--upscale", "--preset", "scan", "--no-report", "--factor", *factor.split(), *options,
             "--test_dir", str(tmp_path / "low.nii.gz"), "--output", str(tmp_path / "fine.nii.gz")])
@@ -124,7 +124,7 @@ class Begun(Exception):
 
 
 def test_too_little_memory_is_said_before_work_begins(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(upscaling, "free_memory", lambda: 0.5e9)
+    monkeypatch.setattr(planning, "free_memory", lambda: 0.5e9)
     monkeypatch.setattr(upscaling, "read_series", None)
     assert command(tmp_path, nib.Nifti1Image(brain(4), np.eye(4))) == 2
     said = capsys.readouterr().err.splitlines()
@@ -133,7 +133,7 @@ def test_too_little_memory_is_said_before_work_begins(tmp_path, monkeypatch, cap
 
 
 def test_voxels_far_finer_than_any_filters_make_are_counted_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(upscaling, "free_memory", lambda: 4e9)
+    monkeypatch.setattr(planning, "free_memory", lambda: 4e9)
     monkeypatch.setattr(upscaling, "read_series", None)
     image = nib.Nifti1Image(brain(4, (20, 18, 16)), np.eye(4))
     assert command(tmp_path, image, "--voxel_size", "0.012") == 2

@@ -5,7 +5,8 @@ from dataclasses import asdict
 import pytest
 from conftest import assert_one_line, refused, run_command
 
-from filter_constant import ONLY_SPHERICAL, Method, checked_settings
+from disk.saved_method import checked_settings
+from filter_constant import ONLY_SPHERICAL, Method
 from machine.errors import UserError
 from options.command_line import command_line, run
 
