@@ -154,7 +154,7 @@ def test_a_long_series_of_small_volumes_needs_little(tmp_path, monkeypatch):
     monkeypatch.setattr("nifti.checks.free_memory", lambda: 2e8)  # 64 bytes a voxel are more
     series = nib.Nifti1Image(np.ones((20, 20, 20, 500), np.uint8), np.eye(4))
     nib.save(series, tmp_path / "series.nii.gz")
-    assert planning.checked_image(tmp_path / "series.nii.gz", (3, 4), upscaling.SERIES_BYTES)
+    assert planning.checked_image(tmp_path / "series.nii.gz", (3, 4), planning.SERIES_BYTES)
 
 
 @pytest.mark.parametrize("options", [["--factor", "2"], ["--voxel_size", "0.6"]])
