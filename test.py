@@ -43,11 +43,12 @@ def main(request):
                            request.result_dir, request.mask)
     if request.mask:
         print(masks_in_words(volumes, request.mask))
-    own = run_folder(replace(request, method=filters.asked), volumes, store.digests())
+    found = replace(request, method=filters.asked, arrays_dir=filters.folder)
+    own = run_folder(found, volumes, store.digests())
     with own as folder, place_of(request, folder) as each:
         status = restore_volumes(volumes, folder, store, each)
     own = next(Path(request.arrays_dir).glob("settings_*.json"), None)
-    if request.quiet and own and filters.folder != request.arrays_dir and status != 2:
+    if request.quiet and own and own.parent != Path(filters.folder) and status != 2:
         complain("test", about_filters(filters))  # rather than the user's own
     return status
 
@@ -169,9 +170,9 @@ def restore_volumes(volumes, folder, store, each):
     print(f"Restored volumes{'' if request.upscale else ' and metrics.csv'} are in {folder}")
     if request.report:
         # Where voxel sizes were asked for, each volume has a factor of its own.
-        asked = done.method if len(uses) == 1 else filters.asked
-        report_run(folder / "report.html", rows, viewers, request, asked, list(uses.values()),
-                   digests)
+        asked, first = (done.method, done.uses[-1]) if len(uses) == 1 else (filters.asked, filters)
+        report_run(folder / "report.html", rows, viewers,
+                   replace(request, arrays_dir=first.folder), asked, list(uses.values()), digests)
         shutil.rmtree(folder / VIEWERS, ignore_errors=True)
         print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
     if failed:

@@ -172,7 +172,37 @@ class Workers:
                 self._wait([future])
             if future.status == "error" and isinstance(future.exception(), UserError):
                 raise future.exception()  # of the worker, not of the volume
-            yield item, functools.partial(_told, future, getattr(item, "path", item))
+            yield item, functools.partial(self._told, future, getattr(item, "path", item))
+
+    def _told(self, future, path):
+        """The result of a finished `_done`, after saying what was said."""
+        if future.status == "error":
+            raise error_of(future.exception(), f"{path}: ")
+        found, fault, said = self._fetched(future, path)
+        for stream, line in said:
+            say(line, stream)
+        if fault:
+            raise fault
+        return found
+
+    def _fetched(self, future, path):
+        """The result of a finished future, which is made again where it was lost with its worker.
+
+        Raises UserError where that fails, or where all workers are lost and none comes back.
+        """
+        seen = time.monotonic()
+        while True:
+            try:
+                return future.result(timeout=LOOK)
+            except TimeoutError as fault:
+                if self.interrupted:
+                    raise KeyboardInterrupt from fault
+                if self.about:
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > ALONE:
+                    raise UserError(NONE_LEFT) from fault
+            except KilledWorker as fault:
+                raise error_of(fault, f"{path}: ") from fault
 
     def _wait(self, futures):
         """Wait for futures, whether they succeed or fail."""
@@ -284,15 +314,3 @@ def _done(shared, item):
                 return work(item), None, said
         except UserError as fault:
             return None, type(fault)(with_remedy(fault, getattr(item, "path", item))), said
-
-
-def _told(future, path):
-    """The result of a finished `_done`, after saying what was said."""
-    if future.status == "error":
-        raise error_of(future.exception(), f"{path}: ")
-    found, fault, said = future.result()
-    for stream, line in said:
-        say(line, stream)
-    if fault:
-        raise fault
-    return found

@@ -76,6 +76,7 @@ def write_record(target, name, found, request, command, files):
         SHA-256 of the result: the record is that of this file alone.
     """
     digest = files.digest(target)
+    request = replace(request, arrays_dir=found.uses[-1].folder)  # where they were found
     about = about_run(request, found.method, command, steps_of(found.uses))
     figures = {name: value for name, value in found.row.items() if name != "seconds"}
     write_json(name, {**found.origin, "result": target.name, "result_sha256": digest, **about,

@@ -41,7 +41,6 @@ def golden_figures(factor):
         **figures,
         factor=factor,
         method=method,
-        settings=method,
         box=tuple(slice(*map(int, sides)) for sides in figures["slice_area"]),
         voxels=np.flatnonzero(figures["bucket"] >= 0),
     )
@@ -232,6 +231,4 @@ def small_filters(pieces):
     """Small filters learned with the defaults otherwise."""
     arrays = pieces.root / "arrays"
     h, boundaries, method = learn(pieces, arrays)
-    return SimpleNamespace(
-        arrays=arrays, h=h, boundaries=boundaries, method=method, settings=method
-    )
+    return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, method=method)

@@ -44,3 +44,12 @@ def test_where_none_comes_back_that_is_said(workers, monkeypatch):
     monkeypatch.setattr(workers_of, "ALONE", 0.1)
     scaled(workers, 0)
     assert one_line(workers.smallest) == workers_of.NONE_LEFT
+
+
+def test_a_result_that_is_lost_with_all_workers_is_not_waited_for_without_end(
+        workers, monkeypatch):
+    (_, result), = workers.in_order(len, ["a volume"])
+    monkeypatch.setattr(workers_of, "ALONE", 0.1)
+    monkeypatch.setattr(workers_of, "LOOK", 0.1)
+    scaled(workers, 0)
+    assert one_line(result) == workers_of.NONE_LEFT

@@ -109,9 +109,10 @@ def test_quiet_does_not_hide_that_the_projects_filters_were_taken_rather_than_on
     assert finished.returncode == 0 and not finished.stdout
     line, = finished.stderr.splitlines()
     assert "that come with the project" in line
-    finished = run_command(*command, "--arrays_dir", PRETRAINED)
-    assert load_filters(Request.of(arrays_dir=str(PRETRAINED)))[1].preset == "best"
-    assert finished.returncode == 0 and not finished.stderr
+    assert load_filters(Request.of(arrays_dir=str(PRETRAINED))).method.preset == "best"
+    for place in (PRETRAINED, f"{PRETRAINED}{os.sep}"):
+        finished = run_command(*command, "--arrays_dir", place)
+        assert finished.returncode == 0 and not finished.stderr
 
 
 @pytest.mark.parametrize("name, words", [

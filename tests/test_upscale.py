@@ -227,7 +227,7 @@ def test_options_that_contradict_are_refused_in_one_line(arguments, message, cap
 
 
 def test_block_means_lie_on_the_grid_of_edges():
-    assert command_line("train", ["--lr_type", "average"]).grid == "edges"
+    assert command_line("train", ["--lr_type", "average"]).method.grid == "edges"
 
 
 def test_a_series_is_restored_volume_by_volume(restored):
