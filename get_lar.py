@@ -47,10 +47,10 @@ class LRVolume:
     above : ndarray of float32, shape of `low`, optional
         What clipping at `scale` took off `low`; brought to the fine grid, it is added to what is
         restored.
-    cues : ndarray of float32, shape (len(scan_cues.CUE_NAMES),), optional
+    descriptors : ndarray of float32, shape (len(descriptors.DESCRIPTOR_NAMES),), optional
         What `low` shows of its blur and noise, where nobody says.
     blur : ndarray of float32, shape (len(scan_reader.READING_NAMES),), optional
-        What is known of the profile of `low`; by default it is read from the cues.
+        What is known of the profile of `low`; by default it is read from the descriptors.
     true_blur : ndarray of float32, optional
         The same of a volume that was degraded here, whether filters are told or not.
     misread : ndarray of float32, optional
@@ -73,7 +73,7 @@ class LRVolume:
     margin: int = 0
     hr: np.ndarray | None = None
     above: np.ndarray | None = None
-    cues: np.ndarray | None = None
+    descriptors: np.ndarray | None = None
     blur: np.ndarray | None = None
     true_blur: np.ndarray | None = None
     misread: np.ndarray | None = None
@@ -230,8 +230,8 @@ def make_fine(low, method, inside=None, profiles=()):
         Voxels below zero, infinite or not a number count as background.
     method : Method
     inside : ndarray of bool, shape (x, y, z), optional
-        The brain in a whole head: what is bright, and the cues, are read from it alone. All of the
-        head is brought to the finer grid.
+        The brain in a whole head: what is bright, and the descriptors, are read from it alone. All
+        of the head is brought to the finer grid.
     profiles : sequence of three str, optional
         Slice profile of each axis, see `degrading.slice_profile.PROFILES`; by default it is read.
 
@@ -269,7 +269,7 @@ def make_fine(low, method, inside=None, profiles=()):
     box = tight_box(mask)
     mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
     unit = (low if inside is None else low * inside) / np.float32(scale)
-    cues = operator.cues(unit)
+    descriptors = operator.descriptors(unit)
     if method.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
     else:
@@ -279,9 +279,9 @@ def make_fine(low, method, inside=None, profiles=()):
     if method.margin:
         lr = np.pad(lr, method.margin, mode="reflect")
     return LRVolume(lr, low, operator, box, shape, scale, mask, method.margin,
-                    above=above if above.any() else None, cues=cues,
+                    above=above if above.any() else None, descriptors=descriptors,
                     blur=blur_of(profiles, method.factor) if len(profiles) else None,
-                    density=1.0 if cues is None else edge_density(unit))
+                    density=1.0 if descriptors is None else edge_density(unit))
 
 
 def _brightness(low):

@@ -294,9 +294,9 @@ class Octahedral:
 
         A scan of thick slices corrects its filters itself.
         """
-        if volume.cues is None or sorted(self.method.factor)[1] == 1:
+        if volume.descriptors is None or sorted(self.method.factor)[1] == 1:
             return 1.0
-        return trust(stages[0].classes.reader, volume.cues, volume.density)
+        return trust(stages[0].classes.reader, volume.descriptors, volume.density)
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]

@@ -13,7 +13,7 @@ import scipy.fft
 
 from degrading.back_projection import DataConsistency, Projection, SpectrumProjection, middle
 from degrading.banded import apply_operators, banded
-from degrading.descriptors import cues_of
+from degrading.descriptors import descriptors_of
 from degrading.slice_profile import profile_matrix
 from degrading.spline import spacing_and_start, upsample, zoom_matrix, zoom_operator
 from machine.threads import thread_count
@@ -153,7 +153,7 @@ class Degradation:
 
     # ---- what the LR volume says
 
-    def cues(self, unit):
+    def descriptors(self, unit):
         """What an LR volume in [0, 1] shows of its blur and noise; None where these are known."""
         return None
 
@@ -298,8 +298,8 @@ class SliceProfile(Degradation):
         sides = zip(self.shape, self.factor, self.profiles, strict=True)
         return apply_operators(image, [_profile_operator(*axis) for axis in sides])
 
-    def cues(self, unit):
-        return cues_of(unit, self.factor)
+    def descriptors(self, unit):
+        return descriptors_of(unit, self.factor)
 
     def consistency(self, low, box, mask):
         # A noisy volume is not to be agreed with: that would put its noise back.

@@ -9,19 +9,19 @@ from skimage.filters import threshold_otsu
 
 from util import bright_level_of_scan
 
-CUE_NAMES = (
-    "cue_floor",  # standard deviation of what is finest, in the flattest tenth of the brain
-    "cue_noise",  # the same, less what structure leaves in it: the noise
-    "cue_second",  # log energy of second differences, over that of first ones across two voxels
-    "cue_lag",  # log energy of differences across four voxels, over those across two
-    "cue_edge_2",  # the rise of strong edges within four voxels, over that within two
-    "cue_edge_3",  # within six voxels
-    "cue_grain",  # log energy of the floor, over that of first differences
-    "cue_fourth",  # log energy of fourth differences
-    *(f"cue_spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
+DESCRIPTOR_NAMES = (
+    "floor",  # standard deviation of what is finest, in the flattest tenth of the brain
+    "noise",  # the same, less what structure leaves in it: the noise
+    "second",  # log energy of second differences, over that of first ones across two voxels
+    "lag",  # log energy of differences across four voxels, over those across two
+    "edge_2",  # the rise of strong edges within four voxels, over that within two
+    "edge_3",  # within six voxels
+    "grain",  # log energy of the floor, over that of first differences
+    "fourth",  # log energy of fourth differences
+    *(f"spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
 )
 SPECTRUM = np.arange(3, 17) / 16  # these, as shares of it
-SPECTRAL = len(CUE_NAMES) - len(SPECTRUM)  # place of the first of these
+SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # place of the first of these
 FLOOR, NOISE = 0, 1  # places of the first two
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # of unit energy: noise keeps its size
 FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels
@@ -39,8 +39,8 @@ MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with the fluid around them
 AIR = 1 / 3  # of the median above Otsu's threshold: so dark is the median below it, where air is
 
 
-def cues_of(unit, factor):
-    """The cues of an LR volume.
+def descriptors_of(unit, factor):
+    """The descriptors of an LR volume.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ def cues_of(unit, factor):
 
     Returns
     -------
-    cues : ndarray of float32, shape (len(CUE_NAMES),)
+    descriptors : ndarray of float32, shape (len(DESCRIPTOR_NAMES),)
         Zeros where the volume is too small to tell.
 
     Examples
     --------
     >>> unit = np.random.default_rng(0).normal(0.5, 0.03, (48, 48, 48)).astype(np.float32)
-    >>> round(float(cues_of(unit, (2, 2, 2))[NOISE]), 2)
+    >>> round(float(descriptors_of(unit, (2, 2, 2))[NOISE]), 2)
     0.03
     """
     bright = bright_part(unit)
@@ -72,7 +72,7 @@ def cues_of(unit, factor):
     along = [np.moveaxis(unit, axis, -1) for axis in range(3) if factor[axis] > 1]
     axes = [found for axis in along if (found := _along(axis)) is not None]
     if not axes:
-        return np.array([floor, noise, *[0] * (len(CUE_NAMES) - 2)], np.float32)
+        return np.array([floor, noise, *[0] * (len(DESCRIPTOR_NAMES) - 2)], np.float32)
     lag_2, lag_4, second, fourth, edge_2, edge_3 = np.mean(axes, axis=0)
     return np.array([floor, noise, np.log(second / lag_2), np.log(lag_4 / lag_2), edge_2, edge_3,
                      np.log(floor**2 / lag_2 + 1e-4), np.log(fourth / lag_2),
@@ -228,7 +228,7 @@ def differences_along(volume, axis):
     Returns
     -------
     ndarray of float64, shape (5,)
-        As the cues from ``cue_second`` on, without ``cue_grain``; None if the axis is too short.
+        The descriptors from ``second`` on, without ``grain``; None if the axis is too short.
     """
     found = _along(np.moveaxis(volume, axis, -1))
     if found is None:

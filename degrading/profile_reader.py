@@ -50,12 +50,12 @@ def blur_of(profiles, factor):
                    axis=0).astype(np.float32)
 
 
-def fit_reader(cues, blur):
+def fit_reader(descriptors, blur):
     """The linear map from descriptors to readings, by ridge regression.
 
     Parameters
     ----------
-    cues : ndarray, shape (draws, descriptors)
+    descriptors : ndarray, shape (draws, descriptors)
     blur : ndarray, shape (draws, len(READING_NAMES))
         What `blur_of` says of each draw.
 
@@ -67,15 +67,15 @@ def fit_reader(cues, blur):
 
     Examples
     --------
-    >>> cues = np.random.default_rng(0).random((500, 2))
-    >>> fit_reader(cues, 3 + cues @ [[2.0, 0.5], [1, 1]])[:2].round(1)
+    >>> descriptors = np.random.default_rng(0).random((500, 2))
+    >>> fit_reader(descriptors, 3 + descriptors @ [[2.0, 0.5], [1, 1]])[:2].round(1)
     array([[3. , 2. , 1. ],
            [3. , 0.5, 1. ]])
     """
-    cues, blur = np.asarray(cues, np.float64), np.asarray(blur, np.float64)
-    middle, spread = cues.mean(0), cues.std(0)
+    descriptors, blur = np.asarray(descriptors, np.float64), np.asarray(blur, np.float64)
+    middle, spread = descriptors.mean(0), descriptors.std(0)
     spread[spread < 1e-9] = 1.0
-    x = (cues - middle) / spread
+    x = (descriptors - middle) / spread
     weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (blur - blur.mean(0)))
     variance, directions = np.linalg.eigh(x.T @ x / len(x))
     whitening = directions / np.sqrt(np.maximum(variance, 0) + SHRINKAGE)
@@ -84,65 +84,65 @@ def fit_reader(cues, blur):
     return np.ascontiguousarray(np.column_stack([constant, weights]))
 
 
-def read(reader, cues, misread=0.0):
+def read(reader, descriptors, misread=0.0):
     """The reading of a scan, within what profiles can be: ndarray of float32.
 
     In learning, `misread` is added: filters shall be ready for scanners that are read less well.
     """
-    rows, cues = reader[:len(READING_NAMES)], _completed(reader, cues)
-    return np.clip(rows[:, 0] + rows[:, 1:] @ cues + misread, 0, 1).astype(np.float32)
+    rows, descriptors = reader[:len(READING_NAMES)], _completed(reader, descriptors)
+    return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + misread, 0, 1).astype(np.float32)
 
 
-def strangeness(reader, cues):
+def strangeness(reader, descriptors):
     """How far descriptors lie from those that were learned from: about 0.5 among these.
 
     The root mean square of what the last rows of the reader make of them; 0 of filters that were
     learned without.
     """
-    rows, cues = reader[len(READING_NAMES):], _completed(reader, cues)
-    return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ cues))))
+    rows, descriptors = reader[len(READING_NAMES):], _completed(reader, descriptors)
+    return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ descriptors))))
 
 
-def _completed(reader, cues):
+def _completed(reader, descriptors):
     """The descriptors, with the usual spectrum where a volume is too small to have one."""
-    if len(cues) <= SPECTRAL or np.any(cues[SPECTRAL:]) or not reader.any():
-        return cues
+    if len(descriptors) <= SPECTRAL or np.any(descriptors[SPECTRAL:]) or not reader.any():
+        return descriptors
     constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
     usual = np.linalg.solve(weights, -constant[:, 0])  # what makes all whitened numbers 0
-    return np.concatenate([cues[:SPECTRAL], usual[SPECTRAL:]])
+    return np.concatenate([descriptors[:SPECTRAL], usual[SPECTRAL:]])
 
 
-def trust(reader, cues, density):
+def trust(reader, descriptors, density):
     """Share of what filters change that is made: 1 of usual scans, 0 of too strange ones.
 
     Parameters
     ----------
     reader : ndarray, see `fit_reader`
-    cues : ndarray of float32, shape (descriptors,)
+    descriptors : ndarray of float32, shape (descriptors,)
     density : float
         What `degrading.descriptors.edge_density` gives.
 
     Examples
     --------
-    >>> cues = np.random.default_rng(0).normal(size=(500, 3))
-    >>> reader = fit_reader(cues, np.zeros((500, 2)))
+    >>> descriptors = np.random.default_rng(0).normal(size=(500, 3))
+    >>> reader = fit_reader(descriptors, np.zeros((500, 2)))
     >>> trust(reader, np.zeros(3), 0.5), trust(reader, np.full(3, 9.0), 0.5)
     (1.0, 0.0)
     >>> round(trust(reader, np.zeros(3), 0.25), 2)
     0.5
     """
-    known = (TOO_STRANGE - strangeness(reader, cues)) / (TOO_STRANGE - USUAL)
+    known = (TOO_STRANGE - strangeness(reader, descriptors)) / (TOO_STRANGE - USUAL)
     dense = (density - SPARSE) / (DENSE - SPARSE)
     return float(np.clip(min(known, dense), 0, 1))
 
 
-def told_or_read(reader, cues, blur=None, misread=None):
+def told_or_read(reader, descriptors, blur=None, misread=None):
     """What trees may split on of a whole scan: descriptors, readings, and whether these were told.
 
     Parameters
     ----------
     reader : ndarray, see `fit_reader`
-    cues : ndarray of float32, shape (descriptors,)
+    descriptors : ndarray of float32, shape (descriptors,)
     blur : ndarray of float32, shape (len(READING_NAMES),), optional
         What is known of the profile. By default it is read.
     misread : ndarray of float32, optional
@@ -154,5 +154,5 @@ def told_or_read(reader, cues, blur=None, misread=None):
     """
     found = blur
     if blur is None:
-        found = read(reader, cues, 0.0 if misread is None else misread)
-    return np.concatenate([cues, found, [blur is not None]]).astype(np.float32)
+        found = read(reader, descriptors, 0.0 if misread is None else misread)
+    return np.concatenate([descriptors, found, [blur is not None]]).astype(np.float32)

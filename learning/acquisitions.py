@@ -160,8 +160,8 @@ def _drawn_volume(hr, method, random, first, last):
     missed = np.mean(np.square(hr - cut[0])[cut[2]])
     blur = blur_of(draw.profiles, method.factor)
     return LRVolume(cut[0], low, operator, whole, hr.shape, scale, cut[1], hr=hr,
-                    cues=operator.cues(unit), blur=blur if draw.told else None, true_blur=blur,
-                    misread=draw.misread.astype(np.float32),
+                    descriptors=operator.descriptors(unit), blur=blur if draw.told else None,
+                    true_blur=blur, misread=draw.misread.astype(np.float32),
                     core=cut[2], weight=1 / (missed + LEAST_MISSED))
 
 

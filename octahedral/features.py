@@ -5,7 +5,7 @@ features are, and what is computed for each voxel, is in voxel_features.py.
 """
 import numpy as np
 
-from degrading.descriptors import CUE_NAMES, FLOOR
+from degrading.descriptors import DESCRIPTOR_NAMES, FLOOR
 from degrading.profile_reader import READING_NAMES, TOLD_NAMES, told_or_read
 from filter_constant import WINDOW_SIGMA
 from filter_func import gaussian_weights
@@ -88,7 +88,7 @@ def features_of_voxels(scene, voxels):
     Returns
     -------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
-        With the cues of the volume, where the scene has them, and with what is known of its
+        With the descriptors of the volume, where the scene has them, and with what is known of its
         profile; what is not known is not a number.
     orientation : ndarray of uint8, shape (n,)
         Row of `turned_offsets`.
@@ -110,18 +110,19 @@ def features_of_voxels(scene, voxels):
     orientation = np.empty(voxels.size, np.uint8)
     in_slabs(scene, voxels, lambda slab, inside, these: write_features(
         inside, slab, features[these], orientation[these]))
-    if scene.cues is not None:
-        over_noise = features[:, STRENGTH, None] - noise_strength(scene.cues)
+    if scene.descriptors is not None:
+        over_noise = features[:, STRENGTH, None] - noise_strength(scene.descriptors)
         unknown = np.full(len(READING_NAMES), np.nan, np.float32)
         blur = unknown if scene.blur is None else scene.blur
-        whole = np.concatenate([scene.cues, blur, [scene.blur is not None]]).astype(np.float32)
-        features = np.hstack([features, over_noise, np.tile(whole, (voxels.size, 1))])
+        whole = np.concatenate([scene.descriptors, blur, [scene.blur is not None]])
+        whole = np.tile(whole.astype(np.float32), (voxels.size, 1))
+        features = np.hstack([features, over_noise, whole])
     return features, orientation
 
 
-def noise_strength(cues):
-    """About the strength that noise alone has, from the cues of an LR volume; float32."""
-    return np.float32(np.log(cues[FLOOR] ** 2 + 1e-5))
+def noise_strength(descriptors):
+    """About the strength that noise alone has, from the descriptors of an LR volume; float32."""
+    return np.float32(np.log(descriptors[FLOOR] ** 2 + 1e-5))
 
 
 def classify(scene, voxels, tree):
@@ -143,9 +144,9 @@ def classify(scene, voxels, tree):
     """
     leaf = np.empty((len(tree.roots), voxels.size), np.int32)
     orientation = np.empty(voxels.size, np.uint8)
-    whole = np.zeros(len(CUE_NAMES) + len(TOLD_NAMES), np.float32)
-    if scene.cues is not None:
-        whole = told_or_read(tree.reader, scene.cues, scene.blur, scene.misread)
+    whole = np.zeros(len(DESCRIPTOR_NAMES) + len(TOLD_NAMES), np.float32)
+    if scene.descriptors is not None:
+        whole = told_or_read(tree.reader, scene.descriptors, scene.blur, scene.misread)
     tree = for_volume(tree, whole)
     in_slabs(scene, voxels, lambda slab, inside, these: write_leaves(
         inside, slab, tree, leaf[:, these], orientation[these]))
@@ -161,7 +162,7 @@ def for_volume(tree, whole):
     Parameters
     ----------
     tree : octahedral.tree.Tree
-    whole : ndarray of float32, shape (len(CUE_NAMES) + len(TOLD_NAMES),)
+    whole : ndarray of float32, shape (len(DESCRIPTOR_NAMES) + len(TOLD_NAMES),)
         What is the same for all of its voxels, see `degrading.profile_reader.told_or_read`.
 
     Returns

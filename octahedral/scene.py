@@ -16,13 +16,13 @@ class Scene(NamedTuple):
     mask: np.ndarray  # (X, Y, Z) bool: brain
     place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
-    cues: np.ndarray | None = None  # float32: what the LR volume shows of itself
+    descriptors: np.ndarray | None = None  # float32: what the LR volume shows of itself
     blur: np.ndarray | None = None  # float32: what is known of its profile
     misread: np.ndarray | None = None  # float32: what its reading is off by, in learning
 
 
-def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=((0, 0),) * 3,
-               blur=None, misread=None):
+def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None,
+               ends=((0, 0),) * 3, blur=None, misread=None):
     """The Scene of volumes that are not padded yet.
 
     Parameters
@@ -31,7 +31,7 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=
     place : list of ndarray of float32
         What `places` gives, per axis.
     factor : tuple of three int
-    cues : ndarray of float32, optional
+    descriptors : ndarray of float32, optional
     tile : tuple of three slice, optional
         The part of the volumes that is to be restored, by default all of them.
     ends : sequence of three pairs of bool, optional
@@ -59,7 +59,7 @@ def make_scene(estimate, start, mask, place, factor, cues=None, tile=None, ends=
             planes[:max(REACH - side.start, 0)] = False
         if not mirrored[1]:
             planes[REACH + length - side.start:] = False
-    return Scene(around, begun, brain, padded, swaps, cues, blur, misread)
+    return Scene(around, begun, brain, padded, swaps, descriptors, blur, misread)
 
 
 def _with_reach(volume, tile, mode):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from crop_black import tight_box
-from degrading.descriptors import CUE_NAMES, NOISE
+from degrading.descriptors import DESCRIPTOR_NAMES, NOISE
 from degrading.profile_reader import READING_NAMES, fit_reader, read
 from hashtable import sample_voxels
 from machine.kernels import njit
@@ -32,9 +32,10 @@ HELD_OUT_BLOCK = 16  # voxels; cubes of this side are kept out of learning, to c
 HELD_OUT_SHARE = 1 / 16
 # Columns of features: what a volume shows of itself, the reading of its profile, whether it is
 # told; and those that are for the reader alone, not for trees.
-CUES = slice(OVER_NOISE + 1, OVER_NOISE + 1 + len(CUE_NAMES))
-BLUR, TOLD = slice(CUES.stop, CUES.stop + len(READING_NAMES)), CUES.stop + len(READING_NAMES)
-HIDDEN = slice(CUES.start + NOISE + 1, CUES.stop)
+DESCRIPTORS = slice(OVER_NOISE + 1, OVER_NOISE + 1 + len(DESCRIPTOR_NAMES))
+TOLD = DESCRIPTORS.stop + len(READING_NAMES)
+BLUR = slice(DESCRIPTORS.stop, TOLD)
+HIDDEN = slice(DESCRIPTORS.start + NOISE + 1, DESCRIPTORS.stop)
 
 
 def stage_taps(number, method):
@@ -144,8 +145,8 @@ def scene_of(volume, estimate, method, tile=None):
              for axis, side in enumerate(operator.shape)]
     ends = [(side.start == 0, side.stop == length)
             for side, length in zip(volume.box, operator.shape, strict=True)]
-    return make_scene(estimate, volume.lr, volume.mask, along, method.factor, volume.cues, tile,
-                      ends, volume.blur, volume.misread)
+    return make_scene(estimate, volume.lr, volume.mask, along, method.factor, volume.descriptors,
+                      tile, ends, volume.blur, volume.misread)
 
 
 def apply_stage(scene, stage, number, method, near=None):
@@ -230,13 +231,13 @@ def _with_readings(surveys):
         Features without what is not for trees.
     """
     whole = np.array([features[0] for features, _ in surveys])
-    reader = fit_reader(whole[:, CUES], whole[:, BLUR])
+    reader = fit_reader(whole[:, DESCRIPTORS], whole[:, BLUR])
     found = []
     for (features, rows), of_volume in zip(surveys, whole, strict=True):
         features = features[:, :len(FEATURE_NAMES)].copy()
         if not of_volume[TOLD]:
             misread = of_volume[len(FEATURE_NAMES):]
-            features[:, BLUR] = read(reader, of_volume[CUES], misread)
+            features[:, BLUR] = read(reader, of_volume[DESCRIPTORS], misread)
         features[:, HIDDEN] = 0
         found.append((features, rows))
     return reader, found

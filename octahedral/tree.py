@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.descriptors import CUE_NAMES
+from degrading.descriptors import DESCRIPTOR_NAMES
 from degrading.profile_reader import READING_NAMES
 from machine.kernels import njit
 from machine.threads import blas_alone, thread_count
@@ -24,7 +24,7 @@ MOST_LEAVES, MOST_TREES = 4096, 8
 MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
 LEAST = 200  # samples on either side of a split, at least
 SMALL_RIDGE = 0.05  # of the mean energy of a regressor
-NO_READER = np.zeros((len(READING_NAMES) + len(CUE_NAMES), 1 + len(CUE_NAMES)))
+NO_READER = np.zeros((len(READING_NAMES) + len(DESCRIPTOR_NAMES), 1 + len(DESCRIPTOR_NAMES)))
 
 
 class Tree(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.descriptors import CUE_NAMES
+from degrading.descriptors import DESCRIPTOR_NAMES
 from degrading.profile_reader import TOLD_NAMES
 from machine.kernels import njit
 from published.structure_tensor import BATCH, eigen_batch
@@ -41,8 +41,9 @@ FEATURE_NAMES = (
  TWIST_01, TWIST_02, TWIST_12, RISE_0, RISE_1, RISE_2, ABOVE_WIDE, ABOVE_MEAN, MEAN, VALUE,
  MOVED, MOVED_RAW, BRAIN, COHERENCE) = range(len(FEATURE_NAMES))
 VOXEL_FEATURES = OVER_NOISE = len(FEATURE_NAMES)
-# Of scenes with cues: the strength over that of the noise, and what is the same for each voxel.
-FEATURE_NAMES += ("over_noise", *CUE_NAMES, *TOLD_NAMES)
+# Of scenes with descriptors: the strength over that of the noise, and what is the same for each
+# voxel.
+FEATURE_NAMES += ("over_noise", *DESCRIPTOR_NAMES, *TOLD_NAMES)
 
 
 class Slab(NamedTuple):

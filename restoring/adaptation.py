@@ -96,7 +96,7 @@ class Scan(NamedTuple):
     thick: int  # the thick axis
     factor: int  # how many times finer the slices become
     shrink: dict  # of axis to float: of the plane's axes, fine spacing over their own
-    cues: np.ndarray
+    descriptors: np.ndarray
     seed: int
 
     @classmethod
@@ -108,7 +108,7 @@ class Scan(NamedTuple):
             size = [factor if axis == thick else 1 for axis in range(3)]
         shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
         unit = np.clip(low, 0, fine.scale).astype(np.float32) / np.float32(fine.scale)
-        return cls(unit, thick, factor, shrink, fine.cues, method.seed)
+        return cls(unit, thick, factor, shrink, fine.descriptors, method.seed)
 
     @property
     def axes(self):
@@ -136,7 +136,7 @@ class Scan(NamedTuple):
         kept = np.square(blur[len(blur) // 2]).sum()
         share = np.sqrt(max(1 / kept - 1, 0.1))
         noise = random_of(self.seed, "own plane").standard_normal(self.unit.shape, np.float32)
-        noise *= self.cues[NOISE]
+        noise *= self.descriptors[NOISE]
         brain = self.unit > 0
         return ((self.unit + np.float32(share) * noise) * brain,
                 (self.unit - noise / np.float32(share)) * brain)
@@ -219,7 +219,7 @@ def own_example(scan, axis, profile, method):
     box = tight_box(mask)
     start, mask, original = (np.ascontiguousarray(part[box]) for part in (start, mask, original))
     return LRVolume(start, low, operator, box, original.shape, 1.0, mask,
-                    hr=np.maximum(original, 0), cues=scan.cues)
+                    hr=np.maximum(original, 0), descriptors=scan.descriptors)
 
 
 def _blur(fine, factor, profile):

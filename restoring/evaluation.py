@@ -89,7 +89,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     places = {"inside": binary_erosion(brain, iterations=DEEP),
               "whole": binary_dilation(brain, iterations=AROUND)}
     row = {"profile": profile, "noise": noise,
-           "noise_found": round(100 * float(fine.cues[NOISE]) * fine.scale, 2)}
+           "noise_found": round(100 * float(fine.descriptors[NOISE]) * fine.scale, 2)}
     for place, voxels in places.items():
         voxels = voxels if voxels.any() else brain
         if not np.ptp(hr[voxels]):

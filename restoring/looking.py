@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 
 from degrading.degradation import is_drawn
-from degrading.descriptors import NOISE, bright_part, cues_of, edge_density, head_in_zeros
+from degrading.descriptors import NOISE, bright_part, descriptors_of, edge_density, head_in_zeros
 from degrading.measured_grid import measured_grid, onto_measured
 from degrading.profile_reader import SHARES, blur_of, read, strangeness, trust
 from degrading.slice_profile import PROFILES
@@ -70,15 +70,15 @@ def look(path, store):
     lines.append(("content", content))
     thick = sizes.max() > THICK * np.sort(sizes)[1]
     factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
-    cues = cues_of(part, factor)
-    lines.append(("noise", f"about {100 * cues[NOISE]:.1f} % of the brightest intensity"))
+    descriptors = descriptors_of(part, factor)
+    lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
     share = None
     if not thick and (reader := _reader(store)) is not None:
-        lines.append(("blur", _blur(reader, cues, store.request.known_profile)))
-        share = trust(reader, cues, edge_density(part))
+        lines.append(("blur", _blur(reader, descriptors, store.request.known_profile)))
+        share = trust(reader, descriptors, edge_density(part))
         known = "like" if share == 1 else "unlike"
         lines.append(("brains", f"{known} those that the filters learned from (distance "
-                                f"{strangeness(reader, cues):.1f}, usual up to 1.5)"))
+                                f"{strangeness(reader, descriptors):.1f}, usual up to 1.5)"))
     lines += _advice(path, sizes, unit, thick, share, store)
     return lines
 
@@ -105,9 +105,9 @@ def _reader(store):
     return filters.stages[0].classes.reader if is_drawn(filters.method) else None
 
 
-def _blur(reader, cues, known):
+def _blur(reader, descriptors, known):
     """The slice profile, known or estimated, in words."""
-    found = blur_of(known, (2, 2, 2)) if known else read(reader, cues)
+    found = blur_of(known, (2, 2, 2)) if known else read(reader, descriptors)
     left = ", ".join(f"{100 * value:.0f} % at {share:g}"
                      for value, share in zip(found, SHARES, strict=True))
     if known:

@@ -55,7 +55,7 @@ def check_slices(name, shape, factor):
 
 
 def read_inside(name, low, voxel_size, use, mask=None):
-    """Where brightness and cues of a whole head are read, which is said; None if not apart.
+    """Where brightness and descriptors of a whole head are read, which is said; None if not apart.
 
     Parameters
     ----------

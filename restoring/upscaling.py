@@ -78,8 +78,8 @@ def upscale_file(path, target, store, engine, files=None):
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
-    if found.seen.cues is not None:
-        row["noise"] = float(found.seen.cues[NOISE])
+    if found.seen.descriptors is not None:
+        row["noise"] = float(found.seen.descriptors[NOISE])
         row["trust"] = round(found.seen.trust, 2)
     if found.profile is not None:
         row["profile"] = found.profile
@@ -102,7 +102,7 @@ def upscale_file(path, target, store, engine, files=None):
 class Seen(NamedTuple):
     """What a volume shows of itself."""
 
-    cues: np.ndarray | None  # of blur and noise; None where filters do not ask
+    descriptors: np.ndarray | None  # of blur and noise; None where filters do not ask
     trust: float  # share of what filters change that was made, see degrading/profile_reader.py
 
 
@@ -280,7 +280,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
-            seen = Seen(lr_volume.cues, structure_of(use.method).trust(lr_volume, use.stages))
+            trust = structure_of(use.method).trust(lr_volume, use.stages)
+            seen = Seen(lr_volume.descriptors, trust)
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # before the next one begins

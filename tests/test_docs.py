@@ -27,8 +27,9 @@ def text_of(page):
 
 
 @pytest.mark.filterwarnings("ignore")  # phantoms are unlike brains, which is said
-@pytest.mark.parametrize("number, makes", list(enumerate([
-    {"fine": (30, 32, 34)}, {"fine": (15, 16, 68)}, {"low": (15, 14, 13)}, {"fine": (30, 32, 34)}])))
+@pytest.mark.parametrize("number, makes", [
+    (0, {"fine": (30, 32, 34)}), (1, {"fine": (15, 16, 68)}), (2, {"low": (15, 14, 13)}),
+    (3, {"fine": (30, 32, 34)})])
 def test_the_plain_python_of_its_page_runs(number, makes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where arrays/ holds nothing
     code = re.findall(r"```python\n(.*?)```", text_of("docs/python.md"), re.DOTALL)[number]

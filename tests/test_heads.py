@@ -10,7 +10,7 @@ from test_scan import phantom
 
 from degrading import descriptors
 from degrading.degradation import degradation_of
-from degrading.descriptors import NOISE, bright_part, cues_of, head_in_zeros
+from degrading.descriptors import NOISE, bright_part, descriptors_of, head_in_zeros
 from degrading.slice_profile import profile_matrix
 from disk.filters import load_filters
 from filter_constant import Request
@@ -40,14 +40,14 @@ def shipped():
     return load_filters(REQUEST)
 
 
-def test_cues_of_a_head_in_noisy_air_are_those_of_its_brain_cut_out():
+def test_descriptors_of_a_head_in_noisy_air_are_those_of_its_brain_cut_out():
     clean = phantom(0, (64, 64, 64))
     clean *= 0.8 / clean.max()
     head = np.clip(in_air(clean, 0.04), 0, 1)
     bright = bright_part(head)
     assert bright[clean == 0].mean() < 0.01 and bright[clean > 0].mean() > 0.6
-    cut = cues_of(np.where(bright, head, 0), (2, 2, 2))
-    np.testing.assert_array_equal(cues_of(head, (2, 2, 2)), cut)
+    cut = descriptors_of(np.where(bright, head, 0), (2, 2, 2))
+    np.testing.assert_array_equal(descriptors_of(head, (2, 2, 2)), cut)
     assert 0.03 < cut[NOISE] < 0.05
 
 
@@ -71,7 +71,7 @@ def test_few_slices_are_no_colours(slices):
     assert head_in_zeros(volume, (20, 20, 20)).mean() > 0.2
 
 
-def test_a_head_is_restored_better_by_cues_of_its_bright_part(shipped, monkeypatch):
+def test_a_head_is_restored_better_by_descriptors_of_its_bright_part(shipped, monkeypatch):
     stages, method, *_ = shipped
     hr = phantom(2, (64, 64, 64))
     hr /= hr.max()

@@ -178,13 +178,13 @@ def scan():
     return head.astype(np.float32), inside
 
 
-def test_brightness_and_cues_are_read_inside_and_all_is_restored(scan):
+def test_brightness_and_descriptors_are_read_inside_and_all_is_restored(scan):
     head, inside = scan
     stages, method, *_ = load_filters(SHIPPED)
     fine, cut = make_fine(head, method, inside), make_fine(head * inside, method)
     assert fine.scale == cut.scale < 1200 < make_fine(head, method).scale
-    np.testing.assert_array_equal(fine.cues, cut.cues)
-    assert abs(make_fine(head, method).cues[NOISE] / cut.cues[NOISE] - 1) > 0.3
+    np.testing.assert_array_equal(fine.descriptors, cut.descriptors)
+    assert abs(make_fine(head, method).descriptors[NOISE] / cut.descriptors[NOISE] - 1) > 0.3
     whole = fine.whole(restore(fine, stages, method))
     deep = np.zeros(whole.shape, bool)
     deep[:14, :14, :14] = deep[-14:, -14:, -14:] = True  # corners, all tissue

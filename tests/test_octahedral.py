@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from degrading.descriptors import CUE_NAMES
+from degrading.descriptors import DESCRIPTOR_NAMES
 from machine.simd import HALF
 from octahedral import features as module
 from octahedral import voxel_features
@@ -149,7 +149,7 @@ def test_classify_walks_the_tree_that_their_features_decide():
 def test_every_feature_has_a_name():
     scene = scene_of(landscape())
     assert features_of_voxels(scene, everything(scene)[:3])[0].shape == (3, VOXEL_FEATURES)
-    seen = scene._replace(cues=np.zeros(len(CUE_NAMES), np.float32))
+    seen = scene._replace(descriptors=np.zeros(len(DESCRIPTOR_NAMES), np.float32))
     assert features_of_voxels(seen, everything(scene)[:3])[0].shape == (3, len(FEATURE_NAMES))
     assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
     assert REACH >= 6  # the Gaussian of sigma 2 reaches 5, the window over gradients 5
@@ -160,16 +160,16 @@ def test_the_constant_of_each_feature_is_its_place_among_the_names():
     assert [getattr(voxel_features, name.upper()) for name in names] == list(range(len(names)))
 
 
-def test_cues_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():
-    """Splits on cues and on the strength over the noise are decided before voxels are looked at."""
-    cue, over = VOXEL_FEATURES + 1, OVER_NOISE  # the floor and the strength over it
-    for floor, first in ((0.02, cue), (0.08, cue), (0.05, over), (0.05, STRENGTH)):
-        cues = np.full(len(CUE_NAMES), floor, np.float32)
-        scene = scene_of(landscape())._replace(cues=cues)
+def test_descriptors_lead_each_voxel_to_the_leaf_that_the_whole_tree_does():
+    """Splits on descriptors and on strength over noise come before voxels are looked at."""
+    descriptor, over = VOXEL_FEATURES + 1, OVER_NOISE  # the floor and the strength over it
+    for floor, first in ((0.02, descriptor), (0.08, descriptor), (0.05, over), (0.05, STRENGTH)):
+        descriptors = np.full(len(DESCRIPTOR_NAMES), floor, np.float32)
+        scene = scene_of(landscape())._replace(descriptors=descriptors)
         voxels = everything(scene)
         features, _ = features_of_voxels(scene, voxels)
         middle = {
-            cue: 0.05,
+            descriptor: 0.05,
             over: np.median(features[:, over]),
             STRENGTH: np.median(features[:, 0]),
         }

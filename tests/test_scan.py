@@ -11,7 +11,7 @@ from synthetic import save
 
 from degrading.acquisition import make_low
 from degrading.degradation import degradation_of
-from degrading.descriptors import CUE_NAMES, NOISE, cues_of, noise_of
+from degrading.descriptors import DESCRIPTOR_NAMES, NOISE, descriptors_of, noise_of
 from degrading.slice_profile import PROFILES as PROFILES_OF
 from degrading.slice_profile import profile_matrix
 from disk.filters import axes_between, load_filters
@@ -87,10 +87,10 @@ def test_what_is_drawn_hangs_on_seed_name_and_number_alone():
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.lr, two.lr)
         np.testing.assert_array_equal(one.hr, two.hr)
-        np.testing.assert_array_equal(one.cues, two.cues)
-    assert not np.array_equal(first[0].cues, other[0].cues)
+        np.testing.assert_array_equal(one.descriptors, two.descriptors)
+    assert not np.array_equal(first[0].descriptors, other[0].descriptors)
     reseeded = next(drawn_volumes(phantom(0), replace(SCAN, seed=1), "a"))
-    assert not np.array_equal(first[0].cues, reseeded.cues)
+    assert not np.array_equal(first[0].descriptors, reseeded.descriptors)
 
 
 def test_slabs_together_are_the_brain_each_voxel_once(monkeypatch):
@@ -121,7 +121,7 @@ def test_every_profile_and_many_levels_are_drawn_and_options_narrow_them():
     assert max(draw.sigma for draw in drawn) <= 0.02
 
 
-# ---- noise and cues
+# ---- noise and descriptors
 
 @pytest.mark.parametrize("sigma", [0.01, 0.03, 0.08])
 def test_noise_of_a_flat_volume_is_found(sigma):
@@ -141,16 +141,16 @@ def test_noise_of_brains_is_found_within_a_fifth(profile, factor):
     for sigma in (0.01, 0.02, 0.04, 0.08):
         low = make_low(image, operator, sigma, np.random.default_rng(3))
         scale = bright_level(low)
-        found = cues_of(np.minimum(low, scale) / scale, factor)[NOISE] * scale
+        found = descriptors_of(np.minimum(low, scale) / scale, factor)[NOISE] * scale
         assert found == pytest.approx(sigma, rel=0.2)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 9), (9, 9, 2), (40, 40, 3), (8, 8, 8)])
-def test_volumes_too_small_to_tell_give_finite_cues(shape):
+def test_volumes_too_small_to_tell_give_finite_descriptors(shape):
     for unit in (np.zeros(shape, np.float32), np.full(shape, 0.5, np.float32),
                  np.random.default_rng(1).random(shape, np.float32)):
-        cues = cues_of(unit, (2, 2, 2))
-        assert cues.shape == (len(CUE_NAMES),) and np.isfinite(cues).all()
+        descriptors = descriptors_of(unit, (2, 2, 2))
+        assert descriptors.shape == (len(DESCRIPTOR_NAMES),) and np.isfinite(descriptors).all()
 
 
 # ---- learning and upscaling
@@ -235,7 +235,7 @@ def test_scan_filters_read_the_noise_and_say_it(learned, tmp_path, capsys):
         "--arrays_dir", str(learned / "arrays"), "--output", str(tmp_path / "fine.nii")])
     assert load_script("test").main(request) == 0
     assert "noise about " in capsys.readouterr().out
-    noise = make_fine(low.astype(np.float32), filters(learned, 1, 1, 3)[1]).cues[NOISE]
+    noise = make_fine(low.astype(np.float32), filters(learned, 1, 1, 3)[1]).descriptors[NOISE]
     assert 0.02 < noise < 0.06
 
 

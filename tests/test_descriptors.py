@@ -1,11 +1,17 @@
-"""The cues of an LR volume against their definitions, written out voxel by voxel."""
+"""The descriptors of an LR volume against their definitions, written out voxel by voxel."""
 from itertools import product
 
 import numpy as np
 import pytest
 from synthetic import brain
 
-from degrading.descriptors import CUE_NAMES, bright_part, cues_of, differences_along, head_in_zeros
+from degrading.descriptors import (
+    DESCRIPTOR_NAMES,
+    bright_part,
+    descriptors_of,
+    differences_along,
+    head_in_zeros,
+)
 from octahedral.features import noise_strength
 
 
@@ -64,7 +70,7 @@ def noise(volume):
 
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4), (1, 3, 1)])
-def test_cues_are_what_they_are_called(factor):
+def test_descriptors_are_what_they_are_called(factor):
     volume = noisy()
     axes = [axis for axis in range(3) if factor[axis] > 1]
     energies, rises = zip(*(along(volume, axis) for axis in axes))
@@ -74,7 +80,7 @@ def test_cues_are_what_they_are_called(factor):
     expected = [floor, level, np.log(mean["second"] / mean["lag 2"]),
                 np.log(mean["lag 4"] / mean["lag 2"]), edge_2, edge_3,
                 np.log(floor**2 / mean["lag 2"] + 1e-4), np.log(mean["fourth"] / mean["lag 2"])]
-    np.testing.assert_allclose(cues_of(volume, factor)[:8], expected, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(descriptors_of(volume, factor)[:8], expected, rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor, line", [((2, 2, 2), 32), ((1, 4, 1), 16)])
@@ -98,11 +104,11 @@ def test_spectra_are_those_of_lines_within_the_brain(factor, line):
     low = power[line // 16:line // 8].mean()
     clean = np.log(np.maximum(power - level**2, 0.05 * power) / low)
     expected = np.interp(np.arange(3, 17) / 16, np.linspace(0, 1, len(power)), clean)
-    np.testing.assert_allclose(cues_of(volume, factor)[8:], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(descriptors_of(volume, factor)[8:], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_spectra_are_zero_where_no_line_lies_within_the_brain():
-    assert not cues_of(noisy(shape=(20, 20, 20)), (2, 2, 2))[8:].any()
+    assert not descriptors_of(noisy(shape=(20, 20, 20)), (2, 2, 2))[8:].any()
 
 
 def test_a_few_saturated_voxels_are_not_the_head():
@@ -116,9 +122,9 @@ def test_a_few_saturated_voxels_are_not_the_head():
 
 
 def test_strength_is_compared_with_that_of_the_floor():
-    cues = np.full(len(CUE_NAMES), 7.0)
-    cues[CUE_NAMES.index("cue_floor")] = 0.02
-    assert noise_strength(cues) == pytest.approx(np.log(0.02**2 + 1e-5))
+    descriptors = np.full(len(DESCRIPTOR_NAMES), 7.0)
+    descriptors[DESCRIPTOR_NAMES.index("floor")] = 0.02
+    assert noise_strength(descriptors) == pytest.approx(np.log(0.02**2 + 1e-5))
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -149,9 +155,9 @@ def test_a_head_has_hardly_a_voxel_of_zero(zeros, is_head):
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_slices_that_repeat_two_by_two_give_cues_that_are_numbers(axis):
+def test_slices_that_repeat_two_by_two_give_descriptors_that_are_numbers(axis):
     volume = np.random.default_rng(4).random((20, 20, 20)).astype(np.float32) + 1
     along = np.moveaxis(volume, axis, 0)
     along[2::2], along[3::2] = along[0], along[1]
-    assert np.isfinite(cues_of(volume / 2, (2, 2, 2))).all()
+    assert np.isfinite(descriptors_of(volume / 2, (2, 2, 2))).all()
     assert np.isfinite(differences_along(volume, axis)).all()

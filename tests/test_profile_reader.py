@@ -10,7 +10,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from synthetic import save
 from test_scan import SCAN, phantom
 
-from degrading.descriptors import CUE_NAMES, NOISE, edge_density
+from degrading.descriptors import DESCRIPTOR_NAMES, NOISE, edge_density
 from degrading.profile_reader import (
     DENSE,
     READING_NAMES,
@@ -66,11 +66,11 @@ def test_blur_is_the_mean_over_refined_axes_alone():
 
 def test_a_reader_finds_what_descriptors_say_linearly():
     random = np.random.default_rng(0)
-    cues = random.normal(size=(400, 6)) * [1, 10, 0.1, 1, 1, 0]
-    blur = 0.5 + cues[:, :2] @ [[0.1, 0.0], [0.0, 0.02]] + random.normal(0, 0.01, (400, 2))
-    reader = fit_reader(cues, blur)
+    descriptors = random.normal(size=(400, 6)) * [1, 10, 0.1, 1, 1, 0]
+    blur = 0.5 + descriptors[:, :2] @ [[0.1, 0.0], [0.0, 0.02]] + random.normal(0, 0.01, (400, 2))
+    reader = fit_reader(descriptors, blur)
     inside = (blur > 0.1) & (blur < 0.9)
-    found = np.array([read(reader, one) for one in cues])
+    found = np.array([read(reader, one) for one in descriptors])
     assert np.abs(found - blur)[inside].max() < 0.05
 
 
@@ -81,19 +81,20 @@ def test_readings_stay_within_what_a_profile_can_be():
 
 def test_what_is_told_takes_the_place_of_what_is_read():
     reader = fit_reader(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 2), 0.4))
-    cues, blur = np.zeros(3, np.float32), np.array([0.7, 0.2], np.float32)
-    np.testing.assert_allclose(told_or_read(reader, cues, blur)[3:], [0.7, 0.2, 1])
-    np.testing.assert_allclose(told_or_read(reader, cues)[3:], [0.4, 0.4, 0], atol=1e-6)
+    descriptors, blur = np.zeros(3, np.float32), np.array([0.7, 0.2], np.float32)
+    np.testing.assert_allclose(told_or_read(reader, descriptors, blur)[3:], [0.7, 0.2, 1])
+    np.testing.assert_allclose(told_or_read(reader, descriptors)[3:], [0.4, 0.4, 0], atol=1e-6)
 
 
 def test_strangeness_grows_with_the_distance_and_ends_trust():
-    cues = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 5, 0.1, 2]
-    reader = fit_reader(cues, np.zeros((2000, 2)))
-    usual = [strangeness(reader, one) for one in cues]
+    descriptors = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 5, 0.1, 2]
+    reader = fit_reader(descriptors, np.zeros((2000, 2)))
+    usual = [strangeness(reader, one) for one in descriptors]
     assert 0.8 < np.median(usual) < 1.1
-    far = [strangeness(reader, cues[0] + step * np.array([1, 5, 0.1, 2])) for step in (3, 6, 12)]
+    steps = np.array([1, 5, 0.1, 2])
+    far = [strangeness(reader, descriptors[0] + step * steps) for step in (3, 6, 12)]
     assert far[0] < far[1] < far[2]
-    middle = cues.mean(0)
+    middle = descriptors.mean(0)
     direction = np.array([1, 5, 0.1, 2])
     steps = np.linspace(0, 8, 200)
     shares = [trust(reader, middle + step * direction, 0.5) for step in steps]
@@ -104,7 +105,7 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
 
 
 def test_filters_learned_without_a_reader_find_nothing_strange():
-    assert trust(NO_READER, np.full(len(CUE_NAMES), 100.0), 0.5) == 1
+    assert trust(NO_READER, np.full(len(DESCRIPTOR_NAMES), 100.0), 0.5) == 1
 
 
 def test_sparse_edges_end_trust():
@@ -175,7 +176,7 @@ def test_trees_are_told_the_true_profile_or_what_is_read(monkeypatch):
     for (volume, _), features in zip(drawn, whole, strict=True):
         expected = volume.true_blur
         if volume.blur is None:
-            expected = read(reader, volume.cues, volume.misread)
+            expected = read(reader, volume.descriptors, volume.misread)
         place = TOLD - len(READING_NAMES)
         np.testing.assert_allclose(features[:, place:TOLD], np.tile(expected, (len(features), 1)),
                                    atol=1e-6)
@@ -187,10 +188,10 @@ def test_descriptors_that_move_with_the_scanner_are_for_the_reader_alone(monkeyp
     monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
         seen.append(features), tree_of([None]))[1])
     stage_tree([found for _, found in surveys()], replace(SCAN, trees=1))
-    first = FEATURE_NAMES.index(CUE_NAMES[0])
+    first = FEATURE_NAMES.index(DESCRIPTOR_NAMES[0])
     assert seen[0].shape[1] == len(FEATURE_NAMES)
     assert np.ptp(seen[0][:, first + NOISE]) > 0  # noise is the same on every scanner
-    assert not seen[0][:, first + NOISE + 1:first + len(CUE_NAMES)].any()
+    assert not seen[0][:, first + NOISE + 1:first + len(DESCRIPTOR_NAMES)].any()
 
 
 def test_each_tree_leaves_out_another_part_of_the_draws(monkeypatch):
@@ -208,7 +209,7 @@ def test_a_told_profile_reaches_the_trees():
     volume = next(drawn_volumes(phantom(0), SCAN, "one"))
     split = FEATURE_NAMES.index("transfer_end")
     tree = together([tree_of([(split, 0.8, 1, 2), None, None])],
-                    fit_reader(np.random.default_rng(0).normal(size=(50, len(CUE_NAMES))),
+                    fit_reader(np.random.default_rng(0).normal(size=(50, len(DESCRIPTOR_NAMES))),
                                np.full((50, 2), 0.5)))
     for name, leaf in (("kspace", 1), ("gauss", 0), (None, 0)):
         fine = make_fine(volume.low, SCAN, None, 3 * (name,) if name else ())
