@@ -58,8 +58,8 @@ class Layout(NamedTuple):
 
     name: str
     shape: tuple
-    dtype: type
-    earlier: type | None = None  # its type in filters of earlier versions; None: they lack it
+    dtypes: tuple  # of type: as it is written, then as earlier versions wrote it
+    since: int = 0  # format of the settings from which on there is this file
 
 
 def structure_of(method):
@@ -181,10 +181,9 @@ class Published:
     def layout(self, leaves):
         """The files of filters, as `arrays` gives their content."""
         method, (*_, strength, coherence) = self.method, self.method.classes
-        h, boundary = np.float32, np.float64
-        return [Layout(f"h_{method.tag}.npy", (method.buckets, method.taps), h, h),
-                Layout(f"Qfactor_str{method.tag}", (strength - 1,), boundary, boundary),
-                Layout(f"Qfactor_coh{method.tag}", (coherence - 1,), boundary, boundary)]
+        return [Layout(f"h_{method.tag}.npy", (method.buckets, method.taps), (np.float32,)),
+                Layout(f"Qfactor_str{method.tag}", (strength - 1,), (np.float64,)),
+                Layout(f"Qfactor_coh{method.tag}", (coherence - 1,), (np.float64,))]
 
     def arrays(self, stages):
         """The arrays of filters, as they are written."""
@@ -314,17 +313,19 @@ class Octahedral:
         for number, count in enumerate(leaves):
             taps = tap_count(number, self.method)
             nodes = 2 * count - self.method.trees
-            files.append(Layout(f"stage{number + 1}_{tag}.npy", (count, taps), self.stored,
-                                np.float32))
-            files.append(Layout(f"tree{number + 1}_{tag}.npy", (nodes, 4), np.float64, np.float64))
+            files.append(Layout(f"stage{number + 1}_{tag}.npy", (count, taps),
+                                tuple(dict.fromkeys((self.stored, np.float32)))))
+            # Thresholds are values of features, and so float32.
+            files.append(Layout(f"tree{number + 1}_{tag}.npy", (nodes, 4),
+                                (np.float32, np.float64)))
         if is_drawn(self.method):
-            files.append(Layout(f"reader_{tag}.npy", NO_READER.shape, np.float64))
+            files.append(Layout(f"reader_{tag}.npy", NO_READER.shape, (np.float64,), since=4))
         return files
 
     def arrays(self, stages):
         arrays = [array for tree, weights in stages for array in (
             weights.astype(self.stored),
-            np.column_stack([tree.feature, tree.threshold, tree.child]))]
+            np.column_stack([tree.feature, tree.threshold, tree.child]).astype(np.float32))]
         return arrays + [stages[0].classes.reader] * is_drawn(self.method)
 
     def from_arrays(self, arrays):

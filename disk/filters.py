@@ -111,21 +111,20 @@ def load_filters(request, factor=None):
     """
     factor = factor or request.method.factor
     path, learned = _find_settings(request, factor)
-    method, digests, leaves, earlier = _read_settings(path, learned)
+    method, digests, leaves, version = _read_settings(path, learned)
     for name in sorted((request.given - {"factor"}) & METHOD_NAMES):
         theirs, ours = getattr(method, name), getattr(request.method, name)
         if theirs != ours:
             raise UserError(f"{path}: learned with --{name} {theirs}, not {ours}; "
                             "leave the option out, or learn again with it")
     structure, arrays = structure_of(method), []
-    for name, shape, *dtypes in structure.layout(leaves):
-        dtype = dtypes[earlier]
-        if dtype is None:
+    for name, shape, dtypes, since in structure.layout(leaves):
+        if version < since:
             continue
         file = path.with_name(name)
         if not file.is_file():
             raise UserError(f"{file}: not there; run python train.py first")
-        arrays.append(_load_array(file, shape, dtype))
+        arrays.append(_load_array(file, shape, dtypes))
         if digests.get(name) != file_digest(file):
             raise UserError(f"{file}: is not the one that {path.name} describes; "
                             "run python train.py once more")
@@ -265,7 +264,7 @@ def about_filters(filters):
 def _read_settings(path, factor):
     """The method in a file of settings, the arrays' digests, and the stages' sizes, all checked.
 
-    Last, whether an earlier version wrote them.
+    Last, the format of the file.
     """
     try:
         about = read_json(path)
@@ -281,21 +280,22 @@ def _read_settings(path, factor):
     except (ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{path}: not settings of this version ({first_line(fault)}); "
                         "learn again with python train.py") from fault
-    return method, digests, leaves, about["format"] == EARLIER
+    return method, digests, leaves, about["format"]
 
 
-def _load_array(path, shape, dtype):
-    """Read an array of known shape and type.
+def _load_array(path, shape, dtypes):
+    """Read an array of known shape, of one of some types.
 
     Its header is compared with these and with the file's size first.
     """
     try:
         with open(path, "rb") as file:
-            found = array_header(file)
-            if found != (shape, dtype):
-                raise UserError(f"{path}: holds {found[1]} of shape {found[0]}, not "
-                                f"{np.dtype(dtype)} of {shape}; learn again with python train.py")
-            length = math.prod(shape) * np.dtype(dtype).itemsize
+            found, dtype = array_header(file)
+            if found != shape or dtype not in dtypes:
+                raise UserError(f"{path}: holds {dtype} of shape {found}, not "
+                                f"{np.dtype(dtypes[0])} of {shape}; learn again with "
+                                "python train.py")
+            length = math.prod(shape) * dtype.itemsize
             if os.fstat(file.fileno()).st_size != file.tell() + length:
                 raise ValueError("its length is wrong")
             array = np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
