@@ -238,8 +238,8 @@ class Request:
     scheduler: str = option("", "running", "address of the scheduler of a Dask cluster, whose "
                             "workers sum samples or restore volumes; local:N starts N processes "
                             "on this machine", metavar="ADDRESS")
-    tls: tuple = option((), "running", "three PEM files for a --scheduler at tls://...: the "
-                        "certificate authority, this command's certificate and its key", kind=str,
+    tls: tuple = option((), "running", "three PEM files (certificate authority, this command's "
+                        "certificate and its key) for a --scheduler at tls://...", kind=str,
                         several=True, metavar="PEM")
 
     # Folders.
