@@ -199,7 +199,7 @@ class Request:
                                       "or one per axis; axes and factors follow from each header",
                                       kind=float, several=True, low=1e-6, high=1e6, metavar="MM")
     isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
-                             "all axes, in place of --factor")
+                             "all axes, in place of a factor")
     known_profile: tuple = option((), "applying", "slice profile of the scans, where it is known: "
                                   "one, or one per axis (default: estimated from each scan)",
                                   kind=str, several=True, choices=PROFILES, flag="profile")
@@ -215,7 +215,7 @@ class Request:
                         "input's type and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, for a run that restores "
                          "one volume", metavar="FILE")
-    overwrite: bool = option(False, "applying", "replace the file at --output, even if test.py "
+    overwrite: bool = option(False, "applying", "replace an existing output file, even if test.py "
                              "did not write it or it was changed since")
     suffix: str = option("", "applying", "text between a volume's name and .nii in the name of "
                          "its result", metavar="TEXT")
