@@ -1,15 +1,16 @@
-"""Measure how fast and how large everything is, beside yardsticks taken in the same run.
+"""Measure the speed and memory of all steps, with reference computations in the same run.
 
-    python bench.py                         the volume in test/ (see sample.py), or a made-up one
-    python bench.py --volume brain.nii.gz   another one
+    python bench.py                         the volume in test/ (see sample.py), or a synthetic one
+    python bench.py --volume brain.nii.gz   another volume
     python bench.py --json                  one JSON object instead of the table
-    python bench.py --quick                 one run of each: figures to look at, not to compare
+    python bench.py --quick                 one run only: a rough look, not for comparisons
 
-Machines differ and are busy with other things, so what counts are ratios of times taken close
-together: restoring against scipy.ndimage.zoom, learning against a matrix product, solving against a
-Cholesky factorisation. Each is taken once in every run, and its median over the runs is given. The
-volume is measured as it is, and set beside itself to make 2x and 4x of its voxels; train.py and
-test.py are measured as whole processes, on the volume and test.py on 4x of it.
+Machines differ and are busy with other work. So the results to compare are ratios of times that
+were measured close together: restoring against scipy.ndimage.zoom, learning against a matrix
+product, solving against a Cholesky factorisation. Every run gives one ratio of each kind, and the
+report has the median over the runs. The volume is measured at its own size and tiled to 2 and 4
+times its voxels. train.py and test.py are measured as whole processes on the volume, and test.py on
+the volume of 4 times the voxels, too.
 """
 import argparse
 import json
@@ -22,13 +23,13 @@ from filter_constant import Method, Request
 from machine.bench_figures import ratios, spread, table
 from machine.errors import UserError, complain
 
-SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # times along each axis
-ROWS = 4096  # of the matrices that sgemm multiplies
+SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # repeats along each axis
+ROWS = 4096  # rows of the matrices that sgemm multiplies
 HERE = Path(__file__).resolve().parent
 
 
 def main():
-    # Here, as in the functions below: --help need not wait for numba and scipy.
+    # Imported here and in the functions below, so that --help does not wait for numba and scipy.
     from machine.measure import machine, medians
     from report.record import PACKAGES
 
@@ -66,23 +67,23 @@ def main():
 def command_line():
     """The options."""
     parser = argparse.ArgumentParser(prog="bench.py",
-                                     description="Measure speed and memory beside yardsticks.")
-    parser.add_argument("--volume", metavar="PATH", help="a NIfTI volume of a brain (default: the "
-                        "first in test/, else a made-up one)")
+                                     description="Measure speed and memory, with references.")
+    parser.add_argument("--volume", metavar="PATH", help="NIfTI volume of a brain (default: the "
+                        "first in test/, else a synthetic one)")
     parser.add_argument("--runs", type=int, default=5, metavar="N",
-                        help="how often each is timed (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="time each once")
+                        help="number of timed runs (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="time one run only")
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object instead of the table")
     parser.add_argument("--filter_len", type=int, default=Method.filter_len, metavar="N",
-                        help="side of the patch (default: %(default)s)")
+                        help="side of the patch, in voxels (default: %(default)s)")
     options = parser.parse_args()
     options.runs = 1 if options.quick else max(options.runs, 1)
     return options
 
 
 def volume_to_measure(path):
-    """The voxels to measure with, as read, and where they are from."""
+    """The volume to measure with, unchanged, and a description of it."""
     from nifti.study import find_volumes  # as in main
     from nifti.volumes import read_volume  # as in main
 
@@ -96,7 +97,7 @@ def volume_to_measure(path):
 
 
 def made_up_brain(shape=(181, 217, 181), seed=0):
-    """An ellipsoid of smooth noise in a black surround, as large as a brain at 1 mm. float32."""
+    """An ellipsoid of smooth noise in a black surround, float32; by default as large as a brain."""
     import numpy as np  # as in main
     from scipy.ndimage import gaussian_filter
 
@@ -109,7 +110,7 @@ def made_up_brain(shape=(181, 217, 181), seed=0):
 
 
 def save(image, repeats, path):
-    """Write the volume, set beside itself so often along each axis; returns the path."""
+    """Write the volume, tiled by `repeats` along each axis; returns the path."""
     import nibabel as nib  # as in main
     import numpy as np
 
@@ -121,14 +122,17 @@ def save(image, repeats, path):
 # -------------------------------------------------------------------------------------------- steps
 
 def measure(paths, method, folder):
-    """Seconds of every step and yardstick at each size, and how much they did."""
+    """Seconds of every step and reference at each size, and the amounts of work."""
     target = folder / "restored.nii.gz"
     return {size: measure_volume(path, method, target, times, only_once=times == 1)
             for (size, path), times in zip(paths.items(), (1, 2, 4), strict=True)}
 
 
 def measure_volume(path, method, target, times, only_once):
-    """Time each step on one volume, the yardsticks between; what hangs on no size only once."""
+    """Time each step on one volume, with the references between.
+
+    With `only_once`, steps that do not depend on the size are timed, too.
+    """
     import numpy as np  # as in main
     import scipy.ndimage
 
@@ -165,11 +169,11 @@ def measure_volume(path, method, target, times, only_once):
     h = np.full((method.buckets, method.taps), 1 / method.taps, np.float32)
     sr = clock("apply", lambda: filter_voxels(pair.lr, voxels, bucket, h, method.filter_len))
     clock("write", lambda: write_volume(target, pair.whole(sr), volume.image))
-    # As many samples at every size: what one costs is compared, and larger sizes take no longer.
+    # The number of samples is equal at every size: the time per sample is compared.
     drawn = sample_voxels(np.arange(voxels.size), method.sample_rate * times, method.seed,
                           "bench")
     gram = Gram(method.buckets, method.taps)
-    gram.packed.fill(0)  # so that the system hands out no memory while the clock runs
+    gram.packed.fill(0)  # so that the system allocates no memory while the clock runs
 
     def add_samples():
         samples = sorted_samples(pair, voxels[drawn], bucket[drawn], method.buckets, method)
@@ -191,7 +195,7 @@ def measure_volume(path, method, target, times, only_once):
 
 
 def gather_all(pair, voxels, method):
-    """Gather the patches of these voxels, and forget them."""
+    """Gather the patches of these voxels, without using them."""
     import numpy as np  # as in main
 
     from machine.simd import LANES
@@ -211,7 +215,7 @@ def gather_all(pair, voxels, method):
 
 
 def product(method):
-    """The yardstick of learning: an sgemm of matrices as wide as a patch, in BLAS's threads."""
+    """The reference for learning: an sgemm of matrices as wide as a patch, in BLAS's threads."""
     import numpy as np  # as in main
 
     a, b = np.random.default_rng(0).random((2, ROWS, method.taps), np.float32)
@@ -219,9 +223,9 @@ def product(method):
 
 
 def measure_factorisation(clock, method):
-    """The yardstick of solving: one dpotrf as wide as a patch, in one thread or in all.
+    """The reference for solving: one dpotrf as wide as a patch, in one thread or in all.
 
-    Whichever is quicker.
+    The clock keeps the quicker one.
     """
     import numpy as np  # as in main
     from scipy.linalg.lapack import dpotrf
@@ -234,7 +238,7 @@ def measure_factorisation(clock, method):
 
 
 def measure_stages(clock, image, low, method):
-    """Restoring by the project's filters: a stage of best, all of it, and upscaling a scan."""
+    """Restoring by the project's filters: one stage of best, all of best, upscaling a scan."""
     from disk.filters import PRETRAINED, load_filters  # as in main
     from get_lar import make_fine, make_pair
     from octahedral.stages import apply_stage, scene_of
@@ -263,7 +267,7 @@ def measure_stages(clock, image, low, method):
 # ---------------------------------------------------------------------------------- whole processes
 
 def measure_processes(paths, method, folder):
-    """Seconds and peak memory of train.py and test.py, and what compiling adds to a first run."""
+    """Seconds and peak memory of train.py and test.py, also for a first run, which compiles."""
     from machine.measure import process  # as in main
 
     option = ["--filter_len", method.filter_len, "--grad_len", method.grad_len]

@@ -1,13 +1,13 @@
-"""Cut off the black surround of a volume."""
+"""The box of a volume without its black surround."""
 import numpy as np
 
 
 def black_crop_box(image, padding, factor):
-    """The box that holds all that is not black, with some padding.
+    """The box around the voxels that are not black, with some padding.
 
-    Per axis, the first slice at `padding` or later that is not all zero starts the box, less
-    `padding` and rounded down to a multiple of the factor; the last such slice before
-    ``size - padding`` ends it, plus `padding` (exclusive).
+    Only slices between `padding` and ``size - padding`` that are not all zero count. On each axis,
+    the box starts `padding` before the first of them, rounded down to a multiple of the factor. It
+    ends `padding` after the last of them; this end is exclusive.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def black_crop_box(image, padding, factor):
 
 
 def tight_box(used):
-    """The smallest box that holds all True voxels: a tuple of slices. There must be one.
+    """The smallest box that holds all True voxels: a tuple of slices. One voxel must be True.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Where to compute: sums of samples, solving for filters, applying them.
+"""Engines: the devices that sum samples, solve for filters and apply filters.
 
-An engine does these three. The CPU's is here; that of graphics cards is gpu/compute.py, imported
-only where there may be one.
+The engine of the CPU is here. The engine of graphics cards is in gpu/compute.py, which is imported
+only if a card was found.
 """
 import contextlib
 
@@ -11,13 +11,13 @@ from published import apply_filters
 
 
 class CPU:
-    """The CPU, one volume after another, each step in as many threads as there are cores."""
+    """The CPU: one volume after another, each step in one thread per core."""
 
-    ahead = 0  # so many more volumes are worked on, and in memory, beside the one whose turn it is
+    ahead = 0  # number of further volumes in memory, that are worked on in advance
 
     @contextlib.contextmanager
     def place(self):
-        """Where a volume can be summed: what has the method `add`."""
+        """A context that gives an object with the method `add`, to sum a volume."""
         yield self
 
     def add(self, gram, drawn, method, advance=lambda samples: None):
@@ -30,13 +30,13 @@ class CPU:
         drawn : matrix_compute.Drawn
         method : Method
         advance : callable, optional
-            Told of the number of samples added, now and then.
+            Called now and then with the number of samples that were added.
         """
         matrix_compute.sum_rows(gram, drawn.ends, drawn.fill, advance)
 
     @contextlib.contextmanager
     def settled(self, gram):
-        """Inside, no volume is half summed, and `gram` has all of those that are."""
+        """Inside this context, `gram` holds whole volumes only, and all that were added."""
         yield
 
     ridge_filters = staticmethod(matrix_compute.ridge_filters)
@@ -45,7 +45,7 @@ class CPU:
 
 @contextlib.contextmanager
 def demanding_dask():
-    """Inside, what needs Dask is imported: UserError where it is not installed."""
+    """A context for imports of Dask; raises UserError if Dask is not installed."""
     try:
         yield
     except ImportError as fault:
@@ -54,15 +54,15 @@ def demanding_dask():
 
 
 def choose_engine(device, cpu_only="", most=None):
-    """The engine to work with; says in one line which was taken, and why.
+    """The engine to work with; prints one line with the choice and its reason.
 
     Parameters
     ----------
     device : {"auto", "cpu", "gpu"}
     cpu_only : str, optional
-        Why the CPU must be taken, if it must.
+        The reason why only the CPU can be taken; empty if there is none.
     most : int, optional
-        So many cards are enough; by default all are taken.
+        Largest number of cards to take; by default all are taken.
 
     Returns
     -------
@@ -71,21 +71,21 @@ def choose_engine(device, cpu_only="", most=None):
     Raises
     ------
     UserError
-        If --device gpu finds none.
+        If --device gpu finds no card.
     """
     if device == "cpu":
         cards, why = [], "as --device asks for"
     elif cpu_only:
         cards, why = [], cpu_only
     else:
-        # Here, so that without a card nothing of this room is loaded.
+        # Imported here, so that --device cpu loads nothing of gpu/.
         from gpu.cards import find_cards
 
         cards, why = find_cards(device, most)
     if not cards:
         print(f"Device: CPU, {why}", flush=True)
         return CPU()
-    # Here, as above.
+    # Imported here, as above.
     from gpu.compute import Cards
 
     what = "GPU" if len(cards) == 1 else f"{len(cards)} GPUs"

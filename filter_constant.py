@@ -1,8 +1,8 @@
 """The constants of the method, and all options: a `Method`, and a `Request` of one run.
 
-Every option of ``train.py`` and ``test.py`` is one field below: its default, its help and the
-values it takes stand on one spot. Nothing here imports more than the standard library, so that
-``--help`` and a typing error answer at once.
+Every option of ``train.py`` and ``test.py`` is one field below, with its default, its help and its
+allowed values. This file imports the standard library only, so that ``--help`` and a typing error
+answer at once.
 """
 import dataclasses
 import math
@@ -22,14 +22,14 @@ STARTS = ("quadratic", "cubic", "quintic", "projected")
 PROFILES = ("box", "gap", "gauss", "sharp", "kspace", "hamming")
 FEATURE_SPACES = ("spherical", "octahedral")
 DEVICES = ("auto", "cpu", "gpu")
-MASK_AUTO = "auto"  # of --mask: by the names of BIDS and other common ones
-MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # in its patterns
+MASK_AUTO = "auto"  # value of --mask: masks are found by the names of BIDS and other common names
+MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # placeholders in the patterns of --mask
 
-WINDOW_SIGMA = 0.85  # voxels; of the Gaussian over a window of gradients (section 3.2 of the paper)
-CLIP_FRACTION = 0.999  # of the sorted voxels: clipped above, so that a bright vessel sets no scale
-QUANTIZATION_PATCHES = 2_500_000  # boundaries come from the first volumes that hold so many voxels
+WINDOW_SIGMA = 0.85  # voxels; Gaussian over a window of gradients (section 3.2 of the paper)
+CLIP_FRACTION = 0.999  # of the sorted voxels; clipping above keeps a vessel from setting the scale
+QUANTIZATION_PATCHES = 2_500_000  # class boundaries come from the first volumes that exceed it
 
-# What --preset best sets; measured in docs/quality.md.
+# Options that each preset sets; measured in docs/quality.md and docs/scans.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {
@@ -53,90 +53,96 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate")
 ONLY_OCTAHEDRAL = ("stages", "trees", "leaves", "back_projections")
-OCTAHEDRAL_FILTER_MAX = 13  # of --filter_len: half of it is what volumes are padded by there
+OCTAHEDRAL_FILTER_MAX = 13  # largest --filter_len there; volumes are padded by half of it
 ONLY_SCAN = ("profile", "noise", "original_noise", "draws")
 
 
 @dataclass(frozen=True)
 class Method:
-    """What filters mean and how they were learned: saved with them, and read with them."""
+    """The method of filters and of their training; it is saved and read together with them."""
 
-    preset: str = option("paper", "learning", "paper: the published structure; best: what restores "
-                         "most in its protocol; scan: for upscaling real scans (see PRESETS). "
-                         "Other options change a preset", choices=tuple(PRESETS))
+    preset: str = option("paper", "learning", "set of defaults: paper is the published method; "
+                         "best restores most in the published test; scan is for upscaling real "
+                         "scans. Other options override its values", choices=tuple(PRESETS))
 
-    # Method: what a filter means. Applying with others than learned with is refused.
-    factor: tuple = option((2, 2, 2), "method", "how many times finer than the LR volume: one "
+    # Options that give a filter its meaning. Filters are applied only with the values that they
+    # were learned with.
+    factor: tuple = option((2, 2, 2), "method", "number of times that voxels become finer: one "
                            "number, or one per axis", kind=int, several=True, low=1, high=8)
-    lr_type: str = option("interpolation", "method", "how LR volumes come from HR ones: published "
-                          "spline zoom, truncated spectrum, mean of blocks (thick slices), or as "
-                          "scanners make them, drawn anew for each part of a volume (scan)",
-                          choices=LR_TYPES)
-    kspace_keep: str = option("third", "method", "how much of the spectrum k-space LR keeps along "
-                              "each axis: the published third, or 1/factor (auto), which upscaling "
-                              "needs", choices=KSPACE_KEEPS)
-    grid: str = option("centers", "method", "what LR and HR grid share: the centres of the first "
-                       "and last voxels, as published, or the edges of the field of view; average "
-                       "and scan imply edges", choices=GRIDS)
-    start: str = option("quadratic", "method", "how LR volumes are brought to the HR grid: the "
-                        "published quadratic spline without prefilter, the cubic or quintic one "
-                        "through the voxels, or by projections", choices=STARTS)
-    feature_space: str = option("spherical", "method", "spherical: the published angles; "
-                                "octahedral: patches are turned into one of 48 orientations first",
+    lr_type: str = option("interpolation", "method", "degradation that makes LR volumes from HR "
+                          "ones: published spline zoom (interpolation), truncated spectrum "
+                          "(kspace), mean of blocks, as in thick slices (average), or sampled "
+                          "acquisitions, as scanners make them (scan)", choices=LR_TYPES)
+    kspace_keep: str = option("third", "method", "share of the spectrum that k-space LR volumes "
+                              "keep along each axis: the published third, or 1/factor (auto). "
+                              "Upscaling by other factors than 3 needs auto", choices=KSPACE_KEEPS)
+    grid: str = option("centers", "method", "alignment of the LR and the HR grid: by the centres "
+                       "of the first and last voxels, as published, or by the edges of the field "
+                       "of view; average and scan always take edges", choices=GRIDS)
+    start: str = option("quadratic", "method", "initial estimate on the HR grid: the published "
+                        "quadratic spline without prefilter, the cubic or quintic spline through "
+                        "the LR voxels, or projections, which repeatedly correct the estimate by "
+                        "the LR volume (projected)", choices=STARTS)
+    feature_space: str = option("spherical", "method", "features that sort voxels into classes: "
+                                "the published angles (spherical), or learned trees, after each "
+                                "patch is turned into one of 48 orientations (octahedral)",
                                 choices=FEATURE_SPACES)
     filter_len: int = option(11, "method", "side of the patch that a filter covers, in voxels: a "
                              "cube, or with octahedral a ball", low=3, high=21, odd=True)
-    grad_len: int = option(9, "method", "side of the window of gradients, in voxels",
-                           low=3, high=21, odd=True)
-    q_angle_p: int = option(8, "method", "classes of the azimuth (angle phi)", low=1, high=64)
-    q_angle_t: int = option(8, "method", "classes of the inclination (angle theta)",
+    grad_len: int = option(9, "method", "side of the window of gradients, in voxels", low=3,
+                           high=21, odd=True)
+    q_angle_p: int = option(8, "method", "number of classes of the azimuth (angle phi)", low=1,
+                            high=64)
+    q_angle_t: int = option(8, "method", "number of classes of the inclination (angle theta)",
                             low=1, high=64)
-    feature_type: str = option("lambda1_coh2", "method", "strength and coherence: which formulas",
-                               choices=FEATURE_TYPES)
-    stages: int = option(1, "method", "each further stage learns on the output of the one before "
-                         "(octahedral only)", low=1, high=4)
-    trees: int = option(1, "method", "trees of a stage with learned splits: each leaves out a "
-                        "part of the draws, and the mean of what they restore is taken",
-                        low=1, high=8, since=True)
-    leaves: int = option(512, "method", "classes of a stage with learned splits", low=1, high=4096)
-    back_projections: int = option(0, "method", "how often each stage's output is corrected until "
-                                   "it agrees with the LR volume (octahedral only)",
-                                   low=0, high=20)
+    feature_type: str = option("lambda1_coh2", "method", "formulas for strength (lambda1, trace) "
+                               "and coherence (coh2, fa)", choices=FEATURE_TYPES)
+    stages: int = option(1, "method", "number of stages; each further stage learns on the output "
+                         "of the stage before (octahedral only)", low=1, high=4)
+    trees: int = option(1, "method", "number of trees in a stage (octahedral only): each leaves "
+                        "out a part of the training data, and their outputs are averaged", low=1,
+                        high=8, since=True)
+    leaves: int = option(512, "method", "number of leaves of a tree, one class each (octahedral "
+                         "only)", low=1, high=4096)
+    back_projections: int = option(0, "method", "number of corrections after each stage that "
+                                   "bring its output to agree with the LR volume (octahedral "
+                                   "only)", low=0, high=20)
 
-    # Learning: how the filters are learned.
-    profile: tuple = option(PROFILES, "learning", "of scan: slice profiles to draw from (mean over "
-                            "the slice, slices with gaps, Gaussian, hardly blurred, k-space, the "
-                            "same under a Hamming window)",
-                            kind=str, several=True, since=True,
-                            choices=PROFILES)
-    noise: float = option(7.0, "learning", "of scan: the most noise that is drawn, in per cent of "
-                          "the 99.9 % intensity (Rician standard deviation)",
+    # Options of the training.
+    profile: tuple = option(PROFILES, "learning", "slice profiles of the sampled acquisitions: "
+                            "mean over the slice, slices with gaps, Gaussian, hardly blurred, "
+                            "k-space, k-space under a Hamming window (scan only)", kind=str,
+                            several=True, since=True, choices=PROFILES)
+    noise: float = option(7.0, "learning", "highest noise of the sampled acquisitions, in per "
+                          "cent of the 99.9 % intensity (Rician standard deviation; scan only)",
                           low=0, high=50, since=True)
-    original_noise: float = option(4.0, "learning", "of scan: the most noise that half of the "
-                                   "originals get, in per cent: good volumes of many scanners are "
-                                   "noisy themselves", low=0, high=50, since=True)
-    draws: int = option(16, "learning", "of scan: parts of a volume, each with a profile and a "
-                        "noise level of its own", low=1, high=1000, since=True)
-    solver: str = option("ridge", "learning", "ridge: centred patches, Cholesky, pulled to the "
-                         "pooled filter; cg: the published one, raw patches, conjugate gradients",
-                         choices=SOLVERS)
+    original_noise: float = option(4.0, "learning", "highest noise that is added to the original "
+                                   "in 40 % of the sampled acquisitions, in per cent; good "
+                                   "volumes of many scanners are noisy themselves (scan only)",
+                                   low=0, high=50, since=True)
+    draws: int = option(16, "learning", "number of sampled acquisitions per volume, each with a "
+                        "slice profile and a noise level of its own (scan only)", low=1, high=1000,
+                        since=True)
+    solver: str = option("ridge", "learning", "way to solve for the filters: ridge takes centred "
+                         "patches and Cholesky, and pulls each filter to the pooled one; cg is "
+                         "the published way, raw patches and conjugate gradients", choices=SOLVERS)
     ridge: float | None = option(10.0, "learning", "weight of the pull to the pooled filter; in "
                                  "the octahedral space a number of samples, or auto: chosen on "
-                                 "voxels held out from learning",
-                                 low=1e-6, high=1e9, auto=True)
+                                 "held-out voxels", low=1e-6, high=1e9, auto=True)
     sharpen: bool = option(False, "learning", "sharpen the HR side before learning (differences "
                            "of Gaussians)")
-    sample_rate: int = option(3, "learning", "learn from one voxel in this many",
-                              low=1, high=10_000)
+    sample_rate: int = option(3, "learning", "learn from one voxel in this many", low=1,
+                              high=10_000)
     quantization_rate: int = option(5, "learning", "take class boundaries from one voxel in this "
                                     "many", low=1, high=10_000)
     train_file_max: int | None = option(None, "learning", "learn from at most this many volumes, "
-                                        "by name (default: all)", kind=int, low=0, none=0)
-    seed: int = option(0, "learning", "of the random choice of voxels", low=0, high=2**32 - 1)
+                                        "the first by name (default: all)", kind=int, low=0, none=0)
+    seed: int = option(0, "learning", "seed for the random choice of voxels and of acquisitions",
+                       low=0, high=2**32 - 1)
 
     @property
     def classes(self) -> tuple[int, int, int, int]:
-        """Classes of azimuth, inclination, strength, coherence; their product is the buckets."""
+        """Classes of azimuth, inclination, strength, coherence; one bucket per combination."""
         return (self.q_angle_p, self.q_angle_t, 3, 3)
 
     @property
@@ -152,8 +158,8 @@ class Method:
     def margin(self) -> int:
         """Voxels between a face of the cropped box and the first voxel that is restored.
 
-        From there on, patch and window lie inside the box. In the octahedral space there are none:
-        volumes are mirrored at the faces.
+        Patch and window of this voxel lie inside the box. The margin is 0 in the octahedral space,
+        where volumes are mirrored at the faces.
         """
         return 0 if self.octahedral else max(self.filter_len, self.grad_len) // 2
 
@@ -163,97 +169,96 @@ class Method:
 
     @property
     def tag(self) -> str:
-        """The factor as file names carry it: ``2``, or ``1x1x4`` where axes differ."""
+        """The factor in file names: ``2``, or ``1x1x4`` where axes differ."""
         return tag_of(self.factor)
 
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks of one run: the method, and how it is applied, where, and on what.
+    """All options of one run: the method, the way to apply it, and the folders.
 
-    In restoring the method is that of the filters that are found; this one names their factor and
-    preset, and what they must agree with.
+    Restoring takes the method of the filters that are found. The method here then gives the factor
+    and the preset to look for, and the options that the filters must agree with.
     """
 
     method: Method = Method()
-    given: frozenset = frozenset()  # names of the options that stood on the command line
+    given: frozenset = frozenset()  # names of the options on the command line
 
     # Applying.
-    blend_threshold: int | None = option(None, "applying", "keep the LR voxel where more than this "
-                                         "many of its 26 neighbours change rank (census blend); "
-                                         "off unless given, 10 if given bare",
-                                         kind=int, low=0, high=26, bare=10)
-    upscale: bool = option(False, "applying", "take the volumes as truly low-resolution and bring "
-                           "them to the finer grid")
-    look: bool = option(False, "applying", "print what each scan is (grid, noise, blur, whether it "
-                        "was interpolated) and the command that serves it best; restore nothing")
-    voxel_size: tuple | None = option(None, "applying", "voxel size to bring volumes to with "
-                                      "--upscale, in the header's unit (mm), one number or "
-                                      "one per axis, instead of --factor: axes and factors "
-                                      "follow from each header",
+    blend_threshold: int | None = option(None, "applying", "keep the initial estimate where more "
+                                         "than this many of a voxel's 26 neighbours change rank "
+                                         "(census blend); off unless given, 10 if given without a "
+                                         "number", kind=int, low=0, high=26, bare=10)
+    upscale: bool = option(False, "applying", "bring low-resolution volumes to the finer grid; "
+                           "without it, volumes are degraded and restored")
+    look: bool = option(False, "applying", "describe each scan (grid, noise, blur, interpolated "
+                        "or not), with the command that serves it best; restore nothing")
+    voxel_size: tuple | None = option(None, "applying", "voxel size of the upscaled volumes, in "
+                                      "the header's unit (mm), in place of --factor: one number, "
+                                      "or one per axis; axes and factors follow from each header",
                                       kind=float, several=True, low=1e-6, high=1e6, metavar="MM")
     isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
                              "all axes, in place of a factor")
-    known_profile: tuple = option((), "applying", "slice profile of the scans that are upscaled, "
-                                  "where it is known: one, or one per axis (default: read off "
-                                  "each scan)", kind=str, several=True, choices=PROFILES,
-                                  flag="profile")
-    adapt: bool = option(True, "applying", "of thick slices: correct the filters by what a scan "
-                         "shows within its own plane, before they are used across it", switch=True)
-    test_profile: tuple = option(("box", "kspace"), "applying", "to evaluate filters of scan: the "
-                                 "slice profiles that volumes are degraded by", kind=str,
-                                 several=True, choices=PROFILES)
-    test_noise: tuple = option((0.0, 3.0), "applying", "to evaluate filters of scan: the noise "
-                               "that is added, in per cent", kind=float, several=True, low=0,
+    known_profile: tuple = option((), "applying", "slice profile of the scans, where it is known: "
+                                  "one, or one per axis (default: estimated from each scan)",
+                                  kind=str, several=True, choices=PROFILES, flag="profile")
+    adapt: bool = option(True, "applying", "fine-tune the filters on the scan's own in-plane "
+                         "detail, where slices are thick", switch=True)
+    test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles for the "
+                                 "evaluation of filters for scans", kind=str, several=True,
+                                 choices=PROFILES)
+    test_noise: tuple = option((0.0, 3.0), "applying", "levels of noise for the evaluation of "
+                               "filters for scans, in per cent", kind=float, several=True, low=0,
                                high=50)
-    dtype: str = option("float32", "applying", "of the restored voxels; same: the input's own type "
-                        "and scaling", choices=("float32", "same"))
-    output: str = option("", "applying", "name of the restored volume, where one volume is "
-                         "restored", metavar="FILE")
-    overwrite: bool = option(False, "applying", "replace the file that the result is named, also "
-                             "where test.py did not write it as it is")
-    suffix: str = option("", "applying", "put between a volume's name and .nii of what is "
-                         "restored", metavar="TEXT")
-    report: bool = option(True, "applying", "pictures, report.html and a JSON file beside the "
-                          "restored volumes", switch=True)
+    dtype: str = option("float32", "applying", "data type of the restored volumes; same keeps the "
+                        "input's type and scaling", choices=("float32", "same"))
+    output: str = option("", "applying", "name of the restored volume, for a run that restores "
+                         "one volume", metavar="FILE")
+    overwrite: bool = option(False, "applying", "replace an existing output file, even if test.py "
+                             "did not write it or it was changed since")
+    suffix: str = option("", "applying", "text between a volume's name and .nii in the name of "
+                         "its result", metavar="TEXT")
+    report: bool = option(True, "applying", "write pictures, report.html and a JSON record beside "
+                          "the restored volumes", switch=True)
 
     quiet: bool = option(False, "output", "print warnings and errors only, no progress",
                          switch=True)
-    # How the work is done. None of these changes the filters, but for the rounding of a device.
-    device: str = option("auto", "running", "where to compute: auto takes a GPU if CuPy finds one, "
-                         "else the CPU", choices=DEVICES)
-    restart: bool = option(False, "running", "forget what an earlier training left in arrays/, "
-                           "begin anew")
-    checkpoint_minutes: float = option(5.0, "running", "save the sums after a volume when this "
-                                       "many minutes have passed, and ten times as long as "
-                                       "saving took", low=0, high=1e6)
-    max_memory: float | None = option(None, "running", "memory to use at most, in GB (default: "
-                                      "what is free)", kind=float, low=0, high=1e6, none=0)
-    scheduler: str = option("", "running", "sum samples, or restore volumes, on the workers of "
-                            "a Dask cluster: its scheduler's address, or local:N for N processes "
-                            "here",
-                            metavar="ADDRESS")
-    tls: tuple = option((), "running", "three files in PEM, of the certificate authority, of this "
-                        "command's certificate and of its key, for a --scheduler at tls://...",
-                        kind=str, several=True, metavar="PEM")
+    # Ways to do the work. They do not change the filters, except for the rounding of a device.
+    device: str = option("auto", "running", "device to compute on: auto takes a GPU if CuPy finds "
+                         "one, else the CPU", choices=DEVICES)
+    restart: bool = option(False, "running", "discard an earlier training in arrays/ and begin "
+                           "anew")
+    checkpoint_minutes: float = option(5.0, "running", "shortest time between two saves of the "
+                                       "sums, in minutes; it is also at least ten times as long "
+                                       "as a save takes", low=0, high=1e6)
+    max_memory: float | None = option(None, "running", "limit of the memory to use, in GB "
+                                      "(default: 90 % of the free memory)", kind=float, low=0,
+                                      high=1e6, none=0)
+    scheduler: str = option("", "running", "address of the scheduler of a Dask cluster, whose "
+                            "workers sum samples or restore volumes; local:N starts N processes "
+                            "on this machine", metavar="ADDRESS")
+    tls: tuple = option((), "running", "three PEM files (certificate authority, this command's "
+                        "certificate and its key) for a --scheduler at tls://...", kind=str,
+                        several=True, metavar="PEM")
 
     # Folders.
-    train_dir: str = option("train", "folders", "volumes to learn from (.nii, .nii.gz): a folder "
+    train_dir: str = option("train", "folders", "folder of volumes to learn from (.nii, .nii.gz), "
                             "or one file")
-    test_dir: str = option("test", "folders", "volumes to restore: a folder or one file")
-    include: tuple = option((), "folders", "of a folder, only volumes whose name or path fits one "
-                            "of these patterns, such as \"*_T1w.nii.gz\" (default: all; of a BIDS "
-                            "dataset its T1w)", kind=str, several=True, metavar="PATTERN")
-    exclude: tuple = option((), "folders", "leave out volumes whose name or path fits one of these "
-                            "patterns", kind=str, several=True, metavar="PATTERN")
-    mask: str = option("", "folders", "of whole heads, the brain masks beside them: auto, by the "
-                       "names of BIDS and other common ones, or a path from the volume's folder, "
-                       "such as \"masks/{name}.nii.gz\", with wildcards; learned from and "
-                       "evaluated is what lies inside; upscaled is the whole head, its noise and "
-                       "blur read inside", metavar="PATTERN")
-    arrays_dir: str = option("arrays", "folders", "the learned filters")
-    result_dir: str = option("result", "folders", "restored volumes, under <MMDDHH>/")
+    test_dir: str = option("test", "folders", "folder of volumes to restore, or one file")
+    include: tuple = option((), "folders", "take only volumes of a folder whose name or path fits "
+                            "one of these patterns, such as \"*_T1w.nii.gz\" (default: all; of a "
+                            "BIDS dataset its T1w)", kind=str, several=True, metavar="PATTERN")
+    exclude: tuple = option((), "folders", "leave out volumes whose name or path fits one of "
+                            "these patterns", kind=str, several=True, metavar="PATTERN")
+    mask: str = option("", "folders", "brain masks beside whole-head volumes: auto finds them by "
+                       "the names of BIDS and other common ones; otherwise a path from the "
+                       "volume's folder, such as \"masks/{name}.nii.gz\", with wildcards. "
+                       "Training and evaluation use the voxels inside; upscaling restores the "
+                       "whole head but estimates noise and blur inside", metavar="PATTERN")
+    arrays_dir: str = option("arrays", "folders", "folder of the learned filters")
+    result_dir: str = option("result", "folders", "folder of the restored volumes, which are "
+                             "under <MMDDHH>/ in it")
 
     @classmethod
     def of(cls, **values: Any) -> "Request":
@@ -268,7 +273,7 @@ class Request:
         return cls(Method(**method), **values)
 
     def value(self, name: str) -> Any:
-        """The value of an option, whichever kind it is of."""
+        """The value of an option of either kind."""
         return getattr(self.method if name in METHOD_NAMES else self, name)
 
     def but(self, **values: Any) -> "Request":
@@ -293,11 +298,11 @@ METHOD_NAMES = {entry.name for entry in dataclasses.fields(Method)}
 
 
 def tag_of(factor: Sequence[int]) -> str:
-    """A factor as file names carry it."""
+    """The factor in file names."""
     return str(factor[0]) if len(set(factor)) == 1 else "x".join(map(str, factor))
 
 
 def start_name(start: str) -> str:
-    """What the volume that filters begin with is called: LR where it is the published one."""
+    """Name of the initial estimate in tables: LR for the published one, else start."""
     return "LR" if start == "quadratic" else "start"
 

@@ -37,7 +37,7 @@ def sharpen(image, sigma=0.85):
     image : ndarray, shape (X, Y, Z), float
         In [0, 1].
     sigma : float, optional
-        Voxels; of the narrowest Gaussian. Each wider one has 1.414 times as much.
+        Voxels, of the narrowest Gaussian. The wider ones have 1.414 times this sigma.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def sharpen(image, sigma=0.85):
 
 
 def census_changes(first, second):
-    """How many of each voxel's 26 neighbours are darker than it in one volume only.
+    """Number of each voxel's 26 neighbours that are darker than it in one volume only.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def census_blend(lr, sr, threshold=10):
     ----------
     lr, sr : ndarray, shape (X, Y, Z)
     threshold : int
-        Where more than this many of the 26 census bits differ, `lr` is taken.
+        `lr` is kept where more than this many of the 26 census bits differ.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def census_blend(lr, sr, threshold=10):
 
     Examples
     --------
-    The middle voxel was the median of its surroundings, and would become the darkest:
+    The middle voxel is the median of its neighbourhood in `lr`, and the darkest voxel in `sr`:
 
     >>> lr = np.arange(27.0).reshape(3, 3, 3)
     >>> sr = lr.copy()

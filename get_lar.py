@@ -1,7 +1,7 @@
-"""An LR volume on the fine grid, ready for the filters: of a volume that was degraded, or a scan.
+"""LR volumes on the fine grid, ready for the filters.
 
-Learning and evaluating degrade a high-resolution (HR) volume and bring it back to its own grid;
-upscaling begins with a volume that really is low-resolution. From there on both go the same way.
+Learning and evaluation degrade a high-resolution (HR) volume and bring it back to its own grid.
+Upscaling begins with a volume that really is low-resolution. Later steps are equal for both.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,51 +16,52 @@ from degrading.profile_reader import blur_of
 from degrading.spline import upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
 
-RIM = 0.1  # share of brain, between LR voxels, from which on a fine voxel is restored in upscaling
+RIM = 0.1  # upscaling restores fine voxels with this interpolated share of brain or more
 
 
 @dataclass(frozen=True)
 class LRVolume:
-    """An LR volume brought to the fine grid, cropped to what is restored, in [0, 1].
+    """An LR volume on the fine grid, cropped to the restored box, in [0, 1].
 
     Attributes
     ----------
     lr : ndarray of float32, shape (X, Y, Z)
-        Divided by `scale`; of the box, and `margin` voxels more on every side.
+        The initial estimate, divided by `scale`: the box, with `margin` more voxels on every side.
     low : ndarray, shape (x, y, z)
-        The low-resolution volume itself, in its own intensities; the published k-space one is
-        complex: its spectrum.
+        The low-resolution volume in its own intensities. With the published k-space degradation
+        it is the complex spectrum.
     operator : Degradation
-        How `low` comes from the fine volume.
+        The degradation from the fine volume to `low`.
     box : tuple of three slice
-        Where in the whole fine volume the restored voxels lie.
+        Place of the restored voxels in the whole fine volume.
     whole_shape : tuple of three int
-        Of the fine volume that is written; ``operator.shape`` may be smaller (published crop).
+        Shape of the fine volume that is written; ``operator.shape`` may be smaller (published
+        crop).
     scale : float
         The intensity that is 1 here.
     mask : ndarray of bool, shape of the box
         The brain.
     margin : int, default 0
-        How far `lr` reaches over the box: so that filters have whole patches at its faces.
+        Voxels of `lr` beyond each face of the box, for whole patches at the faces.
     hr : ndarray of float32, shape of the box, optional
         The original, divided by `scale`.
     above : ndarray of float32, shape of `low`, optional
-        What clipping at `scale` took off `low`; brought to the fine grid, it is added to what is
-        restored.
+        The part of `low` above `scale`. It is interpolated to the fine grid and added to the
+        restored volume.
     descriptors : ndarray of float32, shape (len(descriptors.DESCRIPTOR_NAMES),), optional
-        What `low` shows of its blur and noise, where nobody says.
-    blur : ndarray of float32, shape (len(scan_reader.READING_NAMES),), optional
-        What is known of the profile of `low`; by default it is read from the descriptors.
+        Noise and blur descriptors of `low`.
+    blur : ndarray of float32, shape (len(profile_reader.READING_NAMES),), optional
+        The blur of `low` where its profiles are known; by default a reading of the descriptors.
     true_blur : ndarray of float32, optional
-        The same of a volume that was degraded here, whether filters are told or not.
+        The true blur of a sampled acquisition, also where the filters do not get it.
     misread : ndarray of float32, optional
-        What is added to its reading in learning, so that filters are ready for wrong ones.
+        Error added to the reading in training, to prepare filters for wrong readings.
     density : float
-        Of the edges of `low`, see `degrading.descriptors.edge_density`.
+        Density of the edges of `low`, see `degrading.descriptors.edge_density`.
     core : ndarray of bool, shape of the box, optional
-        The part of the mask that is learned from, where the rest only surrounds it.
+        The part of the mask with the training samples, if the rest only surrounds them.
     weight : float
-        What each of its samples counts in learning.
+        Weight of each of its samples in training.
     """
 
     lr: np.ndarray
@@ -83,11 +84,11 @@ class LRVolume:
 
     @cached_property
     def consistency(self):
-        """What `low` says of the fine volume in the box."""
+        """Data consistency of the fine volume in the box with `low`."""
         return consistency_of(self.low, self.operator, self.box, self.mask, self.scale)
 
     def whole(self, restored):
-        """Put what was restored, shape of `lr`, back into the whole volume and its intensities."""
+        """The whole fine volume in its own intensities, from a restored one as large as `lr`."""
         margin = self.margin
         inner = tuple(slice(margin, side - margin) for side in restored.shape)
         volume = np.zeros(self.whole_shape, np.float32)
@@ -99,11 +100,11 @@ class LRVolume:
         return volume
 
     def whole_shifted(self, whole, shift, own, black=None):
-        """What `whole` gave for a volume that was shifted, in the intensities it had before.
+        """Undo the shift of intensities in the result of `whole`.
 
-        Where zero is a background among the other intensities, the outline decides how much of the
-        shift a voxel gets. Voxels nearer to it than their filters are sure of (one of the LR
-        volume) take the plain spline instead.
+        If zero is a background among the other intensities, the outline decides how much of the
+        shift a voxel gets. Filters are not reliable within about one LR voxel of the outline, so
+        voxels there take the plain spline instead.
 
         Parameters
         ----------
@@ -112,7 +113,7 @@ class LRVolume:
         own : ndarray of float32, shape of `low`
             The LR volume before it was shifted.
         black : ndarray of bool, shape of `low`, optional
-            Its background; by default all voxels of that value.
+            The background of the LR volume; by default all voxels of the background's value.
 
         Returns
         -------
@@ -125,9 +126,9 @@ class LRVolume:
         share = upsample(brain, whole.shape, 1, grid=self.operator.grid)
         outside = share < RIM
         deep = binary_erosion(share > 0.999, border_value=1)
-        del share, brain  # a volume less in memory
+        del share, brain  # to save memory
         least = own.min()
-        fine = self.operator.spline(own - least)  # which is clipped at zero
+        fine = self.operator.spline(own - least)  # the spline is clipped at zero
         fine += least
         fine[outside] = shift.background
         np.add(whole, np.float32(shift.low), out=fine, where=deep)
@@ -135,7 +136,7 @@ class LRVolume:
 
 
 def consistency_of(low, operator, box, mask, scale):
-    """What an LR volume, in its own intensities, says of the fine one in [0, 1]."""
+    """Data consistency of a fine volume in [0, 1] with an LR volume in its own intensities."""
     return operator.consistency(low / np.float32(scale), box, mask)
 
 
@@ -148,8 +149,8 @@ def make_pair(image, method, level=None):
         Background 0.
     method : Method
     level : float, optional
-        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted ones. Where
-        it is given, the volume is known to be of use.
+        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted voxels. If
+        it is given, a `low` without voxels above zero raises no error.
 
     Returns
     -------
@@ -159,8 +160,8 @@ def make_pair(image, method, level=None):
     Raises
     ------
     ValueError
-        If nothing is left to learn from: all black, smaller than a patch, or so thin that it lies
-        between the LR voxels.
+        If nothing is left to learn from: all voxels are black, the volume is smaller than a patch,
+        or it is so thin that it lies between the LR voxels.
 
     Examples
     --------
@@ -177,7 +178,7 @@ def make_pair(image, method, level=None):
     least = max(2 * margin + 1, 2 * max(method.factor), operator.least_side)
     if min(cropped.shape) < least:
         smaller = ""
-        if least == 2 * margin + 1:  # else the factor asks for as much
+        if least == 2 * margin + 1:  # else the factor needs this size
             smaller = " or learn with smaller --filter_len and --grad_len"
         raise ValueError(
             f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
@@ -188,7 +189,7 @@ def make_pair(image, method, level=None):
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
                          "or take another volume")
-    if margin:  # patches end at the faces of the box: black surround belongs to it, as published
+    if margin:  # the published box holds black surround, so that patches lie inside
         box = black_crop_box(image, margin, method.factor)
     else:
         box = tight_box(image != 0)
@@ -217,12 +218,11 @@ def make_pair(image, method, level=None):
 def make_fine(low, method, inside=None, profiles=()):
     """Bring a truly low-resolution volume to the grid that is finer by the factor.
 
-    Intensities are divided by the voxel at 99.9 % of the sorted ones, as in learning (in sparse
-    volumes, of those that are not zero). What lies
-    above that is clipped for the filters, but kept aside to be added to their result: a bright
-    vessel or lesion stays bright. The background is where the volume itself is zero. Around the
-    faces the volume is mirrored, so that voxels less than half a patch from them have whole
-    patches.
+    Intensities are divided by the voxel at 99.9 % of the sorted voxels, as in training (in sparse
+    volumes, of the voxels that are not zero). Higher intensities are clipped for the filters, and
+    the clipped part is added to their result: a bright vessel or lesion stays bright. The
+    background is where the volume itself is zero. The volume is mirrored at its faces, to give
+    whole patches to the voxels there.
 
     Parameters
     ----------
@@ -230,10 +230,11 @@ def make_fine(low, method, inside=None, profiles=()):
         Voxels below zero, infinite or not a number count as background.
     method : Method
     inside : ndarray of bool, shape (x, y, z), optional
-        The brain in a whole head: what is bright, and the descriptors, are read from it alone. All
-        of the head is brought to the finer grid.
+        The brain in a whole head. The scale of intensities and the descriptors are computed from
+        it alone; the whole head is brought to the finer grid.
     profiles : sequence of three str, optional
-        Slice profile of each axis, see `degrading.slice_profile.PROFILES`; by default it is read.
+        Slice profile of each axis, see `degrading.slice_profile.PROFILES`; by default it is
+        estimated.
 
     Returns
     -------
@@ -243,8 +244,8 @@ def make_fine(low, method, inside=None, profiles=()):
     Raises
     ------
     ValueError
-        If it is all black, has one slice along an axis to refine, or holds another part of the
-        spectrum than was learned.
+        If the volume is all black, has a single slice along an axis to refine, or holds another
+        part of the spectrum than the training volumes.
 
     Examples
     --------
@@ -263,8 +264,7 @@ def make_fine(low, method, inside=None, profiles=()):
         where = "" if inside is None else " inside its mask or bright part"
         raise ValueError(f"the volume holds no voxel above zero{where}; take another one")
     above = np.clip(low - scale, 0, None)
-    # A corner of the brain's outline holds an eighth of a voxel's weight: what is cut at more would
-    # lose it.
+    # A corner voxel has an interpolated weight of 1/8; a threshold above that would erase it.
     mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
     box = tight_box(mask)
     mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
@@ -289,7 +289,7 @@ def _brightness(low):
 
 
 def best_spline(volume, order=5):
-    """What a user would pick without filters: the spline through the LR volume, masked as HR is.
+    """The alternative without filters: the spline through the LR volume, masked as HR.
 
     Parameters
     ----------
@@ -308,5 +308,5 @@ def best_spline(volume, order=5):
 
 
 def with_sharp_original(volume, sharpen):
-    """The same, its HR side sharpened by a function: what --sharpen learns from."""
+    """The volume with its HR side sharpened by a function, as --sharpen learns from it."""
     return replace(volume, hr=sharpen(volume.hr))

@@ -13,7 +13,7 @@ ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle
 
 
 class Features(NamedTuple):
-    """What is known of each voxel asked for, in the order of the voxels."""
+    """Features of voxels, in the order of the voxels."""
 
     angle: np.ndarray  # (n, 2) uint8: class of the azimuth, class of the inclination
     strength: np.ndarray  # (n,) float32
@@ -21,7 +21,7 @@ class Features(NamedTuple):
 
 
 class Boundaries(NamedTuple):
-    """Where one class of strength or coherence ends and the next begins, ascending."""
+    """Thresholds between the classes of strength and of coherence, ascending."""
 
     strength: np.ndarray  # (classes - 1,) float64
     coherence: np.ndarray  # (classes - 1,) float64
@@ -50,7 +50,7 @@ def sample_voxels(voxels, rate, seed, name):
     rate : int
     seed : int
     name : str
-        Of the volume and of the purpose, so that volumes are sampled independently.
+        Name of the volume and of the purpose, so that volumes are sampled independently.
     """
     if rate == 1:
         return voxels
@@ -74,7 +74,7 @@ def features(lr, voxels, method):
 
     Examples
     --------
-    A ramp along the first axis: all gradients point its way, and coherence is 1.
+    A ramp along the first axis: all gradients point along this axis, and coherence is 1.
 
     >>> from filter_constant import Method
     >>> ramp = np.tile(np.arange(12, dtype=np.float32)[:, None, None], (1, 12, 12))
@@ -141,11 +141,11 @@ def buckets_of(found, boundaries, method):
 
 
 def nearest_buckets(served, method):
-    """For each bucket the nearest one that `served` marks: itself, where marked.
+    """For each bucket the nearest bucket that `served` marks; a marked bucket is its own nearest.
 
-    Buckets are points in feature space: a direction (the middle of its bin, opposite ends being
-    one), and a class of strength and of coherence. One bin of inclination, one class of strength
-    and one class of coherence count alike.
+    A bucket is a point in feature space: a direction (the middle of its bin), a class of strength
+    and a class of coherence. Opposite directions are equal. One bin of inclination, one class of
+    strength and one class of coherence have the distance 1 each.
 
     Parameters
     ----------
@@ -173,16 +173,16 @@ def nearest_buckets(served, method):
 
 
 def _slabs(first, threads):
-    """Planes at which to cut the volume so that each thread gets about as many voxels.
+    """Planes that cut the volume into slabs with about equal numbers of voxels, two per thread.
 
-    The result does not depend on it.
+    The features do not depend on the cuts.
     """
     cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * threads + 1))
     return np.unique(np.concatenate([[0], cuts, [first.size - 1]]))
 
 
 def ascending(values, classes):
-    """Class boundaries from a list; ValueError where they are none."""
+    """Class boundaries from a list; raises ValueError if they are not valid."""
     array = np.array([float(value) for value in values])
     if (array.shape != (classes - 1,) or not np.isfinite(array).all()
             or (np.diff(array) < 0).any()):

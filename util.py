@@ -1,17 +1,17 @@
-"""Small steps that several files take: clipping, cropping, what random choices start from."""
+"""Small steps that several files share: clipping, cropping, random generators."""
 import numpy as np
 
 from filter_constant import CLIP_FRACTION
 
-SPARSE = 0.05  # share of the voxels: where fewer are not zero, zeros would decide what is bright
-MUCH = 0.01  # of the voxels above zero: what published clipping may cut off without a word
+SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
+MUCH = 0.01  # share of the voxels above zero; if published clipping takes more, a message says so
 
 
 def bright_level(image):
-    """The voxel at 99.9 % of the sorted ones."""
+    """The voxel at 99.9 % of the sorted voxels."""
     place = min(int(image.size * CLIP_FRACTION), image.size - 1)
-    # Only the brightest need sorting: those above what one voxel in a hundred says that 99 % lie
-    # below.
+    # Only the brightest voxels need sorting: those above the 99th percentile of about one voxel in
+    # a hundred.
     some = image.ravel()[::101]
     brightest = image[image > np.partition(some, int(some.size * 0.99))[int(some.size * 0.99)]]
     if brightest.size >= image.size - place:
@@ -20,12 +20,12 @@ def bright_level(image):
 
 
 def clip_bright(image):
-    """Clip to [0, v], v the voxel at 99.9 % of the sorted ones."""
+    """Clip to [0, v], with v the voxel at 99.9 % of the sorted voxels."""
     return np.clip(image, 0, np.float32(bright_level(image)))
 
 
 def bright_level_of_scan(image):
-    """The same; of a sparse volume, as an angiogram is, among the voxels that are not zero.
+    """As `bright_level`; in a sparse volume, such as an angiogram, zeros do not count.
 
     Parameters
     ----------
@@ -49,19 +49,19 @@ def bright_level_of_scan(image):
 
 
 def clipping_in_words(image, scale):
-    """What the published clipping, at 99.9 % of all voxels, cuts off a sparse volume.
+    """A message about a sparse volume of which the published clipping cuts off much.
 
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     scale : float
-        The intensity that it is clipped to.
+        The intensity that it is clipped to: the voxel at 99.9 % of all sorted voxels.
 
     Returns
     -------
     str
-        Empty where it is hardly anything, as of a brain.
+        Empty if hardly anything is clipped, as in a brain.
     """
     share = np.count_nonzero(image > scale) / max(np.count_nonzero(image > 0), 1)
     if share <= MUCH:
@@ -83,18 +83,18 @@ def mod_crop(image, factor):
 
 
 def random_of(seed, name):
-    """The random generator of a seed and a purpose: the same two give the same numbers."""
+    """The random generator of a seed and a purpose; both determine its numbers."""
     return np.random.default_rng([seed, *name.encode("utf-8", "surrogateescape")])
 
 
 def decibel(error):
-    """PSNR of a mean squared error, for a peak of 1; not a number where the error is none."""
+    """PSNR in dB of a mean squared error, for a peak of 1; not a number if the error is not."""
     if np.isnan(error):
         return float("nan")
     return float(-10 * np.log10(error)) if error > 0 else float("inf")
 
 
 def without_nonsense(volume):
-    """The volume with background where it is infinite or not a number."""
+    """The volume with zeros for voxels that are infinite or not a number."""
     good = np.isfinite(volume)
     return volume if good.all() else np.where(good, volume, np.float32(0))

@@ -1,1 +1,1 @@
-"""Everything that is read from and written to disk: volumes, filters, the sums of a training."""
+"""Files on disk: whole files and locks, filters, folders of results, tables of figures."""

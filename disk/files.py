@@ -1,7 +1,7 @@
-"""Files that are whole or not there at all, and readers that expect anything.
+"""Writers that never leave half a file, and readers that accept no damaged file.
 
-What is written appears under its name when all of it is on the disk. What is read may have been cut
-off, or made to harm.
+A file appears under its name when all of it is on the disk. A file that is read may be cut off, or
+made to do harm.
 """
 import contextlib
 import errno
@@ -17,11 +17,11 @@ import numpy as np
 from disk.locks import lock_file, only_one_in
 from machine.errors import CannotWrite, UserError, first_line
 
-# What a file is called while it is written, see `WholeFiles`.
+# Pattern of the temporary names of files, see `WholeFiles`.
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"
-JSON_BYTES = 64 << 20  # a larger one is not ours
+JSON_BYTES = 64 << 20  # the project writes no larger JSON file
 ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
-BLOCK_BYTES = 1 << 20  # that a digest is computed from at a time
+BLOCK_BYTES = 1 << 20  # bytes that are read at a time to compute a digest
 
 
 # ------------------------------------------------------------------------------------------ writing
@@ -35,18 +35,20 @@ class WholeFiles:
 
     def __init__(self):
         self._written = {}  # temporary name by name, in order
-        self._open = []  # handles that hold locks, by which the files of killed processes are told
+        self._open = []  # handles that hold locks; files of killed processes have no lock
         self._outdated = []
 
     @contextlib.contextmanager
     def writing(self, path, suffix=""):
-        """A temporary name beside `path`, of an empty file; it is on the disk after the block.
+        """Create an empty file under a temporary name beside `path`, to be written in the block.
+
+        After the block its content is flushed to the disk.
 
         Parameters
         ----------
         path : path-like
         suffix : str, optional
-            What the temporary name ends in, for writers that choose the format by it.
+            Ending of the temporary name, for writers that choose the format by the ending.
 
         Yields
         ------
@@ -69,18 +71,18 @@ class WholeFiles:
             _flush(temporary)
 
     def digest(self, path):
-        """SHA-256 of what was written for a path, in hexadecimal."""
+        """SHA-256 of the temporary file for a path, in hexadecimal."""
         return file_digest(self._written[Path(path)])
 
     def outdate(self, path):
-        """Have a file removed that would belong to the first one no more."""
+        """Mark a file to be removed by `place`, since it does not belong to the new first file."""
         self._outdated.append(Path(path))
 
     def place(self):
         """Give all files their names.
 
-        The old ones that belong to the first are removed before it takes its place, so that none
-        ever stands beside a new first one.
+        Old files beside the first are removed before it takes its name. So no old file ever stands
+        beside a new first file.
         """
         if not self._written:
             return
@@ -100,7 +102,7 @@ class WholeFiles:
         self._written.clear()
 
     def end(self):
-        """Remove temporary files that are left, and let go of locks."""
+        """Remove temporary files that are left, and release the locks."""
         for temporary in self._written.values():
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -109,7 +111,7 @@ class WholeFiles:
 
     def _hold(self, handle):
         """Lock a temporary file while this process writes it."""
-        if os.name == "nt":  # where an open file cannot be renamed
+        if os.name == "nt":  # Windows cannot rename an open file
             os.close(handle)
             return
         self._open.append(handle)
@@ -119,10 +121,9 @@ class WholeFiles:
 
 @contextlib.contextmanager
 def whole_files():
-    """Inside, files are written under temporary names; at its end all get their names at once.
+    """Inside, files are written under temporary names; at the end all get their names together.
 
-    If the block ends in an exception, the temporary files are removed and what stood there before
-    still does.
+    If the block ends in an exception, the temporary files are removed and the old files stay.
 
     Yields
     ------
@@ -138,9 +139,9 @@ def whole_files():
 
 @contextlib.contextmanager
 def whole_file(path, suffix=""):
-    """A temporary name beside `path`, which takes its place once all is written and on the disk.
+    """As `whole_files`, for a single file: yields its temporary name.
 
-    Parameters, what is yielded and raised are those of `WholeFiles.writing`.
+    Parameters, value and errors are those of `WholeFiles.writing`.
     """
     with whole_files() as files, files.writing(path, suffix) as temporary:
         yield temporary
@@ -148,11 +149,11 @@ def whole_file(path, suffix=""):
 
 @contextlib.contextmanager
 def _cannot_write(path):
-    """Inside, an error of the system says that a file cannot be written."""
+    """Inside, an OSError becomes a CannotWrite, or a UserError for a name that is too long."""
     try:
         yield
     except OSError as fault:
-        if fault.errno == errno.ENAMETOOLONG:  # another volume's may be shorter
+        if fault.errno == errno.ENAMETOOLONG:  # other volumes may have shorter names
             raise UserError(f"{path}: cannot be written ({fault.strerror}); shorten its name "
                             "or its --suffix") from fault
         raise CannotWrite(
@@ -167,10 +168,11 @@ def remove_unfinished(folder, names=None, running=True):
     ----------
     folder : path-like
     names : sequence of str, optional
-        Those of these files in the folder itself alone; by default of all below it.
+        Final names. If given, only their temporary files in the folder itself are removed; by
+        default all temporary files in the folder and below.
     running : bool, optional
-        Whether those that a running process has locked are removed as well. Else those stay of
-        which that cannot be told.
+        True to remove also files that a running process has locked. With False, files on a file
+        system without locks stay, too.
     """
     found = Path(folder).rglob(TEMPORARY) if names is None else Path(folder).glob(TEMPORARY)
     starts = tuple(f".{name[:40]}." for name in names or ())
@@ -182,7 +184,7 @@ def remove_unfinished(folder, names=None, running=True):
 
 
 def _is_left(path):
-    """Whether no process writes a temporary file any more."""
+    """True if no process writes a temporary file any more."""
     try:
         with open(path, "r+b") as file:
             lock_file(file)
@@ -192,10 +194,7 @@ def _is_left(path):
 
 
 def _flush(path):
-    """Have the system put a file on the disk itself.
-
-    A power cut after the renaming then finds it whole.
-    """
+    """Flush a file to the disk, so that a power cut after its renaming finds it whole."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -210,9 +209,9 @@ def write_whole(path, content, files=None):
     ----------
     path : path-like
     content : str or bytes
-        Text is written as UTF-8, its line ends as they are.
+        Text is written as UTF-8, with unchanged line ends.
     files : WholeFiles, optional
-        Those that it belongs to.
+        The group of files that it belongs to.
 
     Raises
     ------
@@ -220,7 +219,7 @@ def write_whole(path, content, files=None):
         If the disk is full or the folder takes no files.
     """
     with (files.writing(path) if files else whole_file(path)) as temporary:
-        # A file name in a text may hold bytes that are no UTF-8; they are written as they are.
+        # A file name in a text may hold bytes that are not UTF-8; they are written unchanged.
         Path(temporary).write_bytes(content.encode("utf-8", "surrogateescape")
                                     if isinstance(content, str) else content)
 
@@ -248,7 +247,7 @@ def make_folder(path):
     Raises
     ------
     CannotWrite
-        If that cannot be.
+        If the folder cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -273,7 +272,7 @@ def read_json(path):
     Raises
     ------
     ValueError
-        If it is none, cannot be read or is larger than any of ours.
+        If the file is no JSON object, cannot be read or is larger than JSON_BYTES.
     """
     try:
         with open(path, "rb") as file:
@@ -287,12 +286,12 @@ def read_json(path):
 
 
 def array_header(file):
-    """Read the header of the npy array that starts here; nothing is allocated.
+    """Read the header of the npy array at the file's position; the array is not allocated.
 
     Parameters
     ----------
     file : binary file
-        Left where the array's values begin.
+        Its position is moved to the array's values.
 
     Returns
     -------
@@ -302,14 +301,14 @@ def array_header(file):
     Raises
     ------
     ValueError
-        If there is none, or one of objects or in Fortran order.
+        If there is no valid header, or the array has objects, Fortran order or a negative size.
     """
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0,
                 (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except Exception as fault:  # the header is a Python literal: hostile ones end in many kinds
+    except Exception as fault:  # a hostile header, a Python literal, can raise many kinds of error
         raise ValueError(first_line(fault)) from fault
     if fortran and len(shape) > 1 or dtype.hasobject or any(side < 0 for side in shape):
         raise ValueError("objects, Fortran order or a negative size")
@@ -317,13 +316,13 @@ def array_header(file):
 
 
 def file_digest(path):
-    """SHA-256 of a file, in hexadecimal; raises OSError where it cannot be read."""
+    """SHA-256 of a file, in hexadecimal; raises OSError if it cannot be read."""
     with open(path, "rb") as file:
         return stream_digest(file)
 
 
 def stream_digest(file):
-    """SHA-256 of what is left of an open binary file, in hexadecimal."""
+    """SHA-256 of the rest of an open binary file, in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(BLOCK_BYTES):
         digest.update(block)

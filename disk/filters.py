@@ -1,4 +1,4 @@
-"""Filters and the settings they were learned with: the one file that knows arrays/."""
+"""Learned filters and their settings on disk; no other file knows the layout of arrays/."""
 import contextlib
 import itertools
 import math
@@ -15,46 +15,46 @@ from filter_constant import METHOD_NAMES, Method, Request, tag_of
 from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 
-FORMAT, EARLIER = 4, 3  # of the saved settings; both are read
+FORMAT, EARLIER = 4, 3  # formats of the saved settings; both are read
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters of the project
-PRETRAINED_SCAN = PRETRAINED / "scan"  # those for real scans
+PRETRAINED_SCAN = PRETRAINED / "scan"  # filters for real scans
 
 
 class Filters(NamedTuple):
     """Learned filters for one factor, ready to be used."""
 
     stages: list  # of Stage
-    method: Method  # as they were learned
-    axes: tuple = (0, 1, 2)  # the volume's axes in the order in which the filters take them
+    method: Method  # that they were learned with
+    axes: tuple = (0, 1, 2)  # the volume's axes, in the order of the filters' axes
     digests: dict | None = None  # SHA-256 of their files, by name
-    folder: str = ""  # where they lie
+    folder: str = ""  # of their files
 
     @property
     def factor(self):
-        """How many times finer each axis of the volume becomes."""
+        """The factor along each axis of the volume."""
         return tuple(self.method.factor[place] for place in np.argsort(self.axes))
 
     @property
     def asked(self):
-        """The method, its factor along the axes of the volume."""
+        """The method, with the factor along the axes of the volume."""
         return replace(self.method, factor=self.factor)
 
 
 def settings_path(folder, factor):
-    """The file of the settings that filters for a factor were learned with."""
+    """The file of settings beside the filters for a factor."""
     return Path(folder, f"settings_{tag_of(factor)}.json")
 
 
 def save_filters(stages, request, volumes):
-    """Write filters and the settings they were learned with; all plain npy content and JSON.
+    """Write filters as npy files, and their settings as JSON.
 
     Parameters
     ----------
     stages : list of Stage
     request : Request
-        The method they were learned with, and where to write them.
+        Its method is that of the filters; they are written to its arrays_dir.
     volumes : iterable of str
-        Names of those that were learned from.
+        Names of the training volumes.
     """
     structure, folder = structure_of(request.method), request.arrays_dir
     leaves = structure.leaves(stages)
@@ -62,8 +62,8 @@ def save_filters(stages, request, volumes):
     about = {"format": FORMAT, "settings": asdict(request.method),
              "leaves": leaves, "volumes": [str(name) for name in volumes], "sha256": {}}
     about |= mask_setting(request)
-    # All are written before any is renamed. Should a kill fall between two renames, the digests
-    # tell.
+    # All files are written before the first is renamed. The digests detect a kill between two
+    # renames.
     with contextlib.ExitStack() as written:
         files = zip(structure.layout(leaves), structure.arrays(stages), strict=True)
         for (name, *_), array in files:
@@ -75,23 +75,23 @@ def save_filters(stages, request, volumes):
 
 
 def mask_setting(request):
-    """--mask as files beside filters and sums hold it: a dict, empty where it was not given."""
+    """--mask in files beside filters and sums: a dict, empty if the option was not given."""
     return {"mask": request.mask} if request.mask else {}
 
 
 def load_filters(request, factor=None):
     """Read filters and the method they were learned with.
 
-    Where the usual --arrays_dir holds none for the factor, those that come with the project are
-    taken: with --upscale or --preset scan the ones for real scans. Filters for one thick axis serve
-    any other: their `axes` say how.
+    If the default --arrays_dir holds no filters for the factor, those of the project are taken:
+    with --upscale or --preset scan the filters for scans, if they serve the factor. Filters for one
+    thick axis serve any other thick axis, with `axes` as the order.
 
     Parameters
     ----------
     request : Request
-        Where to look. Method options in its `given` must be those of the filters.
+        Its arrays_dir is searched. Method options in its `given` must agree with the filters.
     factor : tuple of three int, optional
-        Default: that of the request's method.
+        By default the factor of the request's method.
 
     Returns
     -------
@@ -100,8 +100,8 @@ def load_filters(request, factor=None):
     Raises
     ------
     UserError
-        If a file is missing, is not what it should be, or was learned with another method than
-        given.
+        If a file is missing or not valid, or if the filters were learned with another method than
+        the given options.
 
     Examples
     --------
@@ -126,8 +126,8 @@ def load_filters(request, factor=None):
             raise UserError(f"{file}: not there; run python train.py first")
         arrays.append(_load_array(file, shape, dtypes))
         if digests.get(name) != file_digest(file):
-            raise UserError(f"{file}: is not the one that {path.name} describes; "
-                            "run python train.py once more")
+            raise UserError(f"{file}: does not match its digest in {path.name}; "
+                            "run python train.py again")
     try:
         stages = structure.from_arrays(arrays)
     except (ValueError, OverflowError) as fault:
@@ -137,9 +137,9 @@ def load_filters(request, factor=None):
 
 
 def digests_there(request, factors):
-    """SHA-256 of the files of filters for some factors, by name, as their settings say: a dict.
+    """A dict of the SHA-256 of filters' files, by name, for some factors.
 
-    Factors without readable settings are left out.
+    It is read from their settings. Factors without readable settings are left out.
     """
     found = {}
     for factor in factors:
@@ -150,12 +150,12 @@ def digests_there(request, factors):
 
 
 def _find_settings(request, factor):
-    """The file of the settings to take, and the order of the factor's axes it was found for."""
+    """The file of settings to take, and the factor in the order of its axes."""
     folders = _folders(request)
     for folder in folders:
         for learned in axis_orders(factor):
             path = settings_path(folder, learned)
-            # Asked for by name, those of the project are taken rather than other ones in arrays/.
+            # With --preset scan, filters of another preset in arrays/ are passed over.
             other = (len(folders) > 1 and request.method.preset == "scan"
                      and not _are_for_scans(path))
             if path.is_file() and not other:
@@ -165,7 +165,7 @@ def _find_settings(request, factor):
 
 
 def _folders(request):
-    """Where filters are looked for."""
+    """Folders that are searched for filters, in order."""
     folders = [request.arrays_dir]
     if os.path.abspath(request.arrays_dir) == os.path.abspath(Request.arrays_dir):
         scan = request.upscale or request.method.preset == "scan"
@@ -174,7 +174,7 @@ def _folders(request):
 
 
 def factors_there(request):
-    """Factors that there are filters for, cubes first: a list of tuple of three int.
+    """Factors of the filters that are found, equal factors first: a list of tuple of three int.
 
     Examples
     --------
@@ -192,18 +192,19 @@ def factors_there(request):
 
 
 def _what_serves(request, factor):
-    """What to do where there are no filters for a factor."""
+    """The part of a message with the remedy, if there are no filters for a factor."""
     there, learn = factors_there(request), f"python train.py --factor {tags([factor])}"
     if not there:
         return "; run python train.py first"
     text = f"; there are filters for --factor {tags(there)}"
     if not request.upscale:
-        return f"{text}; {learn} learns those"
-    return f"{text}; --voxel_size, in place of --factor, reaches any size; {learn} learns those"
+        return f"{text}; {learn} learns the missing ones"
+    return (f"{text}; --voxel_size, in place of --factor, gives any voxel size; "
+            f"{learn} learns the missing ones")
 
 
 def _are_for_scans(path):
-    """Whether a file of settings says so; False where it cannot be read."""
+    """True if a file of settings belongs to filters for scans; False if it cannot be read."""
     try:
         return read_json(path)["settings"]["preset"] == "scan"
     except (ValueError, KeyError, TypeError):
@@ -211,7 +212,7 @@ def _are_for_scans(path):
 
 
 def tags(factors):
-    """Factors as they are given to --factor.
+    """Factors in words, as the user gives them to --factor.
 
     Examples
     --------
@@ -223,7 +224,7 @@ def tags(factors):
 
 
 def axis_orders(factor):
-    """A factor, and the same with its axes exchanged, nearest first.
+    """All orders of a factor's axes, its own order first.
 
     Examples
     --------
@@ -235,9 +236,9 @@ def axis_orders(factor):
 
 
 def axes_between(asked, learned):
-    """The order of axes that turns the factor that is asked for into the one that was learned.
+    """The order of axes that turns the factor that is asked for into the learned factor.
 
-    Where axes can go round they do, so that the others keep their order.
+    Cyclic orders are preferred.
 
     Examples
     --------
@@ -249,7 +250,7 @@ def axes_between(asked, learned):
 
 
 def about_filters(filters):
-    """Where filters lie and what they were learned from, in one line."""
+    """One line about the place of filters and their training volumes."""
     path = settings_path(filters.folder, filters.method.factor)
     volumes = list(map(str, read_json(path).get("volumes", [])))
     names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
@@ -264,7 +265,7 @@ def about_filters(filters):
 def _read_settings(path, factor):
     """The method in a file of settings, the arrays' digests, and the stages' sizes, all checked.
 
-    Last, the format of the file.
+    The last value is the format of the file.
     """
     try:
         about = read_json(path)
@@ -286,7 +287,7 @@ def _read_settings(path, factor):
 def _load_array(path, shape, dtypes):
     """Read an array of known shape, of one of some types.
 
-    Its header is compared with these and with the file's size first.
+    Its header is first compared with them and with the size of the file.
     """
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""One training at a time in a folder, and a stop of it between two volumes that loses nothing."""
+"""A lock for one training at a time in a folder, and a stop between two volumes without loss."""
 import contextlib
 import os
 import signal
@@ -13,16 +13,16 @@ from machine.errors import CannotWrite, UserError
 
 @contextlib.contextmanager
 def only_training(folder):
-    """Hold the lock of a folder: a second training there is refused.
+    """Hold the lock of a folder; a second training there is refused.
 
-    The system itself keeps the lock, and lets go of it when the process ends, however it ends: a
-    file that a killed training left behind is no lock, and no process number can be mistaken for
-    another. Over network disks it holds between machines where these support locks.
+    The operating system keeps the lock and releases it at the end of the process, even if it is
+    killed. So the lock file of a killed training is no lock, and no process numbers are compared.
+    On network disks with locks, the lock holds between machines, too.
 
     Parameters
     ----------
     folder : path-like
-        Made where it is missing. Half-written files of a killed training are removed from it.
+        Made if it is missing. Half-written files of a killed training are removed from it.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def only_training(folder):
         file.flush()
         for below in (".", "QVF_*"):
             for left in Path(folder).glob(f"{below}/{TEMPORARY}"):
-                left.unlink(missing_ok=True)  # of a training that was killed while it wrote
+                left.unlink(missing_ok=True)  # a training was killed while it wrote this file
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -58,7 +58,7 @@ def only_training(folder):
 
 
 def _locked(path):
-    """Open a lock file and lock it; raises UserError if another process has."""
+    """Open a lock file and lock it; raises UserError if another process holds the lock."""
     while True:
         file = open(path, "a+b")
         try:
@@ -70,12 +70,12 @@ def _locked(path):
             file.close()
             raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or "
                             "give another --arrays_dir") from None
-        file.close()  # it was removed by its holder just before
+        file.close()  # its holder has just removed it
 
 
 @contextlib.contextmanager
 def on_signals(handler):
-    """While inside, have Ctrl-C and SIGTERM call ``handler(number, frame)``, in the main thread."""
+    """Inside, Ctrl-C and SIGTERM call ``handler(number, frame)``, in the main thread only."""
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -88,16 +88,16 @@ def on_signals(handler):
 
 
 class Stop:
-    """While inside, Ctrl-C and SIGTERM are noted, so that the volume at hand can be saved.
+    """Inside, Ctrl-C and SIGTERM are noted, so that the present volume can be finished and saved.
 
-    A second one interrupts as usual.
+    A second signal interrupts as usual.
 
     Attributes
     ----------
     asked : int or None
         The signal that was noted.
     wake : callable
-        Called then, within the signal's handler: for who waits for something else meanwhile.
+        Called by the signal's handler, to wake code that waits for something else.
     """
 
     def __init__(self):
@@ -116,20 +116,20 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = number
         self.wake()
-        # Not print: the signal may fall into another print, and Python refuses the second.
+        # Not print: the signal may interrupt another print, and Python refuses a nested one.
         os.write(2, b"\ntrain.py: stopping after this volume; "
                     b"once more stops without saving it\n")
 
 
 def stopped(number, checkpoint):
-    """Say that a training was stopped and is saved.
+    """Print that a training was stopped and saved.
 
     Parameters
     ----------
     number : int
-        Of the signal.
+        Number of the signal.
     checkpoint : Checkpoint
-        What was begun with --restart goes on without it.
+        Its request decides the advice: a training begun with --restart continues without it.
 
     Returns
     -------

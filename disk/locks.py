@@ -1,21 +1,21 @@
-"""Locks on files, which the system lets go of when their process ends, however it ends."""
+"""Locks on files; the system releases them at the end of their process, even if it is killed."""
 import contextlib
 import os
 
 
 def holds_lock(file, path):
-    """Lock an open file for this process, where its file system has locks.
+    """Lock an open file for this process, if its file system has locks.
 
     Parameters
     ----------
     file : binary file
     path : path-like
-        That it was opened by.
+        Path that it was opened with.
 
     Returns
     -------
     bool
-        Whether it still is the file at that path: else its holder has just removed it.
+        True if it is still the file at that path; otherwise its holder has just removed it.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def lock_file(file):
     Parameters
     ----------
     file : binary file
-        Or, but for Windows, its descriptor.
+        Or its descriptor, except on Windows.
 
     Raises
     ------
@@ -49,9 +49,9 @@ def lock_file(file):
         If the file system has no locks.
     """
     if os.name == "nt":
-        import msvcrt  # here: Windows alone has it
+        import msvcrt  # imported here: only Windows has it
 
-        file.seek(1 << 30)  # far behind the text, so that others can read that
+        file.seek(1 << 30)  # far behind the text, so that others can read the text
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except PermissionError as fault:
@@ -59,17 +59,17 @@ def lock_file(file):
         finally:
             file.seek(0)
     else:
-        import fcntl  # here: Windows lacks it
+        import fcntl  # imported here: Windows does not have it
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
 def only_one_in(folder):
-    """While inside, others that ask for the same folder wait, where the system can lock folders."""
+    """Inside, other callers for this folder wait, if the system can lock folders."""
     handle = None
     with contextlib.suppress(ImportError, OSError):
-        import fcntl  # here: Windows lacks it, and cannot open folders
+        import fcntl  # imported here: Windows does not have it, and cannot open folders
 
         handle = os.open(folder, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX)

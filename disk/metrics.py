@@ -5,11 +5,11 @@ import numpy as np
 
 from disk.files import whole_file
 
-FORMULAS = tuple("=+-@\t\r＝＋－＠")  # what a spreadsheet begins a formula by
+FORMULAS = tuple("=+-@\t\r＝＋－＠")  # first signs of formulas in spreadsheets
 
 
 def metrics_row(name, voxels, by_image):
-    """One row of metrics.csv from the figures of each image, a dict of dicts."""
+    """One row of metrics.csv; `by_image` is a dict of the figures of each image."""
     row = {"volume": name, "brain_voxels": int(voxels)}
     for image, found in by_image.items():
         row |= {f"{image}_{figure}": round(value, 5) for figure, value in found.items()}
@@ -18,7 +18,7 @@ def metrics_row(name, voxels, by_image):
 
 
 def mean_row(rows):
-    """The mean of each figure."""
+    """A row with the mean of each figure."""
     names = [name for name in rows[0] if name not in ("volume", "mask")]
     return {"volume": "mean"} | {name: float(np.mean([row[name] for row in rows]))
                                  for name in names}
@@ -27,8 +27,7 @@ def mean_row(rows):
 def write_metrics(path, rows):
     """Write the figures of all volumes as CSV.
 
-    A name that a spreadsheet would take for a formula gets ./ before it: it still is the name of
-    that file.
+    A name that a spreadsheet would take for a formula gets ./ in front; it still names the file.
     """
     rows = [{name: f"./{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
              for name, value in row.items()} for row in rows]

@@ -1,8 +1,8 @@
-"""Where results go: a folder for each run, and never over files that test.py did not write.
+"""The folder of a run's results, and checks that test.py replaces only files that it wrote.
 
-A run that is finished leaves a folder that no other run writes into. One that was interrupted
-leaves a record of itself there, by which the same command takes the folder up again. A run that
-goes on holds a lock on its record.
+No other run writes into the folder of a finished run. An interrupted run leaves a record of itself
+in its folder, with which the same command finds the folder again and continues. A run holds a lock
+on its record while it works.
 """
 import contextlib
 import csv
@@ -18,11 +18,11 @@ from disk.locks import holds_lock, only_one_in
 from machine.errors import CannotWrite, UserError
 from machine.sources import all_sources, digest_of
 
-MADE_BY = "3D MRI super-resolution by learned filters"  # in pictures and pages, to know them by
-UNFINISHED = ".unfinished.json"  # what a run is doing in its folder, until it is done
-VIEWERS = ".viewers"  # what its page will show, until the page is written
-HEAD_BYTES = 4096  # of a file, in which MADE_BY stands
-# Settings that say nothing of what is written.
+MADE_BY = "3D MRI super-resolution by learned filters"  # marks pictures and pages as ours
+UNFINISHED = ".unfinished.json"  # the record of a run, until it is finished
+VIEWERS = ".viewers"  # the viewers for its page, until the page is written
+HEAD_BYTES = 4096  # MADE_BY is in the first bytes of a file
+# Settings without effect on the results.
 NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 
 
@@ -32,27 +32,27 @@ NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 def run_folder(request, volumes, filters=None):
     """The folder of a run's results: that of --output, or one for this hour.
 
-    A folder of this hour that another run made, finished or not, is left alone: its successor is
-    taken (``112522-2``, ``112522-3`` ...). The folder of an interrupted run, whenever that was, is
-    taken again by the same command.
+    If another run made the folder of this hour, finished or not, a new folder is made
+    (``112522-2``, ``112522-3`` ...). The command of an interrupted run takes the folder of that run
+    again, of any hour.
 
     Parameters
     ----------
     request : Request
     volumes : list of Path
-        Those to restore.
+        Volumes to restore.
     filters : dict, optional
-        SHA-256 of the filters' files, by name; by default those of its --arrays_dir.
+        SHA-256 of the filters' files, by name; by default of the filters in --arrays_dir.
 
     Yields
     ------
     Path
-        Removed at the end where nothing was written into it.
+        The folder; it is removed at the end if nothing was written into it.
 
     Raises
     ------
     CannotWrite
-        If it cannot be made.
+        If the folder cannot be made.
     """
     if request.output:
         target = Path(request.output)
@@ -71,10 +71,10 @@ def run_folder(request, volumes, filters=None):
         yield folder
         done = True
     finally:
-        record.close()  # before it is removed: Windows asks for that
+        record.close()  # Windows cannot remove an open file
         if done:
             (folder / UNFINISHED).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: that is the rule
+        with contextlib.suppress(OSError):  # a parent folder may hold other results
             if {path.name for path in folder.iterdir()} <= {UNFINISHED}:
                 (folder / UNFINISHED).unlink(missing_ok=True)
                 folder.rmdir()
@@ -90,7 +90,7 @@ def names_beside(target):
 
 
 def _about(request, volumes, filters=None):
-    """What two runs must share to be the same, as JSON gives it back."""
+    """The properties that identify a run, as JSON returns them."""
     decides = {name: value for name, value in request.as_dict().items()
                if name not in NOT_OF_RESULTS}
     if filters is None:
@@ -104,21 +104,21 @@ def _interrupted(results):
     """Folders of runs that were not finished, the newest first."""
     found = []
     for path in results.glob(f"*/{UNFINISHED}"):
-        with contextlib.suppress(OSError):  # the run was finished just now
+        with contextlib.suppress(OSError):  # the run has just finished
             found.append((path.stat().st_mtime, path.parent))
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def _successors(folder):
-    """A folder's name, then the same with -2, -3 and so on."""
+    """A folder's name, then the name with -2, -3 and so on."""
     return itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}")
                                       for number in itertools.count(2)))
 
 
 def _taken(folder, about):
-    """Make a folder for this run, or find that it is one that the same run was interrupted in.
+    """Take a folder for this run: a new one, or one in which this run was interrupted.
 
-    Returns its record, open and locked; None where the folder is another run's.
+    Returns the run's record, open and locked; None if the folder belongs to another run.
     """
     try:
         folder.mkdir()  # fails where another process was first
@@ -132,7 +132,7 @@ def _taken(folder, about):
 
 
 def _locked_record(folder, about):
-    """The record of an interrupted run that is this one; None where it is not, or still goes on."""
+    """The record of this run, interrupted before; None for another run, or one still at work."""
     path = folder / UNFINISHED
     try:
         if read_json(path) != about:
@@ -142,7 +142,7 @@ def _locked_record(folder, about):
         return None
     with contextlib.suppress(BlockingIOError):
         if holds_lock(record, path):
-            remove_unfinished(folder)  # of a run that was killed while it wrote
+            remove_unfinished(folder)  # temporary files, if the run was killed while it wrote
             return record
     record.close()
     return None
@@ -151,20 +151,20 @@ def _locked_record(folder, about):
 # --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, request):
-    """Refuse to write over files that are not ours: beside results, and in place of --output.
+    """Refuse to replace files that are not ours, beside the results or at --output.
 
     Parameters
     ----------
     folder : Path
-        Of the results.
+        Folder of the results.
     names : list of Path
-        Of the files beside each result, without their endings; see `volumes.sidecar_names`.
+        Names of the files beside each result, without their endings; see `sidecar_names`.
     request : Request
 
     Raises
     ------
     UserError
-        Naming the first such file, before anything is written.
+        For the first foreign file, before anything is written.
     """
     wanted = [] if request.upscale else [folder / "metrics.csv"]
     if request.report:
@@ -179,14 +179,14 @@ def check_beside(folder, names, request):
             remedy = "move it, or give another --output or --result_dir"
             if path.name != "metrics.csv":
                 remedy += ", or --no-report"
-            raise UserError(f"{path}: is there already and was not written by test.py, which "
+            raise UserError(f"{path}: exists already and was not written by test.py, which "
                             f"would replace it; {remedy}")
 
 
 def _check_output(path, name, overwrite):
     """Refuse an --output that cannot be written, or that would replace a file that is not ours.
 
-    `name` is that of the files beside it, without their endings.
+    `name` is the name of the files beside it, without their endings.
     """
     if path.is_dir():
         raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
@@ -194,7 +194,7 @@ def _check_output(path, name, overwrite):
     with only_one_in(path.parent):  # another run may be replacing volume and record
         foreign = os.path.lexists(path) and not overwrite and not _is_recorded(path, name)
     if foreign:
-        raise UserError(f"{path}: is there already, and no record beside it holds its digest: "
+        raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
                         "test.py did not write it, or it was changed since; move it, give another "
                         "--output, or add --overwrite to replace it")
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
@@ -204,7 +204,7 @@ def _check_output(path, name, overwrite):
 
 
 def _is_recorded(path, name):
-    """Whether a record beside a volume, hidden or not, is of this very file."""
+    """True if a record beside a volume, hidden or not, has the digest of this file."""
     for report in (True, False):
         with contextlib.suppress(OSError, ValueError):
             about = read_json(names_of_sidecars(name, report)[1])
@@ -219,15 +219,16 @@ def names_of_sidecars(name, report):
     Parameters
     ----------
     name : Path
-        As `volumes.sidecar_names` gives it.
+        As `sidecar_names` gives it.
     report : bool
-        Without, the record is a hidden file, and there is no picture.
+        The option --report. With --no-report, the record is a hidden file, and there is no
+        picture.
 
     Returns
     -------
     picture, record : Path
     others : list of Path
-        What a run with the other setting of --report leaves there.
+        Files that a run with the other setting of --report leaves.
     """
     picture, shown, hidden = (name.with_name(text.format(name.name))
                               for text in ("{}.png", "{}.json", ".{}.json"))
@@ -245,8 +246,8 @@ def sidecar_names(targets):
     Returns
     -------
     list of Path
-        Each result's own name without .nii or .nii.gz; with it, where two results in one folder
-        differ in nothing else.
+        The name of each result without .nii or .nii.gz; with this ending, if two results in one
+        folder differ only in it.
 
     Examples
     --------
@@ -259,7 +260,7 @@ def sidecar_names(targets):
 
 
 def is_ours(path):
-    """Whether a picture, page, record or table says inside that test.py wrote it.
+    """True if the content of a picture, page, record or table shows that test.py wrote it.
 
     Parameters
     ----------
@@ -268,7 +269,7 @@ def is_ours(path):
     Returns
     -------
     bool
-        False where it cannot be read.
+        False also if it cannot be read.
     """
     try:
         if path.suffix == ".json":

@@ -1,36 +1,36 @@
-"""The method in a file of settings: names, types, ranges and choices are checked."""
+"""Checks of the method in a file of settings: names, types, ranges and choices."""
 import dataclasses
 from typing import Any
 
 from filter_constant import OCTAHEDRAL_FILTER_MAX, Method
 from machine.option_fields import fault_of
 
-# Options of earlier versions, and the value that this one works by; None: any gave the same.
+# Options of earlier versions, and the only value that this version supports; None: any value.
 GONE = {"splits": "learned", "inverted": 0.0, "bent": 0.0, "train_div": None}
 
 
 def checked_settings(saved: Any) -> dict[str, Any]:
-    """Values of settings that were read from a file: names, types, ranges, choices are checked.
+    """Values of the settings in a file, with names, types, ranges and choices checked.
 
     Parameters
     ----------
     saved : object
-        What the file held.
+        Content of the file.
 
     Returns
     -------
     values : dict
-        Of the fields of `Method`.
+        Values for the fields of `Method`.
 
     Raises
     ------
     ValueError
-        Naming the setting.
+        With the name of the setting.
     """
     entries = {entry.name: entry for entry in dataclasses.fields(Method)}
     if not isinstance(saved, dict):
         raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
-    # Filters of earlier versions know nothing of some options, and were learned as these default.
+    # Filters of earlier versions lack some options, and were learned with their defaults.
     newer: dict[str, Any] = {name: entry.default for name, entry in entries.items()
                              if "since" in entry.metadata}
     values = newer | saved

@@ -1,4 +1,4 @@
-"""Whether a file stayed the same while it was read."""
+"""A check that a file did not change while it was read."""
 import os
 
 from disk.files import file_digest
@@ -6,7 +6,7 @@ from machine.errors import UserError
 
 
 class Seal:
-    """Made before a file is read; tells afterwards what was read.
+    """The state of a file before it is read, and its digest after it was read.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Seal:
 
 
 def _state(path):
-    """What changes with a file's content or with the file; None where there is none."""
+    """Values that change with a file's content or with the file; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:

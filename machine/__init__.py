@@ -1,4 +1,4 @@
-"""What serves any numerical program: threads, vectors, BLAS, memory, errors, progress.
+"""Tools for any numerical program: threads, vectors, BLAS, memory, errors, progress.
 
-Nothing of MRI is in it.
+Nothing in this package is about MRI.
 """

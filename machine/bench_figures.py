@@ -1,10 +1,10 @@
-"""What the seconds of bench.py come to: ratios of times taken close together, and the table."""
+"""Results of bench.py: ratios of times that were measured close together, and the table."""
 import statistics
 
 STEPS = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products",
          "solve", "apply", "write", "start by projections", "one stage of best", "all of best",
          "upscale, scan")
-RESTORING = ("read", "degrade", "interpolate", "features", "apply", "write")  # as test.py
+RESTORING = ("read", "degrade", "interpolate", "features", "apply", "write")  # steps of test.py
 YARDSTICKS = ("cubic zoom", "sgemm", "dpotrf", "memory copy")
 
 
@@ -30,7 +30,7 @@ def ratios_of_run(run):
 
 
 def ratios(runs, processes):
-    """The median of each ratio over the runs, and the peaks of memory."""
+    """The median of each ratio over the runs, and the peak memory."""
     each = [ratios_of_run(run) for run in runs]
     found = {name: round(statistics.median(one[name] for one in each), 4) for name in each[0]}
     return found | {"peak_train_gb": processes["train"]["peak_gb"],
@@ -38,14 +38,14 @@ def ratios(runs, processes):
 
 
 def spread(runs):
-    """The least and the most of each ratio over the runs."""
+    """The smallest and the largest value of each ratio over the runs."""
     each = [ratios_of_run(run) for run in runs]
     return {name: [round(pick(one[name] for one in each), 4) for pick in (min, max)]
             for name in each[0]}
 
 
 def table(report):
-    """The report to read."""
+    """The report as a table."""
     seconds, lines = report["seconds"], [f"{report['volume']}; {report['runs']} runs"]
     for name, value in report["machine"].items():
         lines.append(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

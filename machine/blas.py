@@ -1,11 +1,11 @@
-"""The few BLAS and LAPACK routines that learning spends its time in, free to run in two threads.
+"""The few BLAS and LAPACK routines that take most of the time of training, free to run in threads.
 
-SciPy's own wrappers hold the interpreter's lock, and NumPy's copy their input and mirror or clear
-triangles that nobody reads. Here the routines that SciPy offers to Cython are called in place
-through ctypes, which releases the lock.
+SciPy's own wrappers hold the interpreter's lock. NumPy's wrappers copy their input, and mirror or
+clear triangles that nobody reads. This file calls the routines that SciPy offers to Cython through
+ctypes, which works in place and releases the lock.
 
-Matrices are C-contiguous, and only their lower triangles count. Fortran sees them transposed, so it
-is told of upper triangles.
+Matrices are C-contiguous, and only their lower triangles count. Fortran sees them transposed, so
+the calls name upper triangles.
 """
 import ctypes
 from functools import cache
@@ -19,15 +19,15 @@ UPPER, NO_TRANSPOSE, NOT_UNIT = (ctypes.byref(ctypes.c_char(letter))
 
 @cache
 def routine(module, name, arguments):
-    """A Fortran routine that takes so many arguments, all of them pointers."""
+    """A Fortran routine; `arguments` is the number of its arguments, all pointers."""
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(
         get_cython_function_address(f"scipy.linalg.cython_{module}", name))
 
 
 def whole(number):
-    """A whole number to a Fortran routine, whether that reads integers of 32 or of 64 bits.
+    """A whole number for a Fortran routine, whose integers have 32 or 64 bits.
 
-    The low half stands first, so both read the same number.
+    The low half comes first in memory, so both kinds of routine read the same number.
     """
     return ctypes.byref(ctypes.c_int64(number))
 
@@ -55,7 +55,7 @@ def cholesky_in_place(matrix):
     Raises
     ------
     numpy.linalg.LinAlgError
-        If it is not positive definite.
+        If the matrix is not positive definite.
     """
     fault, n = ctypes.c_int64(0), whole(len(matrix))
     routine("lapack", "dpotrf", 5)(UPPER, n, matrix.ctypes.data, n, ctypes.byref(fault))
@@ -66,7 +66,7 @@ def cholesky_in_place(matrix):
 def solve_transposed(factor, vector):
     """Solve ``L.T x = vector`` in place, and return the vector.
 
-    L is the leading part, as long as the vector, of the lower triangle `factor`.
+    L is the leading part of the lower triangle `factor`, with the length of the vector.
     """
     routine("blas", "dtrsv", 8)(UPPER, NO_TRANSPOSE, NOT_UNIT, whole(vector.size),
                                 factor.ctypes.data, whole(len(factor)),
@@ -75,9 +75,9 @@ def solve_transposed(factor, vector):
 
 
 def symmetric_product(matrix, vector):
-    """``Q @ vector``, Q the leading part, as long as the vector, of a symmetric matrix.
+    """``Q @ vector``, with Q the leading part of a symmetric matrix, of the vector's length.
 
-    Of the matrix the lower triangle is read.
+    Only the lower triangle of the matrix is read.
     """
     vector, result = np.ascontiguousarray(vector, np.float64).reshape(-1), np.empty(vector.size)
     one, zero = ctypes.byref(ctypes.c_double(1)), ctypes.byref(ctypes.c_double(0))

@@ -1,7 +1,7 @@
-"""What the control groups of Linux leave this process of memory: containers, SLURM, systemd.
+"""Memory still available under the limits of Linux control groups (containers, SLURM, systemd).
 
-A process is in one group of each hierarchy, and the limits of all groups above it hold, too. There
-are two versions; version 1 has a hierarchy of its own for memory.
+A process belongs to one group of each hierarchy, and the limits of all groups above apply, too.
+There are two versions of control groups; version 1 has a separate hierarchy for memory.
 """
 import contextlib
 import math
@@ -14,7 +14,7 @@ class Version(NamedTuple):
 
     limit: str
     used: str
-    cache: str  # the line of memory.stat with what was read from files and can be dropped
+    cache: str  # the line of memory.stat for cached content of files, which can be dropped
 
 
 VERSIONS = {
@@ -26,24 +26,24 @@ VERSIONS = {
 def group_memory(root="/"):
     """Bytes that this process may still take within its groups.
 
-    What the system keeps of files that were read counts as free, since it is dropped on demand.
+    The system's cache of files counts as free, since it is dropped on demand.
 
     Parameters
     ----------
     root : path-like, optional
-        Where proc/self and the mounted groups are looked for.
+        Folder that holds proc/self and the mounted groups.
 
     Returns
     -------
     float
-        Infinite where there is no limit, or no such groups.
+        Infinite if there is no limit, or no control group.
     """
     free = [_free_in(group, version) for group, version in _groups(Path(root))]
     return max(min(free, default=math.inf), 0)
 
 
 def _free_in(group, version):
-    """What the limit of one group leaves."""
+    """Bytes left under the limit of one group."""
     try:
         limit = int(Path(group, version.limit).read_text())
         used = int(Path(group, version.used).read_text())
@@ -58,14 +58,14 @@ def _free_in(group, version):
 
 
 def _groups(root):
-    """The groups of this process and all above them that are mounted: (folder, Version)."""
+    """The mounted groups of this process, and all groups above them: (folder, Version)."""
     try:
         of_process = Path(root, "proc/self/cgroup").read_text().splitlines()
         mounts = Path(root, "proc/self/mountinfo").read_text().splitlines()
     except (OSError, ValueError):
         return  # not Linux
     paths = {}
-    for line in of_process:  # as 4:memory:/slurm/job_1 or, of version 2, 0::/user.slice
+    for line in of_process:  # such as 4:memory:/slurm/job_1 or, in version 2, 0::/user.slice
         number, controllers, path = line.split(":", 2)
         if number == "0":
             paths["cgroup2"] = path
@@ -78,7 +78,7 @@ def _groups(root):
             continue
         top, place = (_unescaped(part) for part in before.split(" ")[3:5])
         below = PurePosixPath()
-        # In a container only its own group may be mounted, and the path may lie outside of that.
+        # A container may mount its own group only, and the path may lie outside this mount.
         with contextlib.suppress(ValueError):
             below = PurePosixPath(paths[kind]).relative_to(top)
         if ".." in below.parts:
@@ -88,5 +88,5 @@ def _groups(root):
 
 
 def _unescaped(path):
-    """A path of mountinfo, in which a space is written as \\040."""
+    """A path from mountinfo, which writes a space as \\040."""
     return path.encode().decode("unicode_escape") if "\\" in path else path

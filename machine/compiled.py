@@ -1,7 +1,7 @@
-"""Where numba keeps compiled code: beside the sources, in the user's cache, or else for this run.
+"""The folder of numba's compiled code: beside the sources, in the user's cache, or for this run.
 
-A clone that takes no files and a user without a home (containers, shared installs) leave numba no
-place, and it refuses to compile at all.
+In containers and shared installs, the clone may be read-only and the user may have no home folder.
+numba then finds no place for compiled code, and refuses to compile at all.
 """
 import atexit
 import shutil
@@ -9,12 +9,12 @@ import tempfile
 
 
 def keep_compiled_code():
-    """See to it that numba finds a folder for compiled code; say where it is for this run only.
+    """Give numba a folder for compiled code; a message reports if it is for this run only.
 
-    To be called before a module with kernels is imported. What is made for this run is removed
-    at its end: a folder that stays where all users write would be a way to slip in code.
+    It must be called before a module with kernels is imported. The folder of a single run is
+    removed at its end: in a place where all users write, others could put code into it.
     """
-    # Here: numba takes half a second, which --help need not wait for.
+    # Imported here: numba takes half a second, and --help does not wait for it.
     import numba
 
     def kernel():
@@ -22,7 +22,7 @@ def keep_compiled_code():
 
     try:
         numba.njit(cache=True)(kernel)
-    except RuntimeError:  # what it says where it finds none
+    except RuntimeError:  # numba finds no folder
         folder = tempfile.mkdtemp(prefix="numba_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         numba.config.CACHE_DIR = folder

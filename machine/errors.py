@@ -1,4 +1,4 @@
-"""How a command ends: a user's mistake is one line on standard error and exit status 2."""
+"""Errors of commands: a user's mistake gives one line on standard error and exit status 2."""
 import contextlib
 import logging
 import os
@@ -14,25 +14,25 @@ class UserError(Exception):
 
 
 class CannotWrite(UserError):
-    """A folder that takes no files, or a full disk: no use in going on to the next volume."""
+    """A folder that takes no files, or a full disk; the command stops before other volumes."""
 
 
 def quiet_nibabel():
-    """Not a word of nibabel about odd header fields that do no harm: for commands, and workers."""
+    """Silence nibabel's messages about odd header fields that do no harm."""
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="nibabel")
 
 
 def run(command, story, quiet=False):
-    """Run ``story()``, which gives an exit status; a user's mistake becomes one line and status 2.
+    """Run ``story()`` and return its exit status; a user's mistake becomes one line and status 2.
 
     Parameters
     ----------
     command : str
-        Name of the script without ``.py``, which the line begins with.
+        Name of the script without ``.py``; the line begins with it.
     story : callable
     quiet : bool, optional
-        Whether what is printed to standard output is thrown away.
+        If True, nothing is printed to standard output.
     """
     _open_standard_streams()
     quiet_nibabel()
@@ -41,7 +41,7 @@ def run(command, story, quiet=False):
             # A file name may hold what the terminal cannot show.
             stream.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # not in the main thread
-        # So that temporary files are removed.
+        # As Ctrl-C, so that temporary files are removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence = (
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
@@ -52,18 +52,18 @@ def run(command, story, quiet=False):
     except UserError as fault:
         complain(command, f"error: {fault}")
         return 2
-    except BrokenPipeError:  # whoever read the output has had enough, as with | head
+    except BrokenPipeError:  # the reader of the output has closed it, as with | head
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # what shells report for it
+        return 141  # the status that shells report for it
     except OSError as fault:
         what = f"{fault.filename or 'files'}: {fault.strerror or fault}"
-        complain(command, f"error: {what}; see to that disk or folder")
+        complain(command, f"error: {what}; check that disk or folder")
         return 2
     except MemoryError:
         complain(
             command,
-            "error: too little memory; close other programs, or take smaller volumes "
+            "error: too little memory; close other programs, take smaller volumes, "
             "or learn with a smaller --filter_len",
         )
         return 2
@@ -73,9 +73,9 @@ def run(command, story, quiet=False):
 
 
 def _open_standard_streams():
-    """Have what is said go nowhere where a standard stream was closed, as some schedulers do.
+    """Replace closed standard streams by the null device; some schedulers close them.
 
-    Else the next file that is opened takes its number, and messages would be written into it.
+    Otherwise the next file that is opened takes their number, and messages are written into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -90,13 +90,13 @@ def _open_standard_streams():
 
 @contextlib.contextmanager
 def blamed_on(item):
-    """Inside, an error of the file system is a fault of this volume: the others are still done.
+    """Inside, an error of the file system counts as a fault of this volume; others are still done.
 
-    Its disk may be unmounted, or its file moved away, while it is worked on.
+    Its disk may be unmounted, or its file moved, during the work.
 
     Parameters
     ----------
-    item : path-like, or what has one as its `path`
+    item : path-like, or an object with an attribute `path`
 
     Raises
     ------
@@ -111,18 +111,18 @@ def blamed_on(item):
         path, other = getattr(item, "path", item), fault.filename
         where = "" if other is None or str(other) == str(path) else f"{other} "
         raise UserError(f"{path}: {where}cannot be read ({fault.strerror or first_line(fault)}); "
-                        "see to that disk or folder, then run the command again") from fault
+                        "check that disk or folder, then run the command again") from fault
 
 
 def complain(command, text):
-    """One line on standard error."""
+    """Print one line to standard error."""
     said = f"{command}.py: {one_line(text)}"
     if not withheld(said, "stderr"):
         print(said, file=sys.stderr, flush=True)
 
 
 def one_line(text):
-    """A text in one line that any terminal can show, whatever a file name in it holds."""
+    """A text in one line that any terminal can show, with escapes for odd signs in file names."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
         for sign in str(text)
@@ -132,7 +132,7 @@ def one_line(text):
 class Harmless:
     """A text stream that shows escape sequences instead of sending them to the terminal.
 
-    Names of files come with a data set, and what they hold could set the terminal's title or worse.
+    File names come with a data set, and escape sequences in them could control the terminal.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class Harmless:
         self._stream = stream
 
     def write(self, text):
-        """Write a text, of several lines perhaps."""
+        """Write a text of one or several lines."""
         return self._stream.write("\n".join(map(one_line, text.split("\n"))))
 
     def __getattr__(self, name):
@@ -151,5 +151,5 @@ class Harmless:
 
 
 def first_line(fault):
-    """The first line of what an exception says, or its class where it says nothing."""
+    """The first line of an exception's message, or the name of its class if there is none."""
     return (str(fault).splitlines() or [type(fault).__name__])[0]

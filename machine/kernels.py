@@ -1,7 +1,7 @@
-"""Kernels that numba compiles and keeps, for as long as all that they are made of stays the same.
+"""Kernels that numba compiles and keeps until one of their source files changes.
 
-numba itself looks at the one file that a kernel stands in. Kernels take in functions and constants
-of other files, so the names of kept files hold a digest of all of these.
+numba itself checks only the file of the kernel. But kernels use functions and constants of other
+files. So the names of the kept files hold a digest of all source files.
 """
 import contextlib
 from functools import cache
@@ -15,17 +15,17 @@ from machine.sources import digest_of, sources_behind
 
 
 def njit(**options):
-    """Compile as `numba.njit` with these options, and keep what was compiled.
+    """Compile as `numba.njit` with these options, and keep the compiled code.
 
     Parameters
     ----------
     **options
-        Of `numba.njit`. ``cache=True`` is one of them: it is meant in any case.
+        Options of `numba.njit`. Code is always kept, with or without ``cache=True``.
 
     Returns
     -------
     callable
-        What decorates a function.
+        A decorator of functions.
     """
     options.pop("cache", None)
 
@@ -39,23 +39,23 @@ def njit(**options):
 
 
 class _KeptCode(FunctionCache):
-    """numba's kept code of a function, under names that hold the digest of all its sources."""
+    """numba's kept code of a function, in files whose names hold the digest of all its sources."""
 
     def __init__(self, function):
         super().__init__(function)
-        # As numba has it: module, function, line, Python; then the digest.
+        # numba's own name (module, function, line, Python), then the digest.
         self._base = f"{self._impl.filename_base}.{_digest_behind(function.__code__.co_filename)}"
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = IndexDataCacheFile(self._cache_path, self._base, stamp)
 
     def save_overload(self, sig, data):
-        """Keep what was compiled, and remove what was compiled from earlier sources."""
+        """Keep the compiled code, and remove the code of earlier sources."""
         super().save_overload(sig, data)
         name, _, rest = self._impl.filename_base.rpartition("-")
         python = rest.partition(".")[2]
         for path in Path(self._cache_path).glob(f"{escape(name)}-*.{escape(python)}.*nb[ic]"):
             if not path.name.startswith(f"{self._base}."):
-                with contextlib.suppress(OSError):  # another process was faster, or still reads it
+                with contextlib.suppress(OSError):  # another process has removed it, or reads it
                     path.unlink()
 
 

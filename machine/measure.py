@@ -1,4 +1,4 @@
-"""Seconds and memory of functions and of whole processes."""
+"""Time and memory of functions and of whole processes."""
 import importlib.metadata
 import os
 import platform
@@ -16,7 +16,7 @@ from machine.threads import thread_count
 
 
 class Clock:
-    """``clock("read", work)`` runs work and notes its seconds; of two, the shorter."""
+    """``clock("read", work)`` runs work and notes its seconds; it keeps the shortest of a name."""
 
     def __init__(self):
         self.seconds = {}
@@ -30,10 +30,9 @@ class Clock:
 
 
 def process(*command, cwd, **environment):
-    """Seconds, processor seconds and peak memory, in GB, of a Python script run as a user does.
+    """Seconds, processor seconds and peak memory (GB) of a Python script in a process of its own.
 
-    Processor seconds are those of all threads: what the process would take on an idle machine is
-    less.
+    Processor seconds are the sum over all threads.
     """
     begun, peak, processor = time.perf_counter(), 0, 0
     environment = os.environ | {name: str(value) for name, value in environment.items()}
@@ -42,7 +41,7 @@ def process(*command, cwd, **environment):
     while child.poll() is None:
         try:
             memory, processor = child.memory_info(), sum(child.cpu_times()[:2])
-            # Windows keeps count, others are looked at often.
+            # Windows keeps the peak itself; elsewhere the memory is sampled often.
             peak = max(peak, getattr(memory, "peak_wset", memory.rss))
         except psutil.Error:
             break
@@ -55,7 +54,7 @@ def process(*command, cwd, **environment):
 
 
 def medians(runs):
-    """The median seconds of every step at each size, their least and most, and the amounts.
+    """Median, smallest and largest seconds of every step at each size, and the amounts of work.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ def medians(runs):
 
 
 def machine(packages):
-    """Processor, threads and versions."""
+    """Description of this machine: processor, threads and versions."""
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
              if line.startswith("model name")] if info.exists() else []

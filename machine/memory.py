@@ -1,4 +1,4 @@
-"""How much memory there is, and how sums are laid out to fit: all at once, or in several passes."""
+"""The available memory, and the plan of sums that fits into it: one pass, or several passes."""
 from typing import NamedTuple
 
 import psutil
@@ -7,10 +7,10 @@ from machine.cgroups import group_memory
 from machine.errors import UserError
 
 GB, MB = 1e9, 1e6
-CODE_BYTES = 0.15 * GB  # of compiled code
-VOXEL_BYTES = 64  # of work per voxel of the largest volume: 43 to 52 were measured in learning
-SERIES_BYTES = 16  # per voxel of a file that is upscaled, while it is read and stays
-SPARE = 0.1  # of the free memory is left alone
+CODE_BYTES = 0.15 * GB  # memory of compiled code
+VOXEL_BYTES = 64  # work per voxel of the largest volume; 43 to 52 were measured in training
+SERIES_BYTES = 16  # per voxel of a file that is upscaled, to read it and keep it in memory
+SPARE = 0.1  # share of the free memory that is not used
 
 
 class TooLittle(UserError):
@@ -18,11 +18,11 @@ class TooLittle(UserError):
 
 
 class Plan(NamedTuple):
-    """Which buckets each pass over the volumes sums, and the bytes of memory that this takes."""
+    """The buckets that each pass over the volumes sums, and the memory for them."""
 
-    passes: list  # of range, ascending, together all buckets
-    needed: float
-    budget: float
+    passes: list  # of range, ascending; together they hold all buckets
+    needed: float  # bytes
+    budget: float  # bytes that may be used
 
     def __str__(self):
         how = "one pass over the volumes"
@@ -33,17 +33,17 @@ class Plan(NamedTuple):
 
 
 def free_memory():
-    """Bytes that this process may still take: of the system's, within the limits of its groups."""
+    """Bytes that this process may still take: free in the system, and within its control groups."""
     return min(psutil.virtual_memory().available, group_memory())
 
 
 def memory_budget(max_memory):
-    """Bytes that a training may add to what the process holds.
+    """Bytes that a training may add to the memory of the process.
 
     Parameters
     ----------
     max_memory : float or None
-        GB that the process may take in all; None: what is free less a spare.
+        GB that the process may take in all. None: the free memory, less the share SPARE.
     """
     if max_memory is not None:
         return max_memory * GB - psutil.Process().memory_info().rss
@@ -66,14 +66,15 @@ def plan_passes(buckets, row, work, budget, step):
     work : float
         Bytes beside the sums.
     budget : float
-        Bytes that may be taken.
+        Bytes that may be used.
     step : int
-        Buckets that are kept together, in one file of the checkpoint.
+        Buckets in one file of the checkpoint; a pass never splits a file.
 
     Returns
     -------
     Plan
-        As few passes as fit, of about equal size. The filters do not depend on it.
+        The smallest number of passes that fits, of about equal size. The filters do not depend on
+        the plan.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""A command line made from a dataclass: each field is one option, its help and limits beside it.
+"""A command line made from a dataclass: each field is one option, with its help and limits.
 
-Only the standard library is imported, so that ``--help`` and a typing error answer at once.
+This file imports the standard library only, so that ``--help`` and a typing error answer at once.
 """
 import argparse
 import math
@@ -15,26 +15,27 @@ def option(default, group, text, kind=None, **limits):
     Parameters
     ----------
     default : object
-        None where the option means "off" or "found out".
+        None if the option is off or is determined automatically by default.
     group : str
-        The heading it stands under in ``--help``.
+        Its heading in ``--help``.
     text : str
         Its help.
     kind : type, optional
-        Of its values; that of the default where left out.
+        Type of its values; by default the type of `default`.
     limits
-        ``choices``, ``low``, ``high``, ``odd``: what it may be. ``none``: a number that means None,
-        ``auto``: whether the word "auto" does. ``bare``: its value where it is given without one.
-        ``flag``: its name on the command line, where that is another. ``switch``: whether it has a
-        ``--no-`` form. ``several``: whether it takes more than one
-        value. ``metavar``: what its value is called in the help.
+        ``choices``, ``low``, ``high``, ``odd``: limits of its values. ``none``: a number that means
+        None. ``auto``: True if the word "auto" means None. ``bare``: its value if it is given
+        without one. ``flag``: its name on the command line, if it differs from the field's name.
+        ``switch``: True if it has a ``--no-`` form. ``several``: True if it takes several values.
+        ``metavar``: name of its value in the help. ``since``: True if filters of earlier versions
+        lack it; they were learned with its default.
     """
     kind = kind or type(default)
     return field(default=default, metadata={"group": group, "help": text, "kind": kind, **limits})
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Answers a wrong option with one line instead of the whole usage."""
+    """A parser that answers a wrong option with one line instead of the whole usage."""
 
     def error(self, message):
         self.exit(2, one_line(f"{self.prog}: error: {message} (see --help)") + "\n")
@@ -61,7 +62,7 @@ def flag_of(entry):
 
 
 def argument_of(entry):
-    """What argparse needs to know of a field."""
+    """The arguments of ``add_argument`` for a field."""
     limits, default, kind = entry.metadata, entry.default, entry.metadata["kind"]
     about = {"help": limits["help"].replace("%", "%%")}
     if default not in (None, "", ()):
@@ -69,7 +70,7 @@ def argument_of(entry):
     if "switch" in limits:
         return about | {"action": argparse.BooleanOptionalAction}
     if kind is bool:
-        # The released code wants "--sharpen True"; a bare --sharpen says the same.
+        # The released code takes "--sharpen True"; a bare --sharpen is equal to it.
         return about | {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL"}
     if "choices" in limits and "several" not in limits:
         return about | {"choices": limits["choices"]}
@@ -83,7 +84,7 @@ def argument_of(entry):
 
 
 def shown_default(entry):
-    """A default as the help says it."""
+    """A default as the help shows it."""
     if "switch" in entry.metadata:
         return "yes" if entry.default else "no"
     if isinstance(entry.default, tuple):
@@ -93,7 +94,7 @@ def shown_default(entry):
 
 
 def fault_of(entry, value):
-    """What is wrong with a value of a field; empty where it is good."""
+    """The fault of a field's value; empty if there is none."""
     limits = entry.metadata
     if value is None:
         return ""
@@ -108,7 +109,7 @@ def fault_of(entry, value):
 
 
 def _reader(entry):
-    """What turns the text of an option into its value."""
+    """A function from the text of an option to its value."""
     kind, limits = entry.metadata["kind"], entry.metadata
     names = {int: "a whole number", float: "a number"}
 

@@ -1,8 +1,9 @@
-"""What is said of a volume while it is worked on: printed, or kept for who shall print it.
+"""Messages about a volume: printed at once, or collected on a worker.
 
-A worker of a cluster has nobody who reads what it prints. Some have several threads, each with a
-volume of its own: what each says is kept apart. A volume that is read several times has the same
-remarks each time: a command prints them once.
+Nobody reads the output of a cluster's worker. So its messages are collected, and the command prints
+them. A worker may have several threads, each with a volume of its own, and collects the messages of
+each thread apart. A volume that is read several times gives equal messages each time; a command
+prints them once.
 """
 import contextlib
 import threading
@@ -13,12 +14,12 @@ _printed = []  # sets of lines, one for each `each_once` that was entered
 
 @contextlib.contextmanager
 def listening():
-    """Keep what this thread would print of a volume.
+    """Inside, collect the messages of this thread instead of printing them.
 
     Yields
     ------
     list of (str, str)
-        What was said so far, in order: "stdout" or "stderr", and a line.
+        The messages so far, in order: "stdout" or "stderr", and a line.
     """
     before, _listeners.lines = getattr(_listeners, "lines", None), []
     try:
@@ -28,12 +29,12 @@ def listening():
 
 
 def is_heard():
-    """Whether what this thread says is kept."""
+    """True if the messages of this thread are collected."""
     return getattr(_listeners, "lines", None) is not None
 
 
 def withheld(line, stream):
-    """Whether a line shall not be printed: it is kept for who listens, or was printed before."""
+    """True if a line must not be printed: it is collected here, or was printed before."""
     if is_heard():
         _listeners.lines.append((stream, line))
         return True
@@ -46,7 +47,7 @@ def withheld(line, stream):
 
 @contextlib.contextmanager
 def each_once():
-    """Print each line of standard error once; all threads do."""
+    """Inside, each line of standard error is printed once, from whichever thread."""
     _printed.append(set())
     try:
         yield

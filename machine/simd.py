@@ -1,9 +1,9 @@
-"""Sixteen or eight float32 numbers at a time, for kernels that numba compiles.
+"""Vectors of sixteen or eight float32 numbers, for kernels that numba compiles.
 
-Left to itself, the compiler turns the loops over a patch into gathers of single voxels; these few
-operations on vectors say what is meant. They are LLVM's own, so every processor runs them: in one
-AVX-512 register, in two of AVX2, in four of SSE or NEON. Arrays are addressed flat, whatever their
-shape, and must be C-contiguous; nothing checks bounds.
+Without them, the compiler turns loops over a patch into gathers of single voxels. The operations
+are LLVM's own, so every processor runs them: in one AVX-512 register, in two registers of AVX2, in
+four of SSE or NEON. Arrays of any shape are addressed by flat indices. They must be C-contiguous,
+and bounds are not checked.
 """
 from llvmlite import ir
 from numba import types
@@ -17,7 +17,7 @@ INDEX = ir.IntType(32)
 
 
 class Vector(types.Type):
-    """The type of so many float32 numbers, to the compiler."""
+    """numba's type of a vector of `lanes` float32 numbers."""
 
     def __init__(self, lanes):
         self.lanes = lanes
@@ -31,18 +31,18 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _vector(lanes):
-    """So many float32 numbers, to LLVM."""
+    """LLVM's type of a vector of `lanes` float32 numbers."""
     return ir.VectorType(ir.FloatType(), lanes)
 
 
 def _address(context, builder, signature, arguments, lanes):
-    """Where element ``arguments[1]`` of the flat array ``arguments[0]`` lies."""
+    """The address of element ``arguments[1]`` of the flat array ``arguments[0]``."""
     array = context.make_array(signature.args[0])(context, builder, arguments[0])
     return builder.bitcast(builder.gep(array.data, [arguments[1]]), _vector(lanes).as_pointer())
 
 
 def _zeros(lanes):
-    """The signature of `zeros`, and what compiles it."""
+    """The signature of `zeros`, and its code generator."""
     def generate(context, builder, signature, arguments):
         return ir.Constant(_vector(lanes), [0.0] * lanes)
 
@@ -50,7 +50,7 @@ def _zeros(lanes):
 
 
 def _load(array, lanes):
-    """The signature of `load`, and what compiles it."""
+    """The signature of `load`, and its code generator."""
     def generate(context, builder, signature, arguments):
         return builder.load(_address(context, builder, signature, arguments, lanes), align=4)
 
@@ -83,7 +83,7 @@ def load_half(typing, array, start):
 
 @intrinsic
 def splat(typing, value):
-    """One number, sixteen times."""
+    """A vector of one number, sixteen times."""
     def generate(context, builder, signature, arguments):
         nothing = ir.Constant(_vector(LANES), ir.Undefined)
         one = builder.insert_element(nothing, arguments[0], INDEX(0))
@@ -95,7 +95,7 @@ def splat(typing, value):
 
 @intrinsic
 def store(typing, array, start, vector):
-    """``array[start:start + 16] = vector``, or as many as the vector has."""
+    """``array[start:start + 16] = vector``; with eight lanes, ``start + 8``."""
     def generate(context, builder, signature, arguments):
         place = _address(context, builder, signature, arguments, vector.lanes)
         builder.store(arguments[2], place, align=4)
@@ -106,7 +106,7 @@ def store(typing, array, start, vector):
 
 @intrinsic
 def multiply_add(typing, a, b, c):
-    """``a * b + c``, rounded once where the processor can."""
+    """``a * b + c``, rounded only once on processors with fused multiply-add."""
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(_vector(a.lanes), [_vector(a.lanes)] * 3)
         name = f"llvm.fmuladd.v{a.lanes}f32"
@@ -117,7 +117,7 @@ def multiply_add(typing, a, b, c):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of all: the halves are added, and so on."""
+    """The sum of all lanes: the two halves are added, then the halves of the result, and so on."""
     def generate(context, builder, signature, arguments):
         rest, lanes = arguments[0], vector.lanes
 
@@ -137,8 +137,8 @@ def total(typing, vector):
 def correlate(x, start, step, weights, result, place, count):
     """Correlate a flat array with weights that lie `step` apart.
 
-    ``result[place + k] = sum over t of weights[t] * x[start + k + t * step]`` for k below `count`,
-    rounded up to whole vectors.
+    ``result[place + k] = sum over t of weights[t] * x[start + k + t * step]`` for k below `count`.
+    `count` is rounded up to whole vectors.
 
     Examples
     --------

@@ -1,6 +1,7 @@
-"""Source files of this project, and digests of them: what compiled code and workers hang on.
+"""Source files of this project, and their digests.
 
-Only the standard library is imported.
+The digests tell whether compiled code, a worker or an interrupted run has the present version. This
+file imports the standard library only.
 """
 import hashlib
 import re
@@ -8,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of a line that imports, the module. Lines of other text may fit: a file too many does no harm.
+# The module in an import line. Lines of other text may match, too: an extra file does no harm.
 IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
 
 
@@ -19,7 +20,7 @@ def all_sources():
 
 
 def sources_behind(path):
-    """A source file and all of this project that it imports, directly or not.
+    """A source file and all files of this project that it imports, directly or not.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def sources_behind(path):
 
 @cache
 def _imported_by(path):
-    """The files of this project that a file imports itself, those of their packages included."""
+    """The files of this project that a file imports itself, with those of their packages."""
     names = {path.relative_to(ROOT).with_suffix("").as_posix()} if ROOT in path.parents else set()
     names |= {name.replace(".", "/") for name in IMPORT.findall(path.read_text(encoding="utf-8"))}
     found = []
@@ -59,7 +60,7 @@ def _imported_by(path):
 
 
 def digest_of(paths):
-    """What the contents and names of source files are recognised by: 16 hexadecimal digits."""
+    """A digest of the names and contents of source files: 16 hexadecimal digits."""
     found = hashlib.sha256()
     for path in sorted(paths):
         found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

@@ -16,9 +16,9 @@ from machine.errors import blamed_on
 
 
 def thread_count():
-    """How many threads to work in.
+    """Number of threads to work in.
 
-    OMP_NUM_THREADS where that is set, else one for each core that this process may use.
+    It is OMP_NUM_THREADS if that is set, else the number of cores that this process may use.
     """
     with contextlib.suppress(ValueError):
         if (wanted := int(os.environ.get("OMP_NUM_THREADS", 0))) > 0:
@@ -29,7 +29,7 @@ def thread_count():
 
 
 class _Alone:
-    """How many threads are inside `blas_alone`, and what ends the limit."""
+    """Number of threads inside `blas_alone`, and the limit that they share."""
 
     lock, inside, limit = Lock(), 0, None
 
@@ -38,8 +38,8 @@ class _Alone:
 def blas_alone():
     """Inside, BLAS and LAPACK work in the calling thread alone.
 
-    The limit is one of the whole process. So the first thread that comes sets it, and the last one
-    that goes sets it back: on a worker of a cluster several threads learn at once.
+    The limit applies to the whole process, and on a worker of a cluster several threads learn at
+    once. So the first thread that enters sets the limit, and the last one that leaves removes it.
     """
     with _Alone.lock:
         if not _Alone.inside:
@@ -58,7 +58,7 @@ def blas_alone():
 
 
 def _take_control():
-    """Let any thread set the limit: newer threadpoolctl heeds only the one that set it first."""
+    """Let any thread set the limit: newer threadpoolctl obeys only the thread that set it first."""
     if hasattr(OpenBLASController, "clear_controlling_thread"):
         OpenBLASController.clear_controlling_thread(force=True)
 
@@ -69,15 +69,15 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     Parameters
     ----------
     tasks : iterable
-        None of them may be None.
+        No task may be None.
     work : callable
-        What it does must not depend on the order of the tasks.
+        Its results must not depend on the order of the tasks.
     buffers : callable, optional
-        Returns a tuple or list of what a thread works in.
+        Returns a tuple or list of the working memory of a thread.
     blas : bool, optional
-        Whether the work calls BLAS or LAPACK. These then work in the calling thread alone, so that
+        True if the work calls BLAS or LAPACK. They then work in the calling thread alone, so that
         results do not depend on the number of threads. Finding their libraries takes a millisecond,
-        which other work need not wait for.
+        so it is left out for other work.
     """
     tasks = list(tasks)
     alone = blas_alone() if blas else contextlib.nullcontext()
@@ -100,7 +100,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     with alone, ThreadPoolExecutor(threads) as workers:
         try:
             list(workers.map(worker, range(threads)))
-        except BaseException:  # Ctrl-C: empty the queue, so that threads end after the task at hand
+        except BaseException:  # Ctrl-C: empty the queue, so that threads end after their task
             with contextlib.suppress(Empty):
                 while True:
                     queue.get_nowait()
@@ -110,7 +110,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
 
 
 def in_turn(work, items, ahead=0):
-    """Yield each item, and a call that gives ``work(item)`` or raises what that raised.
+    """Yield each item, with a function that returns ``work(item)`` or raises its exception.
 
     An error of the file system becomes a `UserError` that names the item, see `errors.blamed_on`.
 
@@ -119,8 +119,8 @@ def in_turn(work, items, ahead=0):
     work : callable
     items : iterable
     ahead : int
-        How many of the next items are worked on meanwhile, each in a thread of its own. With 0, it
-        is the call that does the work.
+        Number of the next items that are worked on meanwhile, each in a thread of its own. With 0,
+        the function that is yielded does the work when it is called.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def in_turn(work, items, ahead=0):
             if len(begun) > ahead:
                 yield begun.popleft()
         yield from begun
-    finally:  # also where the caller asks for no more
+    finally:  # also if the caller stops early
         workers.shutdown(cancel_futures=True)
 
 
@@ -148,7 +148,7 @@ def _blamed(work, item):
 
 
 def one_ahead(items):
-    """Yield items, the next one made meanwhile by another thread, where there is more than one.
+    """Yield items; another thread makes the next one meanwhile, if `thread_count` is above one.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def one_ahead(items):
 
 
 def spans(count, at_most):
-    """Cut ``range(count)`` into (start, stop) of about equal length, none longer than `at_most`.
+    """Cut ``range(count)`` into (start, stop) of about equal length, `at_most` or shorter.
 
     Examples
     --------

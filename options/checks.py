@@ -1,4 +1,4 @@
-"""What is refused among the options of a command line: values out of range, and without effect."""
+"""Checks of the options: values out of range, and options without effect."""
 import re
 from pathlib import PurePosixPath
 
@@ -18,7 +18,10 @@ VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def checked(request, given, command):
-    """The request with what it implies; ValueError for values out of range, and for no effect."""
+    """The request, completed by the options that others imply.
+
+    Raises ValueError for values out of range and for options without effect.
+    """
     method = request.method
     flags = {entry.name: flag_of(entry) for entry in OPTIONS}
     for entry in OPTIONS:
@@ -41,7 +44,7 @@ def checked(request, given, command):
     for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
         for other in [other for other in ("factor", "voxel_size") if other != name]:
             if other in given:
-                raise ValueError(f"argument --{name}: says how fine voxels become, and so does "
+                raise ValueError(f"argument --{name}: sets the new voxel size, and so does "
                                  f"--{other}; leave one of the two out")
     lr_type = method.lr_type
     if given.get("grid") == "centers" and lr_type in ("average", "scan"):
@@ -50,7 +53,7 @@ def checked(request, given, command):
     if "grid" in given and lr_type == "kspace":
         raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; "
                          "leave --grid out")
-    asked = command == "train" or "lr_type" in given  # in restoring, filters may decide it
+    asked = command == "train" or "lr_type" in given  # else the filters may decide it
     if "kspace_keep" in given and lr_type != "kspace" and asked:
         raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {lr_type}; "
                          "leave one of the two out")
@@ -93,23 +96,23 @@ def checked(request, given, command):
 
 
 def without_effect(request, drawn):
-    """What was given to test.py that changes nothing with the filters that were found.
+    """A message about an option of test.py that has no effect with the filters that were found.
 
     Parameters
     ----------
     request : Request
     drawn : bool
-        Whether the filters are for LR volumes as scanners make them.
+        True for filters that were learned from sampled acquisitions.
 
     Returns
     -------
     str
-        The fault and its remedy; empty where all options have an effect.
+        The fault and its remedy; empty if all options have an effect.
     """
     where = "with --upscale"
     names = ["test_profile", "test_noise"]
     if not request.upscale and drawn:
-        where = "where filters for scans are evaluated, which leaves figures alone"
+        where = "in an evaluation of filters for scans, which writes figures only"
         names = ["output", "suffix", "dtype", "report"]
     elif not request.upscale:
         where, names = "without filters for scans; take --preset scan", [*names, "adapt"]
@@ -120,19 +123,19 @@ def without_effect(request, drawn):
 
 
 def _fault_of_mask(pattern):
-    """What is wrong with a pattern of masks; empty where nothing is."""
+    """The fault of a pattern of --mask; empty if there is none."""
     if pattern in ("", MASK_AUTO):
         return ""
     bare = pattern.replace(MASK_NAME, "").replace(MASK_ENTITIES, "")
     if "{" in bare or "}" in bare:
-        return f"has braces around what is neither {MASK_NAME} nor {MASK_ENTITIES}"
+        return f"has braces that are neither {MASK_NAME} nor {MASK_ENTITIES}"
     if not pattern.lower().endswith((".nii", ".nii.gz", "*")):
         return "must end in .nii, .nii.gz or *, or be auto"
     return ""
 
 
 def _check_spaces(method, given):
-    """Refuse what belongs to the other feature space."""
+    """Refuse options of the other feature space."""
     space = method.feature_space
     for name in ONLY_SPHERICAL if method.octahedral else ONLY_OCTAHEDRAL:
         if name in given:
@@ -149,7 +152,7 @@ def _check_spaces(method, given):
 
 
 def _check_scan(method, given):
-    """Refuse what means nothing for LR volumes as scanners make them, or only for these."""
+    """Refuse options that do not fit --lr_type scan, or that need it."""
     if method.lr_type != "scan":
         for name in ONLY_SCAN:
             if name in given:
@@ -160,10 +163,12 @@ def _check_scan(method, given):
         raise ValueError("argument --lr_type: scan is for --feature_space octahedral; "
                          "take --preset scan")
     if method.start == "quadratic":
-        raise ValueError("argument --start: the published spline blurs once more, which scan does "
-                         "not learn for; take cubic or quintic, or leave it out")
+        raise ValueError("argument --start: the published quadratic spline adds blur, and "
+                         "--lr_type scan needs one that does not; take cubic or quintic, or leave "
+                         "it out")
     if method.start == "projected" or method.back_projections:
-        raise ValueError("argument --lr_type: scan demands no agreement with a noisy volume; "
-                         "leave --start projected and --back_projections out")
+        raise ValueError("argument --lr_type: scan has noisy LR volumes, and agreement with them "
+                         "would bring the noise back; leave --start projected and "
+                         "--back_projections out")
     if method.sharpen:
         raise ValueError("argument --sharpen: has no effect with --lr_type scan; leave it out")

@@ -1,6 +1,6 @@
 """The command lines of train.py and test.py, made from the options of `filter_constant`.
 
-Only the standard library is imported, so that ``--help`` and a typing error answer at once.
+This file imports the standard library only, so that ``--help`` and a typing error answer at once.
 """
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ NOT_FOR = {"train": {"test_dir", "result_dir"},
            "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
 LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
 STORY = {
-    "train": "Learn filters from the high-resolution volumes in train/ into arrays/.",
-    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, write them to "
-            "result/.\nWith --upscale: bring volumes that are low-resolution to the finer grid.",
+    "train": "Learn filters from the high-resolution volumes in train/ and write them to arrays/.",
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, and write "
+            "them to result/.\nWith --upscale: bring low-resolution volumes to the finer grid.",
 }
 EXAMPLES = {
     "train": """examples:
-  python train.py --preset best                     what restores most
+  python train.py --preset best                     the best in the published test
   python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
   python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
     "test": """examples:
@@ -31,7 +31,7 @@ EXAMPLES = {
   python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
   python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
   python test.py --upscale --isotropic --test_dir thick_slices.nii.gz
-  python test.py --preset scan                      what upscaling would do to such volumes""",
+  python test.py --preset scan                      evaluate the filters for scans""",
 }
 
 
@@ -49,12 +49,12 @@ def command_line(command, arguments=None):
     ----------
     command : {"train", "test"}
     arguments : list of str, optional
-        Default: those of the process.
+        By default the arguments of the process.
 
     Returns
     -------
     Request
-        Defaults where nothing was given.
+        Options that are not given have their defaults.
     """
     entries = options_of(command)
     groups = dict.fromkeys([*GROUPS[command], *(entry.metadata["group"] for entry in entries)])
@@ -78,7 +78,7 @@ def command_line(command, arguments=None):
 
 
 def run(command, story):
-    """Run ``story(request)`` for the command line of the process; its exit status."""
+    """Run ``story(request)`` for the command line of the process; returns its exit status."""
     request = command_line(command)
 
     def told():
@@ -89,7 +89,7 @@ def run(command, story):
 
 
 def _three(name, values, kind):
-    """One value for all axes, or one for each."""
+    """Three values, from one for all axes or one for each."""
     if len(values) not in (1, 3):
         raise ValueError(f"argument --{name}: one {kind} or three, not {len(values)}")
     return tuple(values * 3 if len(values) == 1 else values)

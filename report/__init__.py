@@ -1,1 +1,1 @@
-"""What a person looks at: figures, pictures, the page."""
+"""Results to look at: pictures, the page, and the record of a run."""

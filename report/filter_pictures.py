@@ -1,4 +1,4 @@
-"""Pictures of what was learned, as PNG bytes: filters, and samples. Nothing here touches disk."""
+"""Pictures of learned filters and of sample counts, as PNG bytes. This file writes no files."""
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,20 +7,20 @@ from matplotlib.figure import Figure
 
 from report.pictures import png
 
-TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # of a bucket, and of a side of a map
+TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # side of a bucket; limits for the side of a map
 
 
 def picture_filters(h, classes, names=()):
-    """A PNG of the centre slice of every filter; beside it what sets each apart from the mean.
+    """A PNG of the centre slice of every filter, and of its difference from the mean filter.
 
     Parameters
     ----------
     h : ndarray, shape (buckets, P)
-        Not a number where a bucket has no filter.
+        Not a number if a bucket has no filter.
     classes : tuple of int
         Classes per feature.
     names : sequence of str, optional
-        Of the features.
+        Names of the features.
 
     Returns
     -------
@@ -29,14 +29,14 @@ def picture_filters(h, classes, names=()):
     side = round(h.shape[1] ** (1 / 3))
     maps = []
     for title, filters in (("Learned filters: the middle slice of each", h),
-                           ("The same, less the mean of all", h - np.nanmean(h, 0))):
+                           ("Difference from the mean filter", h - np.nanmean(h, 0))):
         middles = filters.reshape(-1, side, side, side)[:, side // 2]
         slices = grid_of_buckets(middles, classes)  # (rows, columns, side, side)
         rows, columns = slices.shape[:2]
         tiles = np.full((rows, side + 1, columns, side + 1), np.nan, np.float32)
         tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
         around = np.abs(slices)
-        around[:, :, side // 2, side // 2] = 0  # the centre outweighs all others, and says least
+        around[:, :, side // 2, side // 2] = 0  # the centre is far larger than the other weights
         limit = np.nanquantile(around, 0.99) or 1
         style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
         maps.append((tiles.reshape(rows * (side + 1), -1), title, style))
@@ -44,14 +44,14 @@ def picture_filters(h, classes, names=()):
 
 
 def picture_counts(count, classes, names=()):
-    """A PNG of how many samples each bucket saw, laid out as the filters are.
+    """A PNG of the number of samples in each bucket, laid out as the filters are.
 
     Parameters
     ----------
     count : array_like, shape (buckets,)
-        Not a number is none.
+        Not a number counts as 0.
     classes, names
-        As `picture_filters` takes them.
+        As for `picture_filters`.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def picture_counts(count, classes, names=()):
 def grid_of_buckets(values, classes):
     """Lay out values of buckets in rows and columns.
 
-    Rows go by the first, third, ... feature, columns by the second, fourth, ...; of each the
-    first varies slowest.
+    Rows are the classes of the first, third, ... feature, columns those of the second, fourth, ...
+    feature. The first feature of each varies slowest.
 
     Parameters
     ----------
@@ -101,16 +101,16 @@ def maps_of_buckets(maps, grid, tile, classes, names, what):
     Parameters
     ----------
     maps : list of tuple
-        Of each: its pixels, an ndarray of shape (rows * tile, columns * tile); its title; the
-        ``imshow`` options for its colours.
+        Of each map the pixels, an ndarray of shape (rows * tile, columns * tile); the title; and
+        the ``imshow`` options for its colours.
     grid : tuple of two int
         Rows and columns.
     tile : int
         Side of a tile, pixels.
     classes, names
-        As `picture_filters` takes them.
+        As for `picture_filters`.
     what : str
-        What the colours stand for.
+        Label of the colour bar.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def maps_of_buckets(maps, grid, tile, classes, names, what):
 def _label_classes(axis, number, tile, classes, names):
     """Number the classes of the features along an axis of `number` tiles, and name the features.
 
-    Ticks are those of the first feature, within whose classes those of the others repeat.
+    Ticks mark the classes of the first feature. Within each of them the other features repeat.
     """
     step = max(number // classes[0], 1) if classes else 1
     ticks = np.arange(0, number, step)

@@ -1,7 +1,7 @@
-"""The page that a person opens: figures, settings, and a viewer of each volume.
+"""The HTML page of a run: figures, settings, and a viewer of each volume.
 
-Nothing here writes to disk: the page comes back as text. It holds all it needs, slices included,
-and reads without a network. What is the same on every page, its style and script, is page.html.
+This file writes no files: the page is returned as text. The page holds all its content, with the
+slices, and needs no network. Its style and script, which all pages share, are in page.html.
 """
 import html
 import re
@@ -13,7 +13,7 @@ from disk.results import MADE_BY
 from filter_constant import start_name
 from report.viewer import viewer_html
 
-TEMPLATE = Path(__file__).with_name("page.html")  # holds @TITLE@ and the like
+TEMPLATE = Path(__file__).with_name("page.html")  # with placeholders such as @TITLE@
 
 
 def make_page(about, rows, viewers, pictures=None):
@@ -24,11 +24,11 @@ def make_page(about, rows, viewers, pictures=None):
     about : dict
         As `record.about_run` makes it; with "results", the SHA-256 of each volume's result.
     rows : list of dict
-        Figures of each volume, or what was upscaled.
+        Figures of each volume, or descriptions of upscaled volumes.
     viewers : list of dict
         As `viewer.make_viewer` makes them.
     pictures : dict of str to str, optional
-        Of volumes without viewer: where their pictures lie, seen from the page.
+        For volumes without viewer: the path of the picture from the page, by name of the volume.
 
     Returns
     -------
@@ -45,18 +45,18 @@ def make_page(about, rows, viewers, pictures=None):
              "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers))
              + links_html(pictures or {}),
              "ABOUT": about_html(about)}
-    # At once: names of files may look like places of the template.
+    # All placeholders at once: names of files may look like placeholders.
     return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]],
                   TEMPLATE.read_text(encoding="utf-8"))
 
 
 def by_axis(values):
-    """Values along the three axes as a person writes them: 2 × 2 × 1."""
+    """Values along the three axes in words: 2 × 2 × 1."""
     return " × ".join(map(str, values))
 
 
 def goal_in_words(settings):
-    """How much finer volumes became, or to which voxels: by 2 × 2 × 1, to isotropic voxels."""
+    """The factor or the new voxel size in words: by 2 × 2 × 1, to isotropic voxels."""
     if settings.get("voxel_size"):
         return f"to voxels of {by_axis(f'{side:g}' for side in settings['voxel_size'])}"
     if settings.get("isotropic"):
@@ -76,9 +76,9 @@ def table_figures(rows, start):
     Parameters
     ----------
     rows : list of dict
-        As `figures.metrics_row` makes them.
+        As `disk.metrics.metrics_row` makes them.
     start : str
-        The setting: what the filters begin with.
+        The option --start: the initial estimate.
 
     Returns
     -------
@@ -100,11 +100,11 @@ def table_figures(rows, start):
             + "<th>PSNR</th><th>SSIM</th>" * len(names)
             + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
             '<p class="note">PSNR in dB and SSIM over the brain. '
-            f'{start}: what the filters begin with.</p>')
+            f'{start}: the initial estimate, before the filters.</p>')
 
 
 def table_upscaled(rows):
-    """What was upscaled as an HTML table.
+    """Upscaled volumes as an HTML table.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def plot_gains(rows):
     """
     gains = [row["gain_over_spline"] for row in rows]
     low, high = min(0, *gains), max(0, *gains) or 1
-    scale, left, step = 360 / (high - low or 1), 230, 22  # pixels: of a dB, of names, of a row
+    scale, left, step = 360 / (high - low or 1), 230, 22  # pixels per dB, for names, per row
     zero = left - low * scale
     bars = []
     for n, (row, gain) in enumerate(zip(rows, gains, strict=True)):
@@ -159,14 +159,14 @@ def plot_gains(rows):
 
 
 def links_html(pictures):
-    """Links to pictures, by name of their volumes, as HTML; empty where there are none."""
+    """Links to pictures, by name of their volumes, as HTML; empty if there are no pictures."""
     links = ", ".join(f'<a href="{quote(path, errors="surrogateescape")}">{html.escape(name)}</a>'
                       for name, path in pictures.items())
     return f"<p>Pictures of volumes without a viewer: {links}</p>" if links else ""
 
 
 def about_html(about):
-    """What was run, `about` as `make_page` takes it, as lists that unfold: a str."""
+    """The command and its settings as HTML tables that unfold; `about` is as for `make_page`."""
     steps = "".join(unfolding(f"Filters × {by_axis(step['factor'])}, learned with",
                               step["learned_with"]) for step in about.get("steps", ()))
     return (f'<p><code>{html.escape(about["command"])}</code></p>'
@@ -182,6 +182,3 @@ def unfolding(title, values):
     lines = "".join(f'<tr><th scope="row">{html.escape(str(key))}</th>'
                     f'<td>{html.escape(str(value))}</td></tr>' for key, value in values.items())
     return f'<details><summary>{title}</summary><table>{lines}</table></details>'
-
-
-page = make_page  # until test.py has the new name: cut by the lead

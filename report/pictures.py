@@ -1,4 +1,4 @@
-"""A picture of a restored volume beside the others, as PNG bytes. Nothing here touches disk."""
+"""Pictures that compare a restored volume with others, as PNG bytes. This file writes no files."""
 import io
 
 import nibabel as nib
@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from crop_black import tight_box
 from disk.results import MADE_BY
 
-SURROUND = 3  # voxels of black left around the brain
+SURROUND = 3  # voxels of black surround that are kept around the brain
 PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS) volume
-# What lies at the left, right, top and bottom of each plane.
+# Directions at the left, right, top and bottom of each plane.
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
 COLUMN_INCHES = 2.6  # width of a slice
-LONGEST = 20  # times the shortest side of a voxel that another is drawn: else pictures grow huge
-GOLD = "#ffb000"  # frames of what is enlarged
+LONGEST = 20  # longest drawn side of a voxel over its shortest side, to limit the picture's size
+GOLD = "#ffb000"  # frames of enlarged squares
 
 
 def canonical(images, affine):
@@ -24,7 +24,7 @@ def canonical(images, affine):
     Parameters
     ----------
     images : dict of str to ndarray, shape (X, Y, Z)
-        The first says where the surround ends.
+        The first image decides where the black surround ends.
     affine : ndarray, shape (4, 4)
         From voxel indices to mm.
 
@@ -32,7 +32,7 @@ def canonical(images, affine):
     -------
     images : dict of str to ndarray
     sizes : ndarray, shape (3,)
-        Of a voxel, mm, along the turned axes.
+        Voxel sizes along the turned axes, mm.
     """
     turn = nib.io_orientation(affine)
     order = np.argsort(turn[:, 0])
@@ -47,16 +47,18 @@ def canonical(images, affine):
 
 
 def plane(image, axis, place):
-    """A slice as it is shown: superior (or anterior) at the top; sagittal, anterior at the left.
+    """A slice as it is shown: superior at the top, in axial slices anterior.
+
+    In sagittal slices, anterior is at the left.
 
     Parameters
     ----------
     image : ndarray, shape (X, Y, Z)
         Its axes point right, anterior, superior.
     axis : int
-        The one across the slice.
+        The axis across the slice.
     place : int
-        Index along that axis.
+        Index of the slice along that axis.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def plane(image, axis, place):
 
 
 def middle(image):
-    """Where to cut: per axis the slice that holds most signal.
+    """Indices of the slices to show: per axis the slice with most signal.
 
     Parameters
     ----------
@@ -93,11 +95,11 @@ def picture_volume(images, affine, compare=True):
     Parameters
     ----------
     images : dict of str to ndarray, shape (X, Y, Z), in [0, 1]
-        The first is what the others are compared with, or the LR volume.
+        The first image is the original, which the others are compared with, or the LR volume.
     affine : ndarray, shape (4, 4)
         Only its directions and voxel sizes are used.
     compare : bool, optional
-        Show error maps, all on one scale.
+        True to show error maps, all on one scale.
 
     Returns
     -------
@@ -133,15 +135,16 @@ def picture_volume(images, affine, compare=True):
 
 
 def error_limit(errors):
-    """Where the scale of all error maps ends: the 99th percentile of the worst, 1 without error."""
+    """Upper end of the scale of all error maps: the largest 99th percentile; 1 without errors."""
     tops = [np.quantile(error[error > 0], 0.99) for error in errors if (error > 0).any()]
     return max(tops, default=1)
 
 
 def _black_grid(volume, sizes, columns, compare, scale):
-    """A black figure, and in it a grid of three rows as high as the planes of the volume ask.
+    """A black figure with a grid of three rows, whose heights fit the planes of the volume.
 
-    `sizes` are those of a voxel, mm; `compare` leaves room below, which a `scale` of errors takes.
+    `sizes` are voxel sizes in mm. `compare` makes the figure higher. With `scale`, there is room
+    below the grid for the scale of errors.
     """
     shapes = [plane(volume, axis, 0).shape * np.delete(sizes, axis)[::-1] for axis in range(3)]
     heights = [shape[0] / shape[1] for shape in shapes]
@@ -156,7 +159,7 @@ def _black_grid(volume, sizes, columns, compare, scale):
 
 
 def _add_error_scale(figure, mapped, limit, columns):
-    """Say below the error maps, at the right, what their colours mean."""
+    """Add a colour bar below the error maps, at the right."""
     inch = 1 / figure.get_figheight()
     where = figure.add_axes([1 - 1.95 / columns, 0.19 * inch, 1.9 / columns, 0.07 * inch])
     bar = figure.colorbar(mapped, cax=where, orientation="horizontal", ticks=[0, limit])
@@ -168,44 +171,44 @@ def _add_error_scale(figure, mapped, limit, columns):
 
 
 def inset_place(volumes, axis, cut):
-    """Where the first two images differ most in a slice: where the eye should go.
+    """The square of a slice in which the first two images differ most.
 
     Parameters
     ----------
     volumes : list of ndarray, shape (X, Y, Z)
         Two or more.
     axis, cut : int
-        As `plane` takes them.
+        As for `plane`.
 
     Returns
     -------
     row, column, side : int
-        Of a square, pixels; None where the slice is too small for one.
+        First row, first column and side of the square, pixels; None if the slice is too small.
     """
     first, second = (plane(volume, axis, cut) for volume in volumes[:2])
     side = max(min(first.shape) // 6, 8)
     if min(first.shape) < 2 * side:
         return None
-    # Differences of running sums are the sums over all squares at once.
+    # Differences of cumulative sums give the sums over all squares at once.
     sums = np.pad(np.abs(first - second), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     squares = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return (*np.unravel_index(squares.argmax(), squares.shape), side)
 
 
 def add_inset(axes, pixels, square, aspect, style):
-    """Enlarge a square of a slice in the corner that is darkest, and frame where it comes from.
+    """Draw an enlarged square of a slice in its darkest corner, and frame the square itself.
 
     Parameters
     ----------
     axes : matplotlib Axes
-        Where the slice is drawn.
+        The axes with the slice.
     pixels : ndarray, shape (rows, columns)
     square : tuple of three int
         As `inset_place` gives it.
     aspect : float
         Height of a pixel over its width.
     style : dict
-        Of ``imshow``.
+        Options of ``imshow``.
     """
     row, column, side = square
     axes.plot(np.array([0, 1, 1, 0, 0]) * side + column - 0.5,
@@ -220,8 +223,8 @@ def add_inset(axes, pixels, square, aspect, style):
 
 
 def _darkest_corner(pixels):
-    """The corner of a slice with least signal: (x, y), 1 where it is at the right, at the top."""
-    height, width = (side * 3 // 8 for side in pixels.shape)  # what an inset takes
+    """The corner of a slice with least signal: (x, y), with x = 1 right, y = 1 top."""
+    height, width = (side * 3 // 8 for side in pixels.shape)  # size of an inset
     bottom, top = pixels[-height:], pixels[:height]
     corners = {(0, 0): bottom[:, :width], (0, 1): top[:, :width],
                (1, 0): bottom[:, -width:], (1, 1): top[:, -width:]}

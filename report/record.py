@@ -1,4 +1,4 @@
-"""The record of a run: what decided a result, as plain values."""
+"""The record of a result: input, command, settings, filters and versions, as plain values."""
 import importlib.metadata
 import platform
 import shlex
@@ -13,23 +13,23 @@ PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change 
 
 
 def about_run(request, method, command, steps=()):
-    """What was run and with what, as a plain dict.
+    """Command, settings, filters and versions of a run, as a plain dict.
 
     Parameters
     ----------
     request : Request
     method : Method
-        Of the filters, its factor along the volume's axes.
+        Method of the filters, with the factor along the volume's axes.
     command : list of str
-        What the user typed.
+        The command line.
     steps : sequence of dict
-        As `steps_of` gives them, of all filters that were used.
+        All sets of filters that were used, as `steps_of` gives them.
 
     Returns
     -------
     dict
-        Command, settings, the filters' SHA-256 by file name, and versions. Where several sets of
-        filters were used, also the factor and what each was learned with, as "steps".
+        Command, settings, the filters' SHA-256 by file name, and versions. If several sets of
+        filters were used, also the factor and the training options of each, as "steps".
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     filters = {name: digest for step in steps for name, digest in step["filters"].items()}
@@ -40,7 +40,7 @@ def about_run(request, method, command, steps=()):
 
 
 def steps_of(uses):
-    """What filters were used, one set after another.
+    """Descriptions of the sets of filters that were used, in order.
 
     Parameters
     ----------
@@ -49,31 +49,31 @@ def steps_of(uses):
     Returns
     -------
     list of dict
-        The factor along the volume's axes, the filters' SHA-256, and what they were learned with.
+        The factor along the volume's axes, the filters' SHA-256, and their method.
     """
     return [{"factor": list(use.factor), "filters": use.digests or {},
              "learned_with": asdict(use.method)} for use in uses]
 
 
 def write_record(target, name, found, request, command, files):
-    """Write what lies beside a result as JSON: where it came from and how.
+    """Write the JSON record beside a result.
 
     Parameters
     ----------
     target : Path
-        Of the result, which was written with `files`.
+        The result, which was written with `files`.
     name : Path
-        Of the record.
+        The record.
     found : restoring.steps.Restored
     request : Request
     command : list of str
-        What the user typed.
+        The command line.
     files : disk.files.WholeFiles
 
     Returns
     -------
     str
-        SHA-256 of the result: the record is that of this file alone.
+        SHA-256 of the result, which ties the record to this file.
     """
     digest = files.digest(target)
     request = replace(request, arrays_dir=found.uses[-1].folder)  # where they were found
@@ -86,22 +86,22 @@ def write_record(target, name, found, request, command, files):
 
 
 def finished(job, title, name, pattern):
-    """The record of a result that was finished from the same input.
+    """The record of a result that an earlier run finished from the same input.
 
     Parameters
     ----------
     job : whole_volume.Job
     title : str
-        What the volume is called.
+        Name of the volume in figures.
     name : Path
-        Of the record.
+        The record.
     pattern : str
-        Of --mask.
+        The option --mask.
 
     Returns
     -------
     dict
-        None where there is none, or where result, input or mask are other files now.
+        None if there is no record, or if result, input or mask are other files now.
     """
     try:
         about = read_json(name)
@@ -121,23 +121,23 @@ def write_beside(title, name, found, volumes, files, compare):
     Parameters
     ----------
     title : str
-        What it is called on the page.
+        Name of the volume on the page.
     name : Path
-        Of the picture.
+        The picture.
     found : restoring.steps.Restored
     volumes : int
-        How many the page will show; 0 where this one is not among them.
+        Number of volumes that the page will show; 0 if this one is not among them.
     files : disk.files.WholeFiles
-        Those of the result.
+        The files of the result.
     compare : bool
-        Whether there is an original to compare with.
+        True if there is an original to compare with.
 
     Returns
     -------
     dict
-        Its viewer, for the page; None where it is not shown.
+        Its viewer, for the page; None if the page does not show it.
     """
-    # Here: drawing takes half a second to load, which --no-report need not wait for.
+    # Imported here: drawing takes half a second to load, and --no-report does not wait for it.
     from report.pictures import picture_volume
     from report.viewer import make_viewer
 

@@ -1,4 +1,4 @@
-"""A viewer of a volume for the page: slices in three planes, packed small, and their HTML."""
+"""The viewer of a volume on the page: compressed slices in three planes, and their HTML."""
 import base64
 import html
 import io
@@ -11,16 +11,16 @@ from crop_black import tight_box
 from machine.threads import in_threads
 from report.pictures import EDGES, PLANES, canonical, middle, plane
 
-VOLUME_BYTES = 4_500_000  # of a volume's slices, in the page
-PAGE_BYTES = 60_000_000  # of all slices: what a browser still opens at once
-SLICE_QUALITY = 91  # of JPEG: packed in a quarter of the time of a WebP as good, 1.7 times as large
+VOLUME_BYTES = 4_500_000  # most bytes of a volume's slices on the page
+PAGE_BYTES = 60_000_000  # most bytes of all slices, which a browser still opens at once
+SLICE_QUALITY = 91  # JPEG: a quarter of the time of an equally good WebP, and 1.7 times its size
 
 
 def make_viewer(name, images, affine, volumes=1):
-    """What the page needs to show a volume: slices in three planes, as data URIs.
+    """The viewer's data: slices of a volume in three planes, as base64 of JPEG files.
 
-    As many slices, evenly spread, as fit in VOLUME_BYTES, or in this volume's share of PAGE_BYTES
-    where it is one of many.
+    The slices are evenly spread. Their number is limited by VOLUME_BYTES and by the volume's share
+    of PAGE_BYTES.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def make_viewer(name, images, affine, volumes=1):
     affine : ndarray, shape (4, 4)
         Only its directions and voxel sizes are used.
     volumes : int, optional
-        How many the page will show.
+        Number of volumes that the page will show.
 
     Returns
     -------
@@ -70,9 +70,9 @@ def spread(used, number):
     Parameters
     ----------
     used : slice
-        Where there is anything to see.
+        The range of slices that are not empty.
     number : int
-        Three or more reach both ends; one or two keep away from them, where little is seen.
+        Three or more slices reach both ends; one or two avoid the ends, which show little.
 
     Returns
     -------
@@ -99,12 +99,12 @@ def encode(pixels):
 
 
 def viewer_html(number, viewer):
-    """One volume's viewer; its slices lie beside it as JSON.
+    """The HTML of a volume's viewer, with its slices as JSON.
 
     Parameters
     ----------
     number : int
-        Which of the page it is, from 0.
+        Its number on the page, from 0.
     viewer : dict
         As `make_viewer` makes it.
 
@@ -118,7 +118,7 @@ def viewer_html(number, viewer):
         f'{html.escape(kind)}</button>' for n, kind in enumerate(viewer["kinds"]))
     planes = "".join(plane_html(axis, cut, viewer["kinds"])
                      for axis, cut in enumerate(viewer["planes"]))
-    # No name in it may end the script.
+    # A label in the data must not end the script element.
     data = json.dumps(viewer["planes"]).replace("<", "\\u003c")
     return (f'<section class="viewer" tabindex="0" id="volume{number}" '
             f'aria-label="viewer of {name}">'
@@ -138,7 +138,7 @@ def plane_html(axis, cut, kinds):
     cut : dict
         As `make_viewer` describes a plane.
     kinds : list of str
-        What the images show.
+        Labels of the images.
 
     Returns
     -------

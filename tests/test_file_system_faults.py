@@ -42,7 +42,7 @@ def test_the_others_are_restored(folder, monkeypatch, capsys, module, step, opti
                folder / "out", *options) == 1
     out, err = capsys.readouterr()
     assert "2.nii" in out and len(err.splitlines()) == 2
-    assert f"{folder / 'in' / '0.nii'}: cannot be read (Input/output error); see to that" in err
+    assert f"{folder / 'in' / '0.nii'}: cannot be read (Input/output error); check that" in err
 
 
 def test_the_others_are_learned_from(folder, monkeypatch, capsys):

@@ -173,7 +173,7 @@ def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, con
 
 def test_a_link_to_nothing_beside_a_result_is_the_users_too(folder):
     (folder / "report.html").symlink_to("not mounted")
-    with pytest.raises(UserError, match="report.html: is there already"):
+    with pytest.raises(UserError, match="report.html: exists already"):
         restore(folder, "--test_dir", folder / "low" / "0.nii", "--upscale",
                 "--output", folder / "scan.nii.gz")
     assert (folder / "report.html").is_symlink() and not (folder / "scan.nii.gz").exists()
@@ -229,14 +229,14 @@ def test_an_output_that_test_py_did_not_write_is_refused_before_work(folder, mon
         (folder / "fine.json").write_text(json.dumps(beside))
     before = path.read_bytes()
     monkeypatch.setattr("restoring.upscaling.restore", never)
-    with pytest.raises(UserError, match="fine.nii.gz: is there already.* --overwrite to replace"):
+    with pytest.raises(UserError, match="fine.nii.gz: exists already.* --overwrite to replace"):
         to_output(folder, "fine.nii.gz", "--no-report")
     assert path.read_bytes() == before
 
 
 def test_a_link_in_the_place_of_the_output_is_refused_too(folder):
     (folder / "fine.nii").symlink_to("not mounted")
-    with pytest.raises(UserError, match="fine.nii: is there already"):
+    with pytest.raises(UserError, match="fine.nii: exists already"):
         to_output(folder, "fine.nii")
     assert (folder / "fine.nii").is_symlink()
 
@@ -250,7 +250,7 @@ def test_an_output_is_replaced_where_that_is_asked_for(folder):
 def test_files_beside_an_output_are_never_replaced_even_so(folder):
     save(folder / "fine.nii", brain(2, SHAPE))
     (folder / "fine.json").write_text("{}")
-    with pytest.raises(UserError, match="fine.json: is there already"):
+    with pytest.raises(UserError, match="fine.json: exists already"):
         to_output(folder, "fine.nii", "--overwrite")
 
 
@@ -271,7 +271,7 @@ def test_an_output_that_was_changed_since_is_refused_before_work(folder, monkeyp
     assert to_output(folder, "fine.nii", *options) == 0
     save(folder / "fine.nii", brain(2, SHAPE))
     monkeypatch.setattr("restoring.upscaling.restore", never)
-    with pytest.raises(UserError, match="fine.nii: is there already.* it was changed since"):
+    with pytest.raises(UserError, match="fine.nii: exists already.* it was changed since"):
         to_output(folder, "fine.nii", *options)
 
 

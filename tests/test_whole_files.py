@@ -43,7 +43,7 @@ def test_a_kill_between_two_renames_leaves_no_mix_that_loads(tmp_path):
     ):
         for name in after:
             (tmp_path / name).write_bytes((after if name in names else before)[name])
-        with pytest.raises(UserError, match="run python train.py once more"):
+        with pytest.raises(UserError, match="run python train.py again"):
             load_filters(request)
 
 
