@@ -268,7 +268,7 @@ def demand_same(asked, there, worker):
     for what, version in asked.items():
         if there.get(what) != version:
             raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is {version}; "
-                            "install the same on both and start it again")
+                            "install the same version on both and start the worker again")
 
 
 def demand_same_here(asked):

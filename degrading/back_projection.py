@@ -191,7 +191,7 @@ def returning(degrading):
 
 
 def _voxelwise(kernel, *volumes):
-    """Apply a kernel voxel by voxel, in threads; shape and type are those of the first volume."""
+    """Apply a kernel voxel by voxel, in threads; returns a volume like the first one."""
     result = np.empty_like(volumes[0])
     flat = [volume.reshape(-1) for volume in (*volumes, result)]
     in_threads(spans(result.size, PIECE),

@@ -259,8 +259,8 @@ class TruncatedSpectrum(Degradation):
         for factor in self.factor:
             if factor not in (1, 3) and self.method.kspace_keep == "third":
                 raise ValueError("the filters were learned for the middle third of the spectrum; "
-                                 f"upscaling by {factor} needs 1/{factor} of it: learn with "
-                                 "--kspace_keep auto")
+                                 f"a scan to upscale by {factor} holds 1/{factor} of it: learn "
+                                 "with --kspace_keep auto")
 
     def consistency(self, low, box, mask):
         spectrum = spectrum_of(low) * np.float32(np.prod(self.shape))

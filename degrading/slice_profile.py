@@ -19,11 +19,11 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "box": Profile("box"),  # the mean over the slice: slices that touch
+    "box": Profile("box"),  # the mean over the slice: touching slices
     "gap": Profile("box", 0.75),  # a quarter of the spacing is not measured
     "gauss": Profile("gauss"),
     "sharp": Profile("gauss", 0.6),  # hardly blurred, so aliased
-    "kspace": Profile("kspace"),  # the lowest frequencies: what a 3-D acquisition measures
+    "kspace": Profile("kspace"),  # the lowest frequencies, as in a 3-D acquisition
     "hamming": Profile("kspace", damping=0.92),  # the lowest frequencies under a Hamming window
 }
 

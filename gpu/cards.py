@@ -16,7 +16,7 @@ class Card(NamedTuple):
 
     xp: Any  # the array module
     to_host: Callable  # from an array of xp to an array of NumPy
-    solve_triangular: Callable  # as scipy.linalg's
+    solve_triangular: Callable  # same arguments as in scipy.linalg
     free: Callable  # () -> bytes still free for arrays
     release: Callable  # () -> None; gives back the memory of deleted arrays
     name: str

@@ -23,7 +23,7 @@ from published.apply_filters import TILE
 BATCH = 32  # filters solved at a time, if they fit: their sums, 7 MB each, are copied
 LEAST_BLOCK = 16  # samples or voxels at a time; if even these do not fit, work on the card ends
 FREE_SHARE = 0.85  # of the free memory: the rest is for libraries and gaps between arrays
-WORK_BYTES = 64 << 20  # for a block of samples: places, patches, product; 24 MB at 1024 of 11^3
+WORK_BYTES = 64 << 20  # for a block of samples: indices, patches, product; 24 MB at 1024 of 11^3
 TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or give "
             "--device cpu")
 

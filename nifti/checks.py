@@ -274,7 +274,7 @@ def _read_to_end(file, path, most):
 
 
 def is_dicom(path):
-    """Whether a file is a DICOM image, by its content or name."""
+    """True if a file is a DICOM image, by its content or name."""
     try:
         with open(path, "rb") as file:
             head = file.read(DICOM_AT + len(DICOM_MAGIC))

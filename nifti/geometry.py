@@ -42,7 +42,7 @@ def mend_geometry(header):
     >>> header.set_sform(np.diag([2, 2, 2, 1]), 1)
     >>> header["pixdim"][3] = np.nan
     >>> mend_geometry(header)
-    ['its voxel sizes are not above zero; those of its sform are taken']
+    ['its voxel sizes are not above zero; the voxel sizes of its sform are used']
     >>> header["pixdim"][3].item()
     2.0
     """
@@ -60,12 +60,13 @@ def mend_geometry(header):
                          "position in space is unknown; give it a good sform or qform")
     for form, fault in faults.items():
         other = "qform" if form == "sform" else "sform"
-        remarks.append(f"its {form} {fault}; its {other} is taken")
+        remarks.append(f"its {form} {fault}; its {other} is used")
         _clear(header, form)
     if not sized:
         header["pixdim"][1:4] = voxel_sizes(_sform_of(header))
         if not faults:
-            remarks.append("its voxel sizes are not above zero; those of its sform are taken")
+            remarks.append("its voxel sizes are not above zero; the voxel sizes of its sform are "
+                           "used")
     steps = _numbers(header["pixdim"][4:])
     header["pixdim"][4:] = np.where(np.isfinite(steps) & (steps >= 0), steps, 0)
     return remarks
@@ -186,5 +187,5 @@ def finer_header(image, shape, fine_to_low):
     if sform_code:
         header.set_sform(sform @ fine_to_low, int(sform_code))
     for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
-        header[name] = 0  # the finer slices were not measured one after another
+        header[name] = 0  # interpolated slices have no time of acquisition
     return header

@@ -186,7 +186,7 @@ def entities(path):
 
 
 def _found(path, pattern):
-    """All files that may be the mask of a volume: list of Path, by name."""
+    """All candidates for the mask of a volume: list of Path, by name."""
     here = glob.escape(str(path.parent))
     if pattern != MASK_AUTO:
         return _fitting(path, here, (pattern,))

@@ -18,7 +18,7 @@ from nifti.labels import is_label_map
 from nifti.masks import BIDS_FILE, DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
-LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
+LABEL_NAMES = ("mask", "seg", "label", "labels")  # endings; also BIDS dseg and probseg
 LABEL_VALUES = 32  # a volume with at most this many distinct whole numbers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
 DICOM_LOOKED_AT = 100  # files checked for DICOM in a folder without volumes

@@ -47,7 +47,7 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     ny, nz = lr.shape[1], lr.shape[2]
     if first[stop] == first[start]:
         return
-    # The rectangle of rows and columns that the slab's voxels need, half a window around them.
+    # The bounding rectangle of the slab's voxels; products need half a window more on each side.
     y0, y1, z0, z1 = ny, 0, nz, 0
     for n in range(first[start], first[stop]):
         y, z = voxels[n] // nz % ny, voxels[n] % nz
@@ -96,7 +96,7 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
 def _gradient_products(lr, x, y_first, z_first, width, products):
     """Products xx, yy, zz, xy, xz, yz of gradients on a rectangle of plane x, `width` voxels wide.
 
-    The gradients are those of np.gradient.
+    The gradients equal those of np.gradient.
     """
     nx, ny, nz = lr.shape
     height = products.shape[1]
