@@ -1,1 +1,1 @@
-"""Training on the worker processes of a Dask cluster; loaded only where one is asked for."""
+"""Training and restoring on the workers of a Dask cluster; imported only with --scheduler."""

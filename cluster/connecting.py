@@ -1,7 +1,8 @@
-"""How a command gets to a scheduler: to one that runs already, or to processes that it starts here.
+"""Connection of a command to a Dask scheduler, running already or started on this machine.
 
-Dask runs what whoever can connect sends it. So processes here are encrypted with certificates that
-are made for the run and kept in memory: no other user of the machine has these.
+Dask runs any code from anyone who can connect. Therefore the connections of local processes are
+encrypted. Their certificates are made for the run and kept in memory, so no other user of the
+machine has them.
 """
 import contextlib
 import importlib.util
@@ -18,19 +19,19 @@ from machine.errors import UserError, first_line
 from machine.threads import thread_count
 
 PATIENCE = 30  # seconds to wait for a scheduler, as Dask does
-# Memory that a worker is done with goes back to the system, as Dask has it by default.
+# Freed memory of a worker returns to the system, as by default in Dask.
 FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def connect(name, stack, tls=()):
-    """A client of the scheduler at an address, or of processes here.
+    """A client of the scheduler at an address, or of local processes.
 
     Parameters
     ----------
     name : str
         The address, or local or local:N.
     stack : contextlib.ExitStack
-        That ends client and processes.
+        Its end closes the client and the processes.
     tls : tuple of three str, optional
         Files of --tls: the certificate authority, this command's certificate and its key.
 
@@ -41,16 +42,16 @@ def connect(name, stack, tls=()):
     Raises
     ------
     UserError
-        If there is no such scheduler, or its TLS does not fit.
+        If no scheduler answers, or its certificates do not fit.
     """
     if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
         return _processes_here(int(found[1] or thread_count()), stack)
     if name.startswith("local:"):
-        raise UserError(f"argument --scheduler: {name} says no number of processes from 1 to 9999; "
-                        "give one, as local:2")
+        raise UserError(f"argument --scheduler: {name} has no number of processes from 1 to 9999; "
+                        "give one, for example local:2")
     security = _security_of(name, tls)
     try:
-        # Sums of groups and pages do not pass through the scheduler.
+        # Directly to workers: sums and pages of reports do not pass through the scheduler.
         return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True,
                                           security=security))
     except (OSError, ValueError) as fault:  # TimeoutError is an OSError
@@ -62,7 +63,7 @@ def connect(name, stack, tls=()):
 
 
 def _processes_here(count, stack):
-    """A client of so many processes here, which no other user can connect to."""
+    """A client of `count` local processes, which no other user can connect to."""
     variables = FREEING | dict.fromkeys(
         ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
         str(max(thread_count() // count, 1)))
@@ -70,7 +71,8 @@ def _processes_here(count, stack):
         security = Security.temporary()
     except ImportError as fault:
         raise UserError("argument --scheduler: local needs the package cryptography, to keep other "
-                        "users out; python -m pip install -r requirements-cluster.txt") from fault
+                        "users out; install it: python -m pip install -r "
+                        "requirements-cluster.txt") from fault
     with _environment(variables):
         cluster = stack.enter_context(LocalCluster(
             n_workers=count, threads_per_worker=1, processes=True, env=variables,
@@ -83,16 +85,16 @@ def _processes_here(count, stack):
 
 
 def has_dashboard():
-    """Whether Dask can show its dashboard: a page that any user of the machine can open."""
+    """True if Dask can show its dashboard, a page that any user of the machine can open."""
     return importlib.util.find_spec("bokeh") is not None
 
 
 def _security_of(name, tls):
-    """The certificates to show to a scheduler: Security; None where it takes whoever comes."""
+    """The certificates for a scheduler as Security; None if its address is not tls://."""
     if not name.startswith("tls://"):
         return None
     ours = dict(zip(("tls_ca_file", "tls_client_cert", "tls_client_key"), tls, strict=False))
-    security = Security(require_encryption=True, **ours)  # without --tls as Dask is configured
+    security = Security(require_encryption=True, **ours)  # default: Dask's own files
     if not (security.tls_ca_file and security.tls_client_cert):
         raise UserError(f"argument --scheduler: {name} asks for certificates; give --tls CA CERT "
                         "KEY")
@@ -101,17 +103,17 @@ def _security_of(name, tls):
     except (OSError, ValueError) as fault:  # SSLError is an OSError
         files = ", ".join(tls) or "the files that Dask is configured with"
         raise UserError(f"argument --tls: {files}: not a certificate authority, a certificate and "
-                        f"its key that can be read ({first_line(fault)}); give files in PEM"
+                        f"its key in readable form ({first_line(fault)}); give files in PEM"
                         ) from fault
     return security
 
 
 @contextlib.contextmanager
 def _environment(variables):
-    """Have processes start with these variables; afterwards this one's own are as before.
+    """Start processes with these environment variables; afterwards the command's own return.
 
-    Numba, BLAS and malloc read them once, before a worker can set them. Dask would set its own
-    here, for good, and the command would go on in a single thread.
+    Numba, BLAS and malloc read them once, before a worker can set them. Dask itself would set its
+    variables in the command permanently, and the command would continue with a single thread.
     """
     own = dict(os.environ)
     os.environ.update(variables)
@@ -124,10 +126,10 @@ def _environment(variables):
 
 
 class _OfTheCommand(WorkerPlugin):
-    """What processes here leave to the command.
+    """Local processes ignore Ctrl-C and close their web pages.
 
-    A terminal's Ctrl-C reaches all processes in it; what it means is the command's to say. Their
-    own web pages, which are not encrypted, nobody needs.
+    A terminal sends Ctrl-C to all its processes, but only the command must react. Without the
+    dashboard nobody needs the web pages of the workers, which are not encrypted.
     """
 
     def setup(self, worker):

@@ -1,10 +1,10 @@
 """Sum the Gram matrices of a stage on the workers of a Dask cluster.
 
-Every task is a function of its arguments that changes none of them, so that Dask may run it again
-where a worker was lost, and nothing is added twice. A task sums a batch of volumes with the code of
-the plain run; its sums are cut into groups of buckets, and each group is added up in a tree, worker
-to worker. Each says itself which volumes are in it.
-Sums are float64, but are added in another order than in the plain run: they differ by rounding.
+No task changes its arguments. So Dask may run a task again after the loss of a worker, and no
+sample is added twice. A task sums a batch of volumes with the same code as without a cluster. Its
+sums are cut into groups of buckets. Each group is added up in a tree, from worker to worker, and
+holds the names of the volumes in it. Sums are float64. They are added in another order than without
+a cluster, so they differ by rounding.
 """
 import time
 from itertools import chain
@@ -20,66 +20,66 @@ from machine.remarks import listening
 from matrix_compute import Gram
 from structure import structure_of
 
-# Trainings that were asked to stop. A worker's own, since no task can be told once it has begun.
+# Trainings that shall stop: kept on each worker, because a running task takes no messages.
 _stopped = set()
 
 
 class Group(NamedTuple):
-    """Sums of a group of buckets."""
+    """Sums of a group of buckets, with the names of the volumes in them."""
 
     gram: Gram
-    volumes: tuple  # of str: names of those that are in it
+    volumes: tuple  # of str: names of the volumes in the sums
 
 
 class Note(NamedTuple):
-    """What is said of a volume."""
+    """The messages and figures of a volume."""
 
     name: str
-    samples: int | None  # that were summed; None where it could not be used, or was not begun
+    samples: int | None  # summed; None if the volume could not be used
     seconds: float
-    fault: str  # empty where it could be used
-    said: list  # of (str, str), see `machine.remarks.listening`
+    fault: str  # empty if the volume could be used
+    said: list  # of (str, str): messages, see `machine.remarks.listening`
 
 
 class Batch(NamedTuple):
-    """What a worker summed from a batch of volumes."""
+    """The sums of a batch of volumes on a worker."""
 
     groups: list  # of Group, ascending
-    notes: list  # of Note; shorter than the batch where a stop was asked for
+    notes: list  # of Note; shorter than the batch after a stop
 
 
 class Task(NamedTuple):
-    """What all batches share."""
+    """The data that all batches share."""
 
     classes: object  # Boundaries or Tree
-    stages: list  # of Stage: those before
+    stages: list  # of Stage: the earlier ones
     request: object  # filter_constant.Request
     taps: int
     groups: list  # of range, ascending: the buckets of each
-    wanted: np.ndarray  # bool, of all buckets: those that lack the volumes
-    training: str = ""  # what `stop_summing` knows it by
-    software: dict | None = None  # of the command, see `cluster.workers.software`
+    wanted: np.ndarray  # bool, of all buckets: True if the volumes are not in them yet
+    training: str = ""  # identifier of the training for `stop_summing`
+    software: dict | None = None  # versions of the command, see `cluster.workers.software`
 
 
 def sum_batch(volumes, task):
-    """Sum some volumes' samples; what a worker does.
+    """Sum the samples of some volumes on a worker.
 
     Parameters
     ----------
     volumes : list of (str, Path)
-        Names, and paths as a worker can read them.
+        Names, and paths on the worker.
     task : Task
 
     Returns
     -------
     Batch
-        A volume that cannot be used is named in its note; none of its samples are in the sums.
+        The note of a volume that cannot be used holds its fault; none of its samples are in the
+        sums.
 
     Raises
     ------
     UserError
-        If a volume turns out to be of no use after its first samples were summed, or the worker
-        has other software.
+        If a volume fails after its first samples were summed, or the worker has other software.
     """
     if task.software:
         demand_same_here(task.software)
@@ -104,13 +104,13 @@ class _NoUse(Exception):
 
 
 def _sum_volume(path, gram, task, buckets):
-    """Add a volume's samples to the sums; returns how many."""
+    """Add a volume's samples to the sums; returns their number."""
     request, seen = task.request, 0
     structure = structure_of(request.method)
     parts = (structure.draw(pair, task.stages, task.classes, part, buckets, task.wanted)
              for part, pair in pairs_of(path, request))
     try:
-        first = next(parts, None)  # what is wrong with a volume is found here
+        first = next(parts, None)  # faults of a volume are found here
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):
@@ -120,12 +120,12 @@ def _sum_volume(path, gram, task, buckets):
 
 
 def stop_summing(training):
-    """Have this worker begin no more volumes of a training."""
+    """Let this worker begin no more volumes of a training."""
     _stopped.add(training)
 
 
 def add_groups(left, right):
-    """The sum of two groups, a new one: a task must not change what another may ask for again."""
+    """The sum of two groups as a new group, because a task must not change its arguments."""
     total = Gram(0, left.gram.side - 1, left.gram.first)
     total.packed = left.gram.packed + right.gram.packed
     total.count = left.gram.count + right.gram.count
@@ -133,7 +133,7 @@ def add_groups(left, right):
 
 
 def submit_sums(client, batches, task):
-    """Hand the summing of batches of volumes to a cluster.
+    """Submit the summing of batches of volumes to a cluster.
 
     Parameters
     ----------
@@ -144,9 +144,9 @@ def submit_sums(client, batches, task):
     Returns
     -------
     groups : list of Future of Group
-        As ``task.groups``. They stay on the workers until they are asked for.
+        In the order of ``task.groups``. They stay on the workers until they are fetched.
     notes : list of Future of list of Note
-        Of each batch.
+        One for each batch.
     """
     common = client.submit(itself, task, pure=False)
     done = [client.submit(sum_batch, batch, common, pure=False) for batch in batches]
@@ -163,7 +163,7 @@ def submit_sums(client, batches, task):
 
 
 def _rows(gram, buckets):
-    """A group of its buckets, which shares its memory."""
+    """The sums of some buckets, as a view."""
     part, rows = Gram(0, gram.side - 1, buckets.start), slice(buckets.start - gram.first,
                                                               buckets.stop - gram.first)
     part.packed, part.count = gram.packed[rows], gram.count[rows]

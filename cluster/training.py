@@ -1,7 +1,8 @@
-"""Training with volumes surveyed and summed on a Dask cluster; the rest as in the plain run.
+"""Training on a Dask cluster: workers survey and sum the volumes.
 
-The command itself grows trees, saves and solves. Sums come back a group of buckets at a time, each
-as large as a file of the checkpoint, and go to the disk at once: never are all of them here.
+The command itself grows trees, saves and solves, as without a cluster. Sums come back in groups of
+buckets, each as large as a file of the checkpoint. Each group is saved at once, so the command
+never holds all sums.
 """
 import contextlib
 import time
@@ -20,9 +21,9 @@ from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
 from machine.threads import spans
 
-COPIES = 3  # of a pass's sums that a worker holds at most: its own, a sum of two, one on its way
-PROCESS_BYTES = 0.35 * GB  # of a worker that has done nothing yet
-FIRST_ROUND = 4  # volumes for each task at once, until it is known how long they take
+COPIES = 3  # of a pass's sums on a worker, at most: its own, a sum of two, one in transfer
+PROCESS_BYTES = 0.35 * GB  # memory of an idle worker
+FIRST_ROUND = 4  # volumes per slot in the first round; also the largest growth of a round
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def on_cluster(request):
     Raises
     ------
     UserError
-        If there is no such scheduler, it has no worker, or one has other software or too little
+        If no scheduler answers, it has no worker, or a worker has other software or too little
         memory.
     """
     with connected(request.scheduler, request.tls) as workers:
@@ -44,13 +45,13 @@ def on_cluster(request):
             yield OnCluster(workers)
         except TooLittle as fault:
             address, memory = workers.smallest()
-            raise UserError(f"worker {address}: has {memory / GB:.1f} GB for each task, of which "
-                            f"sums may take a third; {fault}, or start workers with a larger "
+            raise UserError(f"worker {address}: has {memory / GB:.1f} GB for each task, and "
+                            f"sums may take a third of it; {fault}, or start workers with a larger "
                             "--memory-limit, or fewer on each machine") from fault
 
 
 class OnCluster:
-    """Where a training is done, as `learning.steps.Here`: on the workers of a cluster.
+    """A training on the workers of a cluster; same interface as `learning.steps.Here`.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class OnCluster:
         self.workers, self.training = workers, uuid.uuid4().hex
 
     def in_order(self, work, paths):
-        """As `Workers.in_order`."""
+        """See `Workers.in_order`."""
         return self.workers.in_order(work, paths)
 
     def budget(self, max_memory):
@@ -70,7 +71,7 @@ class OnCluster:
         return share if max_memory is None else min(share, memory_budget(max_memory))
 
     def sum_samples(self, checkpoint, structure, engine, stages, volumes, passes):
-        """Sum on the workers what `learning.steps.sum_samples` sums here, with the same results."""
+        """`learning.steps.sum_samples` on the workers, with equal results up to rounding."""
         failed, request = set(), checkpoint.request
         with Stop() as stop:
             for turn, buckets in enumerate(passes, 1):
@@ -95,9 +96,9 @@ class OnCluster:
         return checkpoint.groups(files), failed, None
 
     def _left(self, checkpoint, buckets, volumes, failed):
-        """Volumes to sum: pairs of the buckets that lack them, and path and record by name.
+        """Volumes to sum, and the paths of unreadable volumes.
 
-        Also those that cannot be read.
+        The former as pairs: the buckets that lack the volumes, and path and record by name.
         """
         left, faulty = {}, set()
         recorded = partial(fingerprint, folder=checkpoint.request.train_dir)
@@ -116,7 +117,7 @@ class OnCluster:
         return list(left.values()), faulty
 
     def _rounds(self, records, request, stop):
-        """Cut volumes into rounds, each as long as the checkpoint may wait; none after a stop."""
+        """Cut volumes into rounds as long as the checkpoint interval; no round after a stop."""
         names, size = list(records), FIRST_ROUND * self.workers.slots
         while names and not stop.asked:
             begun, self.saving = time.monotonic(), 0.0
@@ -127,21 +128,21 @@ class OnCluster:
             size = max(size, self.workers.slots)
 
     def _sum_round(self, records, task, checkpoint, where, stop):
-        """Have some volumes summed, and save that; returns the names of those of no use."""
+        """Sum some volumes and save the sums; returns the names of volumes that failed."""
         client = self.workers.client
         volumes = [(name, path) for name, (path, _) in records.items()]
         batches = [volumes[slice(*span)]
                    for span in spans(len(volumes), -(-len(volumes) // self.workers.slots))]
         groups, notes = submit_sums(client, batches, task)
         left, faults = {note.key for note in notes}, []
-        # Once a stop is asked for, the volumes that are begun are finished.
+        # After a stop the volumes that are begun are finished.
         for awaited in (stop, None):
             for note in self.workers.completed([note for note in notes if note.key in left],
                                                awaited):
                 left.discard(note.key)
                 faults += _say(note.result(), where)
             if left:
-                client.run(stop_summing, self.training, on_error="ignore")  # one may be lost
+                client.run(stop_summing, self.training, on_error="ignore")  # a worker may be lost
         begun = time.monotonic()
         for group in self.workers.completed(groups):
             _save(checkpoint, group.result(), task.wanted, records)
@@ -157,7 +158,7 @@ def _files(checkpoint, buckets, wanted):
 
 
 def _say(notes, where):
-    """Say how it went with each volume; returns the names of those of no use."""
+    """Print the messages of each volume; returns the names of volumes that failed."""
     faults = []
     for note in notes:
         for stream, line in note.said:

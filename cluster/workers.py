@@ -1,7 +1,7 @@
-"""The workers of a Dask cluster: how they are found, given work, waited for, and what goes wrong.
+"""The workers of a Dask cluster: finding them, giving them work, waiting for it, and errors.
 
-Tasks are pure functions of their arguments, or write the same whole files again: Dask may run them
-once more where a worker was lost.
+Tasks are pure functions of their arguments, or write equal whole files again. So Dask may run them
+again after the loss of a worker.
 """
 import contextlib
 import functools
@@ -26,12 +26,12 @@ from machine.progress import say
 from machine.remarks import listening
 from machine.sources import ROOT, all_sources, digest_of
 
-PATIENCE = 60  # seconds to wait for a first worker
-ALONE = 300  # seconds without any worker, until a command gives up: a busy machine starts slowly
-LOOK = 10  # seconds, after which it is looked whether there are workers
-AHEAD = 2  # volumes handed out for each that is worked on, so that no worker waits for the next
+PATIENCE = 60  # seconds to wait for the first worker
+ALONE = 300  # seconds without any worker before a command gives up: busy machines start slowly
+LOOK = 10  # seconds between checks for workers
+AHEAD = 2  # volumes submitted per slot, so that no worker waits for the next one
 NONE_LEFT = "the cluster has lost all its workers; run the same command again"
-# Their versions may change a result.
+# Packages whose version may change a result.
 PACKAGES = ("isal", "llvmlite", "nibabel", "numba", "numpy", "scikit-image", "scipy")
 
 
@@ -42,9 +42,9 @@ def connected(name, tls=()):
     Parameters
     ----------
     name : str
-        The scheduler's address, or local or local:N for processes here.
+        The scheduler's address, or local or local:N for local processes.
     tls : tuple of three str, optional
-        As for `connecting.connect`.
+        See `connecting.connect`.
 
     Yields
     ------
@@ -53,9 +53,9 @@ def connected(name, tls=()):
     Raises
     ------
     UserError
-        If there is no such scheduler, it has no worker, or one has other software.
+        If no scheduler answers, it has no worker, or a worker has other software.
     """
-    # What happens to a worker is Dask's to mend; a loss of all of them is reported below.
+    # Dask handles the loss of a worker. The loss of all workers is reported below.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # filters: 10 MB
     with contextlib.ExitStack() as stack:
@@ -86,18 +86,18 @@ class Workers:
 
     @property
     def about(self):
-        """What the scheduler knows of each worker, by address: dict of dict."""
+        """The scheduler's information about each worker, by address: dict of dict."""
         return self.client.scheduler_info(n_workers=-1)["workers"]
 
     @property
     def slots(self):
-        """How many tasks they work on at once: int, at least 1."""
+        """Number of tasks that run at once: int, at least 1."""
         return max(sum(about["nthreads"] for about in self.about.values()), 1)
 
     def smallest(self):
         """The worker with the least memory for a task: its address, and bytes.
 
-        Where all are lost, some may come back: raises UserError where none does.
+        If all workers are lost it waits for one; raises UserError if none comes back.
         """
         begun = time.monotonic()
         while not (workers := self.about):
@@ -109,7 +109,7 @@ class Workers:
         return min(each.items(), key=lambda item: item[1])
 
     def check(self):
-        """Refuse to begin without workers, or with one of other software than here."""
+        """Raise UserError if there is no worker, or one has other software than the command."""
         try:
             self.client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as fault:
@@ -123,10 +123,10 @@ class Workers:
 
     @contextlib.contextmanager
     def noting_interrupts(self):
-        """Note Ctrl-C and SIGTERM, which interrupt as ever.
+        """Note Ctrl-C and SIGTERM, besides the usual KeyboardInterrupt.
 
-        Where one falls into the finalizer of a future, Python drops the KeyboardInterrupt. Then it
-        is raised again where volumes are waited for.
+        Python drops a KeyboardInterrupt in the finalizer of a future. It is then raised again while
+        waiting for volumes.
         """
         def note(number, frame):
             self.interrupted = True
@@ -136,20 +136,21 @@ class Workers:
             yield
 
     def in_order(self, work, items):
-        """Have ``work(item)`` done for each item, as `machine.threads.in_turn` does here.
+        """Compute ``work(item)`` for each item, like `machine.threads.in_turn` without a cluster.
 
         Parameters
         ----------
         work : callable
             Sent to the workers once.
         items : iterable
-            A volume each: a path, or what has one as its `path`.
+            Volumes: paths, or objects with an attribute `path`.
 
         Yields
         ------
         item
         result : callable
-            Says what was said of the volume; returns what `work` did, or raises its UserError.
+            Prints the messages about the volume; returns the result of `work` or raises its
+            UserError.
 
         Raises
         ------
@@ -166,16 +167,16 @@ class Workers:
             item, future = begun.popleft()
             self._wait([future])
             if future.status == "error" and isinstance(future.exception(), KilledWorker):
-                # Whatever waits on a worker that is killed is blamed with it: once more, alone.
+                # Dask blames all tasks that wait on a killed worker: run this one again, alone.
                 self._wait([other for _, other in begun])
                 future = submit(_done, shared, item)
                 self._wait([future])
             if future.status == "error" and isinstance(future.exception(), UserError):
-                raise future.exception()  # of the worker, not of the volume
+                raise future.exception()  # a fault of the worker, not of the volume
             yield item, functools.partial(self._told, future, getattr(item, "path", item))
 
     def _told(self, future, path):
-        """The result of a finished `_done`, after saying what was said."""
+        """The result of a finished `_done`, after its messages are printed."""
         if future.status == "error":
             raise error_of(future.exception(), f"{path}: ")
         found, fault, said = self._fetched(future, path)
@@ -186,9 +187,9 @@ class Workers:
         return found
 
     def _fetched(self, future, path):
-        """The result of a finished future, which is made again where it was lost with its worker.
+        """The result of a finished future; Dask computes it again if its worker is lost.
 
-        Raises UserError where that fails, or where all workers are lost and none comes back.
+        Raises UserError if that fails, or if all workers are lost and none comes back.
         """
         seen = time.monotonic()
         while True:
@@ -210,19 +211,19 @@ class Workers:
             pass
 
     def completed(self, futures, stop=None, whatever=False):
-        """Yield futures as they are finished; no more of them once a stop is asked for.
+        """Yield futures as they finish; none after a stop.
 
         Parameters
         ----------
         futures : list of distributed.Future
         stop : disk.interrupt.Stop, optional
         whatever : bool, optional
-            Whether those that failed are yielded, too.
+            If True, failed futures are yielded, too.
 
         Raises
         ------
         UserError
-            If one failed, or the scheduler or all workers are lost.
+            If a task failed, or the scheduler or all workers are lost.
         """
         done, left, seen = SimpleQueue(), len(futures), time.monotonic()
         for future in futures:
@@ -242,7 +243,7 @@ class Workers:
                 continue
             if future is None:  # a stop
                 continue
-            if future.status == "lost":  # with its worker; Dask has it made again
+            if future.status == "lost":  # with its worker; Dask computes it again
                 with contextlib.suppress(TimeoutError, CancelledError):
                     wait(future, timeout=1)
                 done.put(future)
@@ -257,41 +258,41 @@ class Workers:
 
 @functools.cache
 def software():
-    """What must be the same on all machines, by name: str to str."""
+    """Versions that must be equal on all machines, by name: dict of str."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"a version of this project": digest_of(all_sources())} | versions
 
 
 def demand_same(asked, there, worker):
-    """Refuse a worker whose software is not that of the command."""
+    """Raise UserError if a worker has other software than the command."""
     for what, version in asked.items():
         if there.get(what) != version:
             raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is {version}; "
-                            "install the same on both and start it again")
+                            "install the same version on both and start the worker again")
 
 
 def demand_same_here(asked):
-    """On a worker: as `demand_same`, since it may have come when the work had begun."""
-    with contextlib.suppress(ValueError):  # called by no worker
+    """`demand_same` on a worker, which may have joined after the start."""
+    with contextlib.suppress(ValueError):  # not on a worker
         demand_same(asked, software(), get_worker().address)
 
 
 def with_remedy(fault, path):
-    """What a worker says of a volume: the fault, its own address, and a remedy that it knows."""
+    """A fault of a volume with the worker's address, and a remedy if the file is missing there."""
     missing = "" if Path(path).exists() else "; volumes must lie there at the same paths as here"
     try:
         return f"{fault} (on worker {get_worker().address}{missing})"
-    except ValueError:  # called by no worker
+    except ValueError:  # not on a worker
         return str(fault)
 
 
 def error_of(fault, about=""):
-    """The error of a task in one line with a remedy, `about` a volume."""
+    """The error of a task in one line with a remedy; `about` names the volume."""
     if isinstance(fault, UserError):
         return fault
     if isinstance(fault, KilledWorker):
-        return UserError(f"{about}worker {fault.last_worker.address}: was killed again and again, "
-                         "most often for want of memory; start workers with a larger "
+        return UserError(f"{about}worker {fault.last_worker.address}: was killed several times, "
+                         "probably because it had too little memory; start workers with a larger "
                          "--memory-limit, or fewer on each machine")
     if isinstance(fault, MemoryError):
         return UserError(f"{about}a worker has too little memory; start workers with a larger "
@@ -300,12 +301,12 @@ def error_of(fault, about=""):
 
 
 def itself(work):
-    """A task, where `scatter` would do but for a lost worker: that is not made again."""
+    """Used instead of `scatter`, whose data are not computed again when a worker dies."""
     return work
 
 
 def _done(shared, item):
-    """What a worker does of `in_order`: the result, a UserError or None, and what was said."""
+    """A task of `in_order`: the result, a UserError or None, and the messages."""
     work, asked = shared
     demand_same_here(asked)
     with listening() as said:

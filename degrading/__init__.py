@@ -1,1 +1,1 @@
-"""How low-resolution volumes come about, and what they show of it."""
+"""Simulation of low-resolution volumes, and estimates of their noise, blur and measured grid."""

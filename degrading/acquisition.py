@@ -1,4 +1,4 @@
-"""One LR volume as a scanner makes it: blurred, noisy, with the outline that it shows."""
+"""Simulated acquisition of an LR volume: blur, noise, and the outline of its brain."""
 import numpy as np
 
 from crop_black import tight_box
@@ -6,13 +6,14 @@ from degrading.banded import apply_operators, banded
 from degrading.slice_profile import profile_matrix
 from util import bright_level_of_scan, mod_crop
 
-PADDING = 8  # voxels of background that are kept around the brain
+PADDING = 8  # voxels of background around the brain
 
 
 def original_of(image, factor):
-    """The brain of a volume with a little background around it, in [0, 1].
+    """The brain of a volume with some background around it, in [0, 1].
 
-    Its sides are multiples of the factor. Raises ValueError as `drawn_volumes` does.
+    Its sides are multiples of the factor. Raises ValueError if no voxel is above zero, or a side
+    has fewer than two LR voxels.
     """
     image = np.clip(image, 0, np.float32(bright_level_of_scan(image)))
     if not image.max(initial=0) > 0:
@@ -27,7 +28,7 @@ def original_of(image, factor):
 
 
 def make_low(hr, operator, sigma, random):
-    """The LR volume that a scanner makes of a fine one, and its outline.
+    """Simulate the LR volume of a fine volume, with noise and without background.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def make_low(hr, operator, sigma, random):
     Returns
     -------
     low : ndarray of float32, shape (x, y, z)
-        Cut where less than half a voxel is brain, as brain extraction of the LR volume would.
+        Zero where less than half of a voxel is brain, as after brain extraction of the LR volume.
     """
     clean = np.maximum(operator.forward(hr), 0)
     noise = sigma * random.standard_normal((2, *clean.shape), np.float32)
@@ -49,7 +50,7 @@ def make_low(hr, operator, sigma, random):
 
 
 def _outline(brain, factor):
-    """LR voxels of which half or more is brain."""
+    """True for LR voxels of which half or more is brain."""
     box = [banded(profile_matrix(side, f, "box"))
            for side, f in zip(brain.shape, factor, strict=True)]
     return apply_operators(brain.astype(np.float32), box) >= 0.5

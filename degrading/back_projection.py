@@ -1,11 +1,11 @@
-"""Back-projection: an estimate is corrected until, degraded, it equals the given LR volume.
+"""Back-projection: correct an estimate until its degraded version equals the LR volume.
 
-How a volume was degraded is known: along each axis it was multiplied by a small matrix D. What an
-estimate x lacks shows in the residual y - D x, which the matrix M = C D^T (D C D^T + s I)^-1 brings
-back to the fine grid: the best linear guess where neighbouring voxels covary like C. The fine
-volume is also known to be zero outside the brain and to lie in [0, 1]. Enforcing all of this in
-turn (projections onto convex sets) restores detail that no spline can, without anything learned.
-The momentum is that of Nesterov's accelerated gradient method.
+The degradation is known: a multiplication by a small matrix D along each axis. The residual of an
+estimate x is y - D x. The matrix M = C D^T (D C D^T + s I)^-1 brings it back to the fine grid. This
+is the best linear estimate if C is the covariance of neighbouring voxels. The fine volume is also
+known to be zero outside the brain and to lie in [0, 1]. These constraints are enforced in turn
+(projections onto convex sets). This restores detail that no spline restores, without learning.
+Momentum as in Nesterov's accelerated gradient method speeds it up.
 """
 from functools import partial
 
@@ -18,28 +18,28 @@ from machine.threads import in_threads, spans, thread_count
 
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
 ITERATIONS = 10
-PIECE = 1 << 17  # voxels that a thread takes at a time
-RESIDUAL_NOISE = 1e-2  # s, of the variance of a voxel
-NEGLIGIBLE = 1e-3  # of the largest weight of M: smaller ones are left out, for less than 0.001 dB
+PIECE = 1 << 17  # voxels per task of a thread
+RESIDUAL_NOISE = 1e-2  # s, over the variance of a voxel
+NEGLIGIBLE = 1e-3  # of M's largest weight: smaller weights are dropped; costs less than 0.001 dB
 
 
 class DataConsistency:
-    """What is known of a fine volume: zero outside a mask, in [0, 1], and what an LR volume says.
+    """Constraints on a fine volume: zero outside a mask, in [0, 1], and agreement with LR.
 
-    The latter is for the subclass to say: its ``correction(estimate)`` is what to add to an
-    estimate so that it agrees with the LR volume.
+    Each subclass for an LR volume has a method ``correction(estimate)``. It returns the volume to
+    add to an estimate to make it agree with the LR volume.
 
     Parameters
     ----------
     mask : ndarray of bool, shape of the estimates
-        Where the fine volume may be other than zero.
+        True where the fine volume may differ from zero.
     """
 
     def __init__(self, mask):
         self.mask = mask
 
     def start(self, iterations=ITERATIONS):
-        """An estimate from what is known alone, in [0, 1]."""
+        """An estimate from the constraints alone, in [0, 1]."""
         before = np.zeros(self.mask.shape, np.float32)
         ahead = before
         for i in range(iterations):
@@ -49,7 +49,7 @@ class DataConsistency:
         return estimate
 
     def refine(self, estimate, times=1):
-        """Back-project so many times, each followed by a clip to mask and [0, 1]; a new array.
+        """Back-project `times` times, each time clip to mask and [0, 1]; returns a new array.
 
         With `times` 0 it only clips.
         """
@@ -62,7 +62,7 @@ class DataConsistency:
 
 
 class Projection(DataConsistency):
-    """Agreement with an LR volume that came from the fine one by a matrix along each axis.
+    """Agreement with an LR volume that was degraded by a matrix along each axis.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class Projection(DataConsistency):
     degrading : sequence of three ndarray of float64
         The matrix D of each axis, shape (side of low, side of the fine volume).
     box : tuple of three slice
-        Where in the fine volume the estimates lie; it is zero elsewhere.
+        Position of the estimates in the fine volume, which is zero elsewhere.
     mask : ndarray of bool, shape of the box
-        Where the fine volume may be other than zero.
+        True where the fine volume may differ from zero.
 
     Examples
     --------
@@ -95,37 +95,37 @@ class Projection(DataConsistency):
         for matrix, side in zip(degrading, box, strict=True):
             inside = matrix[:, side]
             rows = np.flatnonzero(np.abs(inside).max(1) > 0)
-            # Where a thin box lies between two LR voxels, none sees it: take one that says nothing.
+            # No LR voxel sees a thin box that lies between two: keep one whose weights are zero.
             seen.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1))
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)
-            # Here, not in `banded`, so that both ends of the axis are treated alike.
+            # Not by `banded`, which would keep small weights on one side of a row only.
             matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0
             self.back.append(banded(matrix))
         self.low = np.ascontiguousarray(low[tuple(seen)])
 
     def correction(self, estimate):
-        """What to add to an estimate: its residual, brought back to the fine grid.
+        """The residual of an estimate, brought back to the fine grid.
 
-        Where the LR volume is zero it says nothing: a brain was cut out of it, and what had been
-        measured there is not known.
+        The residual is ignored where the LR volume is zero: there the head was cut away, and its
+        measured values are unknown.
         """
         residual = np.where(self.low > 0, self.low - apply_operators(estimate, self.down), 0)
         return apply_operators(residual, self.back)
 
 
 class SpectrumProjection(DataConsistency):
-    """Agreement with the middle of the fine volume's spectrum: its lowest frequencies are given.
+    """Agreement with the lowest frequencies of the fine volume, which are given.
 
     Parameters
     ----------
     spectrum : ndarray of complex64
-        The middle of the centred spectrum of the fine volume, as ``fftn`` gives it.
+        The middle of the centred spectrum of the fine volume, in the scaling of ``fftn``.
     shape : tuple of int
         Of the fine volume.
     box, mask
-        As for `Projection`.
+        See `Projection`.
     """
 
     def __init__(self, spectrum, shape, box, mask):
@@ -134,7 +134,7 @@ class SpectrumProjection(DataConsistency):
         self.kept = middle(shape, spectrum.shape)
 
     def correction(self, estimate):
-        """What to add to an estimate: its kept frequencies become the given ones."""
+        """The volume to add to an estimate to give it the known lowest frequencies."""
         full = np.zeros(self.shape, np.float32)
         full[self.box] = estimate
         lacks = np.zeros(self.shape, np.complex64)
@@ -145,14 +145,14 @@ class SpectrumProjection(DataConsistency):
 
 
 def middle(shape, kept):
-    """Where the lowest frequencies lie in a centred spectrum: a tuple of slices.
+    """Positions of the lowest frequencies in a centred spectrum: a tuple of slices.
 
     Parameters
     ----------
     shape : tuple of int
         Of the spectrum.
     kept : tuple of int
-        How many frequencies along each axis.
+        Number of frequencies along each axis.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def returning(degrading):
 
     Examples
     --------
-    What it brings back is, degraded, the residual again, less what is taken for noise:
+    Its output, degraded, is the residual again, less the part that counts as noise:
 
     >>> mean_of_two = np.kron(np.eye(4), [0.5, 0.5])
     >>> np.allclose(mean_of_two @ returning(mean_of_two), np.eye(4), atol=0.15)
@@ -191,7 +191,7 @@ def returning(degrading):
 
 
 def _voxelwise(kernel, *volumes):
-    """Apply a kernel voxel by voxel, in threads; the result is like the first volume."""
+    """Apply a kernel voxel by voxel, in threads; returns a volume like the first one."""
     result = np.empty_like(volumes[0])
     flat = [volume.reshape(-1) for volume in (*volumes, result)]
     in_threads(spans(result.size, PIECE),
@@ -201,7 +201,7 @@ def _voxelwise(kernel, *volumes):
 
 @njit(cache=True, nogil=True)
 def _within_bounds(estimate, correction, mask, result):
-    """Add the correction, and clip to [0, 1] in the mask and to zero outside."""
+    """Add the correction; clip to [0, 1] inside the mask and set to zero outside."""
     for n in range(estimate.size):
         value = estimate[n] + correction[n]
         result[n] = min(max(value, np.float32(0)), np.float32(1)) if mask[n] else np.float32(0)
@@ -209,6 +209,6 @@ def _within_bounds(estimate, correction, mask, result):
 
 @njit(cache=True, nogil=True)
 def _ahead(momentum, now, before, result):
-    """Nesterov's extrapolation: beyond an estimate, along its step from the one before."""
+    """Nesterov's extrapolation beyond an estimate, along the step from the previous estimate."""
     for n in range(now.size):
         result[n] = now[n] + momentum * (now[n] - before[n])

@@ -1,4 +1,4 @@
-"""Banded operators along an axis, and how they are applied to volumes."""
+"""Banded matrices along the axes of a volume, and their application."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,9 +6,9 @@ import numpy as np
 from machine.kernels import njit
 from machine.threads import in_threads, spans
 
-COLUMN = 2048  # voxels of a row, or plane, that stay in the first-level cache while taps are added
-COLUMNS = 128  # of a matrix that is made to be kept as a banded one
-ROWS = 64  # output rows, or planes of them, that a thread takes at a time
+COLUMN = 2048  # voxels at a time that stay in the first-level cache while taps are added
+COLUMNS = 128  # of a matrix that are in memory at a time while its band is found
+ROWS = 64  # output rows or planes per task of a thread, at least
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Operator:
 
 
 def identity(side):
-    """What leaves an axis as it is, as a banded matrix."""
+    """The identity as a banded matrix."""
     return Operator(np.arange(side), np.ones((side, 1), np.float32), side)
 
 
 def banded(matrix, negligible=1e-7):
     """Keep the narrowest band of a matrix that holds all weights larger than `negligible`.
 
-    A prefilter has weights everywhere, but they fall off fast.
+    The weights of a prefilter extend over the whole axis, but decrease fast.
     """
     n_out, n_in = matrix.shape
     used = np.abs(matrix) > negligible
@@ -40,14 +40,15 @@ def banded(matrix, negligible=1e-7):
 
 
 def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
-    """`banded` of a matrix of which only some columns are in memory at a time.
+    """`banded` for a matrix with only some columns in memory at a time.
 
     Parameters
     ----------
     n_out, n_in : int
         Shape of the matrix.
     columns : callable
-        From two numbers to the columns between them, ndarray of float64. Called twice for each.
+        Returns the columns from a first number to a last one (exclusive), ndarray of float64.
+        Called twice for each group of columns.
 
     Returns
     -------
@@ -66,7 +67,7 @@ def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
         rows = np.flatnonzero(used.any(1))
         start[rows] = np.minimum(start[rows], first + used[rows].argmax(1))
         stop[rows] = last - used[rows][:, ::-1].argmax(1)
-    start[stop == 0], stop[stop == 0] = 0, n_in  # as of a row without weights
+    start[stop == 0], stop[stop == 0] = 0, n_in  # like `banded` for a row without weights
     taps = int((stop - start).max())
     start = np.minimum(start, n_in - taps)
     weights = np.empty((n_out, taps), np.float32)
@@ -99,8 +100,8 @@ def apply_operators(volume, operators):
     array([0.5, 2.5], dtype=float32)
     """
     volume = np.ascontiguousarray(volume, np.float32)
-    # The passes that leave least work for the next come first; the last axis, whose pass is
-    # slowest, is best done small.
+    # Passes that leave the smallest volume come first. The pass along the last axis is slowest, so
+    # it comes first if the others enlarge the volume.
     growth = [len(operator.start) / operator.n_in for operator in operators]
     for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
         operator = operators[axis]

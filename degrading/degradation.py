@@ -1,10 +1,9 @@
-"""How a low-resolution volume comes from a high-resolution one, as an operator.
+"""Operators that degrade a high-resolution volume to a low-resolution (LR) volume.
 
-A degradation is linear and separable: along each axis it is a small matrix D. What belongs to it
-stands together here: degrading, bringing the low-resolution (LR) volume back to the fine grid,
-where fine voxels lie, the matrix of an axis, and what the LR volume says back of the
-fine one. A further type of LR volume is one more class, and one more row of
-tests/test_degradation.py.
+A degradation is linear and separable: along each axis it is a small matrix D. One class for each
+type of LR volume holds everything that depends on the type: degrading, interpolation to the fine
+grid, positions of fine voxels, the matrix of an axis, and the constraints on the fine volume. A new
+type needs one more class, and one more row of tests/test_degradation.py.
 """
 from functools import lru_cache
 
@@ -18,7 +17,7 @@ from degrading.slice_profile import profile_matrix
 from degrading.spline import spacing_and_start, upsample, zoom_matrix, zoom_operator
 from machine.threads import thread_count
 
-KSPACE_BACKGROUND = 0.02  # of the range: darker voxels of a k-space volume are background
+KSPACE_BACKGROUND = 0.02  # darker voxels of a k-space volume in [0, 1] are background
 
 
 def degradation_of(shape, method, low_shape=None):
@@ -30,7 +29,7 @@ def degradation_of(shape, method, low_shape=None):
         Of the fine volume; multiples of the factor.
     method : Method
     low_shape : tuple of three int, optional
-        Of an LR volume that is there already; by default what degrading gives.
+        Of an existing LR volume; by default the shape that degrading gives.
 
     Returns
     -------
@@ -50,12 +49,12 @@ def degradation_of(shape, method, low_shape=None):
 
 
 def is_drawn(method):
-    """Whether LR volumes are drawn anew for each part of a volume, see learning/acquisitions.py."""
+    """True if each part of a volume gets a sampled acquisition, see learning/acquisitions.py."""
     return OPERATORS[method.lr_type].drawn
 
 
 class Degradation:
-    """What turns a fine volume into a low-resolution one, and what goes with that.
+    """A degradation of fine volumes to low-resolution volumes.
 
     Parameters
     ----------
@@ -68,12 +67,12 @@ class Degradation:
     shape, low_shape : tuple of three int
         Of the fine and of the LR volume.
     grid : {"centers", "edges", "first"}
-        How the two lie to each other, see `degrading.spline.spacing_and_start`.
+        Alignment of the two grids, see `degrading.spline.spacing_and_start`.
     """
 
-    drawn = False  # whether profile and noise are drawn anew for each part of a volume
+    drawn = False  # True: each part of a volume gets a sampled profile and noise level
     least_side = 1  # voxels along an axis of the fine volume
-    masked = True  # whether, in learning and evaluating, the brain's outline is that of HR
+    masked = True  # True: in training and evaluation the outline of the brain is that of HR
 
     def __init__(self, shape, method):
         self.shape, self.factor, self.method = tuple(shape), method.factor, method
@@ -85,7 +84,7 @@ class Degradation:
     def matrix(self, axis):
         """The matrix D along an axis, shape (side of low, side of fine), float64 or complex128.
 
-        An axis whose factor is 1 is left alone: the identity.
+        With factor 1 it is the identity; in `TruncatedSpectrum` it is then the Fourier transform.
         """
         raise NotImplementedError
 
@@ -94,39 +93,39 @@ class Degradation:
         return apply_operators(image, [banded(self.matrix(axis)) for axis in range(3)])
 
     def degrade(self, image):
-        """The LR volume of a fine one: `forward`, and what a scanner does beyond."""
+        """The LR volume of a fine volume: `forward`, and further steps of some types."""
         return self.forward(image)
 
     # ---- from low to fine
 
     def interpolate(self, low):
-        """Bring an LR volume to the fine grid: the LR volume of the method. Not below zero."""
-        if self.method.start == "quadratic":  # published: without prefilter, so blurred
+        """Interpolate an LR volume to the fine grid: the initial estimate, not below zero."""
+        if self.method.start == "quadratic":  # as published: without prefilter, so blurred
             return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
         return upsample(low, self.shape, self.start_order, grid=self.grid)
 
     @property
     def start_order(self):
-        """Order of the spline through the voxels that filters begin with."""
+        """Order of the interpolating spline of the initial estimate."""
         return 5 if self.method.start == "quintic" else 3
 
     def spline(self, low, order=5):
-        """What a user would pick without filters: the spline through the LR volume."""
+        """The interpolating spline of the LR volume, as a user would choose without filters."""
         return upsample(low, self.shape, order, grid=self.grid)
 
     def step_and_start(self, axis):
-        """Step between fine voxels along an axis and place of the first, in LR voxels."""
+        """Step between fine voxels along an axis and position of the first, in LR voxels."""
         return spacing_and_start(self.low_shape[axis], self.shape[axis], self.grid)
 
     def fine_to_low(self):
-        """The matrix from fine voxels to those of the LR volume, shape (4, 4)."""
+        """The matrix from fine voxels to LR voxels, shape (4, 4)."""
         matrix = np.eye(4)
         for axis in range(3):
             matrix[axis, axis], matrix[axis, 3] = self.step_and_start(axis)
         return matrix
 
     def nearest(self, low):
-        """The LR voxels as they are, on the fine grid."""
+        """Nearest-neighbour interpolation of the LR volume to the fine grid."""
         places = []
         for axis, (side, fine) in enumerate(zip(low.shape, self.shape, strict=True)):
             step, start = self.step_and_start(axis)
@@ -135,7 +134,7 @@ class Degradation:
         return low[np.ix_(*places)]
 
     def outline(self, hr, lr):
-        """The brain, as far as it is known to learning and evaluating: ndarray of bool.
+        """The mask of the brain in training and evaluation: ndarray of bool.
 
         Parameters
         ----------
@@ -145,29 +144,29 @@ class Degradation:
         return hr != 0
 
     def check_upscaling(self):
-        """Refuse what a truly low-resolution volume cannot be: raises ValueError."""
+        """Raise ValueError if an LR volume of this shape cannot be upscaled."""
         for axis, (side, factor) in enumerate(zip(self.low_shape, self.factor, strict=True)):
             if factor > 1 and side < 2:
-                raise ValueError(f"axis {axis} has one slice, nothing to interpolate between; "
-                                 "learn with factor 1 there")
+                raise ValueError(f"axis {axis} has one slice, which cannot be interpolated; "
+                                 "learn with factor 1 along this axis")
 
-    # ---- what the LR volume says
+    # ---- information from the LR volume
 
     def descriptors(self, unit):
-        """What an LR volume in [0, 1] shows of its blur and noise; None where these are known."""
+        """Noise and blur descriptors of an LR volume in [0, 1]; None if both are known."""
         return None
 
     def consistency(self, low, box, mask):
-        """What an LR volume says of the fine one.
+        """Constraints of an LR volume on the fine volume.
 
         Parameters
         ----------
         low : ndarray
             As `degrade` gives it, in [0, 1].
         box : tuple of three slice
-            Where in the fine volume estimates lie.
+            Position of the estimates in the fine volume.
         mask : ndarray of bool, shape of the box
-            Where the fine volume may be other than zero.
+            True where the fine volume may differ from zero.
 
         Returns
         -------
@@ -177,7 +176,7 @@ class Degradation:
 
 
 class SplineZoom(Degradation):
-    """The published one: ``scipy.ndimage.zoom`` of order 2 without prefilter, axis by axis."""
+    """The published degradation: ``scipy.ndimage.zoom`` of order 2 without prefilter."""
 
     how = {"order": 2, "prefilter": False}
 
@@ -191,7 +190,7 @@ class SplineZoom(Degradation):
 
 
 class BlockMean(Degradation):
-    """The mean of each block of voxels: what a thick slice with a box profile measures."""
+    """The mean of each block of voxels, as in thick slices with a box profile."""
 
     def __init__(self, shape, method):
         super().__init__(shape, method)
@@ -207,15 +206,15 @@ class BlockMean(Degradation):
 
 
 class TruncatedSpectrum(Degradation):
-    """The middle of the centred spectrum. `forward` gives the spectrum itself, complex64.
+    """The middle of the centred spectrum. `forward` returns this spectrum, complex64.
 
-    With ``--kspace_keep third`` that is the LR volume, as published, whatever the factor. With
-    ``auto`` the LR volume is the magnitude image of it: all that a scanner hands out, and so all
-    that upscaling has.
+    With ``--kspace_keep third`` the spectrum is the LR volume for every factor, as published. With
+    ``auto`` the LR volume is the magnitude image of the spectrum: scanners give no more, so
+    upscaling has no more.
     """
 
     least_side = 6
-    masked = False  # the published k-space volume is not
+    masked = False  # as published for k-space volumes
 
     def __init__(self, shape, method):
         super().__init__(shape, method)
@@ -237,11 +236,11 @@ class TruncatedSpectrum(Degradation):
         return spectrum if self.method.kspace_keep == "third" else magnitude_of(spectrum)
 
     def interpolate(self, low):
-        """Fill the spectrum with zeros: fine voxel i lies at ``i * n_low / n_fine``.
+        """Zero filling of the spectrum: fine voxel i lies at ``i * n_low / n_fine``.
 
-        Of a spectrum (complex `low`) the magnitude is taken, as published. Of an image the real
-        part, which counts the highest frequency of an even side half to either end; negatives
-        become 0.
+        For a spectrum (complex `low`) the result is the magnitude, as published. For an image it is
+        the real part, which divides the highest frequency of an even side between both ends;
+        negative values become 0.
         """
         filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(spectrum_of(low))),
                                  workers=thread_count())
@@ -252,7 +251,7 @@ class TruncatedSpectrum(Degradation):
         return super().spline(magnitude_of(low) if np.iscomplexobj(low) else low, order)
 
     def outline(self, hr, lr):
-        # There, no more than the LR volume shows is known of the brain's outline.
+        # The outline comes from the LR volume alone, not from HR.
         return lr > KSPACE_BACKGROUND
 
     def check_upscaling(self):
@@ -260,8 +259,8 @@ class TruncatedSpectrum(Degradation):
         for factor in self.factor:
             if factor not in (1, 3) and self.method.kspace_keep == "third":
                 raise ValueError("the filters were learned for the middle third of the spectrum; "
-                                 f"upscaling by {factor} keeps 1/{factor} of it: learn with "
-                                 "--kspace_keep auto")
+                                 f"a scan to upscale by {factor} holds 1/{factor} of it: learn "
+                                 "with --kspace_keep auto")
 
     def consistency(self, low, box, mask):
         spectrum = spectrum_of(low) * np.float32(np.prod(self.shape))
@@ -275,12 +274,12 @@ class TruncatedSpectrum(Degradation):
 
 
 class SliceProfile(Degradation):
-    """A slice profile along each refined axis: what scanners do. Which one, a scan does not say.
+    """A slice profile along each refined axis, as in scanners. The profile of a scan is unknown.
 
     Attributes
     ----------
-    profiles : tuple of three str
-        Of each axis, see `degrading.slice_profile.PROFILES`.
+    profiles : tuple of three str or slice_profile.Profile
+        One for each axis, see `degrading.slice_profile.PROFILES`.
     """
 
     drawn = True
@@ -302,7 +301,7 @@ class SliceProfile(Degradation):
         return descriptors_of(unit, self.factor)
 
     def consistency(self, low, box, mask):
-        # A noisy volume is not to be agreed with: that would put its noise back.
+        # No agreement with the LR volume, which would put its noise back.
         return DataConsistency(mask)
 
 
@@ -316,10 +315,10 @@ OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": Trunca
 
 
 def kspace_kept(side, factor, keep):
-    """First and last-plus-one index of an axis's centred spectrum that are kept.
+    """First and last-plus-one index of the kept part of an axis's centred spectrum.
 
-    ``third`` is the published one, whatever the factor; ``auto`` keeps side / factor. A factor of 1
-    keeps all.
+    ``third`` keeps a third for every factor, as published; ``auto`` keeps side / factor. A factor
+    of 1 keeps all.
     """
     if factor == 1:
         return 0, side
@@ -330,7 +329,7 @@ def kspace_kept(side, factor, keep):
 
 
 def spectrum_of(volume):
-    """The centred spectrum of a volume, divided by its voxels; a complex volume is that already."""
+    """The centred spectrum of a volume over its number of voxels; complex input is returned."""
     if np.iscomplexobj(volume):
         return volume
     spectrum = scipy.fft.fftn(volume, workers=thread_count())
@@ -338,6 +337,6 @@ def spectrum_of(volume):
 
 
 def magnitude_of(spectrum):
-    """The magnitude image of what `spectrum_of` gives."""
+    """The magnitude image of a spectrum from `spectrum_of`."""
     image = scipy.fft.ifftn(scipy.fft.ifftshift(spectrum), workers=thread_count())
     return np.abs(image) * np.float32(spectrum.size)

@@ -1,7 +1,8 @@
-"""What an LR volume shows of itself: its noise, how far its spectrum reaches, how its edges run.
+"""Noise and blur descriptors of an LR volume: its noise, its spectrum and the shape of its edges.
 
-Nobody says how a scan was blurred, nor how noisy it is. These eight numbers are read off the volume
-in learning as in restoring, and trees may split on them: which filters fit is learned, not decided.
+The blur and the noise of a scan are unknown. The descriptors are computed from the volume, alike in
+training and restoring. Trees split on the first two, and on the reading that profile_reader.py
+computes from all of them. So the choice of filters is learned.
 """
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -10,33 +11,33 @@ from skimage.filters import threshold_otsu
 from util import bright_level_of_scan
 
 DESCRIPTOR_NAMES = (
-    "floor",  # standard deviation of what is finest, in the flattest tenth of the brain
-    "noise",  # the same, less what structure leaves in it: the noise
-    "second",  # log energy of second differences, over that of first ones across two voxels
-    "lag",  # log energy of differences across four voxels, over those across two
-    "edge_2",  # the rise of strong edges within four voxels, over that within two
-    "edge_3",  # within six voxels
-    "grain",  # log energy of the floor, over that of first differences
-    "fourth",  # log energy of fourth differences
+    "floor",  # standard deviation of the finest detail, in the flattest tenth of the brain
+    "noise",  # the floor without the contribution of structure: the noise
+    "second",  # log energy of second differences, over that of differences across two voxels
+    "lag",  # log energy of differences across four voxels, over that across two
+    "edge_2",  # rise of strong edges across four voxels, over that across two
+    "edge_3",  # rise across six voxels, over that across two
+    "grain",  # log energy of the floor, over that of differences across two voxels
+    "fourth",  # log energy of fourth differences, over that of differences across two voxels
     *(f"spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
 )
-SPECTRUM = np.arange(3, 17) / 16  # these, as shares of it
-SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # place of the first of these
-FLOOR, NOISE = 0, 1  # places of the first two
-SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # of unit energy: noise keeps its size
-FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels
-NOISE_GAIN = 2.54  # of flattest^2; less NOISE_GAIN - 1 of flat^2: structure cancels
+SPECTRUM = np.arange(3, 17) / 16  # frequencies of spectrum_*, over the highest frequency
+SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # index of the first one
+FLOOR, NOISE = 0, 1  # indices of the first two descriptors
+SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # unit energy: noise keeps its sigma
+FLATTEST, FLAT = 0.1, 0.3  # shares of the voxels inside the brain
+NOISE_GAIN = 2.54  # noise^2 = gain flattest^2 - (gain - 1) flat^2: structure cancels
 MEDIAN_OF_NORMAL = 0.6745  # median of |x|, x of standard deviation 1
-REACH = 4  # LR voxels on either side of one
-WINDOWS = 60_000  # voxels per axis whose surroundings are looked at
-LINE, LINE_STEP = 32, 4  # voxels of a line whose spectrum is taken, and from one to the next
-SHORT_LINE, SHORT_FROM = 16, 3  # the same from this factor on, where brains have few voxels
-LINES, LEAST_LINES = 20_000, 50  # per axis
-LEAST_SIGNAL = 0.05  # of the power at a frequency
+REACH = 4  # LR voxels on either side of a voxel
+WINDOWS = 60_000  # voxels per axis whose surroundings are used
+LINE, LINE_STEP = 32, 4  # voxels of a line for the spectrum, and between starts of lines
+SHORT_LINE, SHORT_FROM = 16, 3  # line length from this factor on, with few voxels in a brain
+LINES, LEAST_LINES = 20_000, 50  # lines per axis, at most and at least
+LEAST_SIGNAL = 0.05  # lowest share of signal in the power at a frequency
 STRONG = 0.9  # quantile of the differences that count as strong edges
-HEAD_ZEROS = 0.1  # share of the voxels: brains cut out have more that are exactly zero
-MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with the fluid around them have up to 2 litres
-AIR = 1 / 3  # of the median above Otsu's threshold: so dark is the median below it, where air is
+HEAD_ZEROS = 0.1  # share of voxels: skull-stripped brains have more voxels equal to zero
+MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with their fluid have up to 2 litres
+AIR = 1 / 3  # median below Otsu's threshold over median above it: at most this in air
 
 
 def descriptors_of(unit, factor):
@@ -47,17 +48,17 @@ def descriptors_of(unit, factor):
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
         Background 0.
     factor : tuple of three int
-        Blur is looked for along axes whose factor is above 1.
+        Blur is measured along axes whose factor is above 1.
 
     Notes
     -----
-    Of a whole head in noisy air only the bright part is looked at: air has other noise than tissue,
-    and hides how edges run.
+    For a whole head in noisy air only the bright part is used: air has other noise than tissue,
+    and hides the shape of edges.
 
     Returns
     -------
     descriptors : ndarray of float32, shape (len(DESCRIPTOR_NAMES),)
-        Zeros where the volume is too small to tell.
+        Zeros for descriptors that the volume is too small for.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def descriptors_of(unit, factor):
 def edge_density(unit):
     """Median over root mean square of the differences across two voxels, within the brain.
 
-    Small where a few sharp edges hold all the contrast, as in a CT or a phantom without noise.
+    It is small if a few sharp edges hold all the contrast, as in a CT or a phantom without noise.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def edge_density(unit):
     Returns
     -------
     float
-        1 where nothing differs.
+        1 if all voxels are equal.
 
     Examples
     --------
@@ -116,7 +117,7 @@ def edge_density(unit):
 
 
 def bright_part(volume):
-    """What is not air, by Otsu's threshold, in a whole head whose air is not zero.
+    """The part of a whole head above Otsu's threshold, if its air is not zero.
 
     Parameters
     ----------
@@ -126,8 +127,8 @@ def bright_part(volume):
     Returns
     -------
     ndarray of bool, shape (x, y, z)
-        None where it is not such a head: a brain cut out has a background of zeros, and a part of
-        one no air.
+        None for other volumes: a skull-stripped brain has a background of zeros, and a volume
+        inside a brain has no air.
 
     Examples
     --------
@@ -145,7 +146,7 @@ def bright_part(volume):
 
 
 def head_in_zeros(volume, voxel_size):
-    """What is bright in a head whose air is zero, and which only its size tells from a brain.
+    """The bright part of an unmasked head with zeros for air, recognised by its volume.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def head_in_zeros(volume, voxel_size):
     Returns
     -------
     ndarray of bool, shape (x, y, z)
-        What lies above Otsu's threshold; None where no more than a human brain is not zero.
+        Voxels above Otsu's threshold; None if the nonzero voxels are no larger than a human brain.
 
     Examples
     --------
@@ -173,20 +174,20 @@ def head_in_zeros(volume, voxel_size):
 
 
 def _bright(volume):
-    """What lies above Otsu's threshold; None where all is alike."""
-    # Clipped, since a few saturated voxels would be all that is bright. Flat, since three slices
-    # would be taken for colours.
+    """Voxels above Otsu's threshold; None if there are none."""
+    # Clipped, because otherwise only a few saturated voxels might be bright. Flat, because
+    # scikit-image would take three slices for colours.
     clipped = np.minimum(volume, np.float32(bright_level_of_scan(volume)))
     bright = volume > threshold_otsu(clipped.reshape(-1))
     return bright if bright.any() else None
 
 
 def noise_of(unit):
-    """The standard deviation of what is finest, and of the noise in it.
+    """Standard deviations of the finest detail and of the noise in it.
 
-    The volume is filtered by second differences along all three axes, which leaves little but
-    noise; the median over flat places is robust against the rest. What structure does leave grows
-    from the flattest tenth of the voxels to the flattest three tenths, and is extrapolated away.
+    Second differences along all three axes leave mostly noise. The median over flat places is
+    robust against the rest. The contribution of structure grows from the flattest tenth of the
+    voxels to the flattest three tenths. So it can be extrapolated and removed.
 
     Parameters
     ----------
@@ -217,7 +218,7 @@ def noise_of(unit):
 
 
 def differences_along(volume, axis):
-    """How energy falls off along an axis and how edges run: five numbers to compare axes by.
+    """Five descriptors of the blur along an axis, for the comparison of axes.
 
     Parameters
     ----------
@@ -228,7 +229,8 @@ def differences_along(volume, axis):
     Returns
     -------
     ndarray of float64, shape (5,)
-        The descriptors from ``second`` on, without ``grain``; None if the axis is too short.
+        The descriptors from ``second`` to ``fourth``, without ``grain``; None if the axis is too
+        short.
     """
     found = _along(np.moveaxis(volume, axis, -1))
     if found is None:
@@ -239,21 +241,21 @@ def differences_along(volume, axis):
 
 
 def _log_spectrum(along, noise, factor):
-    """Logarithms of the power of lines within the brain, without noise, over that of low waves.
+    """Log power of lines within the brain, without noise, over that of low frequencies.
 
     Parameters
     ----------
     along : list of ndarray of float32
-        Views of the volume, one for each axis, which is the last one there.
+        Views of the volume, one for each axis, which is the last axis of its view.
     noise : float
         Standard deviation.
     factor : int
-        Lines of coarse voxels are short.
+        The largest factor. It decides the length of the lines.
 
     Returns
     -------
     ndarray of float64, shape (len(SPECTRUM),)
-        Zeros where no line is long enough.
+        Zeros if there are too few lines within the brain.
     """
     for line in (LINE, SHORT_LINE) if factor < SHORT_FROM else (SHORT_LINE,):
         powers = [power for axis in along if (power := power_along(axis, line)) is not None]
@@ -263,24 +265,24 @@ def _log_spectrum(along, noise, factor):
         return np.zeros(len(SPECTRUM))
     power = np.mean(powers, axis=0)
     low = power[line // 16:line // 8].mean()
-    # Where noise is most of it, what is left of the power is not known.
+    # If most of the power is noise, the rest of it is not known.
     clean = np.maximum(power - noise**2, LEAST_SIGNAL * power)
     return np.interp(SPECTRUM, np.linspace(0, 1, len(power)), np.log(clean / (low + 1e-12) + 1e-9))
 
 
 def power_along(volume, line):
-    """Power of tapered lines within the brain, along the last axis; None where there are none.
+    """Power of tapered lines within the brain, along the last axis; None if they are too few.
 
     Parameters
     ----------
     volume : ndarray of float32
     line : int
-        Voxels of one.
+        Number of voxels of a line.
 
     Returns
     -------
     ndarray of float64, shape (line // 2 + 1,)
-        From the constant to the highest frequency.
+        From frequency zero to the highest frequency.
     """
     if volume.shape[2] < line:
         return None
@@ -307,7 +309,7 @@ def _three_taps(volume, weights, axis):
 
 
 def _along(volume):
-    """Energies of differences along the last axis, and how strong edges run; None if too small."""
+    """Energies of differences along the last axis, and rise of strong edges; None if too small."""
     length = 2 * REACH + 1
     if volume.shape[2] < length:
         return None
@@ -326,7 +328,7 @@ def _along(volume):
     rise = x[5] - x[3]
     strong = np.abs(rise) >= np.quantile(np.abs(rise), STRONG)
     edges = (x[:, strong] * np.sign(rise[strong])).mean(1)
-    step = edges[5] - edges[3]  # 0 where slices repeat two by two: no edge then, nor its blur
+    step = edges[5] - edges[3]  # 0 if slices repeat with period two: no edge, and no blur
     edge_2, edge_3 = ((edges[REACH + k] - edges[REACH - k]) / step if step else 1.0 for k in (2, 3))
-    tiny = 1e-12  # nothing varies along the axis
+    tiny = 1e-12  # for axes without variation
     return max(lag_2, tiny), max(lag_4, tiny), max(second, tiny), max(fourth, tiny), edge_2, edge_3

@@ -1,9 +1,9 @@
-"""Scans that were interpolated before they came: as fine as their grid looks, less was measured.
+"""Scans that the scanner interpolated: the grid on which they were measured.
 
-A scanner often fills up the spectrum of a plane with zeros and hands out a grid twice as fine (zero
-filling: "ZIP 512", "Interpolation2D"). Filters take what is missing there for blur and sharpen it,
-and the noise with it. Such a volume loses nothing on the grid that was measured; from there filters
-know the way.
+A scanner often fills the spectrum of a plane with zeros and writes a grid twice as fine (zero
+filling: "ZIP 512", "Interpolation2D"). Filters would take the missing frequencies for blur, and
+sharpen the scan and its noise. An interpolated scan loses nothing when it is brought back to its
+measured grid. The filters restore it from there.
 """
 from typing import NamedTuple
 
@@ -13,27 +13,27 @@ from degrading.banded import apply_operators, banded
 from degrading.descriptors import power_along
 from degrading.spline import zoom_matrix
 
-LINE = 32  # voxels of a line whose spectrum is looked at: frequencies in steps of 1/16
-SHARP_DROP = 13.0  # dB within two such steps: Hamming windows and blur fall by 10 at most
-TOLD_DROP = 6.0  # dB, where a sidecar says that it ends there: else it falls by 3 to 5
-LOWEST = 4  # step: below, energy falls by itself
-RATIOS = (1 / 2, 2 / 3)  # that scanners fill up: the nearest is taken
-NEAR_ENOUGH = 0.07
+LINE = 32  # voxels of a line for the spectrum: its frequencies have steps of 1/16
+SHARP_DROP = 13.0  # dB within two steps: with a Hamming window or blur power drops by at most 10
+TOLD_DROP = 6.0  # dB at the end stated by a sidecar; without interpolation 3 to 5
+LOWEST = 4  # first step that is used: at lower frequencies the power of anatomy drops steeply
+RATIOS = (1 / 2, 2 / 3)  # shares that scanners fill up: the nearest is used
+NEAR_ENOUGH = 0.07  # largest distance from this share
 
 
 class MeasuredGrid(NamedTuple):
-    """What was measured of a volume."""
+    """The grid on which a volume was measured."""
 
     shape: tuple  # of three int
-    shares: tuple  # of three float, of the volume's own voxels along each axis; 1: all
+    shares: tuple  # of three float: measured share of the voxels along each axis
 
     @property
     def is_own(self):
-        """Whether the volume's own grid is what was measured."""
+        """True if the volume was measured on its own grid."""
         return min(self.shares) == 1
 
     def to_low(self):
-        """The matrix from its voxels to those of the volume, shape (4, 4)."""
+        """The matrix from voxels of this grid to voxels of the volume, shape (4, 4)."""
         matrix = np.eye(4)
         for axis, share in enumerate(self.shares):
             matrix[axis, axis], matrix[axis, 3] = 1 / share, (1 / share - 1) / 2
@@ -41,14 +41,14 @@ class MeasuredGrid(NamedTuple):
 
 
 def measured_grid(low, told=(1.0, 1.0, 1.0)):
-    """The grid that a volume was measured on, by where its spectrum ends.
+    """Find the measured grid of a volume from the end of its spectrum.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
         Background 0.
     told : sequence of three float, optional
-        Shares that a sidecar says; 1 where it does not.
+        Shares from a sidecar, see `nifti.slices.filled_up`; 1 if unknown.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def measured_grid(low, told=(1.0, 1.0, 1.0)):
 
 
 def onto_measured(low, grid):
-    """A volume on the grid that it was measured on: its waves, at fewer places.
+    """Bring a volume to its measured grid, by the waves through its voxels.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def onto_measured(low, grid):
     Returns
     -------
     ndarray of float32, shape ``grid.shape``
-        Not below zero; 0 where less than half of a voxel is not background.
+        Not below zero; 0 where more than half of a voxel is background.
     """
     sides = list(zip(low.shape, grid.shape, strict=True))
     found = apply_operators(low, [banded(wave_matrix(*pair)) for pair in sides])
@@ -99,7 +99,7 @@ def onto_measured(low, grid):
 
 
 def wave_matrix(n_in, n_out):
-    """The waves through n_in voxels along an axis, below the highest of either grid, at n_out.
+    """Interpolation from n_in to n_out voxels by waves below the highest frequency of both grids.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def wave_matrix(n_in, n_out):
 
 
 def _share_along(volume, told):
-    """Where the spectrum along the last axis ends, of its length; 1 where it does not."""
+    """End of the spectrum along the last axis, over the highest frequency; 1 if it does not end."""
     power = power_along(volume, LINE)
     if power is None:
         return 1.0
@@ -125,7 +125,7 @@ def _share_along(volume, told):
     at = int(drop.argmax())
     if drop[at] >= SHARP_DROP:
         return (LOWEST + at) / (LINE // 2)
-    if told < 1:  # of an axis that was measured in full, energy goes on there
+    if told < 1:  # the sidecar's end counts if power drops there
         there = abs(np.arange(LOWEST, LOWEST + len(drop)) - told * (LINE // 2)) <= 1
         if drop[there].max(initial=0) >= TOLD_DROP:
             return told

@@ -1,12 +1,13 @@
-"""How a scan was blurred, read off its noise and blur descriptors; and when not to restore it.
+"""Estimate of a scan's blur from its noise and blur descriptors, and the trust in the filters.
 
-No descriptor alone tells the profile of a scanner: each of them also moves with how sharp its
-originals are, with noise and with anatomy. Together they tell more. The reading is a ridge
-regression from all of them to what filters need to know, the profile's transfer at two
-frequencies. Trees split on the reading, or on the user's word where the profile is known.
+No single descriptor shows the slice profile of a scanner: each also depends on the sharpness of the
+originals, on noise and on anatomy. All together show more. The reading is a ridge regression from
+all descriptors to the profile's transfer at two frequencies. Trees split on the reading, or on the
+transfer of the profile that the user states.
 
-Filters of brains make a phantom or a CT worse. Two measures tell: how far the descriptors lie from
-those that were learned from, and how sparse the edges are. There filters give way to the spline.
+Filters of brains make a phantom or a CT worse. Two measures detect these: the distance of the
+descriptors from those of the training, and the sparsity of edges. If one of them is too large, the
+filters give way to the spline.
 """
 import numpy as np
 
@@ -18,18 +19,18 @@ READING_NAMES = (
     "transfer_end",  # at the highest frequency
 )
 SHARES = (0.75, 1.0)  # of the highest frequency, as above
-TOLD_NAMES = (*READING_NAMES, "told")
-RIDGE = 3.0  # draws
-SHRINKAGE = 0.1  # added to variances of 1: descriptors that hardly vary are not trusted to
-USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness up to which filters work in full, and not at all
-# Median over root mean square of differences: 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07
-# in a CT without noise. From the first on filters work in full, below the second not at all. With
-# 3 % of noise a CT has 0.36, and filters gain there as elsewhere.
+TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the profile was stated, 0 if it was read
+RIDGE = 3.0  # weight of the ridge, in sampled acquisitions
+SHRINKAGE = 0.1  # added to variances, so that directions that hardly vary count less
+USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: filters work in full up to USUAL, not from TOO_STRANGE
+# Edge density: 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. Filters
+# work in full from DENSE on, and not at all below SPARSE. A CT with 3 % of noise has 0.36, and
+# filters gain there as in other volumes.
 DENSE, SPARSE = 0.3, 0.2
 
 
 def blur_of(profiles, factor):
-    """The reading that profiles should give: the mean of their transfers over refined axes.
+    """The correct reading of profiles: the mean of their transfers over refined axes.
 
     Parameters
     ----------
@@ -56,14 +57,15 @@ def fit_reader(descriptors, blur):
     Parameters
     ----------
     descriptors : ndarray, shape (draws, descriptors)
+        Of the sampled acquisitions (draws).
     blur : ndarray, shape (draws, len(READING_NAMES))
-        What `blur_of` says of each draw.
+        `blur_of` of each sampled acquisition.
 
     Returns
     -------
     reader : ndarray of float64, shape (len(READING_NAMES) + descriptors, 1 + descriptors)
-        In each row a constant, then a weight for each descriptor. First the readings; then what
-        makes the descriptors numbers of mean 0 and variance 1, for `strangeness`.
+        In each row a constant, then a weight for each descriptor. The first rows give the readings.
+        The others whiten the descriptors (mean 0, variance about 1), for `strangeness`.
 
     Examples
     --------
@@ -85,42 +87,41 @@ def fit_reader(descriptors, blur):
 
 
 def read(reader, descriptors, misread=0.0):
-    """The reading of a scan, within what profiles can be: ndarray of float32.
+    """The reading of a scan, clipped to [0, 1]: ndarray of float32.
 
-    In learning, `misread` is added: filters shall be ready for scanners that are read less well.
+    In training, the random error `misread` is added: it prepares filters for wrong readings.
     """
     rows, descriptors = reader[:len(READING_NAMES)], _completed(reader, descriptors)
     return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + misread, 0, 1).astype(np.float32)
 
 
 def strangeness(reader, descriptors):
-    """How far descriptors lie from those that were learned from: about 0.5 among these.
+    """Distance of descriptors from those of the training, for which it is about 0.5.
 
-    The root mean square of what the last rows of the reader make of them; 0 of filters that were
-    learned without.
+    The root mean square of the whitened descriptors; 0 for filters without a reader.
     """
     rows, descriptors = reader[len(READING_NAMES):], _completed(reader, descriptors)
     return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ descriptors))))
 
 
 def _completed(reader, descriptors):
-    """The descriptors, with the usual spectrum where a volume is too small to have one."""
+    """The descriptors, with the usual spectrum if the volume is too small for its own."""
     if len(descriptors) <= SPECTRAL or np.any(descriptors[SPECTRAL:]) or not reader.any():
         return descriptors
     constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
-    usual = np.linalg.solve(weights, -constant[:, 0])  # what makes all whitened numbers 0
+    usual = np.linalg.solve(weights, -constant[:, 0])  # the values whose whitened numbers are all 0
     return np.concatenate([descriptors[:SPECTRAL], usual[SPECTRAL:]])
 
 
 def trust(reader, descriptors, density):
-    """Share of what filters change that is made: 1 of usual scans, 0 of too strange ones.
+    """Share of the filters' change that is applied: 1 for usual scans, 0 for too strange ones.
 
     Parameters
     ----------
     reader : ndarray, see `fit_reader`
     descriptors : ndarray of float32, shape (descriptors,)
     density : float
-        What `degrading.descriptors.edge_density` gives.
+        See `degrading.descriptors.edge_density`.
 
     Examples
     --------
@@ -137,14 +138,14 @@ def trust(reader, descriptors, density):
 
 
 def told_or_read(reader, descriptors, blur=None, misread=None):
-    """What trees may split on of a whole scan: descriptors, readings, and whether these were told.
+    """Features of a whole scan for trees: descriptors, reading, and 1 if the profile was stated.
 
     Parameters
     ----------
     reader : ndarray, see `fit_reader`
     descriptors : ndarray of float32, shape (descriptors,)
     blur : ndarray of float32, shape (len(READING_NAMES),), optional
-        What is known of the profile. By default it is read.
+        Transfer of the stated profile, see `blur_of`. By default it is read.
     misread : ndarray of float32, optional
         See `read`.
 

@@ -1,4 +1,4 @@
-"""How a scanner blurs along one axis: slice profiles, as matrices from fine voxels to thick ones.
+"""Slice profiles: the blur of a scanner along one axis, as matrices from fine to thick voxels.
 
 The field of view is kept: along an axis of factor R, thick voxel i has its centre at
 ``(i + 1/2) R - 1/2`` fine voxels.
@@ -15,16 +15,16 @@ class Profile(NamedTuple):
 
     kind: str  # box, gauss or kspace
     width: float = 1.0  # of box and gauss, in spacings of the thick voxels
-    damping: float = 0.0  # of kspace: share that a raised cosine takes off the highest frequency
+    damping: float = 0.0  # of kspace: share that a raised cosine removes at the highest frequency
 
 
 PROFILES = {
-    "box": Profile("box"),  # the mean over the slice: slices that touch
+    "box": Profile("box"),  # the mean over the slice: touching slices
     "gap": Profile("box", 0.75),  # a quarter of the spacing is not measured
     "gauss": Profile("gauss"),
     "sharp": Profile("gauss", 0.6),  # hardly blurred, so aliased
-    "kspace": Profile("kspace"),  # the lowest frequencies: what a 3-D acquisition measures
-    "hamming": Profile("kspace", damping=0.92),  # the same under a Hamming window
+    "kspace": Profile("kspace"),  # the lowest frequencies, as in a 3-D acquisition
+    "hamming": Profile("kspace", damping=0.92),  # the lowest frequencies under a Hamming window
 }
 
 
@@ -36,9 +36,9 @@ def profile_matrix(side, factor, profile):
     side : int
         Fine voxels, a multiple of the factor.
     factor : int
-        1 leaves the axis alone.
+        With 1 the matrix is the identity.
     profile : str or Profile
-        A key of PROFILES, or what it stands for.
+        A key of PROFILES, or a profile.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def profile_matrix(side, factor, profile):
     centres = (np.arange(side // factor) + 0.5) * factor - 0.5
     apart = centres[:, None] - np.arange(side)
     if kind == "kspace":
-        # A cosine in k-space: the same waves, one thick voxel to either side.
+        # A cosine window in k-space adds copies that are one thick voxel to either side.
         beside = _dirichlet(apart - factor, side, factor) + _dirichlet(apart + factor, side, factor)
         return (1 - damping / 2) * _dirichlet(apart, side, factor) + damping / 4 * beside
     if kind == "box":
@@ -69,12 +69,12 @@ def profile_matrix(side, factor, profile):
 
 
 def profile_of(profile):
-    """The `Profile` of a name; a `Profile` is one already."""
+    """The `Profile` of a name; a `Profile` is returned unchanged."""
     return PROFILES[profile] if isinstance(profile, str) else profile
 
 
 def transfer(profile, share):
-    """How much of a wave a profile leaves over.
+    """The transfer function of a profile: the share of a wave's amplitude that it keeps.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def transfer(profile, share):
 
 
 def _dirichlet(apart, side, factor):
-    """The sum of all waves below the thick grid's highest frequency, by its closed form."""
+    """The sum of all waves below the thick grid's highest frequency, in closed form."""
     highest = (side - 1) // (2 * factor)  # whole cycles along the axis, below side / (2 factor)
     waves, angle = 2 * highest + 1, np.pi * apart / side
     down = np.sin(angle)

@@ -1,9 +1,9 @@
 """Splines along the axes of a volume, as banded matrices.
 
 ``scipy.ndimage.zoom`` is separable: along one axis it multiplies by a small matrix, whose columns
-are zoomed unit vectors. Each row of that matrix has few weights other than zero, so applying it
-takes a few multiplications a voxel. The result is zoom's own, up to rounding (largest difference
-measured: 3e-5 of a range of 120), some ten times faster.
+are zoomed unit vectors. Each row of the matrix has few weights other than zero, so applying it
+takes a few multiplications per voxel. The result equals that of zoom up to rounding (largest
+measured difference: 3e-5 in a range of 120), and takes about a tenth of the time.
 """
 from functools import lru_cache
 
@@ -25,9 +25,10 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     order : int
         Of the spline: 2 is quadratic, 3 cubic.
     prefilter : bool, optional
-        Whether the spline goes through the voxels, or only has them as coefficients, which blurs.
+        If True, the spline interpolates the voxels; otherwise they are its coefficients, which
+        blurs.
     grid : {"centers", "edges", "first"}, optional
-        What the two grids share; see `spacing_and_start`.
+        Alignment of the two grids, see `spacing_and_start`.
 
     Returns
     -------
@@ -41,18 +42,18 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     array([3.   , 3.778, 5.222, 6.   ], dtype=float32)
     """
     sides = list(zip(low.shape, shape, strict=True))
-    # Apart, since it has some forty weights a voxel, and the small volume has few voxels.
+    # The prefilter has some forty weights per voxel, so it is applied to the small volume.
     coefficients = apply_operators(low, [
         prefilter_operator(n_in, order if prefilter and n_in != n_out else 0, grid == "edges")
         for n_in, n_out in sides])
     fine = apply_operators(coefficients, [zoom_operator(*pair, order, False, grid)
                                           for pair in sides])
-    # Not in place where that is `low` itself, left alone along all axes.
+    # Not in place if `fine` shares its memory with `low`.
     return np.clip(fine, 0, None, out=None if np.shares_memory(fine, low) else fine)
 
 
 def spacing_and_start(n_in, n_out, grid):
-    """Where the voxels of a finer grid lie along an axis.
+    """Positions of the voxels of a finer grid along an axis.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def spacing_and_start(n_in, n_out, grid):
     step : float
         From one output voxel to the next, in input voxels.
     start : float
-        Place of the first output voxel, in input voxels.
+        Position of the first output voxel, in input voxels.
 
     Examples
     --------
@@ -95,13 +96,13 @@ def zoom_operator(n_in, n_out, order, prefilter, grid="centers"):
 
 @lru_cache(maxsize=64)
 def prefilter_operator(side, order, at_faces):
-    """What makes the voxels along an axis the coefficients of the spline through them."""
+    """Operator from the voxels along an axis to the coefficients of their interpolating spline."""
     return banded_by_columns(side, side, lambda first, last: _coefficients(
         side, order, at_faces, first, last))
 
 
 def _coefficients(side, order, at_faces, first, last):
-    """The coefficients of the splines through some unit vectors: (side, last - first)."""
+    """Coefficients of the splines through some unit vectors, shape (side, last - first)."""
     units = np.zeros((side, last - first))
     units[np.arange(first, last), np.arange(last - first)] = 1
     if order < 2 or side < 2:
@@ -110,11 +111,11 @@ def _coefficients(side, order, at_faces, first, last):
 
 
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
-    """The spline along one axis of n_in voxels at the places of n_out voxels.
+    """Matrix of the spline of n_in voxels along an axis at the positions of n_out voxels.
 
-    On the grid ``centers`` it is what scipy.ndimage.zoom does with ``mode="mirror"``, on ``edges``
-    what zoom does with ``grid_mode=True, mode="grid-mirror"``. A side that keeps its length is left
-    alone, where zoom without prefilter would blur it.
+    On the grid ``centers`` it equals scipy.ndimage.zoom with ``mode="mirror"``, on ``edges`` zoom
+    with ``grid_mode=True, mode="grid-mirror"``. If n_in equals n_out it is the identity, although
+    zoom without prefilter would blur.
 
     Returns
     -------
@@ -137,9 +138,9 @@ def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
 def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
     """The values at `positions` of the splines that interpolate each unit vector.
 
-    Without prefilter the unit vectors are the splines' coefficients instead. Beyond the ends the
-    samples are mirrored: `at_faces` of the first and the last voxel, which are seen twice, since
-    half of them is to be filled there; or about their centres.
+    Without prefilter the unit vectors are the splines' coefficients. Beyond the ends the samples
+    are mirrored about the centres of the first and the last voxel. With `at_faces` they are
+    mirrored about the outer faces of these voxels, because positions may lie in their outer half.
 
     Returns
     -------
@@ -150,14 +151,14 @@ def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
 
 
 def spline_operator(n_in, positions, order, prefilter=True, *, at_faces):
-    """`spline_matrix` as a banded matrix, in memory that grows with the sides, not their square."""
+    """`spline_matrix` as a banded matrix; its memory is proportional to the sides."""
     columns = spline_columns(n_in, positions, order, prefilter, at_faces)
     return banded_by_columns(len(positions), n_in, columns)
 
 
 def spline_columns(n_in, positions, order, prefilter, at_faces):
-    """What gives the columns from `first` to `last` of `spline_matrix`: a callable."""
-    # A place that misses a knot by rounding is put there, or it would fall into two pieces.
+    """A function that returns the columns from `first` to `last` of `spline_matrix`."""
+    # Positions that miss a knot by rounding are put on it, so that they fall into one piece.
     knots = np.round(2 * positions) / 2
     positions = np.where(np.abs(positions - knots) < 1e-9, knots, positions)
     first = np.floor(positions + 0.5 * (order % 2 == 0)).astype(int) - order // 2
@@ -179,9 +180,9 @@ def spline_columns(n_in, positions, order, prefilter, at_faces):
 
 
 def resizing_matrix(n_in, n_out):
-    """What resamples an axis and keeps its field of view, by Lanczos' kernel of three lobes.
+    """Resampling of an axis with its field of view kept, by Lanczos' kernel of three lobes.
 
-    Where the new spacing is coarser the kernel is as much wider, so that nothing folds back.
+    For a coarser spacing the kernel is wider by the ratio of spacings, to avoid aliasing.
 
     Returns
     -------

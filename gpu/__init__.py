@@ -1,1 +1,1 @@
-"""Computing on graphics cards, through CuPy; imported only where one is asked for or may be."""
+"""Computing on graphics cards with CuPy; imported only if a card may be used."""

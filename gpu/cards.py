@@ -1,4 +1,4 @@
-"""The graphics cards that CuPy finds. CuPy is imported when it is asked for."""
+"""The graphics cards that CuPy finds. CuPy is imported only when cards are looked for."""
 import contextlib
 import importlib.util
 import os
@@ -12,26 +12,26 @@ from machine.errors import UserError, first_line
 
 
 class Card(NamedTuple):
-    """A graphics card, or what stands in for one."""
+    """A graphics card, or a replacement of one in tests."""
 
     xp: Any  # the array module
-    to_host: Callable  # from an array of xp to one of NumPy
-    solve_triangular: Callable  # as scipy.linalg's
-    free: Callable  # () -> bytes that arrays may still take
-    release: Callable  # () -> None; gives back what deleted arrays took
+    to_host: Callable  # from an array of xp to an array of NumPy
+    solve_triangular: Callable  # same arguments as in scipy.linalg
+    free: Callable  # () -> bytes still free for arrays
+    release: Callable  # () -> None; gives back the memory of deleted arrays
     name: str
-    # () -> a context in which this is the card that the thread works on.
+    # () -> a context in which the thread works on this card.
     use: Callable = contextlib.nullcontext
 
 
 def find_cards(device, most=None):
-    """The cards to work on, none for the CPU, and why.
+    """The cards to work on (none: the CPU), and the reason.
 
     Parameters
     ----------
     device : {"auto", "gpu"}
     most : int, optional
-        So many are enough; by default all are taken.
+        Largest number of cards; by default all are used.
 
     Returns
     -------
@@ -41,33 +41,33 @@ def find_cards(device, most=None):
     Raises
     ------
     UserError
-        If `device` is "gpu" and there is none.
+        If `device` is "gpu" and there is no card to work on.
     """
     try:
-        # Looking is quick; importing CuPy takes half a second.
+        # This is quick; importing CuPy takes half a second.
         if importlib.util.find_spec("cupy") is None:
             raise ImportError("CuPy is not installed, see requirements-gpu.txt")
         cards, left_out = cupy_cards(most)
-    except Exception as fault:  # of a driver or a library, each with a class of its own
+    except Exception as fault:  # drivers and libraries raise classes of their own
         if device == "gpu":
-            raise UserError(f"argument --device: no GPU to work on: {first_line(fault)}; mend "
-                            "that, or leave --device out") from fault
+            raise UserError(f"argument --device: no GPU to work on: {first_line(fault)}; correct "
+                            "this, or leave --device out") from fault
         return [], f"since there is no GPU to work on: {first_line(fault)}"
     names = [card.name for card in cards] + [f"left out: {fault}" for fault in left_out]
     return cards, "; ".join(names)
 
 
 def cupy_cards(most=None):
-    """The cards that CUDA_VISIBLE_DEVICES names, in its order, and what is wrong with the others.
+    """The usable cards, in the order of CUDA_VISIBLE_DEVICES, and the faults of the others.
 
     Raises
     ------
     Exception
-        Of CuPy's, a driver's or a compiler's own class, if there is none to work on.
+        Of a class of CuPy, a driver or a compiler, if there is no card to work on.
     """
-    # Or a user's 1 would round what is multiplied to eleven bits; read at the first product.
+    # A user's value of 1 would round factors to eleven bits. CuPy reads it at the first product.
     os.environ["CUPY_TF32"] = "0"
-    # Here: CuPy is not always there, and takes half a second.
+    # Imported here: CuPy is optional, and its import takes half a second.
     import cupy
 
     if not cupy.is_available():
@@ -88,7 +88,7 @@ def cupy_cards(most=None):
 
 def cupy_card(cupy, number):
     """One card, after a small trial."""
-    # Here, as CuPy itself.
+    # Imported here, like CuPy itself.
     from cupyx.scipy.linalg import solve_triangular
 
     device, pool = cupy.cuda.Device(number), cupy.get_default_memory_pool()
@@ -97,7 +97,7 @@ def cupy_card(cupy, number):
     card = Card(cupy, cupy.asnumpy, solve_triangular,
                 lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
                 f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}",
-                lambda: cupy.cuda.Device(number))  # a new one each time: threads must not share it
+                lambda: cupy.cuda.Device(number))  # a new one each time: threads must not share
     try:
         with card.use():
             try_out(card)
@@ -109,7 +109,8 @@ def cupy_card(cupy, number):
 def try_out(card):
     """Call each library once.
 
-    A missing one is found here, not after an hour, and has its memory before any is planned.
+    So a missing library is found at once, not after an hour, and the memory that libraries take is
+    no longer counted as free.
     """
     xp = card.xp
     cube, at = xp.asarray(np.ones((3, 3, 3), np.float32)), xp.asarray(np.array([13], np.int32))
@@ -121,4 +122,4 @@ def try_out(card):
     half = card.to_host(card.solve_triangular(factor[0], factor[0, 0], trans="T", lower=True,
                                               check_finite=False))
     if not np.allclose(half, [1, 0]) or not np.allclose(card.to_host(sums), 1):
-        raise OSError("it computes nonsense; see to its driver")
+        raise OSError("it computes wrong results; check its driver")

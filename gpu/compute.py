@@ -1,12 +1,13 @@
 """The engine of graphics cards: sum the Gram matrices, solve for the filters, apply them.
 
-Each function takes the card as a value. Its array module `xp` is CuPy or, in tests, NumPy: there is
-one code for both, and arrays pass between card and main memory by ``xp.asarray`` and
-``card.to_host`` alone. Which card CuPy works on is a matter of the thread: what works on one begins
-with ``with card.use()``.
+Each function takes the card as an argument. Its array module `xp` is CuPy or, in tests, NumPy. The
+code is the same for both: arrays pass between card and main memory only by ``xp.asarray`` and
+``card.to_host``. CuPy has a current card for each thread, so work on a card begins with
+``with card.use()``.
 
 Features and buckets stay on the CPU (hashtable.py). As in matrix_compute.py, products are float32,
-of at most `BLOCK` samples at a time, and sums float64; filters differ from the CPU's by rounding.
+of at most `BLOCK` samples at a time, and sums are float64. Filters differ from those of the CPU by
+rounding.
 """
 import contextlib
 from functools import partial
@@ -19,11 +20,11 @@ from machine.errors import UserError
 from matrix_compute import BLOCK, bucket_order
 from published.apply_filters import TILE
 
-BATCH = 32  # filters solved at a time, where they fit: their sums, 7 MB each, are copied
-LEAST_BLOCK = 16  # samples or voxels at a time; where not even these fit, the card is of no use
-FREE_SHARE = 0.85  # of the free memory: the rest is for the libraries, and lost between arrays
-WORK_BYTES = 64 << 20  # for a block of samples: places, patches, product; 24 MB at 1024 of 11^3
-TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or take "
+BATCH = 32  # filters solved at a time, if they fit: their sums, 7 MB each, are copied
+LEAST_BLOCK = 16  # samples or voxels at a time; if even these do not fit, work on the card ends
+FREE_SHARE = 0.85  # of the free memory: the rest is for libraries and gaps between arrays
+WORK_BYTES = 64 << 20  # for a block of samples: indices, patches, product; 24 MB at 1024 of 11^3
+TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or give "
             "--device cpu")
 
 
@@ -32,9 +33,9 @@ TOO_FULL = ("the GPU has too little free memory; close other programs that use i
 class Cards:
     """Graphics cards as an engine, like `engine.CPU`.
 
-    Gram matrices grow on the cards, a volume on each, until they are added to those in main memory.
-    A training works in a thread for each card and one more: that one prepares a volume while the
-    cards sum the others. Solving and applying use the first card.
+    Each card sums one volume at a time into its own Gram matrices. They are later added to those in
+    main memory. A training uses one thread for each card and one more, which prepares the next
+    volume. Solving and applying use the first card.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ class Cards:
 
     @contextlib.contextmanager
     def place(self):
-        """Where a volume can be summed; waits for an idle card."""
+        """Give a card for one volume; waits for an idle card."""
         stream = self.idle.get()
         try:
             yield stream
@@ -66,10 +67,10 @@ class Cards:
 
     @contextlib.contextmanager
     def settled(self, gram):
-        """Inside, no card is amid a volume, and `gram` has what all of them have summed.
+        """Inside, all cards are idle, and `gram` holds the sums of all cards.
 
-        Raises what ended the summing of a volume: part of it may be in the sums, so that they are
-        not to be saved.
+        If the summing of a volume failed, its exception is raised again: part of the volume may be
+        in the sums, so they must not be saved.
         """
         taken = [self.idle.get() for _ in self.streams]
         try:
@@ -86,14 +87,14 @@ class Cards:
 class Stream:
     """One card's part of the sums.
 
-    On the card lie the packed lower triangles of some buckets: of all where they fit, else of one
-    group after another. Its memory may be scarcer than was planned: then the group is halved, and
-    what is left to do goes on.
+    The card holds the packed lower triangles of all buckets if they fit, otherwise of one group of
+    buckets after another. If memory runs out, the group is halved, and the work continues with the
+    samples that are left.
 
     Attributes
     ----------
     buckets : range
-        Of the `Gram` at hand, those that lie on the card.
+        Buckets of the `Gram` whose sums are on the card.
     packed : array of float64, shape (most, (P + 1)(P + 2) / 2), or None
     """
 
@@ -102,11 +103,11 @@ class Stream:
         self.buckets, self.packed, self.touched = range(0), None, set()
 
     def add(self, gram, drawn, method, advance=lambda samples: None):
-        """Add a volume's samples, as `engine.CPU.add`.
+        """Add a volume's samples, like `engine.CPU.add`.
 
-        The sums of `gram` itself have them after `settle` only.
+        They reach the sums of `gram` only with `settle`.
         """
-        reached = drawn.ends[:-1].copy()  # per bucket, the first sample that is not added yet
+        reached = drawn.ends[:-1].copy()  # per bucket, the first sample not added yet
         with self.card.use():
             while if_it_fits(self._add, gram, drawn, reached, method, advance) is None:
                 self._shrink(gram)
@@ -114,7 +115,7 @@ class Stream:
             gram.count += np.diff(drawn.ends)
 
     def settle(self, gram):
-        """Add what lies on the card to the sums in main memory."""
+        """Add the sums on the card to those in main memory."""
         with self.card.use(), self.lock:
             for b in sorted(self.touched):
                 gram.packed[b] += self.card.to_host(self.packed[b - self.buckets.start])
@@ -123,7 +124,7 @@ class Stream:
         self.touched, self.buckets = set(), range(0)
 
     def _add(self, gram, drawn, reached, method, advance):
-        """Add samples bucket after bucket; note in `reached` how far that went, and return it."""
+        """Add samples bucket after bucket; note the progress in `reached`, and return it."""
         xp, ends, volume = self.card.xp, drawn.ends[1:], drawn.volume
         lr, hr = xp.asarray(volume.lr.reshape(-1)), xp.asarray(volume.hr.reshape(-1))
         voxels = xp.asarray(drawn.voxels.astype(index_type(volume.lr)))
@@ -135,19 +136,19 @@ class Stream:
                 stop = min(reached[b] + self.block, ends[b])
                 rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets,
                                    method.solver == "ridge")
-                # float32 to float64; all of the block or, out of memory, nothing.
+                # float32 to float64; without enough memory nothing of the block is added.
                 sums += xp.take(rows.T @ rows, lower)
                 advance(stop - reached[b])
                 reached[b] = stop
         return reached
 
     def _sums_of(self, b, gram, next_volume):
-        """The sums of a bucket on the card, a view; makes room for it where it is not there."""
+        """A view of a bucket's sums on the card; replaces the group on the card if necessary."""
         if b not in self.buckets:
             self.settle(gram)
             buckets, length = gram.packed.shape
             if self.packed is None or self.packed.shape[1] != length:
-                self.packed = None  # before the next is made: the two might not fit
+                self.packed = None  # freed first: both might not fit
                 room = FREE_SHARE * self.card.free() - WORK_BYTES - next_volume
                 self.most = min(max(int(room // (8 * length)), 1), buckets, self.most or buckets)
                 self.packed = self.card.xp.zeros((self.most, length))
@@ -157,7 +158,7 @@ class Stream:
         return self.packed[b - self.buckets.start]
 
     def _shrink(self, gram):
-        """Take half as many buckets, or samples at a time, from here on."""
+        """Halve the buckets on the card, or else the samples at a time, from now on."""
         self.settle(gram)
         if self.most is not None and self.most > 1:
             self.most //= 2
@@ -170,9 +171,9 @@ class Stream:
 
 
 def if_it_fits(work, *arguments):
-    """What the work gives, None where the card's memory did not suffice.
+    """The result of the work; None if the card's memory did not suffice.
 
-    On return the exception is gone, and with it the arrays that it held on to.
+    On return the exception is gone, and with it the arrays that it referred to.
     """
     try:
         return work(*arguments)
@@ -181,7 +182,7 @@ def if_it_fits(work, *arguments):
 
 
 def patch_offsets(shape, length):
-    """How far each voxel of a cubic patch is from its centre in the flat volume.
+    """Offset of each voxel of a cubic patch from its centre, in the flat volume.
 
     Returns
     -------
@@ -193,22 +194,22 @@ def patch_offsets(shape, length):
 
 
 def index_type(volume):
-    """What holds a flat index: half the bytes where that does.
+    """Data type of flat indices: int32 if it suffices, otherwise int64.
 
-    Places are most of what a gather writes.
+    Arrays of indices are a large part of the memory that a gather writes.
     """
     return np.int32 if volume.size < 1 << 31 else np.int64
 
 
 def lower_triangle(side):
-    """Flat places of a square matrix's lower triangle, row after row: as `Gram` packs it; int32."""
+    """Flat indices of a square matrix's lower triangle, in the order of `Gram.packed`; int32."""
     return np.flatnonzero(np.tri(side, dtype=bool)).astype(np.int32)
 
 
 def gather_rows(xp, lr, hr, voxels, offsets, centred):
-    """Rows [patch, target] of voxels of flat volumes.
+    """Rows [patch, target] of voxels, from flat volumes.
 
-    Centred: less the LR voxel at the patch's centre, both.
+    If `centred`, the LR voxel at the patch's centre is subtracted from both.
 
     Returns
     -------
@@ -225,12 +226,12 @@ def gather_rows(xp, lr, hr, voxels, offsets, centred):
 # ------------------------------------------------------------------------------------------ solving
 
 def ridge_filters(card, gram, buckets, weight, g0, g, advance):
-    """As `matrix_compute.ridge_filters`, a batch of buckets at a time.
+    """`matrix_compute.ridge_filters` on the card, a batch of buckets at a time.
 
-    Half as many where memory does not suffice.
+    The batch is halved if memory does not suffice.
     """
     with card.use():
-        each = 6 * 8 * gram.side**2  # bytes: matrices, factors, their making
+        each = 6 * 8 * gram.side**2  # bytes: matrices, factors, temporary arrays
         most = min(max(int(FREE_SHARE * card.free() / each), 1), BATCH)
         while buckets.size:
             batch = buckets[:most]
@@ -247,7 +248,7 @@ def ridge_filters(card, gram, buckets, weight, g0, g, advance):
 
 
 def solve_batch(card, packed, side, weight, g0):
-    """The g of `matrix_compute.ridge_filter` for a stack of packed Gram matrices.
+    """The filters g of `matrix_compute.ridge_filter` for a stack of packed Gram matrices.
 
     Parameters
     ----------
@@ -261,8 +262,8 @@ def solve_batch(card, packed, side, weight, g0):
     matrices = xp.zeros((len(packed), side * side))
     matrices[:, xp.asarray(lower_triangle(side))] = xp.asarray(packed)
     matrices[:, :-1:side + 1] += weight  # the diagonal of Q
-    matrices[:, -side:-1] += weight * xp.asarray(g0)  # V stands in the last row
-    # Keeps the whole positive definite, see there.
+    matrices[:, -side:-1] += weight * xp.asarray(g0)  # V is the last row
+    # Keeps the matrix positive definite, see `matrix_compute.ridge_filter`.
     matrices[:, -1] = 2 * matrices[:, -1] + float(weight * (g0 @ g0) + 1)
     factors = xp.linalg.cholesky(matrices.reshape(-1, side, side))
     g = xp.empty((len(packed), side - 1))
@@ -270,7 +271,7 @@ def solve_batch(card, packed, side, weight, g0):
         g[n] = card.solve_triangular(factors[n, :-1, :-1], factors[n, -1, :-1], trans="T",
                                      lower=True, check_finite=False)
     g = card.to_host(g)
-    if not np.isfinite(g).all():  # CuPy's cholesky says nothing
+    if not np.isfinite(g).all():  # CuPy's cholesky raises no error
         raise np.linalg.LinAlgError("matrix is not positive definite")
     return g
 
@@ -278,9 +279,9 @@ def solve_batch(card, packed, side, weight, g0):
 # ----------------------------------------------------------------------------------------- applying
 
 def filter_voxels(card, lr, voxels, bucket, h, filter_len):
-    """As `published.apply_filters.filter_voxels`, bucket after bucket.
+    """`published.apply_filters.filter_voxels` on the card, bucket after bucket.
 
-    Fewer voxels at a time where memory does not suffice.
+    Takes fewer voxels at a time if memory does not suffice.
     """
     order, ends = bucket_order(bucket, len(h))
     voxels, tile = voxels[order], TILE

@@ -1,1 +1,1 @@
-"""NIfTI files that others write: volumes, masks, folders of a study."""
+"""NIfTI files from other software: volumes, masks, folders of a study."""

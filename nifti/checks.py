@@ -1,8 +1,8 @@
-"""What is checked before a NIfTI file is believed: that it is whole, and its header plausible.
+"""Checks of a NIfTI file before it is used: the file is whole, and its header is plausible.
 
-A header is 348 bytes that anyone may have written. Its sizes are compared with the size of the file
-and with the free memory before anything is allocated, and a gzip stream is read to its end, where
-its checksum stands.
+Any program may have written the header. Its sizes are compared with the size of the file and with
+the free memory before anything is allocated. A gzip stream is read to its end, where its checksum
+stands.
 """
 import math
 import os
@@ -16,40 +16,41 @@ from machine.errors import UserError, first_line
 from machine.memory import GB, VOXEL_BYTES, free_memory
 from nifti.geometry import mend_geometry
 
-IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the bytes of their headers
-MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can stand for
-OFFSET_MAX = 64 << 20  # bytes of header extensions
+IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the length of their headers in bytes
+MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can expand to, at most
+OFFSET_MAX = 64 << 20  # bytes: largest offset of the voxels that is accepted
 EXTENSIONS_MAX = 1000
-HEAD_BYTES = 64  # that tell what stands in the place of a volume
+HEAD_BYTES = 64  # enough to recognise a pointer or another format in place of a volume
 GZIP_MAGIC = b"\x1f\x8b"
 DICOM_AT, DICOM_MAGIC = 128, b"DICM"
 ANNEX_GET = "datalad get or git annex get"
-STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # of a file, also of gzip
-LARGEST = 1e30  # intensities beyond are treated as infinite: sums of their squares leave float32
+STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # of reading
+LARGEST = 1e30  # larger intensities count as infinite: sums of their squares overflow float32
 SMALLEST = 1e-30
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
-    """Open a NIfTI file, read and check its header.
+    """Open a NIfTI file; read and check its header.
 
     Parameters
     ----------
     path : path-like
     dimensions : tuple of int
-        How many axes are accepted, once trailing axes of one element are dropped.
+        Accepted numbers of axes, after trailing axes of one element are dropped.
     voxel_bytes : float, optional
-        Of memory that the work on each voxel takes; more than is free is refused.
+        Memory that the work on each voxel takes. It is an error if more than the free memory is
+        needed.
 
     Returns
     -------
     image : nibabel image
-        Its voxels are still in the file. Its header says only what can be true of where they lie;
-        ``image.extra["remarks"]``: what was mended for that, a list of str.
+        Its voxels are still in the file. Its header holds only a valid position in space;
+        ``image.extra["remarks"]`` lists the repairs, as str.
     shape : tuple of int
         Without trailing axes of one element beyond the third.
 
     Raises
     ------
     UserError
-        Naming the file, what is wrong with it and what would be right.
+        With the file, the fault and the remedy.
     """
     try:
         kind = os.stat(path)
@@ -96,15 +97,14 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
         return IMAGES[size](proxy, affine, header, {"remarks": remarks}), shape
     except UserError:
         raise
-    except Exception as fault:  # a hostile header ends in many kinds inside the library
+    except Exception as fault:  # bad headers raise many types of exceptions in the library
         raise _unreadable(path, fault) from fault
 
 
 def read_voxels(path, image, shape):
-    """All voxels of an image from `checked_image` as float32, scaled as its header says.
+    """All voxels of an image from `checked_image` as float32, with the scaling of its header.
 
-    Scaling is done in float64, so that a file's values do not depend on the type they are stored
-    in.
+    Scaling is done in float64, so that the intensities do not depend on the data type of the file.
 
     Parameters
     ----------
@@ -114,13 +114,13 @@ def read_voxels(path, image, shape):
 
     Returns
     -------
-    ndarray of float32, of that shape
+    ndarray of float32, of shape `shape`
         In Fortran order, as NIfTI stores it.
 
     Raises
     ------
     UserError
-        If the file ends early, is corrupt or goes on far behind its voxels.
+        If the file ends early, is corrupt, or has many bytes after its voxels.
     """
     proxy = image.dataobj
     count, dtype = math.prod(shape), proxy.dtype
@@ -132,7 +132,7 @@ def read_voxels(path, image, shape):
         if len(raw) < needed:
             raise EOFError(f"{len(raw):,} bytes where its header claims {needed:,}")
         voxels = np.frombuffer(raw, dtype, count, int(proxy.offset)).reshape(shape, order="F")
-        # What leaves the range becomes infinite, which the caller looks for.
+        # Values beyond the range of float32 become infinite; the caller looks for them.
         with np.errstate(all="ignore"):
             if (proxy.slope, proxy.inter) != (1, 0):
                 voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
@@ -145,42 +145,43 @@ def read_voxels(path, image, shape):
 
 
 def clean_voxels(path, data):
-    """Replace what is no intensity by background, and say so.
+    """Replace invalid intensities by background, with a message.
 
     Parameters
     ----------
     path : path-like
-        Where the voxels come from, for what is said of them.
+        Source of the voxels, for messages.
     data : ndarray of float32
 
     Returns
     -------
     data : ndarray of float32, of the same shape
-        Finite; the same array where there was nothing to replace. May be below zero.
+        Finite; the input array itself if nothing was replaced. Values may be below zero.
     remarks : list of str
     replaced : ndarray of bool, of the same shape
-        Which voxels were replaced; None where there were none.
+        True at replaced voxels; None if there are none.
 
     Raises
     ------
     UserError
-        If all voxels are alike, or all too small to compute with.
+        If no voxel is above zero, all voxels are equal, or the intensities are too large or too
+        small to compute with.
     """
     remarks, replaced, good = [], None, np.abs(data) < LARGEST
-    if not good.all():  # also where data is not a number
+    if not good.all():  # not-a-number is not good either
         large = bool((np.isfinite(data) & ~good).any())
         if (large or (data == np.inf).any()) and not (data[good] > 0).any():
             raise UserError(f"{path}: its intensities are too large, beyond {LARGEST:g} or "
                             "infinite; rescale it")
         data, replaced = np.where(good, data, np.float32(0)), ~good
         remarks.append(f"{path}: not-a-number and infinite voxels are taken as background"
-                       + (f", and those beyond {LARGEST:g}" if large else ""))
+                       + (f", and voxels beyond {LARGEST:g}" if large else ""))
     low, high = float(data.min()), float(data.max())
     if high <= 0:
         raise UserError(f"{path}: holds no voxel above zero; replace it by a volume with positive "
                         "intensities")
     if low == high:
-        raise UserError(f"{path}: all its voxels are {high:g}, there is nothing to restore; "
+        raise UserError(f"{path}: all its voxels are {high:g}, so nothing can be restored; "
                         "replace it by a volume of a brain")
     if high < SMALLEST:
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
@@ -189,8 +190,8 @@ def clean_voxels(path, data):
 
 
 def _claims(header):
-    """Shape, bytes of file and voxels that a header claims."""
-    dimensions, *sides = (int(number) for number in header["dim"])  # room for seven sides
+    """Shape, size of the file in bytes and number of voxels according to a header."""
+    dimensions, *sides = (int(number) for number in header["dim"])  # always seven sides
     shape = tuple(sides[:max(0, dimensions)])
     if not 1 <= dimensions <= len(sides) or min(shape) < 1:
         raise ValueError(f"its header claims the shape {shape}; every side must be 1 or more; "
@@ -199,14 +200,14 @@ def _claims(header):
     try:
         dtype = header.get_data_dtype()
     except (KeyError, ValueError, TypeError, nib.spatialimages.HeaderDataError):
-        raise ValueError(f"its data type {int(header['datatype'])} is none of NIfTI's; save it as "
+        raise ValueError(f"its data type {int(header['datatype'])} is unknown; save it as "
                          "float32") from None
     if dtype.kind == "c":
         raise _not_real("complex numbers")
     if dtype.kind not in "iuf":
         raise _not_real("colours (RGB)" if dtype.fields else str(dtype))
     offset = float(header["vox_offset"])
-    if not 0 <= offset <= OFFSET_MAX:  # also where it is not a number
+    if not 0 <= offset <= OFFSET_MAX:  # true also if it is not a number
         raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole "
                          "file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
@@ -215,19 +216,19 @@ def _claims(header):
 def _extensions(path, header, size):
     """The extensions of a header, which results keep: a list of Nifti1Extension.
 
-    Not by nibabel, which believes what sizes these claim.
+    They are not read by nibabel, because it does not check their sizes.
 
     Raises
     ------
     UserError
-        If one claims other bytes than lie between header and voxels, or there are too many.
+        If an extension does not fit between header and voxels, or there are too many.
     """
     with opened(path) as file:
         head = file.read(size + 4)
         extended = len(head) == size + 4 and head[size] != 0
         block = file.read(max(int(header["vox_offset"]) - len(head), 0)) if extended else b""
     found, at, order = [], 0, "big" if header.endianness == ">" else "little"
-    while len(block) - at >= 16:  # less is filling
+    while len(block) - at >= 16:  # fewer bytes are padding
         length, code = (int.from_bytes(block[place:place + 4], order, signed=True)
                         for place in (at, at + 4))
         if not 8 <= length <= len(block) - at:
@@ -243,7 +244,7 @@ def _extensions(path, header, size):
 
 
 def _mended(path, header):
-    """Mend what a header says of space; returns remarks on it that name the file."""
+    """Repair the position in space of a header; returns remarks that name the file."""
     try:
         return [f"{path}: {remark}" for remark in mend_geometry(header)]
     except ValueError as fault:
@@ -263,17 +264,17 @@ def opened(path):
 
 
 def _read_to_end(file, path, most):
-    """Read what is left, which in a gzip stream compares the checksum."""
+    """Read the rest of a file; for a gzip stream this also checks the checksum."""
     left = 0
     while block := file.read(1 << 20):
         left += len(block)
         if left > most:
-            raise UserError(f"{path}: goes on for more than {most:,} bytes behind its voxels; "
+            raise UserError(f"{path}: has more than {most:,} bytes after its voxels; "
                             "replace it by a whole file")
 
 
 def is_dicom(path):
-    """Whether a file is a DICOM image, by its content or name."""
+    """True if a file is a DICOM image, by its content or name."""
     try:
         with open(path, "rb") as file:
             head = file.read(DICOM_AT + len(DICOM_MAGIC))
@@ -289,21 +290,21 @@ def _unreadable(path, fault):
 
 
 def _remedy(path):
-    """What brings the volume where something else stands in its place; None where that is not so.
+    """Remedy if the file is a link, a pointer or another format; None otherwise.
 
-    Data sets come with links and pointers in the place of files that were not fetched yet.
+    Data sets contain links and pointers in place of files that were not fetched yet.
     """
     if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
-        return f"bring what it links to, {os.readlink(path)}; where git-annex keeps it: {ANNEX_GET}"
+        return f"fetch the file it links to, {os.readlink(path)}; with git-annex: {ANNEX_GET}"
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError:
         return None
     if head.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS, bring the volume with git lfs pull"
+        return "it is a pointer of Git LFS, fetch the volume with git lfs pull"
     if head.startswith(b"/annex/objects/"):
-        return f"it is a pointer of git-annex, bring the volume with {ANNEX_GET}"
+        return f"it is a pointer of git-annex, fetch the volume with {ANNEX_GET}"
     if head.startswith(GZIP_MAGIC) and not _is_gzip(path):
         return "it is compressed, rename it to end in .nii.gz"
     sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))

@@ -1,39 +1,39 @@
-"""Where voxels lie in space, as NIfTI headers say it: checked, mended, and of a finer grid."""
+"""Position of voxels in space in NIfTI headers: checked, repaired, and for a finer grid."""
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-SMALLEST_MM, LARGEST_MM = 1e-6, 1e6  # of a voxel; others are no sizes
-MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # by the units of headers
-FARTHEST_MM = 1e9  # that a voxel may lie from the origin
-FLATTEST = 1e-4  # volume of a voxel, as a share of what upright edges would give
-READABLE = 1 + 2 * np.finfo(np.float32).eps  # a quaternion's square that nibabel lets pass
-ROUNDING = 1e-3  # by which the square of a quaternion's length may lie above 1
-CODES = range(1, 6)  # of sform and qform that say something
+SMALLEST_MM, LARGEST_MM = 1e-6, 1e6  # range of valid voxel sizes
+MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # lengths of the units of headers
+FARTHEST_MM = 1e9  # largest valid entry of an sform, and largest offset of a qform
+FLATTEST = 1e-4  # least volume of a voxel, over the product of its edges
+READABLE = 1 + 2 * np.finfo(np.float32).eps  # squared length of a quaternion that nibabel accepts
+ROUNDING = 1e-3  # the square of a quaternion's length may exceed 1 by this much
+CODES = range(1, 6)  # codes of sform and qform that have a meaning
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z")
 ROWS = ("srow_x", "srow_y", "srow_z")
 
 
 def mend_geometry(header):
-    """Leave in a header only what can be true of where its voxels lie.
+    """Repair the position in space of a header.
 
-    Of sform and qform a good one is enough: the other is cleared. A quaternion that is longer than
-    1 by rounding is shortened.
+    If one of sform and qform is invalid and the other is valid, the invalid one is cleared. A
+    quaternion that is longer than 1 by rounding is shortened.
 
     Parameters
     ----------
     header : nibabel.Nifti1Header
-        Changed in place; of unchecked values.
+        Changed in place. Its values need not have been checked.
 
     Returns
     -------
     remarks : list of str
-        What was changed, for people.
+        The changes, in words.
 
     Raises
     ------
     ValueError
-        If neither is good or, where neither is there, the voxel sizes are none.
+        If neither is valid, or if neither is present and the voxel sizes are invalid.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def mend_geometry(header):
     >>> header.set_sform(np.diag([2, 2, 2, 1]), 1)
     >>> header["pixdim"][3] = np.nan
     >>> mend_geometry(header)
-    ['its voxel sizes are not above zero; those of its sform are taken']
+    ['its voxel sizes are not above zero; the voxel sizes of its sform are used']
     >>> header["pixdim"][3].item()
     2.0
     """
@@ -57,27 +57,28 @@ def mend_geometry(header):
     if len(faults) == sform + qform and (faults or not sized):
         said = [f"its {form} {fault}" for form, fault in faults.items()]
         raise ValueError(f"{' and '.join(said) or 'its voxel sizes are not above zero'}, so its "
-                         "header does not say where its voxels lie; give it a good sform or qform")
+                         "position in space is unknown; give it a good sform or qform")
     for form, fault in faults.items():
         other = "qform" if form == "sform" else "sform"
-        remarks.append(f"its {form} {fault}; its {other} is taken")
+        remarks.append(f"its {form} {fault}; its {other} is used")
         _clear(header, form)
     if not sized:
         header["pixdim"][1:4] = voxel_sizes(_sform_of(header))
         if not faults:
-            remarks.append("its voxel sizes are not above zero; those of its sform are taken")
+            remarks.append("its voxel sizes are not above zero; the voxel sizes of its sform are "
+                           "used")
     steps = _numbers(header["pixdim"][4:])
     header["pixdim"][4:] = np.where(np.isfinite(steps) & (steps >= 0), steps, 0)
     return remarks
 
 
 def _numbers(values):
-    with np.errstate(invalid="ignore"):  # said of signalling numbers that are none
+    with np.errstate(invalid="ignore"):  # numpy warns about signalling NaNs
         return np.array(values, np.float64)
 
 
 def _are_sizes(sizes):
-    return bool(((sizes > SMALLEST_MM) & (sizes < LARGEST_MM)).all())  # False where no number
+    return bool(((sizes > SMALLEST_MM) & (sizes < LARGEST_MM)).all())  # False if not a number
 
 
 def _sform_of(header):
@@ -90,7 +91,7 @@ def _mend_quaternion(header):
     square = quaternion @ quaternion
     if not READABLE < square <= 1 + ROUNDING:
         return []
-    # A step below 1, so that it stays there when it is rounded to the header's type.
+    # Slightly below 1, so that rounding to the header's type does not exceed 1 again.
     shortened = quaternion / np.sqrt(square) * (1 - 2**-23)
     for name, value in zip(QUATERNION, shortened, strict=True):
         header[name] = value
@@ -98,19 +99,19 @@ def _mend_quaternion(header):
 
 
 def _fault_of_sform(header):
-    """What is wrong with the sform, in words; None where nothing is."""
+    """The fault of the sform, in words; None if it is valid."""
     sform = _sform_of(header)
     if not np.isfinite(sform).all():
         return "holds values that are no numbers"
     sizes = voxel_sizes(sform)
     flat = abs(np.linalg.det(sform[:3, :3])) < FLATTEST * np.prod(sizes)
     if flat or not _are_sizes(sizes) or np.abs(sform).max() > FARTHEST_MM:
-        return "is singular or out of all bounds"
+        return "is singular or has values out of range"
     return None
 
 
 def _fault_of_qform(header, sized):
-    """What is wrong with the qform, in words; None where nothing is."""
+    """The fault of the qform, in words; None if it is valid."""
     quaternion = _numbers([header[name] for name in QUATERNION])
     offsets = _numbers([header[name] for name in OFFSETS])
     if not (np.isfinite(quaternion).all() and np.isfinite(offsets).all()):
@@ -120,7 +121,7 @@ def _fault_of_qform(header, sized):
     if quaternion @ quaternion > READABLE:
         return "has a quaternion longer than 1"
     if np.abs(offsets).max() > FARTHEST_MM:
-        return "is out of all bounds"
+        return "has values out of range"
     return None
 
 
@@ -131,17 +132,17 @@ def _clear(header, form):
 
 
 def voxel_sizes_of(image):
-    """The voxel sizes of an image, as its place in space has them: ndarray, shape (3,)."""
+    """The voxel sizes of an image, from its affine: ndarray, shape (3,)."""
     return sizes_in(image.header)
 
 
 def sizes_in(header):
-    """The voxel sizes of a header's best affine, which its own field of them may not be."""
+    """The voxel sizes of a header's best affine; its field of voxel sizes may differ."""
     return voxel_sizes(header.get_best_affine())
 
 
 def unit_of(image):
-    """The unit of an image's voxel sizes, as its header says it: mm where it does not.
+    """The unit of an image's voxel sizes according to its header; mm if it states none.
 
     Returns
     -------
@@ -152,23 +153,23 @@ def unit_of(image):
 
 
 def voxel_sizes_in_mm(image):
-    """The voxel sizes of an image in mm, whatever its unit is: ndarray, shape (3,)."""
+    """The voxel sizes of an image, converted to mm: ndarray, shape (3,)."""
     return voxel_sizes_of(image) * MM[unit_of(image)]
 
 
 def finer_header(image, shape, fine_to_low):
     """The header of an image for voxels on a finer grid.
 
-    sform and qform, each with the code it had, say where the new voxels lie; where neither has a
-    code, only the voxel size says something.
+    sform and qform keep their codes and give the positions of the new voxels. If neither has a
+    code, only the voxel sizes change.
 
     Parameters
     ----------
     image : nibabel image
     shape : tuple of int
-        Of the new voxels, with the fourth axis where there is one.
+        Of the new volume, with a fourth axis if there is one.
     fine_to_low : ndarray, shape (4, 4)
-        From new voxels to those of `image`.
+        From new voxels to voxels of `image`.
 
     Returns
     -------
@@ -186,5 +187,5 @@ def finer_header(image, shape, fine_to_low):
     if sform_code:
         header.set_sform(sform @ fine_to_low, int(sform_code))
     for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
-        header[name] = 0  # the finer slices were not measured one after another
+        header[name] = 0  # interpolated slices have no time of acquisition
     return header

@@ -6,14 +6,15 @@ import numpy as np
 from machine.errors import UserError
 from nifti.checks import STREAM_FAULTS, checked_image, opened
 
-LABEL_INTENT = 1002  # what NIfTI headers call labels
-BLOCK = 1 << 18  # voxels that are looked at together for labels
+LABEL_INTENT = 1002  # NIfTI's intent code of labels
+BLOCK = 1 << 18  # voxels read at a time
 
 
 def is_label_map(path, most):
-    """Whether a file holds a mask or labels: 2 to `most` values, all of them whole numbers.
+    """True if a file holds a mask or labels: 2 to `most` distinct values, all whole numbers.
 
-    Read is no more than it takes to find more values: of a scan the first slices with tissue.
+    Reading stops once more than `most` values, or a fraction, are found: for a scan, in the first
+    slices with tissue.
 
     Parameters
     ----------
@@ -23,7 +24,7 @@ def is_label_map(path, most):
     Returns
     -------
     bool
-        Also by what its header calls it. False for a file that cannot be read.
+        True also if the header declares labels. False for a file that cannot be read.
     """
     try:
         image, shape = checked_image(path, (3, 4))
@@ -37,13 +38,13 @@ def is_label_map(path, most):
                 block = file.read(min(left, BLOCK) * proxy.dtype.itemsize)
                 values = np.frombuffer(block, proxy.dtype, len(block) // proxy.dtype.itemsize)
                 if not values.size:
-                    return False  # cut short
+                    return False  # the file ends early
                 if values[0] == values[-1] and values.min() == values.max():
-                    values = values[:1]  # background, mostly; finding values takes longer
-                with np.errstate(invalid="ignore"):  # said of infinite ones
+                    values = values[:1]  # mostly background; sorting all of it takes longer
+                with np.errstate(invalid="ignore"):  # numpy warns about infinite values
                     if values.dtype.kind == "f" and (values % 1 != 0).any():
                         return False
-                seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough
+                seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough to exceed `most`
                 if seen.size <= most:
                     seen = np.union1d(seen, values)
                 left -= len(block) // proxy.dtype.itemsize

@@ -1,7 +1,7 @@
-"""Brain masks that lie beside volumes: which one goes with a volume, and where it says brain is.
+"""Brain masks of volumes: found by their names, checked and read.
 
 BIDS datasets, and many others, hold whole heads, each with the mask of its brain. A mask is found
-by its name, must lie exactly where its volume lies, and is brain above one half.
+by its name. It must be on the grid of its volume. Voxels above one half are brain.
 """
 import glob
 import os
@@ -20,14 +20,14 @@ from nifti.volumes import is_volume_name, read_volume
 
 NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brain_mask",
          "{name}_mask", "{name}_brainmask", "{name}_brain_mask")
-SPACES = ("{entities}_space-*_desc-brain_mask",)  # where none of these is there
+SPACES = ("{entities}_space-*_desc-brain_mask",)  # tried if none of NAMES exists
 ENDINGS = (".nii.gz", ".nii")
 SUFFIX = re.compile(r"(_desc-[^_]+)?_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
 BIDS_FILE, DERIVATIVES = "dataset_description.json", "derivatives"
-DEEPEST = 4  # folders that a volume may lie below the dataset's: sub-*/ses-*/anat
-INSIDE = 0.5  # brighter voxels of a mask are brain
-APART = 0.1  # voxels that a mask may lie away: quaternions of headers are rounded so much
-BYTES = 13  # of memory for each voxel of a mask, as it is read
+DEEPEST = 4  # folders searched upward for a dataset's root, from sub-*/ses-*/anat
+INSIDE = 0.5  # voxels of a mask above this are brain
+APART = 0.1  # largest distance, in voxels, between mask and volume: headers round quaternions
+BYTES = 13  # of memory for each voxel of a mask while it is read
 
 
 class Mask(NamedTuple):
@@ -39,13 +39,13 @@ class Mask(NamedTuple):
 
 
 def read_brain(path, pattern):
-    """Read a 3-D volume as `volumes.read_volume` does, with zeros where its mask says no brain.
+    """Read a 3-D volume as `volumes.read_volume` does, with zeros outside its mask.
 
     Parameters
     ----------
     path : Path
     pattern : str
-        Of --mask. Where empty, no mask is looked for.
+        Value of --mask. If empty, no mask is used.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def read_brain(path, pattern):
     Raises
     ------
     UserError
-        As of `mask_for` and of `volumes.read_volume`.
+        See `mask_for` and `volumes.read_volume`.
     """
     mask = mask_for(path, pattern)
     if mask is None:
@@ -65,24 +65,25 @@ def read_brain(path, pattern):
 
 
 def mask_for(path, pattern):
-    """The mask that goes with a volume.
+    """The mask of a volume.
 
     Parameters
     ----------
     path : Path
         Of the volume, or of a series: one mask serves all its volumes.
     pattern : str
+        Value of --mask.
 
     Returns
     -------
     Mask or None
-        None where the pattern is empty.
+        None if the pattern is empty.
 
     Raises
     ------
     UserError
-        If there is none, or several; if it cannot be read, has another shape than the volume, lies
-        elsewhere in space, or holds no brain.
+        If there is no mask, or several; if the mask cannot be read, has another shape or position
+        in space than the volume, or holds no brain.
     """
     if not pattern:
         return None
@@ -95,20 +96,21 @@ def mask_for(path, pattern):
             raise UserError(f"{found}: has the shape {mask_shape}, the volume {shape[:3]}; "
                             "resample it to the volume's grid")
         if (apart := _apart(image, mask, shape[:3])) > APART:
-            raise UserError(f"{found}: lies up to {apart:.3g} voxels away from the volume, by "
-                            "their headers; resample it to the volume's grid, or mend its header")
+            raise UserError(f"{found}: lies up to {apart:.3g} voxels away from the volume, "
+                            "according to their headers; resample it to the volume's grid, or "
+                            "correct its header")
         inside = read_voxels(found, mask, mask_shape) > INSIDE
         if not inside.any():
             raise UserError(f"{found}: has no voxel above {INSIDE:g}, so no brain; replace it by "
                             "a whole mask")
         digest = seal.digest()
     except UserError as fault:
-        raise UserError(f"{path}: not used, for its mask: {fault}") from fault
+        raise UserError(f"{path}: not used, because of its mask: {fault}") from fault
     return Mask(found, inside, digest)
 
 
 def _apart(image, mask, shape):
-    """How far a mask's voxels lie from those of the volume, at most: a float, in its voxels."""
+    """Largest distance between mask and volume at the corners, in voxels of the volume."""
     corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(shape)[:, None] - 1)
     corners = np.vstack([corners, np.ones(8)])
     to_volume = np.linalg.solve(image.header.get_best_affine(), mask.header.get_best_affine())
@@ -116,15 +118,15 @@ def _apart(image, mask, shape):
 
 
 def find_mask(path, pattern):
-    """Where the mask of a volume lies.
+    """Find the file of a volume's mask.
 
     Parameters
     ----------
     path : Path
     pattern : str
-        ``auto``, or a path from the volume's folder, in which ``{name}`` is the volume's name
-        without .nii or .nii.gz, ``{entities}`` the same without its BIDS suffix, and ``*``, ``?``
-        and ``[ ]`` are as in a shell.
+        ``auto``, or a path from the volume's folder. ``{name}`` is the volume's name without .nii
+        or .nii.gz, ``{entities}`` is this name without its BIDS suffix, and ``*``, ``?`` and
+        ``[ ]`` are as in a shell.
 
     Returns
     -------
@@ -133,15 +135,15 @@ def find_mask(path, pattern):
     Raises
     ------
     UserError
-        If not exactly one file fits.
+        If no file fits, or several fit.
     """
     found = _found(Path(path), pattern)
     if len(found) == 1:
         return found[0]
     if found:
         raise UserError(f"{path}: --mask {pattern} finds {len(found)} masks for it, "
-                        f"{found[0]} and {found[1]}{' among them' * (len(found) > 2)}; leave one "
-                        "there, or give --mask a pattern that fits one alone")
+                        f"{found[0]} and {found[1]}{' among them' * (len(found) > 2)}; keep only "
+                        "one, or give --mask a pattern that fits only one")
     sought = NAMES[0] + ENDINGS[0] if pattern == MASK_AUTO else pattern
     sought = sought.replace(MASK_NAME, stem(path)).replace(MASK_ENTITIES, entities(path))
     example = Path(path).parent / sought
@@ -150,7 +152,7 @@ def find_mask(path, pattern):
 
 
 def masks_among(volumes, pattern):
-    """Those of some volumes' masks that can be told.
+    """The masks of some volumes, as far as they are unambiguous.
 
     Parameters
     ----------
@@ -160,14 +162,14 @@ def masks_among(volumes, pattern):
     Returns
     -------
     list of Path
-        One for each volume that has just one.
+        One for each volume that has exactly one.
     """
     found = (_found(path, pattern) for path in volumes) if pattern else ()
     return [masks[0] for masks in found if len(masks) == 1]
 
 
 def masks_in_words(volumes, pattern):
-    """For how many volumes a mask was found, in one line."""
+    """The number of volumes with a mask, in one line."""
     found = len(masks_among(volumes, pattern))
     return f"Masks ({pattern}): found for {found} of {len(volumes)}"
 
@@ -184,7 +186,7 @@ def entities(path):
 
 
 def _found(path, pattern):
-    """All files that may be the mask of a volume: list of Path, by name."""
+    """All candidates for the mask of a volume: list of Path, by name."""
     here = glob.escape(str(path.parent))
     if pattern != MASK_AUTO:
         return _fitting(path, here, (pattern,))
@@ -196,9 +198,9 @@ def _found(path, pattern):
 
 
 def _derived(path):
-    """Where BIDS keeps what pipelines derived from the volumes in a folder, as a pattern.
+    """Pattern of the folders where BIDS keeps derived files of a volume.
 
-    A list of one str, or of none where the volume is in no dataset.
+    A list of one str; empty if the volume is in no dataset.
     """
     here = path.absolute().parent
     for folder in (here, *here.parents)[:DEEPEST]:
@@ -209,7 +211,7 @@ def _derived(path):
 
 
 def _fitting(path, folder, patterns):
-    """Volumes in a folder, or in several, whose names fit; never the volume itself."""
+    """Volumes whose names fit, in the folders of a glob pattern; never the volume itself."""
     found = set()
     for pattern in patterns:
         pattern = pattern.replace(MASK_NAME, glob.escape(stem(path)))

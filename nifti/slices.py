@@ -1,4 +1,4 @@
-"""What is known of a volume's slices beyond its header: by its BIDS sidecar, and by the user."""
+"""Thickness and spacing of a volume's slices, from its BIDS sidecar."""
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from disk.files import read_json, stem
 from machine.errors import complain
 from nifti.geometry import MM
 
-TOUCHING = 0.02  # of the spacing: slices thinner or thicker by less just touch
+TOUCHING = 0.02  # share of the spacing: slices that differ less from it count as touching
 
 
 class Slices(NamedTuple):
-    """Of a volume's slices, in mm; None where nobody says."""
+    """Thickness and spacing of a volume's slices in mm; None if unknown."""
 
     thickness: float | None
-    spacing: float | None  # from the middle of one to that of the next
+    spacing: float | None  # between the middles of neighbouring slices
 
 
 def slices_beside(path):
-    """What the JSON file of a volume's own name says of its slices.
+    """Thickness and spacing of slices, from the JSON sidecar of a volume.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def slices_beside(path):
     Returns
     -------
     Slices
-        Nothing, where there is no such file, it cannot be read, or does not say.
+        None for values that are missing, also if there is no sidecar or it cannot be read.
 
     Examples
     --------
@@ -42,10 +42,11 @@ def slices_beside(path):
 
 
 def filled_up(path, sizes):
-    """What the sidecar says of an interpolated plane: measured shares of its voxels, per axis.
+    """Share of the voxels that were measured along each axis, from the sidecar.
 
-    Scanners write how many lines they acquired and how many they hand out. Slices are taken to be
-    along the longest voxel size; 1 where nothing is said.
+    Scanners write the number of lines that they acquired and of lines that they reconstructed.
+    Slices are assumed along the axis with the longest voxel size. The share is 1 along this axis,
+    and along all axes if the sidecar states no interpolation.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def filled_up(path, sizes):
 
 
 def _sidecar(path):
-    """What the JSON file of a volume's own name holds; empty where there is none to be read."""
+    """Content of the JSON file with a volume's name; empty if there is none or it is unreadable."""
     try:
         return read_json(Path(path).with_name(f"{stem(path)}.json"))
     except ValueError:
@@ -78,40 +79,42 @@ def _sidecar(path):
 
 
 def slices_in_words(path, sizes, unit="mm"):
-    """What is known of the slices beyond the header: their thickness, and gaps or overlaps.
+    """Thickness of the slices and the gap between them, in words.
+
+    A message reports slices that overlap, and a sidecar that contradicts the header.
 
     Parameters
     ----------
     path : Path
         A BIDS sidecar may lie beside it.
     sizes : ndarray, shape (3,)
-        Voxel sizes. Slices are taken to be along the longest.
+        Voxel sizes. Slices are assumed along the longest.
     unit : {"mm", "um", "m"}, optional
         Of the sizes. Sidecars are in mm.
 
     Returns
     -------
     str
-        Empty where nobody says how thick they are, or they just touch.
+        Empty if the thickness is unknown, or the slices touch or overlap.
     """
     beside = Slices(*(said and said / MM[unit] for said in slices_beside(path)))
     axis = int(np.argmax(sizes))
     spacing, thickness = sizes[axis], beside.thickness
     if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
         complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} {unit} "
-                 f"apart, its header says {spacing:.4g} {unit}, which is taken; correct the one "
-                 "that is wrong")
+                 f"apart, its header says {spacing:.4g} {unit}; the header is used; correct the "
+                 "one that is wrong")
     if not thickness or abs(thickness - spacing) <= TOUCHING * spacing:
         return ""
     apart = f"slices of {thickness:.4g} {unit} lie {spacing:.4g} {unit} apart along axis {axis}"
     if thickness > spacing:
-        complain("test", f"{path}: {apart}, so they overlap; filters have learned from none that "
-                 "do, and may leave some blur there")
+        complain("test", f"{path}: {apart}, so they overlap; the filters have not learned from "
+                 "overlapping slices, and may leave some blur")
         return ""
     return f"{apart}, a gap of {spacing - thickness:.4g} {unit}"
 
 
 def _length(value):
-    """A length in mm; None where it is none."""
+    """A positive finite number as float; None for other values."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if good and math.isfinite(value) and value > 0 else None

@@ -1,7 +1,7 @@
-"""Which volumes a folder of a study holds: what is taken, what is left out, and by which rule.
+"""Search for the volumes in a folder of a study: which are used, and which rule leaves others out.
 
-Studies lie on disk beside masks, label maps, earlier results and version control. What is left out
-is counted and said, one line a rule.
+Folders of studies also hold masks, label maps, earlier results and version control. For each rule
+one message counts the files that it leaves out.
 """
 import os
 from difflib import get_close_matches
@@ -18,33 +18,34 @@ from nifti.labels import is_label_map
 from nifti.masks import BIDS_FILE, DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
-LABEL_NAMES = ("mask", "seg", "label", "labels")  # BIDS dseg and probseg among them
-LABEL_VALUES = 32  # whole numbers, at most, that a volume holds to be taken for a label map
+LABEL_NAMES = ("mask", "seg", "label", "labels")  # endings; also BIDS dseg and probseg
+LABEL_VALUES = 32  # a volume with at most this many distinct whole numbers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
-DICOM_LOOKED_AT = 100  # files of a folder without volumes
+DICOM_LOOKED_AT = 100  # files checked for DICOM in a folder without volumes
 BIDS_SUFFIX = "_T1w"
-BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are not its raw data
+BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset without raw data
 
 
 def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mask=""):
-    """NIfTI files below a folder, sorted by name; of a single file, that file, whatever it is.
+    """NIfTI files below a folder, sorted by name. A single NIfTI file is always used.
 
-    Links to folders are followed; hidden files and folders are left out. So are, with one line on
-    standard error for each rule: results of earlier runs, masks and label maps, and of a BIDS
-    dataset all but its T1w volumes, unless `include` says which.
+    Links to folders are followed; hidden files and folders are left out. Also left out, with one
+    line on standard error for each rule, are results of earlier runs, masks and label maps. Of a
+    BIDS dataset only the T1w volumes are used, unless `include` is given.
 
     Parameters
     ----------
     folder : path-like
+        May also be a file.
     at_most : int, optional
-        How many of them; by default all.
+        Largest number of volumes; by default all.
     include, exclude : sequence of str, optional
-        Patterns (``*_T1w.nii.gz``, ``sub-0[12]/*``) of a file's name or of its path below `folder`.
-        One of `include` must fit, none of `exclude` may.
+        Patterns (``*_T1w.nii.gz``, ``sub-0[12]/*``) of a file's name, of its path below `folder` or
+        of the last parts of this path. One of `include` must fit, none of `exclude` may fit.
     results : path-like, optional
-        A folder that is not searched, since results are written there.
+        Folder of the results, which is not searched.
     mask : str, optional
-        Pattern by which masks are found, see `masks.find_mask`: none of these is taken.
+        Pattern of masks, see `masks.find_mask`. The masks that it finds are left out.
 
     Returns
     -------
@@ -53,7 +54,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     Raises
     ------
     UserError
-        If the folder is missing or holds none.
+        If the folder is missing or holds no volume.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -62,8 +63,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
                       else "its name must end in .nii or .nii.gz, with something before it")
             raise UserError(f"{folder}: not a NIfTI volume; {remedy}")
         if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
-            say(f"{folder}: looks like a mask or label map; it is taken as a scan, which leaves no "
-                "labels", "stderr")
+            say(f"{folder}: looks like a mask or label map; it is used as a scan, and the result "
+                "holds no labels", "stderr")
         return [folder]
     if not folder.is_dir():
         raise _not_there(folder)
@@ -83,9 +84,9 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         say(remark, "stderr")
     if not found:
         if rules.passed_over:
-            raise UserError(f"{folder}: no volume in it is left to take, see --include and "
-                            "--exclude; give one of its files itself to take it whatever it is")
-        remedy = "put some in, or run python sample.py for two public ones"
+            raise UserError(f"{folder}: all its volumes are left out; change --include or "
+                            "--exclude, or give one of its files by its own name")
+        remedy = "put volumes into it, or run python sample.py for two public ones"
         if any(map(is_dicom, islice(_files_below(folder), DICOM_LOOKED_AT))):
             remedy = f"it holds DICOM files: convert them with {DICOM_REMEDY.format(folder)}"
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; {remedy}")
@@ -95,10 +96,10 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
 def _not_there(path):
     """The error of a folder or file that does not exist."""
     if path.is_symlink():
-        checked_image(path)  # says how to fetch what it links to
+        checked_image(path)  # raises an error that says how to fetch the file
     if not is_volume_name(path.name):
         return UserError(f"{path}: no such folder or file; check its name, or make the folder and "
-                         "put .nii.gz volumes in")
+                         "put .nii.gz volumes into it")
     beside = filter(is_volume_name, os.listdir(path.parent)) if path.parent.is_dir() else []
     near = get_close_matches(path.name, beside, 1, 0.8)
     return UserError(f"{path}: no such file; check its name"
@@ -106,13 +107,13 @@ def _not_there(path):
 
 
 def _files_below(folder):
-    """All files below a folder, its own first."""
+    """All files below a folder, first the files directly in it."""
     for here, _, names in os.walk(folder):
         yield from (Path(here, name) for name in names)
 
 
 def _walk(folder, results, rules):
-    """Folders below a folder, each once, their files, and whether they are of a BIDS dataset.
+    """Folders to search, each once: folder, names of its files, True if of a BIDS dataset.
 
     Links to folders are followed, but not in circles.
     """
@@ -129,7 +130,7 @@ def _walk(folder, results, rules):
         if root:
             rules.datasets.append(here)
             kept = [name for name in kept if name not in BIDS_ASIDE]
-        if results != os.path.realpath(folder):  # results beside their inputs
+        if results != os.path.realpath(folder):  # if equal, results lie beside their inputs
             aside = [name for name in kept if os.path.realpath(Path(here, name)) == results]
             rules.folders += [Path(here, name) for name in aside]
             kept = [name for name in kept if name not in aside]
@@ -140,17 +141,17 @@ def _walk(folder, results, rules):
 
 
 class _Rules:
-    """What is left out of a folder, and what is said of it."""
+    """Rules that leave files of a folder out, and the messages about them."""
 
     def __init__(self, folder, include, exclude):
         self.folder, self.include, self.exclude = folder, include, exclude
         self.fitted = set()  # patterns that fit a volume
-        self.datasets, self.folders = [], []  # of BIDS; of results
+        self.datasets, self.folders = [], []  # BIDS datasets; folders of results
         self.named, self.labels, self.results, self.not_t1w, self.masks = [], [], [], [], []
         self.passed_over = 0
 
     def takes(self, path, dataset):
-        """Whether a volume is taken; notes by which rule it is not."""
+        """True if a volume is used; otherwise notes the rule that leaves it out."""
         name = relative_name(path, self.folder)
         wanted = self._fitting(name, self.include) if self.include else True
         if self._fitting(name, self.exclude) or not wanted:
@@ -163,7 +164,7 @@ class _Rules:
         return False
 
     def _fitting(self, name, patterns):
-        """Those of some patterns that a path below the folder, or its last parts, fit."""
+        """The patterns that fit a path below the folder, or its last parts."""
         path = PurePosixPath(name)
         found = [pattern for pattern in patterns
                  if fnmatchcase(name, pattern) or path.match(pattern)]
@@ -171,12 +172,12 @@ class _Rules:
         return found
 
     def leave(self, rule, path):
-        """Note that a volume is left out by a rule, given as the list of such."""
+        """Note a volume in the list of the rule that leaves it out."""
         rule.append(relative_name(path, self.folder))
         self.passed_over += 1
 
     def _against(self, path, dataset):
-        """The list of those that are left out by the same rule; None for a volume to take."""
+        """The list of the rule that leaves a volume out; None for a volume to use."""
         name = stem(path).lower()
         if _is_result(path):
             return self.results
@@ -187,16 +188,16 @@ class _Rules:
         return self.labels if is_label_map(path, LABEL_VALUES) else None
 
     def remarks(self):
-        """What is said: a line for each rule that left something out."""
+        """Messages: a line for each rule that left volumes out, and for each useless pattern."""
         for option, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 if pattern not in self.fitted:
-                    yield (f"{self.folder}: --{option} {pattern} fits no volume; a folder is "
-                           f"chosen as \"{pattern.rstrip('/')}/*\"")
+                    yield (f"{self.folder}: --{option} {pattern} fits no volume; to select a "
+                           f"folder write \"{pattern.rstrip('/')}/*\"")
         for dataset in [] if self.include else self.datasets:
             others = f", {len(self.not_t1w)} others are not" if self.not_t1w else ""
-            yield (f"{dataset}: a BIDS dataset; its T1w volumes are taken{others} "
-                   f"(--include says which), nor is {' or '.join(BIDS_ASIDE)} searched")
+            yield (f"{dataset}: a BIDS dataset; its T1w volumes are used{others} "
+                   f"(--include selects others); {' and '.join(BIDS_ASIDE)} are not searched")
         aside = [*self.named, *self.labels]
         if aside:
             ways = ([f"{len(self.named)} by names that end in mask, seg or label"]
@@ -209,9 +210,9 @@ class _Rules:
             yield f"{self.folder}: {_counted(self.masks, 'mask')} of --mask left out"
         if self.results:
             yield (f"{self.folder}: {_counted(self.results, 'result')} of earlier runs left out, "
-                   "by the JSON file beside")
+                   "recognised by the JSON file beside")
         for folder in self.folders:
-            yield f"{folder}: not searched, since results are written there"
+            yield f"{folder}: not searched, because results are written there"
 
 
 def _counted(names, what):
@@ -220,7 +221,7 @@ def _counted(names, what):
 
 
 def _is_result(path):
-    """Whether the JSON file beside a volume says that test.py wrote it, from another volume."""
+    """True if the JSON record beside a volume states that test.py made it from another volume."""
     names = (stem(path), path.name)
     for record in (path.with_name(f"{sign}{name}.json") for sign in ("", ".") for name in names):
         if is_ours(record):

@@ -1,4 +1,4 @@
-"""Volumes from and to NIfTI files: one reader and one writer. Their place in space comes along."""
+"""Reading and writing of volumes as NIfTI files, with their position in space."""
 import contextlib
 import math
 import os
@@ -16,27 +16,27 @@ from machine.memory import SERIES_BYTES, VOXEL_BYTES
 from machine.progress import say
 from nifti.checks import checked_image, clean_voxels, read_voxels
 
-GZIP_LEVEL = 2  # of igzip: files of zlib's level 1 in a seventh of its time
+GZIP_LEVEL = 2  # of igzip: as small as level 1 of zlib, in a seventh of the time
 
 
 class Volume(NamedTuple):
-    """A volume, or a series of them, as it was read."""
+    """A volume, or a series of volumes, as it was read."""
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
-    image: nib.Nifti1Image  # that it came from, for its header and place in space
-    shifts: tuple = (None,)  # of Shift: what each volume was shifted by, if many voxels were < 0
-    mask_digest: str = ""  # SHA-256 of the mask that it was read with
+    image: nib.Nifti1Image  # its source, for header and position in space
+    shifts: tuple = (None,)  # Shift of each volume with many voxels below zero, None of others
+    mask_digest: str = ""  # SHA-256 of the mask; empty without a mask
 
     @property
     def shift(self):
-        """What the first volume was shifted by: Shift or None."""
+        """Shift of the first volume, or None."""
         return self.shifts[0]
 
 
 # -------------------------------------------------------------------------------------------- names
 
 def relative_name(path, folder):
-    """What a volume is known by in records and results: its name below its folder.
+    """Name of a volume in records and results: its path below its folder.
 
     Parameters
     ----------
@@ -62,32 +62,32 @@ def relative_name(path, folder):
 
 
 def is_volume_name(name):
-    """Whether a file's name ends in .nii or .nii.gz, in any case, with something before it."""
+    """True if a file's name ends in .nii or .nii.gz, in small or capital letters, after a stem."""
     return bool(ENDING.search(name, 1))
 
 
 def target_paths(volumes, folder, request, masks=()):
-    """Where each restored volume goes.
+    """The path of each restored volume.
 
     Parameters
     ----------
     volumes : list of Path
-        Those to be restored.
+        Volumes to restore.
     folder : Path
         Of the results.
     request : Request
     masks : sequence of Path, optional
-        What else is read.
+        Further input files, which must not be overwritten either.
 
     Returns
     -------
     list of Path
-        --output, or each input's name, with --suffix behind it.
+        The path of --output; otherwise each input's name with --suffix, below `folder`.
 
     Raises
     ------
     UserError
-        If --output names one file for several volumes, or a result would fall on an input.
+        If --output names one file for several volumes, or a result would overwrite an input.
     """
     if request.output and len(volumes) > 1:
         raise UserError(f"--output names one file, {request.test_dir} holds {len(volumes)}; "
@@ -119,19 +119,20 @@ def read_volume(path, inside=None):
     ----------
     path : path-like
     inside : ndarray of bool, shape (X, Y, Z), optional
-        Its brain: all else is set to zero, as if it had never been there.
+        Its brain mask: all other voxels are set to zero, and do not count as tissue.
 
     Returns
     -------
     Volume
-        Its data in the file's intensities, shape (X, Y, Z). Voxels that are no finite number are 0.
-        Where many are below zero, all are shifted, as its `shift` says; in a series, each volume
-        for itself.
+        Its data in the file's intensities, shape (X, Y, Z). Not-a-number and infinite voxels are 0.
+        If many voxels are below zero, the volume is shifted; its `shift` records this. In a series
+        this is decided for each volume.
 
     Raises
     ------
     UserError
-        If the file is no whole NIfTI volume of real numbers in three dimensions, or holds nothing.
+        If the file is not a complete NIfTI volume of real numbers in three dimensions, or holds
+        nothing to restore.
     """
     return _read(path, (3,), inside=inside)
 
@@ -146,13 +147,13 @@ def read_series(path):
     Returns
     -------
     Volume
-        As of `read_volume`, its data of shape (X, Y, Z) or (X, Y, Z, T).
+        As from `read_volume`, with data of shape (X, Y, Z) or (X, Y, Z, T).
 
     Raises
     ------
     UserError
-        If the file is no whole NIfTI image of real numbers in three or four dimensions, or holds
-        nothing.
+        If the file is not a complete NIfTI image of real numbers in three or four dimensions, or
+        holds nothing to restore.
     """
     return _read(path, (3, 4), SERIES_BYTES)
 
@@ -160,31 +161,31 @@ def read_series(path):
 def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     image, shape = checked_image(path, dimensions, voxel_bytes)
     volume = volume_of(read_voxels(path, image, shape), image, path, inside)
-    while len(shape) == 3 and image.ndim > 3:  # a series of one: results get the header of a volume
+    while len(shape) == 3 and image.ndim > 3:  # a series of one: results are volumes
         scaling = _scaling(image)
         image = image.slicer[..., 0]
-        image.header.set_slope_inter(*scaling)  # which the slice has forgotten
+        image.header.set_slope_inter(*scaling)  # lost by slicing
     return volume._replace(image=image)
 
 
 def volume_of(data, image, name, inside=None):
-    """A `Volume` of voxels in memory, as `read_volume` and `read_series` give it.
+    """A `Volume` from voxels in memory, as `read_volume` and `read_series` return it.
 
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z) or (X, Y, Z, T)
         May be changed.
     image : nibabel image
-        For header and place in space.
+        For header and position in space.
     name : path-like
         For messages.
     inside : ndarray of bool, shape (X, Y, Z), optional
-        As of `read_volume`.
+        See `read_volume`.
 
     Raises
     ------
     UserError
-        If it holds nothing to restore.
+        If the volume holds nothing to restore.
     """
     named = name
     if inside is not None:
@@ -202,9 +203,10 @@ def volume_of(data, image, name, inside=None):
 
 
 def _shifted(series, outside=None):
-    """Shift the volumes of which many voxels are below zero, in place: their shifts, and remarks.
+    """Shift, in place, volumes with many voxels below zero; returns shifts and remarks.
 
-    `series` is of shape (X, Y, Z, T), and so is `outside`: voxels that are known to be no tissue.
+    `series` and `outside` have the shape (X, Y, Z, T). `outside` marks voxels known not to be
+    tissue.
     """
     shifts, remarks, moved, lowest = [], [], [], 0.0
     for number in range(series.shape[3]):
@@ -237,7 +239,7 @@ def _scaling(image):
 
 
 def largest_volume(volumes):
-    """Voxels of the largest of these volumes, by their headers; faulty ones wait for their turn."""
+    """Number of voxels of the largest volume, by the headers; unreadable files are ignored here."""
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
@@ -248,7 +250,7 @@ def largest_volume(volumes):
 # ------------------------------------------------------------------------------------------ writing
 
 def _stored(data, kept, slope, inter):
-    """Intensities as integers that a scaling turns back; some planes at a time, to save memory."""
+    """Intensities as integers for a scaling; one plane at a time, to save memory."""
     limits, stored = np.iinfo(kept), np.empty_like(data, kept)
     slowest = int(np.argmax(np.abs(data.strides)))
     for plane, target in zip(np.moveaxis(data, slowest, 0), np.moveaxis(stored, slowest, 0),
@@ -259,24 +261,23 @@ def _stored(data, kept, slope, inter):
 
 
 def write_volume(path, data, like, header=None, dtype="float32", files=None):
-    """Write voxels under the header, affine and codes of the image they came from.
+    """Write voxels with the header, affine and codes of their source image.
 
-    The same voxels give the same bytes, whenever and under whatever name they are written.
+    Equal voxels give equal bytes, at any time and under any name.
 
     Parameters
     ----------
     path : path-like
-        Compressed where it ends in .gz.
+        Compressed if it ends in .gz.
     data : ndarray, shape (X, Y, Z) or (X, Y, Z, T)
     like : nibabel image
-        The image they came from.
+        The source image.
     header : nibabel header, optional
-        Another one than its.
+        Used in place of the header of `like`.
     dtype : {"float32", "same"}, optional
-        "same": as that image stores its voxels, with its scaling, rounded and clipped to what it
-        can hold.
+        "same": data type and scaling of `like`; for integers rounded and clipped to their range.
     files : disk.files.WholeFiles, optional
-        Those that it belongs to.
+        Group of files that the volume belongs to.
 
     Raises
     ------
@@ -286,7 +287,7 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         If a voxel is infinite or not a number.
     """
     if not np.isfinite(data).all():
-        raise UserError(f"{path}: not written, since restoring gave voxels that are no numbers; "
+        raise UserError(f"{path}: not written, because restored voxels are not finite numbers; "
                         "rescale the intensities of its input, or learn the filters again")
     header = (header or like.header).copy()
     header.set_data_dtype(np.float32)
@@ -299,12 +300,12 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         data = _stored(data, kept, slope, inter)
     image = type(like)(data, None, header)
     if data.dtype.kind in "iu":
-        # Only now: an image made from a header forgets its scaling.
+        # Set here, because making an image from a header loses its scaling.
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
     writing = files.writing if files else whole_file
     with writing(path, suffix) as temporary, open(temporary, "wb") as plain:
-        if temporary.lower().endswith(".gz"):  # neither name nor time in the stream
+        if temporary.lower().endswith(".gz"):  # without name and time in the stream
             with igzip.IGzipFile("", "wb", GZIP_LEVEL, plain, mtime=0) as packed:
                 image.to_stream(packed)
         else:

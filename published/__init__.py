@@ -1,1 +1,1 @@
-"""The published method's own kernels."""
+"""Kernels of the published method."""

@@ -1,10 +1,10 @@
-"""The structure tensor of each voxel, and the eigenvalues and direction that it holds.
+"""The structure tensor of each voxel, its eigenvalues and its principal direction.
 
 The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the window of gradients
 around it (section 3.2 of the paper). The weights are separable, so the tensor is six products of
 gradients, each smoothed along the three axes: some 160 multiplications instead of the 729 x 729
-matrix of the formula. Planes of products are smoothed along two axes as they are met and kept in a
-ring that is just long enough for the third; no volume-sized temporary is made.
+matrix of the formula. Each plane of products is smoothed along two axes and kept in a ring buffer
+that is long enough for the third axis. No temporary has the size of the volume.
 """
 import numpy as np
 
@@ -12,14 +12,14 @@ from machine.kernels import njit
 from machine.simd import LANES, correlate, load, multiply_add, splat, store, zeros
 
 BATCH = 64  # tensors at a time
-SHORTEST = 1e-28  # squared length of a cross product: shorter, and two eigenvalues are equal
-NEARLY_ROUND = 1e-12  # half the spread of the eigenvalues, where the largest entry is 1
+SHORTEST = 1e-28  # squared length of a cross product: if shorter, two eigenvalues are equal
+NEARLY_ROUND = 1e-12  # spread of the eigenvalues (`_scaled`) below which all three count as equal
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_t, trace, fa,
                      angle, strength, coherence):
-    """Features of the voxels in planes start to stop.
+    """Features of the voxels in planes `start` to `stop` - 1.
 
     Parameters
     ----------
@@ -27,19 +27,19 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     voxels : ndarray of int64, ascending
         Flat indices, at least half a gradient window from the faces.
     first : ndarray of int64, shape (X + 1,)
-        Where each plane's voxels begin among `voxels`.
+        Index in `voxels` of the first voxel of each plane.
     start, stop : int
         Planes.
     weights : ndarray of float32, shape (window side,)
         Of the window, along each axis.
     sin_p, cos_p : ndarray of float64, shape (classes - 1,)
-        Of the edges between classes of the azimuth.
+        Sines and cosines of the boundaries between classes of the azimuth.
     cos_t : ndarray of float64, shape (classes - 1,)
-        Of the edges between classes of the inclination.
+        Cosines of the boundaries between classes of the inclination.
     trace : bool
-        Whether the strength is the sum of the eigenvalues instead of the largest.
+        If True, the strength is the sum of the eigenvalues instead of the largest.
     fa : bool
-        Whether the coherence is the fractional anisotropy.
+        If True, the coherence is the fractional anisotropy.
     angle, strength, coherence : ndarray, shape (n, 2), (n,) and (n,)
         Written for these voxels; see `hashtable.Features`.
     """
@@ -47,12 +47,12 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     ny, nz = lr.shape[1], lr.shape[2]
     if first[stop] == first[start]:
         return
-    # The rectangle of rows and columns that the slab's voxels need, half a window around them.
+    # The bounding rectangle of the slab's voxels; products need half a window more on each side.
     y0, y1, z0, z1 = ny, 0, nz, 0
     for n in range(first[start], first[stop]):
         y, z = voxels[n] // nz % ny, voxels[n] % nz
         y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
-    # Rows are whole vectors; what lies beyond z1 is never read.
+    # Rows are whole vectors; columns from z1 on are never used.
     height, width = y1 - y0, -(-(z1 - z0) // LANES) * LANES
     products = np.zeros((6, height + 2 * half, width + 2 * half), np.float32)
     rows = np.zeros((height + 2 * half, width), np.float32)
@@ -96,7 +96,7 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
 def _gradient_products(lr, x, y_first, z_first, width, products):
     """Products xx, yy, zz, xy, xz, yz of gradients on a rectangle of plane x, `width` voxels wide.
 
-    The gradients are those of np.gradient.
+    The gradients equal those of np.gradient.
     """
     nx, ny, nz = lr.shape
     height = products.shape[1]
@@ -128,7 +128,7 @@ def _gradient_products(lr, x, y_first, z_first, width, products):
 
 @njit(cache=True, error_model="numpy")
 def _smooth_plane(products, c, weights, rows, ring, place):
-    """Smooth plane c of the products along both axes into the ring; `rows` is scratch."""
+    """Smooth plane c of the products along both axes into the ring buffer; `rows` is scratch."""
     height, width = ring.shape[2:]
     for i in range(rows.shape[0]):
         row = (c * rows.shape[0] + i) * products.shape[2]
@@ -153,9 +153,10 @@ def _smooth_across(ring, weights, plane, row, low, high, tensor):
 def eigen_batch(w):
     """Eigenvalues, descending, and principal unit eigenvectors of `BATCH` symmetric 3x3 matrices.
 
-    The closed form of the characteristic cubic, in float64 on the matrix divided by its largest
-    entry; the eigenvector is the longest cross product of two rows of T - l1. Where the two largest
-    eigenvalues are equal, no direction in their plane is better than another, and one is taken.
+    The roots of the characteristic cubic are computed in closed form, in float64, on the matrix
+    divided by its largest entry. The eigenvector is the longest cross product of two rows of
+    T - l1. If the two largest eigenvalues are equal, all directions in their plane are equally
+    good, and one of them is returned.
 
     Parameters
     ----------
@@ -189,10 +190,10 @@ def eigen_batch(w):
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _eigen(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues and eigenvector, and the squared length of the cross product that it is from.
+    """Eigenvalues, principal eigenvector and squared length of its cross product.
 
-    There is no branch and no call, so that the compiler can do several matrices at a time. Where
-    the length is below `SHORTEST`, or no number, the matrix is for `_degenerate`.
+    All calls are inlined and there is no branch, so that the compiler can process several matrices
+    at a time. If the length is below `SHORTEST`, or not a number, `_degenerate` is used instead.
     """
     size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     a0, b0, c0 = a - mean, b - mean, c - mean
@@ -202,7 +203,7 @@ def _eigen(xx, yy, zz, xy, xz, yz):
     l3 = mean - radius * (cosine + np.sqrt(max(3 * (1 - cosine * cosine), 0.0)))
     l2 = 3 * mean - l1 - l3
     a, b, c = a - l1, b - l1, c - l1
-    # Cross products of rows of T - l1: each is along the eigenvector, the longest the most exact.
+    # Cross products of rows of T - l1: all lie along the eigenvector; the longest is most exact.
     px, py, pz = d * f - e * b, e * d - a * f, a * b - d * d  # rows 1 and 2
     qx, qy, qz = d * c - e * f, e * e - a * c, a * f - d * e  # rows 1 and 3
     rx, ry, rz = b * c - f * f, f * e - d * c, d * f - b * e  # rows 2 and 3
@@ -220,7 +221,7 @@ def _eigen(xx, yy, zz, xy, xz, yz):
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _scaled(xx, yy, zz, xy, xz, yz):
-    """A matrix's largest entry, the matrix divided by it, and its eigenvalues' mean and spread."""
+    """A matrix's largest entry, the matrix divided by it, mean and spread of its eigenvalues."""
     size = max(max(max(abs(xx), abs(yy)), max(abs(zz), abs(xy))), max(abs(xz), abs(yz)))
     per_size = 1 / np.float64(size)
     a, b, c = xx * per_size, yy * per_size, zz * per_size
@@ -235,8 +236,8 @@ def _scaled(xx, yy, zz, xy, xz, yz):
 def _cosine_of_third(x):
     """``cos(arccos(x) / 3)`` for x in [-1, 1], to 1e-14.
 
-    It is smooth in the cosine of half the angle, where Chebyshev's series converges fast; these are
-    the series' first sixteen terms as a polynomial, in Horner's form.
+    It is a smooth function of the cosine of half the angle, so its Chebyshev series converges fast.
+    The first sixteen terms of the series are evaluated as a polynomial, in Horner's form.
     """
     t = 2 * np.sqrt(0.5 * (x + 1)) - 1
     y = 5.240740064138549e-10 * t - 1.7099900037620408e-09
@@ -258,14 +259,14 @@ def _cosine_of_third(x):
 
 @njit(cache=True, error_model="numpy")
 def _degenerate(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues and eigenvector where the two largest are equal, all three are, or all are 0."""
+    """Eigenvalues and eigenvector if the two largest, or all three, are equal, or all are 0."""
     size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     if not size > 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
     if radius < NEARLY_ROUND:
         return mean * size, mean * size, mean * size, 0.0, 0.0, 1.0
     l1, l2, l3, _, _, _, _ = _eigen(xx, yy, zz, xy, xz, yz)
-    # Any vector at right angles to the third eigenvector will do.
+    # Any vector at right angles to the third eigenvector is an eigenvector.
     a, b, c = a - l1 / size, b - l1 / size, c - l1 / size
     if abs(a) + abs(d) + abs(e) >= max(abs(d) + abs(b) + abs(f), abs(e) + abs(f) + abs(c)):
         nx, ny, nz = a, d, e
@@ -284,9 +285,9 @@ def _degenerate(xx, yy, zz, xy, xz, yz):
 
 @njit(cache=True, error_model="numpy")
 def _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t):
-    """Classes of a direction: how many edges between classes lie before it.
+    """Classes of a direction: the number of boundaries between classes below its angles.
 
-    The edges are given by their sines and cosines, which spares an arc tangent per voxel.
+    The boundaries are given by their sines and cosines, which saves an arc tangent per voxel.
     """
     if vy < 0:  # a vector and its opposite are one direction
         vx, vy, vz = -vx, -vy, -vz

@@ -59,7 +59,7 @@ def test_the_good_one_of_sform_and_qform_is_taken_and_said(tmp_path, fault, caps
     image = read_volume(written(tmp_path / "v.nii", fields)).image
     message, = capsys.readouterr().err.splitlines()
     good = "qform" if spoilt == "sform" else "sform"
-    assert "v.nii" in message and spoilt in message and f"its {good} is taken" in message
+    assert "v.nii" in message and spoilt in message and f"its {good} is used" in message
     np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
     np.testing.assert_allclose(image.header.get_zooms(), (0.8, 0.9, 1.1), rtol=1e-5)
     rest = ROWS if spoilt == "sform" else (*QUATERNION, *OFFSETS)

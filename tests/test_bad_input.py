@@ -113,7 +113,7 @@ BAD = {
         "truncated",
     ),
     "huge shape in gzip": (bomb, "truncated"),
-    "long gzip": (goes_on, "goes on"),
+    "long gzip": (goes_on, "bytes after its voxels"),
     "negative shape": (
         lambda f: raw(f / "bad.nii", dim=[3, 30, -28, 26, 1, 1, 1, 1]),
         "every side must be 1 or more",

@@ -65,7 +65,7 @@ def test_of_two_pipelines_a_pattern_chooses(tmp_path):
     tree(tmp_path, f"{RAW}/{volume.name}", *masks)
     text = one_line(find_mask, volume, "auto")
     for word in (volume, "--mask auto", "finds 2 masks", tmp_path / masks[0], tmp_path / masks[1],
-                 "a pattern that fits one alone"):
+                 "a pattern that fits only one"):
         assert str(word) in text
     pattern = "../../../derivatives/b/sub-*/ses-*/anat/{entities}_desc-brain_mask.nii.gz"
     assert find_mask(volume, pattern).resolve() == tmp_path / masks[1]

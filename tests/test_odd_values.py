@@ -57,7 +57,7 @@ def test_results_that_are_no_numbers_are_not_written(tmp_path):
     image = nib.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4))
     data = np.ones((3, 3, 3), np.float32)
     data[1, 1, 1] = np.nan
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="not finite numbers"):
         write_volume(tmp_path / "x.nii", data, image)
     assert not list(tmp_path.iterdir())
 

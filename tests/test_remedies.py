@@ -42,7 +42,7 @@ def test_a_volume_that_is_not_compressed_is_to_be_renamed(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
 def test_a_link_whose_file_was_not_fetched_says_how_to_fetch_it(tmp_path):
     (tmp_path / "v.nii.gz").symlink_to(".git/annex/objects/aa/bb/MD5E-s123--0f.nii.gz")
-    with pytest.raises(UserError, match="bring what it links to, .git/annex.*datalad get"):
+    with pytest.raises(UserError, match="fetch the file it links to, .git/annex.*datalad get"):
         checked_image(tmp_path / "v.nii.gz")
 
 

@@ -115,8 +115,8 @@ def test_patterns_that_fit_nothing_are_said(tmp_path, capsys):
     assert found == ["sub-2/b.nii"]
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": ", 1)[1] for line in said] == [
-        '--include *.mgz fits no volume; a folder is chosen as "*.mgz/*"',
-        '--exclude sub-2 fits no volume; a folder is chosen as "sub-2/*"']
+        '--include *.mgz fits no volume; to select a folder write "*.mgz/*"',
+        '--exclude sub-2 fits no volume; to select a folder write "sub-2/*"']
 
 
 def test_a_very_long_name_stops_no_other(tmp_path):
