@@ -110,7 +110,7 @@ def read_tree(held):
         raise ValueError("the reader of a tree has another shape, or is not finite")
     if (tree.feature.min() < -1 or tree.feature.max() >= len(FEATURE_NAMES)
             or not np.isfinite(tree.threshold).all()):
-        raise ValueError("a tree has a split with an unknown feature, or a threshold that is not finite")
+        raise ValueError("a tree has a split on an unknown feature, or at no finite number")
     children, parents = tree.child[inner], np.flatnonzero(inner)[:, None]
     below = np.setdiff1d(np.arange(nodes), roots)
     if ((children <= parents).any() or 0 not in roots
