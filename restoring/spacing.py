@@ -89,7 +89,7 @@ def way_to(asked, sizes, there, unit="mm"):
             rest[axis] /= along
     if not factors:
         raise ValueError(f"there are no filters from voxels of {of_three(sizes, unit)} to "
-                         f"{of_three(asked, unit)}, only for factors {tags(there)}; "
+                         f"{of_three(asked, unit)}; there are some for factor {tags(there)}; "
                          "learn others, or give --factor")
     return Way(factors, goal, bool(most))
 
