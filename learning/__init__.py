@@ -1,1 +1,1 @@
-"""A training and its state."""
+"""Training: the steps, the samples, and the sums that are kept on disk."""

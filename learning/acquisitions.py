@@ -1,9 +1,10 @@
-"""LR volumes to learn from as scanners make them: blurred, noisy, with the outline that they show.
+"""Sampled acquisitions: LR training volumes as scanners make them, blurred, noisy and outlined.
 
-A volume is cut into slabs along its first axis. Each slab is learned from as a part of an LR volume
-of its own: the whole volume, degraded by a slice profile that is drawn, with noise of a level that
-is drawn. So a few volumes give hundreds of scanners. Everything that is drawn hangs on the seed,
-the volume's name and the slab's number alone: it is the same in every pass, and after a stop.
+A volume is cut into slabs along its first axis. Each slab is learned from as the core of an LR
+volume of its own: the slab and the planes around it are degraded with a slice profile, a noise
+level and other properties that are drawn at random. So a few volumes give hundreds of acquisitions.
+The random choice depends only on the seed, the volume's name and the acquisition's number: so every
+pass makes the same LR volumes, also after a stop.
 """
 from typing import NamedTuple
 
@@ -19,46 +20,48 @@ from degrading.spline import zoom_matrix
 from get_lar import RIM, LRVolume
 from util import bright_level_of_scan, random_of
 
-HALO = 10  # planes around a slab, which filters and features see
-AROUND = 32  # planes around it that are degraded with it
-CLEAN = 0.35  # share of draws without noise
-LOW_NOISE = 1.5  # power of a uniform number: noise is low more often than high
-NOISY_ORIGINALS = 0.4  # share of draws
-FAINTEST = 1e-3  # of the brightest intensity: so dark a voxel of brain may become by noise
-# How often a profile is drawn that is not told, over others. What blurs little is taken more often
-# than it occurs, and strong windows not at all: to take a scan for too blurred does most harm.
+HALO = 10  # planes on either side of a slab, for filters and features
+AROUND = 32  # planes on either side of a slab that are degraded with it
+CLEAN = 0.35  # share of acquisitions without noise
+LOW_NOISE = 1.5  # power of a uniform random number: low noise is more frequent than high
+NOISY_ORIGINALS = 0.4  # share of acquisitions whose original gets noise
+FAINTEST = 1e-3  # of the brightest intensity: least brain value after sharpening or noise
+# Relative frequency of each profile where it is not given to the filters. A profile with little
+# blur is drawn more often than it occurs, and the strong window never: to take a scan for more
+# blurred than it is does most harm.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
-EXACT, WIDER = 0.5, 0.15  # share of profiles as they are named; how much others vary in width
-MISREAD = (0.08, 0.1)  # standard deviation that readings are off by in learning
-MIXED = 0.15  # share of draws in which one axis has another profile
-# Of the original: share that is sharpened, and by how much of its finest detail at most; share that
-# is left as it is; the others are blurred by a Gaussian, sigma in voxels, unlike along the axes.
+EXACT, WIDER = 0.5, 0.15  # share of nominal profiles; largest change in width of the others
+MISREAD = (0.08, 0.1)  # standard deviation of the errors added to readings in training
+MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
+# Share of originals that are sharpened, by which share of their finest detail at most, and the
+# sigma (voxels) of the Gaussian that removes this detail; share of originals that stay as they are.
+# The others are blurred by a Gaussian: least and largest sigma (voxels), variation between axes.
 SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
 AS_IT_IS = 0.2
 LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
-TOLD = 0.5  # share of draws whose profile is told
-LEAST_MISSED = 1e-5  # mean squared error: no draw counts more than its 1 / LEAST_MISSED
+TOLD = 0.5  # share of acquisitions whose profile is given to the filters
+LEAST_MISSED = 1e-5  # mean squared error: no weight of an acquisition exceeds 1 / LEAST_MISSED
 
 
 class Draw(NamedTuple):
-    """How one LR volume is made."""
+    """One sampled acquisition: how its LR volume is made."""
 
-    profiles: tuple  # of three slice_profile.Profile, of each axis
-    sigma: float  # of the noise, of the brightest intensity
-    softness: tuple  # of three float: sigma of the original's own blur along each axis, in voxels
-    sharpening: float  # share of its finest detail that is added to the original
-    grain: float  # sigma of the original's own noise, of the brightest intensity
-    told: bool  # whether filters are told the profiles
-    misread: np.ndarray  # (len(READING_NAMES),): what its reading is off by, where none is told
+    profiles: tuple  # of three slice_profile.Profile, one for each axis
+    sigma: float  # of the noise, as a share of the brightest intensity
+    softness: tuple  # of three float: sigma of the blur of the original along each axis, voxels
+    sharpening: float  # share of the original's finest detail that is added to it
+    grain: float  # sigma of the original's own noise, as a share of the brightest intensity
+    told: bool  # True if the profiles are given to the filters
+    misread: np.ndarray  # (len(READING_NAMES),): error of the reading, if none is given
 
 
 def draw_of(method, random):
-    """Draw profiles, a noise level, and how sharp and noisy the original is."""
+    """Draw profiles, a noise level, and the sharpness and noise of the original."""
     told = random.random() < TOLD
     profiles = _profiles_of(method, told, random)
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else method.noise / 100 * level**LOW_NOISE
-    random.random(3)  # passed over: filters that come with the project were learned so
+    random.random(3)  # unused: keeps the random sequence of the filters in pretrained/
     noisy, grain = random.random(2)
     softness, sharpening = _sharpness_of(random)
     return Draw(profiles, sigma, softness, sharpening,
@@ -67,7 +70,7 @@ def draw_of(method, random):
 
 
 def _profiles_of(method, told, random):
-    """Draw the profile of each axis: mostly one for all, now and then another for one of them."""
+    """Draw the profile of each axis: mostly one for all, sometimes a second one for one axis."""
     names = method.profile
     shares = np.array([1.0 if told else SHARES[name] for name in names])
     if not shares.any():
@@ -83,13 +86,13 @@ def _profiles_of(method, told, random):
         return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)), damped * damping)
 
     found = 3 * [varied(names[first])]
-    if mixed < MIXED:  # a 2-D acquisition: slices have another profile than their plane
+    if mixed < MIXED:  # as in a 2-D acquisition: slice and plane differ
         found[axis] = varied(names[other])
     return tuple(found)
 
 
 def _sharpness_of(random):
-    """Draw how sharp the original is: blur along each axis, and sharpening where there is none."""
+    """Draw the sharpness of the original: sigma of a blur along each axis, and the sharpening."""
     which, amount, *along = random.random(5)
     if which < SHARPENED:
         return (0.0, 0.0, 0.0), MOST_SHARPENED * amount
@@ -100,26 +103,26 @@ def _sharpness_of(random):
 
 
 def drawn_volumes(image, method, name):
-    """All LR volumes that a volume is learned from, one for each slab.
+    """All LR volumes made from one training volume, one for each slab that holds brain.
 
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     method : Method
-        As --preset scan has them.
+        Of --preset scan.
     name : str
-        Of the volume: with the seed, it decides what is drawn.
+        Of the volume. It decides, with the seed, the random choice.
 
     Yields
     ------
     LRVolume
-        With its original; `core` are the voxels of the slab.
+        With its original; `core` marks the voxels of the slab inside the mask.
 
     Raises
     ------
     ValueError
-        If hardly anything is above zero, or an axis is too short.
+        If no voxel is above zero, or an axis is too short.
     """
     hr = original_of(image, method.factor)
     used, step = np.flatnonzero(hr.any((1, 2))), method.factor[0]
@@ -134,9 +137,9 @@ def drawn_volumes(image, method, name):
 
 
 def _drawn_volume(hr, method, random, first, last):
-    """One LR volume of `hr`, of planes first to last; None where they hold no brain."""
+    """One LR volume of `hr` for the planes first to last; None if they hold no brain."""
     draw, step = draw_of(method, random), method.factor[0]
-    # So many planes around that noise and blur are read as off a whole volume.
+    # Enough planes around for noise and blur descriptors like those of a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
     hr = with_grain(with_sharpness(hr, draw), draw.grain, random)
@@ -166,14 +169,14 @@ def _drawn_volume(hr, method, random, first, last):
 
 
 def with_sharpness(hr, draw):
-    """The volume blurred or sharpened as drawn, within its outline, in [0, 1]."""
+    """The volume blurred or sharpened as the acquisition states, within its outline, in [0, 1]."""
     if draw.sharpening:
         finest = hr - _blurred(hr, 3 * (FINEST,))
         return np.clip(hr + np.float32(draw.sharpening) * finest, FAINTEST, 1) * (hr > 0)
     if not any(draw.softness):
         return hr
     brain = hr > 0
-    # A mean of brain alone: the outline is cut after the scan, and is not darker for its blur.
+    # A weighted mean of brain voxels alone: so the blur does not darken the outline.
     return np.divide(_blurred(hr, draw.softness), _blurred(brain.astype(np.float32), draw.softness),
                      out=np.zeros_like(hr), where=brain)
 
@@ -189,9 +192,10 @@ def _blurred(volume, sigmas):
 
 
 def with_grain(hr, sigma, random):
-    """The volume with noise of its own, which filters cannot tell from anatomy: they shall keep it.
+    """Add noise to the original itself. It is part of the target, so filters learn to keep it.
 
-    Good volumes of many scanners are noisy. Their LR volumes show noise, and so do their originals.
+    Good volumes of many scanners are noisy. Then the LR volume shows this noise, and the original
+    holds it too.
     """
     if not sigma:
         return hr
@@ -200,7 +204,7 @@ def with_grain(hr, sigma, random):
 
 
 def _planes_of_start(unit, operator, planes):
-    """The start on some planes of the fine grid, and its mask, as `get_lar.make_fine` has it."""
+    """Initial estimate and mask on some planes of the fine grid, as in `get_lar.make_fine`."""
     def upsampled(volume, order):
         matrices = [zoom_matrix(n, side, order, True, operator.grid)
                     for n, side in zip(volume.shape, operator.shape, strict=True)]

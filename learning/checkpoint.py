@@ -1,11 +1,11 @@
-"""Training that survives: its sums are kept on disk.
+"""Checkpoints: the sums of a training are kept on disk, so that a stopped training can continue.
 
-``arrays/QVF_2/`` (of a stage: ``arrays/QVF_2_stage1/``) holds what was summed so far: a ledger
+``arrays/QVF_2/`` (for a stage: ``arrays/QVF_2_stage1/``) holds the sums so far: a ledger
 (`learning.ledger`) in ``about.json``, and files of sums (`learning.sums`), ``sums_<n>.npy``. Each
-file is complete in itself and replaced whole, one after another: a kill between two leaves some
-buckets one volume ahead of others, and the next run gives each bucket the volumes that it still
-lacks, in the same order. So a checkpoint takes hardly more disk than it holds, and several passes
-need nothing of their own.
+file is complete in itself. Files are replaced one after another, each as a whole. If the program is
+killed between two files, some buckets are one volume ahead of others. The next run adds to each
+bucket the volumes that it still lacks, in the same order. So replacing them needs spare disk space
+for one file only, and a training in several passes uses the same files.
 """
 import time
 from collections.abc import Callable
@@ -22,13 +22,12 @@ WRITE_SHARE = 10
 
 
 class Sums(NamedTuple):
-    """What a checkpoint holds sums for."""
+    """The stage that a checkpoint holds sums of."""
 
     folder: str  # under arrays/
-    # From a dict of lists to what sorts voxels into buckets; ValueError where it is none.
-    read: Callable
-    layout: Callable  # from that to the number of buckets, and of taps
-    after: str = ""  # identifies what was learned before these sums
+    read: Callable  # makes the classes from a dict of lists; ValueError if they are damaged
+    layout: Callable  # of the classes: gives the numbers of buckets and of taps
+    after: str = ""  # digest of the stages before, which these sums depend on
 
 
 class Checkpoint:
@@ -43,7 +42,7 @@ class Checkpoint:
     ----------
     folder : Path
     ledger : learning.ledger.Ledger
-        How the training was begun, and which volumes are in which buckets.
+        Settings of the training, and the volumes that each bucket has seen.
     """
 
     def __init__(self, request, sums):
@@ -56,17 +55,17 @@ class Checkpoint:
 
     @property
     def files(self):
-        """The files of sums, once a training was begun or found."""
+        """The files of sums. Call it only after `begin` or `find`."""
         ledger = self.ledger
         return SumFiles(self.folder, ledger.key, ledger.buckets, ledger.taps, ledger.step)
 
     def find(self):
-        """Read what an earlier run left.
+        """Read the checkpoint of an earlier run.
 
         Returns
         -------
         bool
-            Whether there is anything.
+            True if there is one that belongs to this stage.
 
         Raises
         ------
@@ -76,7 +75,7 @@ class Checkpoint:
         ledger = self.ledger
         if not ledger.path.exists():
             return False
-        if not ledger.read():  # the stage before was learned from more volumes since
+        if not ledger.read():  # the stages before were learned anew since
             self.clear()
             return False
         for start in ledger.starts:
@@ -85,7 +84,7 @@ class Checkpoint:
         return True
 
     def clear(self):
-        """Forget what an earlier run left."""
+        """Delete the checkpoint of an earlier run."""
         if self.folder.is_dir():
             for path in [self.ledger.path, *self.folder.glob("sums_*.npy")]:
                 path.unlink(missing_ok=True)
@@ -96,26 +95,26 @@ class Checkpoint:
         Parameters
         ----------
         classes : Boundaries or Tree
-            What sorts voxels into buckets.
+            They sort voxels into buckets.
         sources : list of Finished
-            The volumes that this was found from.
+            The volumes that the classes were learned from.
 
         Raises
         ------
         CannotWrite
-            If the disk refuses.
+            If writing fails.
         """
         self.clear()
         make_folder(self.folder)
         self.ledger.begin(classes, sources, buckets_per_file(*self.sums.layout(classes)))
 
     def load(self, buckets):
-        """The sums of a range of buckets, as far as they were saved.
+        """Load the saved sums of a range of buckets; zeros where nothing was saved.
 
         Parameters
         ----------
         buckets : range
-            Of whole files.
+            All buckets of one or more files.
 
         Returns
         -------
@@ -133,22 +132,23 @@ class Checkpoint:
         return gram
 
     def due(self):
-        """Whether it is time to save.
+        """True if it is time to save.
 
-        That is after --checkpoint_minutes, and not while saving takes a tenth of the time.
+        The wait is --checkpoint_minutes, but at least WRITE_SHARE times the duration of the last
+        save.
         """
         wait = max(60 * self.request.checkpoint_minutes, WRITE_SHARE * self.took)
         return time.monotonic() - self.saved_at >= wait
 
     def save(self, gram, advance=lambda buckets: None):
-        """Write the sums that are ahead of their file.
+        """Write the sums that hold more volumes than their files.
 
         Parameters
         ----------
         gram : Gram
-            Of whole files.
+            All buckets of one or more files.
         advance : callable, optional
-            Told of each bucket that is written.
+            Called with 1 for each bucket that is written.
 
         Returns
         -------
@@ -158,7 +158,7 @@ class Checkpoint:
         Raises
         ------
         CannotWrite
-            If there is too little space, or the disk refuses. The files before stay.
+            If there is too little space, or writing fails. The old files stay.
         """
         begun, written = time.monotonic(), 0
         ahead = [start for start in self.ledger.starts_in(gram.buckets)
@@ -173,18 +173,18 @@ class Checkpoint:
         return written
 
     def postpone(self):
-        """Saving failed: try again after the usual time."""
+        """After a failed save: try again after the usual wait."""
         self.saved_at = time.monotonic()
 
     def groups(self, passes, gram=None):
-        """The sums of each pass in turn, as often as they are asked for.
+        """The sums of each pass in turn; they can be iterated more than once.
 
         Parameters
         ----------
         passes : list of range
             Of buckets.
         gram : Gram, optional
-            Where all are in memory already.
+            The sums in memory, of the last pass.
 
         Returns
         -------
@@ -196,7 +196,7 @@ class Checkpoint:
 
 
 class _LoadedInTurn:
-    """Sums that do not fit into memory together: each is loaded when it is its turn."""
+    """Sums that do not fit into memory together: each pass is loaded when its turn comes."""
 
     def __init__(self, checkpoint, passes):
         self.checkpoint, self.passes = checkpoint, passes
@@ -205,4 +205,4 @@ class _LoadedInTurn:
         for buckets in self.passes:
             gram = self.checkpoint.load(buckets)
             yield gram
-            gram.packed = gram.count = None  # whoever still holds it does not hold its memory
+            gram.packed = gram.count = None  # frees the memory, even if the caller keeps `gram`

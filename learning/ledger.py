@@ -1,8 +1,8 @@
-"""The ledger of a training: how it was begun, and which volumes are in the sums of which buckets.
+"""The ledger of a training: its settings, and the volumes that are in the sums of each bucket.
 
-How it was begun stands in ``about.json``: settings, what sorts voxels into buckets, and the volumes
-that this was found from. Which volumes were summed stands in each file of sums (`learning.sums`),
-since a kill between two of them leaves some buckets one volume ahead of others.
+``about.json`` holds the settings, the classes that sort voxels into buckets, and the volumes that
+the classes were learned from. Each file of sums (`learning.sums`) lists the volumes in its sums: if
+the program is killed between two files, some buckets are one volume ahead of others.
 """
 import hashlib
 import os
@@ -22,11 +22,11 @@ from nifti.masks import find_mask
 from nifti.volumes import relative_name
 
 FORMAT = 2  # of about.json and of the files of sums
-FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # they do not enter the sums
+FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # the sums do not depend on them
 
 
 class Finished(NamedTuple):
-    """A volume that was summed, as it was then."""
+    """A volume that was summed: its file at that time."""
 
     name: str  # relative to the training folder
     size: int
@@ -34,7 +34,7 @@ class Finished(NamedTuple):
 
 
 def fingerprint(path, folder):
-    """What a volume is recognised by.
+    """Name, size and SHA-256 of a volume, to recognise it later.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def fingerprint(path, folder):
 
 
 class Ledger:
-    """How a training was begun, and which volumes are in which buckets.
+    """The settings of a training, and the volumes that are in the sums of each bucket.
 
     Parameters
     ----------
@@ -75,21 +75,21 @@ class Ledger:
     Attributes
     ----------
     key : str or None
-        Of this training: its files of sums carry it. None, as all else is empty, where no training
-        was begun here.
+        Identifies this training; its files of sums hold the key too. If no training was begun here,
+        it is None and the other attributes are empty.
     classes : Boundaries or Tree or None
-        What sorts voxels into buckets.
+        They sort voxels into buckets.
     sources : list of Finished
-        The volumes that the classes were found from.
+        The volumes that the classes were learned from.
     buckets, taps : int
-        How many there are.
+        Number of buckets, and of taps of a filter.
     step : int
         Buckets in a file of sums.
     starts : range
         First bucket of each file.
     finished, kept : dict of int to list of Finished
-        The volumes in each file's buckets, by its first bucket: as summed in memory, and as it
-        stands on the disk.
+        The volumes in the sums of each file, by its first bucket: `finished` for the sums in
+        memory, `kept` for those on the disk.
     """
 
     def __init__(self, folder, request, sums):
@@ -99,24 +99,24 @@ class Ledger:
         self.buckets = self.taps = self.step = 0
         self.starts, self.finished, self.kept = range(0), {}, {}
 
-    # ---- how it was begun
+    # ---- settings and classes
 
     def begin(self, classes, sources, step):
-        """Write how a training begins.
+        """Begin a training: write about.json.
 
         Parameters
         ----------
         classes : Boundaries or Tree
-            What sorts voxels into buckets.
+            They sort voxels into buckets.
         sources : list of Finished
-            The volumes that this was found from.
+            The volumes that the classes were learned from.
         step : int
             Buckets in a file of sums.
 
         Raises
         ------
         CannotWrite
-            If the disk refuses.
+            If writing fails.
         """
         self.key, self.sources = uuid.uuid4().hex, list(map(self._with_mask, sources))
         self._divide(classes, *self.sums.layout(classes), step)
@@ -128,13 +128,13 @@ class Ledger:
             | mask_setting(self.request))
 
     def read(self):
-        """Read how an earlier training was begun.
+        """Read about.json of an earlier training.
 
         Returns
         -------
         bool
-            Whether its sums are those of the stage at hand: not where the stages before were
-            learned anew since.
+            True if its sums can be used for this stage; False if the stages before were learned
+            anew since.
 
         Raises
         ------
@@ -157,14 +157,14 @@ class Ledger:
             classes = self.sums.read(about["classes"])
             buckets, taps = self.sums.layout(classes)
             if type(step) is not int or not 1 <= step <= buckets:
-                raise ValueError("its files hold no number of buckets")
+                raise ValueError("its number of buckets per file is not valid")
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as fault:
             raise damaged(self.path, fault) from fault
         self._divide(classes, buckets, taps, step)
         return True
 
     def _compare_settings(self, saved):
-        """Refuse to go on with other settings than the sums were begun with."""
+        """Raise UserError if the settings differ from those that the sums were begun with."""
         for name, value in saved.items():
             now = self.request.value(name)
             if name not in FREE_TO_CHANGE and value != now:
@@ -172,28 +172,28 @@ class Ledger:
                                 f"{_shown(now)}; give that, or --restart to begin anew")
 
     def _divide(self, classes, buckets, taps, step):
-        """Take note of the classes, and of the buckets in each file; no volume is in them yet."""
+        """Set the classes, and divide the buckets among files; no volume is in them yet."""
         self.classes, self.buckets, self.taps, self.step = classes, buckets, taps, step
         self.starts = range(0, buckets, step)
         self.finished = {start: [] for start in self.starts}
         self.kept = {start: [] for start in self.starts}
 
-    # ---- which volumes are in which buckets
+    # ---- volumes in the buckets
 
     def compare(self, volumes, folder):
-        """Refuse to go on where a volume that was learned from has changed or is gone.
+        """Check that all volumes that were learned from are there and have not changed.
 
         Parameters
         ----------
         volumes : list of Path
-            Those that are there now.
+            The training volumes of this run.
         folder : path-like
-            Where they lie.
+            Their folder.
 
         Raises
         ------
         UserError
-            Naming the volume.
+            If one has changed or is missing; the message names the volume.
         """
         paths = {relative_name(path, folder): path for path in volumes}
         known = {record.name: record for records in (self.sources, *self.finished.values())
@@ -203,7 +203,7 @@ class Ledger:
                 path = Path(folder, name)
                 remedy = "put it back"
                 if path.exists():
-                    remedy = "see that --train_file_max, --include and --exclude take it as before"
+                    remedy = "check that --train_file_max, --include and --exclude still select it"
                 raise UserError(f"{path}: was learned from and is not among the volumes now; "
                                 f"{remedy}, or --restart to begin anew")
             if self._with_mask(fingerprint(paths[name], folder)) != record:
@@ -211,29 +211,29 @@ class Ledger:
                                 "old one back, or --restart to begin anew")
 
     def names(self):
-        """Names of the volumes in all buckets, and of those in some only: two sets of str."""
+        """Names of the volumes in all buckets, and of those in only some buckets: two sets."""
         each = [{record.name for record in records} for records in self.finished.values()]
         in_all = set.intersection(*each)
         return in_all, set.union(*each) - in_all
 
     def lacking(self, buckets, record):
-        """Which of some buckets have not seen a volume.
+        """The buckets of a range that have not seen a volume.
 
         Parameters
         ----------
         buckets : range
-            Of whole files.
+            All buckets of one or more files.
         record : Finished
 
         Returns
         -------
         ndarray of bool, shape (all buckets,), or None
-            None where none lacks it.
+            None if all buckets of the range have seen it.
 
         Raises
         ------
         UserError
-            If the volume is another one than some buckets have seen.
+            If some buckets have seen a different file of this name.
         """
         wanted, record = np.zeros(self.buckets, bool), self._with_mask(record)
         for start in self.starts_in(buckets):
@@ -245,12 +245,12 @@ class Ledger:
         return wanted if wanted.any() else None
 
     def add(self, wanted, record):
-        """Note that the buckets that lacked a volume have seen it now.
+        """Note that the buckets that lacked a volume have now seen it.
 
         Parameters
         ----------
         wanted : ndarray of bool, shape (all buckets,)
-            As `lacking` gave it.
+            The result of `lacking`.
         record : Finished
         """
         record = self._with_mask(record)
@@ -259,9 +259,9 @@ class Ledger:
                 self.finished[start].append(record)
 
     def _with_mask(self, record):
-        """The record of a volume and of its mask, since what was learned hangs on both.
+        """The record of a volume and its mask in one: the sums depend on both files.
 
-        Raises UserError where it has none.
+        With --mask only. Raises UserError if the volume has no mask.
         """
         if not self.request.mask:
             return record
@@ -272,22 +272,22 @@ class Ledger:
         return record._replace(sha256=both.hexdigest())
 
     def starts_in(self, buckets):
-        """First buckets of the files that hold a range of buckets."""
+        """First buckets of the files in a range of buckets."""
         return [start for start in self.starts if start in buckets]
 
 
 def checked_volumes(entries):
-    """Records of volumes, as JSON holds them: list of Finished; raises ValueError if not."""
+    """Records of volumes from JSON: list of Finished. Raises ValueError if they are damaged."""
     records = [Finished(*entry) for entry in entries]
     if not all(type(record.name) is str and type(record.size) is int
                and type(record.sha256) is str for record in records):
-        raise ValueError("its list of volumes makes no sense")
+        raise ValueError("its list of volumes is not valid")
     return records
 
 
 def damaged(path, fault):
-    """The error of a file of a checkpoint that cannot be gone on from."""
-    return UserError(f"{path}: not a whole checkpoint of this version ({first_line(fault)}); "
+    """The error for a file of a checkpoint that cannot be used."""
+    return UserError(f"{path}: not a complete checkpoint of this version ({first_line(fault)}); "
                      "begin anew with --restart")
 
 

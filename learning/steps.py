@@ -1,7 +1,7 @@
 """The steps of a training: find classes, sum samples, solve, stage after stage.
 
-Both structures are learned by the loop in `learn_stages`. What is summed is kept on disk, so that a
-training that was stopped or killed goes on from there.
+Both methods, published and octahedral, are learned by the loop in `learn_stages`. The sums are kept
+on disk, so that a training that was stopped or killed can continue.
 """
 import hashlib
 import time
@@ -33,18 +33,18 @@ from util import clipping_in_words
 
 
 class Learned(NamedTuple):
-    """What a training ends with."""
+    """The result of a training."""
 
-    stages: list  # of Stage; those that were finished, where it was stopped
+    stages: list  # of Stage; only the finished ones if the training was stopped
     counts: list  # of ndarray: samples of each class, per stage
     failed: set  # of Path: volumes that could not be used
     checkpoint: Checkpoint  # of the last stage
-    signal: int | None  # what stopped it before the end
-    saved: bool = True  # whether the sums of all stages are on the disk
+    signal: int | None  # the signal that stopped the training before its end
+    saved: bool = True  # True if the sums of all stages are on the disk
 
 
 class Here:
-    """Where a training is done: in this process. `cluster.training.OnCluster` is another place."""
+    """Place of the work: in this process. `cluster.training.OnCluster` is another place."""
 
     def in_order(self, work, paths):
         """As `machine.threads.in_turn`."""
@@ -60,14 +60,14 @@ class Here:
 
 
 def learn_stages(volumes, request, place=None):
-    """Learn all stages of the structure that the request asks for.
+    """Learn all stages of the method that the request asks for.
 
     Parameters
     ----------
     volumes : list of Path
     request : Request
     place : Here or its like, optional
-        Where volumes are surveyed and summed.
+        Place where volumes are surveyed and summed.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def learn_stages(volumes, request, place=None):
     """
     structure, place = structure_of(request.method), place or Here()
     engine = choose_engine(request.device, structure.cpu_only)
-    # Later stages are learned on those `before`, which have not learned what is held out.
+    # `before`: the stages without the held-out voxels. Later stages are trained on their output.
     stages, before, counts, failed, saved = [], [], [], set(), True
     for number in range(structure.stages):
         checkpoint = checkpoint_of(structure, before, request)
@@ -108,7 +108,7 @@ def learn_stages(volumes, request, place=None):
 
 
 def checkpoint_of(structure, stages, request):
-    """Where the sums of the stage after `stages` are kept."""
+    """The checkpoint for the sums of the stage after `stages`."""
     number = len(stages)
     return Checkpoint(request, Sums(
         structure.sums_folder(number), structure.read_classes,
@@ -116,7 +116,7 @@ def checkpoint_of(structure, stages, request):
 
 
 def digest_of(stages):
-    """What stages are recognised by: SHA-256 in hexadecimal, empty for none."""
+    """Digest that identifies stages: SHA-256 in hexadecimal; empty if there are none."""
     found = hashlib.sha256()
     for stage in stages:
         for array in (stage.weights, *stage.classes):
@@ -125,7 +125,7 @@ def digest_of(stages):
 
 
 def plan_memory(structure, volumes, checkpoint, engine, budget):
-    """Lay out the sums; each volume that is worked on ahead takes as much as the one at hand."""
+    """Plan the memory; each volume that is prepared ahead needs as much as the current one."""
     request = checkpoint.request
     step = checkpoint.ledger.step or buckets_per_file(request.method.buckets, request.method.taps)
     voxels = largest_volume(volumes) * (1 + engine.ahead)
@@ -133,7 +133,7 @@ def plan_memory(structure, volumes, checkpoint, engine, budget):
 
 
 def go_on(checkpoint, volumes, request):
-    """Take up what an earlier run summed, if the volumes in it are the same; say what was found."""
+    """Continue an earlier run, if its volumes have not changed; print how far it came."""
     checkpoint.ledger.compare(volumes, request.train_dir)
     done, partly = checkpoint.ledger.names()
     print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
@@ -143,7 +143,7 @@ def go_on(checkpoint, volumes, request):
 # ------------------------------------------------------------------------------------------ classes
 
 def begin(checkpoint, structure, volumes, stages, place):
-    """Find what sorts voxels into classes, and begin the sums with it."""
+    """Learn the classes of a stage, and begin its sums."""
     request = checkpoint.request
     chosen, title = structure.survey_volumes(volumes), structure.survey_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
@@ -154,7 +154,7 @@ def begin(checkpoint, structure, volumes, stages, place):
             try:
                 found = surveyed()
             except UserError as fault:
-                faults.append(fault)  # said when this volume was to be summed
+                faults.append(fault)  # reported later, when this volume is to be summed
                 continue
             surveys += [survey for survey, _ in found]
             seen += sum(voxels for _, voxels in found)
@@ -174,22 +174,22 @@ def begin(checkpoint, structure, volumes, stages, place):
 
 
 def survey_volume(path, stages, request, volumes):
-    """What one of so many volumes tells of the classes: pairs of a survey and its voxels."""
+    """Survey one of `volumes` volumes for the classes: pairs of a survey and its voxel count."""
     structure = structure_of(request.method)
     return [structure.survey(pair, stages, name, volumes)
             for name, pair in pairs_of(path, request)]
 
 
 def nothing_to_learn_from(request):
-    """The error of a folder in which no volume is of use."""
+    """The error for a folder in which no volume can be used."""
     return UserError(f"{request.train_dir}: no volume in it can be learned from; "
                      "put volumes of brains in")
 
 
 def pairs_of(path, request):
-    """Read a volume; yield what is learned from it, each with the name that its samples hang on.
+    """Read a volume; yield its LR volumes, each with a name that the random choices depend on.
 
-    That is its LR counterpart or, with --preset scan, as many as are drawn.
+    There is one LR volume or, with --preset scan, one for each sampled acquisition.
     """
     with blamed_on(path):
         image = read_brain(path, request.mask)[0].data
@@ -210,23 +210,23 @@ def pairs_of(path, request):
 # ------------------------------------------------------------------------------------ sums, filters
 
 def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
-    """Add the samples of all volumes to the Gram matrices, saving now and then.
+    """Add the samples of all volumes to the Gram matrices; save them from time to time.
 
     Returns
     -------
     groups : iterable of Gram
-        To solve: all that there is, a pass at a time.
+        The sums to solve, one pass at a time.
     failed : set of Path
         Volumes that could not be used.
     signal : int or None
-        What stopped it before the end.
+        The signal that stopped the work before its end.
     """
     request = checkpoint.request
 
     def sum_volume(path):
-        """Add a volume's samples and note that.
+        """Add a volume's samples to the sums, and its record to the ledger.
 
-        Returns how many these were, None if they are in already; and what was wrong with it.
+        Returns the number of samples, None if the sums hold them already; and the error, if any.
         """
         try:
             record = fingerprint(path, request.train_dir)
@@ -235,7 +235,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
                 return None, None
             parts = (structure.draw(pair, stages, checkpoint.ledger.classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
-            first = next(parts, None)  # what is wrong with a volume is found here
+            first = next(parts, None)  # faults of a volume are found here
         except UserError as fault:
             return None, fault
         quiet, samples = request.quiet or engine.ahead > 1, 0
@@ -243,17 +243,17 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             for drawn in chain([first] if first else [], parts):
                 place.add(gram, drawn, request.method, bar.update)
                 samples += drawn.voxels.size
-            checkpoint.ledger.add(wanted, record)  # here, so that none is saved without the other
+            checkpoint.ledger.add(wanted, record)  # here: sums and record are saved together
         return samples, None
 
     failed, gram = set(), None
     with Stop() as stop:
         for turn, buckets in enumerate(passes, 1):
-            del gram  # before the next is made: the two would not fit
+            del gram  # before the next one is made: memory holds one only
             gram = checkpoint.load(buckets)
             left = [path for path in volumes if path not in failed]
             begun = time.perf_counter()
-            # Once a stop is asked for no volume is begun, but those that are begun are finished.
+            # After a request to stop, no volume is begun, but begun volumes are finished.
             wanted = takewhile(lambda _: not stop.asked, left)
             for path, summed in in_turn(sum_volume, wanted, engine.ahead):
                 samples, fault = summed()
@@ -280,7 +280,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
 def save(checkpoint, gram, passes):
     """Save the sums.
 
-    A disk too full for them stops a training only where the next pass needs their memory.
+    If this fails, a training in several passes stops: the next pass needs the memory of these sums.
+    A training in one pass continues without saving.
     """
     used, quiet = int((gram.count > 0).sum()), checkpoint.request.quiet
     try:
@@ -289,12 +290,12 @@ def save(checkpoint, gram, passes):
     except CannotWrite as fault:
         if len(passes) > 1:
             raise
-        complain("train", f"not saved, going on without: {fault}")
+        complain("train", f"the sums were not saved, training continues: {fault}")
         checkpoint.postpone()
 
 
 def solve(checkpoint, structure, engine, groups, request):
-    """Solve the sums of a stage, if every volume is in them: `structure.Solved`."""
+    """Solve the sums of a stage; gives `structure.Solved`. Every volume must be in all buckets."""
     if partly := checkpoint.ledger.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")
@@ -306,13 +307,13 @@ def solve(checkpoint, structure, engine, groups, request):
             return structure.solve(groups, counts, checkpoint.ledger.classes, engine, bar.update)
         except np.linalg.LinAlgError as fault:
             tried = "auto" if request.method.ridge is None else f"{request.method.ridge:g}"
-            raise UserError(f"argument --ridge: {tried} is too little to solve for the filters "
-                            "with; give a larger number") from fault
+            raise UserError(f"argument --ridge: {tried} is too small to solve for the filters; "
+                            "give a larger number") from fault
 
 
 def write_pictures(learned, request):
-    """Leave pictures of the filters and of the samples per class beside the filters."""
-    # Here: drawing takes half a second to load, and is the last thing a training does.
+    """Write pictures of the filters, and of the samples per class, beside the filters."""
+    # Imported here: it takes half a second to load, and is needed only at the end of a training.
     from report.filter_pictures import picture_counts, picture_filters
 
     found = structure_of(request.method).for_pictures(learned.stages, learned.counts)

@@ -1,8 +1,9 @@
-"""The files of sums of a training: each the Gram matrices of a few buckets.
+"""The files of sums of a training. Each holds the Gram matrices of some buckets.
 
-Two npy arrays stand in a file, one behind the other. The first holds bytes, its head in JSON: the
-training it belongs to, the buckets that saw samples, how many samples, the volumes that these came
-from, and a checksum. The second holds the matrices of those buckets, float64, lower triangles.
+A file holds two npy arrays, one after the other. The first array is the head, the bytes of a JSON
+text: the training that the file belongs to, the buckets that have samples, their numbers of
+samples, the volumes that the samples came from, and a checksum. The second array holds the matrices
+of these buckets: float64, lower triangles.
 """
 import json
 import math
@@ -20,23 +21,23 @@ from learning.ledger import FORMAT, checked_volumes, damaged
 from machine.errors import CannotWrite
 from machine.memory import MB, row_bytes
 
-# Of sums in one file: large enough to write at full speed, small enough to write a second time.
+# Sums in one file: large enough to write at full speed, small enough for a second copy on disk.
 FILE_BYTES = 128 << 20
 SPARE_DISK = 32 << 20
-MOST_SAMPLES = 2**62  # of a bucket: counts stay within int64
+MOST_SAMPLES = 2**62  # of a bucket: counts must fit into int64
 
 
 def buckets_per_file(buckets, taps):
-    """How many of so many buckets, of filters of so many taps, one file holds: int."""
+    """Number of buckets in one file, for filters of `taps` weights: int, at most `buckets`."""
     return max(1, min(buckets, FILE_BYTES // row_bytes(taps)))
 
 
 class Head(NamedTuple):
-    """What a file of sums says of itself."""
+    """The head of a file of sums."""
 
-    buckets: list  # of int, ascending: those that saw samples
-    counts: list  # of int: samples of each
-    finished: list  # of Finished: the volumes these came from
+    buckets: list  # of int, ascending: buckets that have samples
+    counts: list  # of int: number of samples of each
+    finished: list  # of Finished: the volumes in these sums
     checksum: int  # CRC-32 of the matrices
 
 
@@ -48,9 +49,9 @@ class SumFiles:
     ----------
     folder : Path
     key : str
-        Of the training that they belong to.
+        Identifies the training that they belong to.
     buckets, taps : int
-        How many there are.
+        Number of all buckets, and of taps of a filter.
     step : int
         Buckets in a file.
     """
@@ -62,17 +63,17 @@ class SumFiles:
     step: int
 
     def path(self, start):
-        """The file of the buckets from `start` on."""
+        """The file whose first bucket is `start`."""
         return self.folder / f"sums_{start:05d}.npy"
 
     def inside(self, start):
-        """The buckets of that file: a range."""
+        """The buckets of the file whose first bucket is `start`: a range."""
         return range(start, min(start + self.step, self.buckets))
 
     # ---- reading
 
     def volumes(self, start):
-        """The volumes in a file's buckets: list of Finished, empty where there is no file.
+        """The volumes in the sums of a file: list of Finished, empty if there is no file.
 
         Raises
         ------
@@ -88,14 +89,14 @@ class SumFiles:
             raise damaged(self.path(start), fault) from fault
 
     def read(self, start, gram):
-        """Read a file's sums, where there is one.
+        """Read the sums of a file, if it exists.
 
         Parameters
         ----------
         start : int
-            Its first bucket.
+            First bucket of the file.
         gram : Gram
-            It holds the file's buckets, perhaps among others; their sums are replaced.
+            It covers the buckets of the file, and perhaps others. Their sums are replaced.
 
         Raises
         ------
@@ -121,12 +122,12 @@ class SumFiles:
             raise damaged(path, "its checksum is wrong")
 
     def _read_head(self, file, start):
-        """The `Head` of an open file, all of it checked."""
+        """Read and check the `Head` of an open file."""
         try:
             shape, dtype = array_header(file)
             length = os.fstat(file.fileno()).st_size
             if dtype != np.uint8 or len(shape) != 1 or shape[0] > length:
-                raise ValueError(f"{dtype} of shape {shape} where its description should stand")
+                raise ValueError(f"{dtype} of shape {shape} in place of its head")
             head = json.loads(file.read(shape[0]))
             if head["format"] != FORMAT or head["key"] != self.key:
                 raise ValueError("it belongs to another training")
@@ -136,14 +137,14 @@ class SumFiles:
                     or len(seen) != len(counts) or sorted(set(seen)) != seen
                     or not all(bucket in inside for bucket in seen)
                     or not all(0 < count < MOST_SAMPLES for count in counts)):
-                raise ValueError("its buckets or counts make no sense")
+                raise ValueError("its buckets or counts are not valid")
             return Head(seen, counts, checked_volumes(head["finished"]), checksum)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError,
                 OSError) as fault:
             raise damaged(self.path(start), fault) from fault
 
     def _check_length(self, file, start, expected):
-        """Check that sums of this shape follow in an open file, and nothing else."""
+        """Check that the rest of an open file is an array of sums of this shape."""
         path = self.path(start)
         try:
             shape, dtype = array_header(file)
@@ -157,18 +158,18 @@ class SumFiles:
     # ---- writing
 
     def write(self, start, gram, volumes, advance=lambda buckets: None):
-        """Write a file, in place of the one before.
+        """Write a file; it replaces the old one.
 
         Parameters
         ----------
         start : int
-            Its first bucket.
+            First bucket of the file.
         gram : Gram
-            It holds the file's buckets, perhaps among others.
+            It covers the buckets of the file, and perhaps others.
         volumes : list of Finished
-            Those in them.
+            The volumes in these sums.
         advance : callable, optional
-            Told of each bucket that is written.
+            Called with 1 for each bucket that is written.
 
         Returns
         -------
@@ -178,7 +179,7 @@ class SumFiles:
         Raises
         ------
         CannotWrite
-            If the disk refuses. The file before stays.
+            If writing fails. The old file stays.
         """
         seen = self._seen(start, gram)
         counts = [int(gram.count[bucket - gram.first]) for bucket in seen]
@@ -193,26 +194,26 @@ class SumFiles:
             text = np.frombuffer(json.dumps(head).encode(), np.uint8)
             np.save(file, text, allow_pickle=False)
             np.lib.format.write_array_header_1_0(file, header)
-            for bucket in seen:  # a copy of them all would take as much memory again
+            for bucket in seen:  # one at a time: a copy of all would double the memory
                 file.write(memoryview(gram.packed[bucket - gram.first]).cast("B"))
                 advance(1)
             return file.tell()
 
     def demand_space(self, gram, starts):
-        """Refuse before writing what would not fit.
+        """Check, before writing, that the disk has enough space.
 
-        Files grow, and one is there twice while it is replaced.
+        Files grow, and the file that is being replaced needs its space twice.
 
         Parameters
         ----------
         gram : Gram
         starts : list of int
-            First buckets of the files that are to be written.
+            First buckets of the files to write.
 
         Raises
         ------
         CannotWrite
-            Saying how much is needed and how much there is.
+            If it has not; the message states the needed and the free space.
         """
         row = row_bytes(self.taps)
         new = [len(self._seen(start, gram)) * row for start in starts]
@@ -226,5 +227,5 @@ class SumFiles:
                 "are free; make room on that disk, or give another --arrays_dir")
 
     def _seen(self, start, gram):
-        """The buckets of a file that saw samples: list of int."""
+        """The buckets of a file that have samples: list of int."""
         return [bucket for bucket in self.inside(start) if gram.count[bucket - gram.first]]

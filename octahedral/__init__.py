@@ -1,3 +1,3 @@
-"""The second structure: features in the voxel's own frame, trees that sort voxels by them, and
-filters in stages.
+"""The method of --preset best and scan: features in the voxel's own frame, trees that sort voxels
+by these features, and filters in several stages.
 """

@@ -1,9 +1,9 @@
-"""Apply the filters of a stage: each voxel gets that of its leaf, turned its way.
+"""Apply the filters of a stage: each voxel gets the filter of its leaf, turned to its orientation.
 
-A ball of voxels is the same ball in all 48 orientations, so the voxels that a filter sees are read
-as lines, eight at a time, whatever the orientation; it is the filter's weights that change places.
-Voxels are visited bucket after bucket, a bucket being a leaf and an orientation: the weights change
-places once for all its voxels, of which four are worked on at a time.
+A ball of voxels is the same in all 48 orientations. So the voxels around a voxel are always read as
+the same lines, eight voxels at a time. Only the weights of the filter change places. A bucket is a
+pair of a leaf and an orientation. Voxels are visited bucket after bucket: the weights change places
+once per bucket, and four of its voxels are computed at a time.
 """
 from typing import NamedTuple
 
@@ -15,25 +15,25 @@ from machine.threads import in_threads, spans
 from octahedral.scene import turned
 
 ORIENTATIONS = 48
-SPAN = 1 << 17  # voxels at a time: so many that buckets fill, so few that their patches stay near
+SPAN = 1 << 17  # voxels at a time: enough to fill buckets, few enough that patches lie close
 
 
 class Lines(NamedTuple):
-    """What filters see of the estimate and of the start, as lines of `HALF` voxels."""
+    """The voxels that filters see, in the estimate and the initial estimate: lines of `HALF`."""
 
-    in_estimate: np.ndarray  # (lines,) int64: from a voxel to the first of each, in the flat volume
-    in_start: np.ndarray  # (lines of the start,) int64
-    slots: np.ndarray  # (48, taps) int64: the place of each tap, turned, among the lines' voxels
+    in_estimate: np.ndarray  # (lines,) int64: offset from a voxel to each line's first voxel, flat
+    in_start: np.ndarray  # (lines of the initial estimate,) int64
+    slots: np.ndarray  # (48, taps) int64: place of each turned tap among the lines' voxels
     centre: int  # the place of the voxel itself
 
 
 def lines_of(taps, shape):
-    """The lines that hold the taps of a filter, and where these lie in them when they are turned.
+    """The lines that hold the taps of a filter, and the places of the turned taps in them.
 
     Parameters
     ----------
     taps : pair of ndarray of int, shape (taps, 3)
-        Displacements in the estimate, a ball of radius 1 or more, and in the start.
+        Displacements in the estimate, a ball of radius 1 or more, and in the initial estimate.
     shape : tuple of three int
         Of the padded volume.
 
@@ -60,26 +60,26 @@ def lines_of(taps, shape):
         side = HALF * len(pieces)
         slots.append(before + line.reshape(at.shape[:2]) * side + at[..., 2] + reach)
         begins.append((first[:, None] + pieces).reshape(-1))
-        if not before:  # the estimate, whose lines are in order and the same from both ends
+        if not before:  # the estimate: its lines are in order and symmetric about the middle one
             centre = len(first) // 2 * side + reach
         before += len(first) * side
     return Lines(*begins, np.concatenate(slots, axis=1), centre)
 
 
 def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, result):
-    """What the filters make of voxels, written to `result` there: the mean over all trees.
+    """Restore voxels: write the mean of the filter outputs of all trees to `result`.
 
     Parameters
     ----------
     estimate, start, result : ndarray of float32, flat
-        Padded volumes.
+        Padded volumes; `start` is the initial estimate.
     voxels : ndarray of int64, shape (n,)
         Flat indices.
     leaf : ndarray of int32, shape (trees, n)
     orientation : ndarray of uint8, shape (n,)
     lines : Lines
     weights : ndarray of float32, shape (leaves, taps)
-        Of the taps less the voxel's own estimate, which the sum is added to.
+        They multiply each tap less the voxel's own estimate. The sum is added to this estimate.
     """
     buckets, sides = ORIENTATIONS * len(weights), len(lines.in_estimate) + len(lines.in_start)
 
@@ -102,7 +102,7 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
 @njit(cache=True, nogil=True)
 def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, centre, weights,
            order, ends, filter_, share, result):
-    """Add a share of what one tree gives, in one thread; `order`, `ends`, `filter_`: scratch."""
+    """Add a share of one tree's output, in one thread; `order`, `ends`, `filter_`: scratch."""
     ends[:] = 0
     for n in range(voxels.size):
         ends[leaf[n] * ORIENTATIONS + orientation[n] + 1] += 1
@@ -144,7 +144,7 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
 
 @njit(cache=True, inline="always")
 def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum2, sum3):
-    """The sums at four voxels, with the products of lines that the filter has from `first` on."""
+    """The sums at four voxels, plus the products of lines; their weights begin at line `first`."""
     for line in range(lines.size):
         w, offset = load_half(filter_, (first + line) * HALF), lines[line]
         sum0 = multiply_add(w, load_half(volume, at + offset), sum0)
@@ -156,11 +156,11 @@ def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum
 
 @njit(cache=True)
 def _turn(weights, slots, centre, filter_):
-    """Put weights into their places; the voxel itself gets what makes their sum 1."""
+    """Put weights into their places; the voxel itself gets the weight that makes their sum 1."""
     filter_[:] = 0
     rest = 1.0
     for tap in range(weights.size):
         filter_[slots[tap]] = weights[tap]
         rest -= weights[tap]
-    # In later stages it is a tap of the start as well, in another place.
+    # In later stages the voxel is also a tap of the initial estimate, in another place.
     filter_[centre] = rest

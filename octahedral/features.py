@@ -1,7 +1,7 @@
-"""Features of the voxels of a volume, and the classes that a tree makes of them.
+"""Features of the voxels of a volume, and the classes into which a tree sorts the voxels.
 
-Volumes are padded by `REACH` voxels on every side, and worked on in slabs to save memory. What the
-features are, and what is computed for each voxel, is in voxel_features.py.
+Volumes are padded by `REACH` voxels on every side, and processed in slabs to save memory.
+voxel_features.py lists the features and computes them for each voxel.
 """
 import numpy as np
 
@@ -23,13 +23,13 @@ from octahedral.voxel_features import (
     write_leaves,
 )
 
-SLAB, PIECE = 48, 4096  # planes at a time, and voxels that a thread takes of them
+SLAB, PIECE = 48, 4096  # planes at a time; voxels of them that a thread takes at a time
 WINDOW, WIDE_WINDOW, MEAN_WINDOW = (np.asarray(weights, np.float32) for weights in (
     gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)))
 
 
 def in_slabs(scene, voxels, work):
-    """Go through a scene in slabs, and through the voxels of each in threads.
+    """Go through a scene in slabs, and through the voxels of each slab in threads.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def in_slabs(scene, voxels, work):
     voxels : ndarray of int64, ascending
         Flat indices in the padded volume.
     work : callable
-        Called with a slab, its voxels as flat indices in it, and their slice of `voxels`.
+        Called with a slab, voxels as flat indices in the slab, and their slice of `voxels`.
     """
     nx, plane = scene.mask.shape[0], scene.mask[0].size
     for begin in range(REACH, nx - REACH, SLAB):
@@ -53,7 +53,7 @@ def in_slabs(scene, voxels, work):
 
 
 def _slab(scene, planes):
-    """The slab of these planes, with its smoothed volumes."""
+    """The slab of some planes, with its smoothed volumes."""
     x = scene.estimate[planes].reshape(-1)
     brain = scene.mask[planes].astype(np.float32).reshape(-1)
     rows, row = scene.mask.shape[1:]
@@ -88,8 +88,8 @@ def features_of_voxels(scene, voxels):
     Returns
     -------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
-        With the descriptors of the volume, where the scene has them, and with what is known of its
-        profile; what is not known is not a number.
+        If the scene has descriptors, every row also holds them and the known reading of the
+        profile; an unknown reading is NaN.
     orientation : ndarray of uint8, shape (n,)
         Row of `turned_offsets`.
 
@@ -121,7 +121,7 @@ def features_of_voxels(scene, voxels):
 
 
 def noise_strength(descriptors):
-    """About the strength that noise alone has, from the descriptors of an LR volume; float32."""
+    """Approximate strength of pure noise, from the descriptors of an LR volume; float32."""
     return np.float32(np.log(descriptors[FLOOR] ** 2 + 1e-5))
 
 
@@ -138,7 +138,7 @@ def classify(scene, voxels, tree):
     Returns
     -------
     leaf : ndarray of int32, shape (roots, n)
-        In the tree of each root.
+        Of each tree.
     orientation : ndarray of uint8, shape (n,)
         Row of `turned_offsets`.
     """
@@ -154,16 +154,17 @@ def classify(scene, voxels, tree):
 
 
 def for_volume(tree, whole):
-    """The tree that is left in one volume; it leads each voxel to the same leaf.
+    """The tree simplified for one volume; it leads each voxel to the same leaf as before.
 
-    Splits on what is the same for all voxels are decided, and those on the strength over the noise
-    become splits on the strength. Nodes that nothing leads to stay.
+    Splits on features that are equal for all voxels of the volume are decided here. Splits on the
+    strength over the noise become splits on the strength. Nodes that cannot be reached any more
+    stay in the arrays.
 
     Parameters
     ----------
     tree : octahedral.tree.Tree
     whole : ndarray of float32, shape (len(DESCRIPTOR_NAMES) + len(TOLD_NAMES),)
-        What is the same for all of its voxels, see `degrading.profile_reader.told_or_read`.
+        Features of the whole volume, see `degrading.profile_reader.told_or_read`.
 
     Returns
     -------
@@ -189,9 +190,9 @@ def for_volume(tree, whole):
 def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, result):
     """Smooth a volume, or the product of its central differences along two axes.
 
-    The window is the product of one along each axis. All arrays are flat, and a window that reaches
-    over the end of a row or plane reads the next one: the result is right where it is REACH - 1
-    voxels or more from the faces, and is used nowhere else.
+    The window is the product of one window along each axis. All arrays are flat. A window that
+    reaches over the end of a row or plane reads the next one. So the result is right only at
+    REACH - 1 voxels or more from the faces, and only these voxels are used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How filters of leaves are laid out for pictures that were made for buckets."""
+"""Layout of the filters of leaves for pictures that were made for buckets."""
 import numpy as np
 
 
@@ -16,9 +16,9 @@ def leaves_in_rows(values, counts, columns=32):
     Returns
     -------
     values : ndarray of float32, shape (stages * columns * rows, ...)
-        Not a number where a stage has fewer leaves.
+        NaN where a stage has fewer leaves.
     classes, names : tuple
-        As `report.filter_pictures` takes them.
+        For `report.filter_pictures`.
     """
     rows, shape = -(-max(map(len, values)) // columns), values[0].shape[1:]
     grid = np.full((len(values), rows * columns, *shape), np.nan, np.float32)
@@ -30,12 +30,12 @@ def leaves_in_rows(values, counts, columns=32):
 
 
 def as_cubes(weights, displacements):
-    """Weights of taps as cubes around the centre.
+    """Filters as cubes of weights around the centre.
 
     Parameters
     ----------
     weights : ndarray, shape (n, taps or more)
-        What is left over is dropped.
+        Weights after those of the displacements are dropped.
     displacements : ndarray of int, shape (taps, 3)
 
     Returns

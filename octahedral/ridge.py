@@ -1,4 +1,4 @@
-"""The filters of a stage's leaves: ridge regressions, each pulled to that of the node above it."""
+"""Filters of a stage's leaves: ridge regressions, each pulled to the filter of the node above."""
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +7,7 @@ from scipy.linalg import cho_factor, cho_solve
 from machine.threads import in_threads
 from matrix_compute import unpacked
 
-USUAL_RIDGE = 300.0  # samples: what the first stage chooses on a dozen brains
+USUAL_RIDGE = 300.0  # samples: the choice of the first stage on a dozen brains
 RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
 
 
@@ -15,25 +15,25 @@ class Solved(NamedTuple):
     """The filters of a stage, and how its ridge was chosen."""
 
     weights: np.ndarray  # (leaves, taps) float32, learned from all voxels
-    # The same without the voxels that are held out, where the ridge was chosen by these.
+    # Learned without the held-out voxels if they chose the ridge; otherwise equal to `weights`.
     without_held_out: np.ndarray
     ridge: float  # samples
-    missed: dict  # of each ridge tried, the mean squared error on the voxels held out
+    missed: dict  # for each ridge that could be solved: mean squared error, held out
 
 
 def solve_stage(gram, tree, method):
-    """The filters of a stage's leaves, from the filter of all voxels down the tree.
+    """Solve for the filters of a stage's leaves, from the root of each tree down.
 
-    A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``, with r the energy of an
-    average tap in so many samples as the ridge says. With ``--ridge auto`` that number is the one
-    of RIDGES that misses the voxels held out by least; learned is then from all voxels. The filters
-    without these voxels are what later stages have to begin from while they are learned: so the
-    voxels are held out from all that their ridge is chosen by.
+    A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``. r is the ridge, a
+    number of samples, times the mean square of a tap. ``--ridge auto`` tries all RIDGES and takes
+    the one with the least error on the held-out voxels; the filters are then learned from all
+    voxels. While later stages are learned, their input is restored with the filters without the
+    held-out voxels: so no filter that affects the choice of their ridge has learned these voxels.
 
     Parameters
     ----------
     gram : Gram
-        A bucket for each leaf, then as many for the voxels that are held out.
+        One bucket for each leaf, then as many buckets for the held-out voxels.
     tree : Tree
     method : Method
 
@@ -44,7 +44,7 @@ def solve_stage(gram, tree, method):
     Raises
     ------
     numpy.linalg.LinAlgError
-        If the ridge is too little, or with auto any of RIDGES.
+        If the ridge is too small; with auto, if all of RIDGES are.
     """
     leaves = tree.leaves
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
@@ -61,7 +61,7 @@ def solve_stage(gram, tree, method):
             except np.linalg.LinAlgError:
                 if ridge == max(RIDGES) and not tried:
                     raise
-                continue  # too little
+                continue  # too small
             errors = [squared_error(full, g)
                       for full, g in zip(held_full, tried[ridge], strict=True)]
             missed[ridge] = sum(errors) / held_counts.sum()
@@ -74,21 +74,21 @@ def solve_stage(gram, tree, method):
 
 
 def corrected_filters(gram, tree, weights, ridge, trust):
-    """Filters of leaves corrected by what they miss of further samples.
+    """Filters of leaves, corrected by their error on further samples.
 
-    A node's correction d minimises ``|b - a.g - a.d|^2 + r |d - d of its parent|^2``, with g the
-    filter of each sample's leaf and r as in `solve_stage`; above the root there is none.
+    A node's correction d minimises ``|b - a.g - a.d|^2 + r |d - d of its parent|^2``. g is the
+    filter of each sample's leaf, r is as in `solve_stage`. Roots are pulled to zero.
 
     Parameters
     ----------
     gram : Gram
-        Of the further samples, as for `solve_stage`. Changed in place: it may be large.
+        Sums of the further samples, as for `solve_stage`. Changed in place to save memory.
     tree : Tree
     weights : ndarray of float32, shape (leaves, taps)
     ridge : float
         Samples.
     trust : float
-        Share of the correction that is made.
+        Share of the correction that is applied.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def corrected_filters(gram, tree, weights, ridge, trust):
 
 
 def _sums_of_nodes(packed, counts, tree):
-    """Sums and samples of all nodes from those of the leaves."""
+    """Sums and sample counts of all nodes, from those of the leaves."""
     nodes, total = np.empty((len(tree.leaf), packed.shape[1])), np.empty(len(tree.leaf), np.int64)
     for node in range(len(tree.leaf) - 1, -1, -1):
         if tree.feature[node] < 0:
@@ -135,7 +135,7 @@ def _filters_of_leaves(nodes, total, tree, ridge, side):
             g[node] = cho_solve(factor, v + pull * towards)
 
     level = tree.roots
-    while level.size:  # a level of nodes at a time: their parents are solved
+    while level.size:  # one level of nodes at a time: the parents are solved already
         in_threads(level, solve_node, blas=True)
         level = tree.child[level[tree.feature[level] >= 0]].ravel()
     leaves = np.flatnonzero(tree.feature < 0)
@@ -143,7 +143,7 @@ def _filters_of_leaves(nodes, total, tree, ridge, side):
 
 
 def squared_error(matrix, g):
-    """What a filter misses, from the lower triangle of the Gram matrix of [taps, target]."""
+    """Squared error of a filter, from the lower triangle of the Gram matrix of [taps, target]."""
     q = matrix[:-1, :-1]
     linear = matrix[-1, -1] - 2 * matrix[-1, :-1] @ g
     return linear + 2 * g @ (q @ g) - g @ (q.diagonal() * g)

@@ -1,4 +1,4 @@
-"""A volume as a stage sees it, and the places around a voxel in the voxel's own frame."""
+"""The volumes that a stage works on, and the places around a voxel in the voxel's own frame."""
 import itertools
 from typing import NamedTuple
 
@@ -9,40 +9,41 @@ PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6,
 
 
 class Scene(NamedTuple):
-    """A volume as a stage sees it; all padded by REACH voxels on every side."""
+    """The input of a stage for one volume; all arrays are padded by REACH voxels on every side."""
 
-    estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: what the stage before restored
-    start: np.ndarray  # (X, Y, Z) float32: what the first stage began with
+    estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: output of the stage before
+    start: np.ndarray  # (X, Y, Z) float32: the initial estimate
     mask: np.ndarray  # (X, Y, Z) bool: brain
     place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
-    descriptors: np.ndarray | None = None  # float32: what the LR volume shows of itself
-    blur: np.ndarray | None = None  # float32: what is known of its profile
-    misread: np.ndarray | None = None  # float32: what its reading is off by, in learning
+    descriptors: np.ndarray | None = None  # float32: noise and blur descriptors of the LR volume
+    blur: np.ndarray | None = None  # float32: reading of its profile, where this is known
+    misread: np.ndarray | None = None  # float32: error added to the estimated reading, in training
 
 
 def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None,
                ends=((0, 0),) * 3, blur=None, misread=None):
-    """The Scene of volumes that are not padded yet.
+    """Make the Scene of volumes that are not padded yet.
 
     Parameters
     ----------
     estimate, start, mask : ndarray, shape (X, Y, Z)
     place : list of ndarray of float32
-        What `places` gives, per axis.
+        Result of `places` for each axis.
     factor : tuple of three int
     descriptors : ndarray of float32, optional
     tile : tuple of three slice, optional
-        The part of the volumes that is to be restored, by default all of them.
+        The part of the volumes to restore; by default the whole.
     ends : sequence of three pairs of bool, optional
-        At which faces not the brain ends but the array that it lies in: there its mask is mirrored,
-        as the voxels are. Beyond all others is no brain.
+        For both faces of each axis: True if the face is also a face of the array that the volumes
+        were cropped from. Beyond this face the mask is mirrored, as the voxels are. Beyond all
+        other faces there is no brain.
     blur, misread : ndarray of float32, optional
 
     Returns
     -------
     Scene
-        Of the tile, with what lies around it.
+        Of the tile and its surroundings.
     """
     tile = tile or tuple(slice(0, side) for side in mask.shape)
     longest = max(side.stop - side.start for side in tile)
@@ -63,7 +64,7 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
 
 
 def _with_reach(volume, tile, mode):
-    """A tile with REACH voxels around: the volume's own, beyond its faces as np.pad has them."""
+    """A tile with REACH voxels around it, from the volume and, beyond its faces, from np.pad."""
     inside, beyond = [], []
     for side, length in zip(tile, volume.shape, strict=True):
         first, last = side.start - REACH, side.stop + REACH
@@ -73,9 +74,9 @@ def _with_reach(volume, tile, mode):
 
 
 def places(side, step, first):
-    """How far each of `side` voxels along an axis is from the nearest LR sample.
+    """Signed distance of each of `side` voxels along an axis from the nearest LR sample.
 
-    All lengths are in LR voxels; half-way between two LR samples it is 1/2, never -1/2.
+    All lengths are in LR voxels. Half-way between two LR samples the value is 1/2, never -1/2.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def places(side, step, first):
 
 
 def ball(radius_squared, centre=True):
-    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if below 0.
+    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if it is < 0.
 
     Examples
     --------
@@ -103,7 +104,7 @@ def ball(radius_squared, centre=True):
 
 
 def turned(displacements):
-    """Displacements in the voxel's own frame, in the volume, for all 48 orientations.
+    """Turn displacements from the voxel's own frame to the volume, for all 48 orientations.
 
     Parameters
     ----------
@@ -128,7 +129,7 @@ def turned(displacements):
 
 
 def turned_offsets(displacements, shape):
-    """What `turned` gives, as offsets in a flat volume.
+    """The result of `turned` as offsets in a flat volume.
 
     Parameters
     ----------

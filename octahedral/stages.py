@@ -1,8 +1,9 @@
-"""Restoring in stages: each learns what the one before left wrong, in the voxel's own frame.
+"""Restoring in stages: each stage corrects the output of the stage before, in the voxel's frame.
 
-A stage has a tree that sorts voxels into classes, and one linear filter for each. Its filters see a
-ball of the estimate so far and, from the second stage on, a smaller ball of the start. After each
-stage the estimate is clipped and back-projected.
+A stage has one or more trees that sort voxels into classes, and one linear filter for each class.
+Its filters see a ball of the estimate so far and, from the second stage on, a smaller ball of the
+initial estimate. After each stage the estimate is clipped. With --back_projections it is also
+back-projected.
 """
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -21,17 +22,17 @@ from octahedral.tree import NO_READER, grow, together
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
 from util import random_of
 
-TILE_VOXELS = 3_500_000  # restored at a time, with their surroundings: some 70 bytes each
+TILE_VOXELS = 3_500_000  # in a tile with its surroundings: some 70 bytes of memory each
 LEAST_TILE = 8  # voxels across a tile
-NEAR = 4  # voxels around those that are learned from, which later stages see restored
-START_RADIUS_SQUARED = 6  # of the ball of the start that later stages see
-SMALL_BALL = ball(3, centre=False), np.array(  # what a tree is grown by
+NEAR = 4  # voxels: this far around the learned voxels, the input of later stages is restored
+START_RADIUS_SQUARED = 6  # of the ball of the initial estimate that later stages see
+SMALL_BALL = ball(3, centre=False), np.array(  # taps of the filters in growing
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
-TREE_SAMPLES = 400_000  # voxels that a tree is grown from
-HELD_OUT_BLOCK = 16  # voxels; cubes of this side are kept out of learning, to choose the ridge by
+TREE_SAMPLES = 400_000  # voxels that the trees of a stage are grown from
+HELD_OUT_BLOCK = 16  # voxels: side of the cubes that are held out of learning, to choose the ridge
 HELD_OUT_SHARE = 1 / 16
-# Columns of features: what a volume shows of itself, the reading of its profile, whether it is
-# told; and those that are for the reader alone, not for trees.
+# Columns of features: the descriptors of the volume, the reading of its profile, whether this
+# reading is given; HIDDEN are the descriptors for the reader alone, not for trees.
 DESCRIPTORS = slice(OVER_NOISE + 1, OVER_NOISE + 1 + len(DESCRIPTOR_NAMES))
 TOLD = DESCRIPTORS.stop + len(READING_NAMES)
 BLUR = slice(DESCRIPTORS.stop, TOLD)
@@ -39,27 +40,27 @@ HIDDEN = slice(DESCRIPTORS.start + NOISE + 1, DESCRIPTORS.stop)
 
 
 def stage_taps(number, method):
-    """What a stage's filters see, as displacements from the voxel.
+    """The taps of a stage's filters, as displacements from the voxel.
 
     Returns
     -------
     in_estimate : ndarray of int, shape (taps, 3)
     in_start : ndarray of int, shape (taps, 3)
-        None in the first stage, whose estimate is the start.
+        Empty in the first stage, whose estimate is the initial estimate.
     """
     in_estimate = ball((method.filter_len // 2) ** 2, centre=False)
     return in_estimate, ball(START_RADIUS_SQUARED if number else -1)
 
 
 def tap_count(number, method):
-    """How many voxels a stage's filters see."""
+    """Number of taps of a stage's filters."""
     return sum(map(len, stage_taps(number, method)))
 
 
 # ----------------------------------------------------------------------------------------- applying
 
 def restore_stages(volume, stages, method, near=None, advance=lambda share: None):
-    """Restore a volume by all stages, tile by tile, so that little memory is in use at a time.
+    """Restore a volume by all stages, tile by tile to save memory.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def restore_stages(volume, stages, method, near=None, advance=lambda share: None
     near : ndarray of bool, shape of the box, optional
         Voxels to restore; by default all of the mask.
     advance : callable, optional
-        Told, now and then, of the share of the work that was done since.
+        Called from time to time with the share of the work done since the last call.
 
     Returns
     -------
@@ -84,14 +85,14 @@ def restore_stages(volume, stages, method, near=None, advance=lambda share: None
                 scene = scene_of(volume, estimate, method, inner)
                 restored[inner] = apply_stage(scene, stage, number, method, wanted[inner])
             advance(1 / (len(tiles) * len(stages)))
-        estimate = restored  # the one before is let go of
+        estimate = restored  # frees the memory of the one before
         del restored
         estimate = volume.consistency.refine(estimate, method.back_projections)
     return estimate
 
 
 def what_stages_learn_from(volume, stages, method):
-    """What the stage after `stages` sees of a volume, and the voxels it learns from, flat."""
+    """The scene of a volume for the stage after `stages`, and the voxels it learns from, flat."""
     core, near = volume.mask, None
     if volume.core is not None:
         core = volume.core
@@ -101,7 +102,7 @@ def what_stages_learn_from(volume, stages, method):
 
 
 def tiles_of(shape):
-    """Tiles that together are a volume, each of a slab's planes and of whole rows.
+    """Tiles that cover a volume. Each has the planes of one slab and whole rows.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def part_of(tile, wanted):
 
 
 def scene_of(volume, estimate, method, tile=None):
-    """What a stage sees of a volume, or of a tile of it, given the estimate so far."""
+    """The `Scene` of a volume, or of a tile of it, given the estimate so far."""
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]
@@ -150,7 +151,7 @@ def scene_of(volume, estimate, method, tile=None):
 
 
 def apply_stage(scene, stage, number, method, near=None):
-    """The output of one stage, unclipped; the estimate itself outside the mask, or `near`."""
+    """The output of one stage, unclipped, in `near` or in the mask; the estimate elsewhere."""
     inner = 3 * (slice(REACH, -REACH),)
     voxels = np.flatnonzero(np.pad(scene.mask[inner] if near is None else near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
@@ -164,29 +165,31 @@ def apply_stage(scene, stage, number, method, near=None):
 # ----------------------------------------------------------------------------------------- learning
 
 def survey(volume, stages, method, count, name):
-    """What the next stage's tree is grown from, of one volume.
+    """Samples of one volume for growing the trees of the next stage.
 
     Parameters
     ----------
     volume : LRVolume
         With its original.
     stages : list of Stage
-        Those before.
+        The stages before.
     method : Method
     count : int
-        Voxels, at most.
+        Largest number of voxels.
     name : str
-        Of the volume: with the seed, it decides which voxels these are, and which are held out.
+        Of the volume. It decides, with the seed, which voxels are taken and which are held out.
 
     Returns
     -------
-    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
+    features : ndarray of float32
+        As `features_of_voxels` gives them. If the true profile is known, the reading is the true
+        one, and `misread` follows in further columns.
     rows : ndarray of float32, shape (n, taps + 1)
         A few taps and the target, less the voxel's own estimate.
     """
     scene, voxels = what_stages_learn_from(volume, stages, method)
     learned = voxels[~held_out(voxels, scene.mask.shape, method.seed, name)]
-    if learned.size:  # else the volume is too small for cubes
+    if learned.size:  # otherwise the volume is too small for cubes
         voxels = learned
     if voxels.size > count:
         random = random_of(method.seed, f"{name} tree {len(stages)}")
@@ -204,10 +207,10 @@ def survey(volume, stages, method, count, name):
 
 
 def stage_tree(surveys, method, advance=lambda leaves: None):
-    """The trees of a stage, and what reads a scan, from what `survey` gave of several volumes.
+    """Grow the trees of a stage, and fit the reader of profiles, from the surveys of volumes.
 
-    Each of several trees leaves out a part of the surveys: so they differ in what they take a scan
-    for, and their mean is steadier than any of them.
+    If there are several trees, each leaves out a part of the surveys. So the trees differ, and the
+    mean of their outputs varies less than the output of one tree.
     """
     reader = NO_READER
     if surveys[0][0].shape[1] > len(FEATURE_NAMES):
@@ -222,13 +225,13 @@ def stage_tree(surveys, method, advance=lambda leaves: None):
 
 
 def _with_readings(surveys):
-    """Fit a reader to surveys of draws, and write what it reads where nothing was told.
+    """Fit a reader to surveys; write its readings where the profile is not given to the filters.
 
     Returns
     -------
     reader : ndarray
     surveys : list
-        Features without what is not for trees.
+        Features without the columns that are not for trees, and rows.
     """
     whole = np.array([features[0] for features, _ in surveys])
     reader = fit_reader(whole[:, DESCRIPTORS], whole[:, BLUR])
@@ -244,31 +247,31 @@ def _with_readings(surveys):
 
 
 def draw_stage_samples(volume, stages, tree, method, name, wanted=None):
-    """The samples of one volume for the stage after `stages`.
+    """Draw the samples of one volume for the stage after `stages`.
 
     Parameters
     ----------
     volume : LRVolume
         With its original.
     stages : list of Stage
-        Those before.
+        The stages before.
     tree : Tree
     method : Method
     name : str
-        Of the volume: with the seed, it decides which voxels are drawn and which are held out.
+        Of the volume. It decides, with the seed, which voxels are drawn and which are held out.
     wanted : ndarray of bool, shape (buckets,), optional
         Only the samples of these buckets are drawn.
 
     Returns
     -------
     Drawn
-        A bucket for each leaf, then as many for the voxels that are held out.
+        One bucket for each leaf, then as many buckets for the held-out voxels.
     """
     scene, voxels = what_stages_learn_from(volume, stages, method)
     voxels = sample_voxels(voxels, method.sample_rate, method.seed, f"{name} learn")
     leaf, orientation = classify(scene, voxels, tree)
     held = held_out(voxels, scene.mask.shape, method.seed, name)
-    bucket = (leaf + tree.leaves * held).ravel()  # each voxel is learned from in each tree
+    bucket = (leaf + tree.leaves * held).ravel()  # each voxel is a sample in each tree
     voxels, orientation = np.tile(voxels, len(leaf)), np.tile(orientation, len(leaf))
     if wanted is not None:
         kept = wanted[bucket]
@@ -280,10 +283,11 @@ def draw_stage_samples(volume, stages, tree, method, name, wanted=None):
 
 
 def row_filler(scene, volume, voxels, orientation, taps):
-    """What writes the rows of a slice of the voxels.
+    """A function that writes the rows of a slice of the voxels.
 
-    A row is [taps of the estimate, taps of the start, target], less the voxel's own estimate, times
-    the square root of the volume's weight: so its squared error counts as often as that says.
+    A row is [taps of the estimate, taps of the initial estimate, target], less the voxel's own
+    estimate. It is multiplied by the square root of the volume's weight: so squared errors are
+    multiplied by this weight.
     """
     in_estimate, in_start = _offsets(taps, scene)
     estimate, start = scene.estimate.reshape(-1), scene.start.reshape(-1)
@@ -299,7 +303,7 @@ def row_filler(scene, volume, voxels, orientation, taps):
 
 
 def held_out(voxels, shape, seed, name):
-    """Which voxels lie in the cubes that are held out of learning: ndarray of bool, shape (n,)."""
+    """True for voxels in the cubes that are held out of learning: ndarray of bool, shape (n,)."""
     blocks = [-(-side // HELD_OUT_BLOCK) for side in shape]
     chosen = random_of(seed, f"{name} held out").random(blocks) < HELD_OUT_SHARE
     x, y, z = (axis // HELD_OUT_BLOCK for axis in np.unravel_index(voxels, shape))
@@ -307,7 +311,7 @@ def held_out(voxels, shape, seed, name):
 
 
 def _offsets(taps, scene):
-    """The taps' offsets in the flat volume, for each orientation."""
+    """Offsets of the taps in the flat volume, for each orientation."""
     return [turned_offsets(displacements, scene.mask.shape).astype(np.int32)
             for displacements in taps]
 

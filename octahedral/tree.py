@@ -1,9 +1,9 @@
-"""A tree that sorts voxels into classes by splits that are learned.
+"""A tree with learned splits, which sorts voxels into classes.
 
-A split is learned by trying each feature with a few thresholds: if the voxels on either side had a
-small linear filter of their own, by how much would the squared error to the HR voxels fall? The
-node where it falls most is split first. This is the regression tree of Breiman et al. (1984) with
-linear models in its leaves, grown best-first.
+To find a node's split, each feature is tried with a few thresholds. For each threshold, the voxels
+on either side get a small linear filter of their own. The best split is the one that reduces the
+squared error to the HR voxels most. The node with the largest reduction is split first. This is the
+regression tree of Breiman et al. (1984) with linear models in its leaves, grown best-first.
 """
 import heapq
 from concurrent.futures import ThreadPoolExecutor
@@ -17,26 +17,26 @@ from machine.kernels import njit
 from machine.threads import blas_alone, thread_count
 from octahedral.voxel_features import FEATURE_NAMES
 
-BINS = 64  # parts of equal size that a feature is cut into; thresholds lie between them
-CUTS = 11  # thresholds that a node tries for each feature, at most
-MOST_SAMPLES = 20_000  # from which a node chooses its split, at most
+BINS = 64  # bins of each feature, with equally many samples; thresholds lie between bins
+CUTS = 11  # largest number of thresholds that a node tries for each feature
+MOST_SAMPLES = 20_000  # largest number of samples from which a node chooses its split
 MOST_LEAVES, MOST_TREES = 4096, 8
 MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
-LEAST = 200  # samples on either side of a split, at least
-SMALL_RIDGE = 0.05  # of the mean energy of a regressor
+LEAST = 200  # smallest number of samples on either side of a split
+SMALL_RIDGE = 0.05  # share of the mean square of a regressor
 NO_READER = np.zeros((len(READING_NAMES) + len(DESCRIPTOR_NAMES), 1 + len(DESCRIPTOR_NAMES)))
 
 
 class Tree(NamedTuple):
     """Nodes in the order in which they were added: parents before children, node 0 is a root.
 
-    There may be several trees, one after another: then a voxel has a leaf in each.
+    There may be several trees, one after another. Then a voxel has one leaf in each tree.
     """
 
-    feature: np.ndarray  # (nodes,) int64: which feature decides; -1 in a leaf
-    threshold: np.ndarray  # (nodes,) float32: features of at least this go to child 1, else child 0
+    feature: np.ndarray  # (nodes,) int64: the feature that decides; -1 in a leaf
+    threshold: np.ndarray  # (nodes,) float32: a feature >= this leads to child 1, else to 0
     child: np.ndarray  # (nodes, 2) int64; 0 in a leaf
-    leaf: np.ndarray  # (nodes,) int64: number of a leaf, of all trees; -1 elsewhere
+    leaf: np.ndarray  # (nodes,) int64: number of the leaf among all trees; -1 elsewhere
     roots: np.ndarray  # (trees,) int64
     reader: np.ndarray = NO_READER  # see degrading/profile_reader.py
 
@@ -84,12 +84,12 @@ def together(trees, reader=NO_READER):
 
 
 def read_tree(held):
-    """A tree from a dict of lists or arrays, checked: every way through it ends in a leaf.
+    """A tree from a dict of lists or arrays. Checks that every path through it ends in a leaf.
 
     Raises
     ------
     ValueError
-        Saying what is wrong.
+        If the arrays are not a tree; the message names the fault.
 
     Examples
     --------
@@ -107,10 +107,10 @@ def read_tree(held):
     roots = np.setdiff1d(np.arange(nodes), child[inner])
     tree = Tree(*arrays, roots, np.asarray(held.get("reader", NO_READER), np.float64))
     if tree.reader.shape != NO_READER.shape or not np.isfinite(tree.reader).all():
-        raise ValueError("the reader of a tree is none")
+        raise ValueError("the reader of a tree has another shape, or is not finite")
     if (tree.feature.min() < -1 or tree.feature.max() >= len(FEATURE_NAMES)
             or not np.isfinite(tree.threshold).all()):
-        raise ValueError("a tree splits on a feature that does not exist, or at no number")
+        raise ValueError("a tree has a split on an unknown feature, or at no finite number")
     children, parents = tree.child[inner], np.flatnonzero(inner)[:, None]
     below = np.setdiff1d(np.arange(nodes), roots)
     if ((children <= parents).any() or 0 not in roots
@@ -122,15 +122,15 @@ def read_tree(held):
 
 
 def grow(features, samples, leaves, advance=lambda leaves: None):
-    """Grow a tree for whose leaves linear filters of their own have the least squared error.
+    """Grow a tree. Its splits aim at the least squared error of one linear filter per leaf.
 
     Parameters
     ----------
-    features : ndarray of float32, shape (n, len(FEATURE_NAMES))
+    features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
     samples : ndarray of float32, shape (n, regressors + 1)
         A few voxels of each patch, less its centre, and HR less the centre.
     leaves : int
-        How many at most.
+        Largest number of leaves.
     advance : callable, optional
         Called with 1 for each leaf that is added.
 
@@ -141,7 +141,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
 
     Examples
     --------
-    Where the voxel's value is below 0.5 one law holds, and above it the opposite:
+    Voxels with a value below 0.5 follow one rule, the others the opposite rule:
 
     >>> random = np.random.default_rng(0)
     >>> features = random.random((2000, len(FEATURE_NAMES)), np.float32)
@@ -175,14 +175,14 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
 
 
 def _queue(heap, node, rows, split):
-    """Add a node to those that may be split, if its best split gains anything."""
+    """Add a node to those that may be split, if its best split reduces the error."""
     gain, feature, cut = split
     if gain > 0:
         heapq.heappush(heap, (-gain, node, rows, (feature, cut)))
 
 
 def _best_split(bins, samples, rows):
-    """A node's split that removes most squared error: (error removed, feature, first bin above)."""
+    """The split that reduces squared error most: (reduction, feature, first bin above the cut)."""
     best, chosen = (0.0, 0, 0), rows[::-(-len(rows) // MOST_SAMPLES) or 1]
     if len(rows) < 2 * LEAST:
         return best
@@ -194,7 +194,7 @@ def _best_split(bins, samples, rows):
     for feature in range(bins.shape[1]):
         order = np.argsort(bins[:, feature], kind="stable")
         sorted_bins = bins[order, feature]
-        # The first bins above each cut.
+        # The first bin above each cut.
         cuts = np.unique(sorted_bins[np.arange(1, CUTS + 1) * len(order) // (CUTS + 1)])
         below = np.searchsorted(sorted_bins, cuts)
         good = (below >= least) & (len(order) - below >= least)
@@ -219,16 +219,16 @@ def _best_split(bins, samples, rows):
 def errors_left(grams, counts, ridge):
     """Squared errors of ridge regressions, from Gram matrices of [regressors, target].
 
-    That is the last entry of each Cholesky factor's diagonal, squared. Regressors that are linear
-    combinations of those before them are left out.
+    The error is the square of the last diagonal entry of the Cholesky factor. A regressor that is a
+    linear combination of the ones before it is left out.
 
     Parameters
     ----------
     grams : ndarray of float64, shape (m, regressors + 1, regressors + 1)
     counts : ndarray of int, shape (m,)
-        Samples.
+        Number of samples.
     ridge : float
-        Added to the diagonal for each sample.
+        Times the number of samples, it is added to the diagonal.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def errors_left(grams, counts, ridge):
 
 
 def tree_of_nodes(nodes, reader):
-    """Trees from their array: feature, threshold and children; leaves are numbered in order."""
+    """Trees from a file's array: feature, threshold, children. Leaves are numbered in order."""
     if (np.abs(nodes) > 1e9).any():
         raise ValueError("the nodes of a tree are not linked as a tree")
     leaf = nodes[:, 0] < 0

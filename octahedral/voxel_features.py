@@ -1,14 +1,14 @@
-"""What the features of a voxel are, and their computation, for sixty-four voxels at a time.
+"""The features of a voxel and their computation, for sixty-four voxels at a time.
 
 A cube has 48 symmetries: 6 orders of the axes times 8 flips. Each voxel's surroundings are turned
-by the one that brings its principal gradient direction v into a fixed range: v points along the
-smoothed gradient, and its components are positive and descending. So an edge that runs up and one
-that runs left are one case, learned together; a filter is stored once instead of 48 times. In that
-frame, the features below say what the surroundings look like. Where the factor differs between
-axes, only axes of equal factor change places.
+by the symmetry that brings its principal gradient direction v into a fixed range: v points along
+the smoothed gradient, and its components are positive and descending. So an edge that runs up and
+an edge that runs left are one case, learned together; a filter is stored once instead of 48 times.
+The features below describe the surroundings in this frame. If the factor differs between axes, only
+axes of equal factor change places.
 
-The frame and all that needs no neighbours is computed in loops without a branch, several voxels at
-a time; what is read around a voxel follows, voxel by voxel.
+The frame, and the features that need no neighbours, are computed in loops without a branch, several
+voxels at a time. The features that need neighbours follow, voxel by voxel.
 """
 from typing import NamedTuple
 
@@ -19,45 +19,45 @@ from degrading.profile_reader import TOLD_NAMES
 from machine.kernels import njit
 from published.structure_tensor import BATCH, eigen_batch
 
-# Axes 0, 1, 2 are those of the voxel's frame. Differences are divided by sqrt(l1), except "raw".
+# Axes 0, 1, 2 are axes of the voxel's frame. Differences are divided by sqrt(l1), except "raw".
 FEATURE_NAMES = (
     "strength", "ratio_2", "ratio_3",  # log l1, l2 / l1, l3 / l1
     "slope_1", "slope_2",  # |v1| / |v0|, |v2| / |v0|
-    "place_0", "place_1", "place_2",  # from the nearest LR sample, signed
-    "apart_0", "apart_1", "apart_2",  # the same, unsigned
+    "place_0", "place_1", "place_2",  # distance from the nearest LR sample, signed
+    "apart_0", "apart_1", "apart_2",  # this distance, unsigned
     "bend_0", "bend_1", "bend_2", "bend", "bend_raw",  # second differences, and their sum
     "wide_bend_0", "wide_bend_1", "wide_bend_2",  # second differences over two voxels
     "twist_01", "twist_02", "twist_12",  # mixed differences
     "rise_0", "rise_1", "rise_2",  # first differences
-    "above_wide", "above_mean",  # the voxel less a Gaussian of sigma 2, less the mean of 5^3 voxels
-    "mean", "value",  # that mean, and the voxel
-    "moved", "moved_raw",  # the voxel less what the first stage began with
-    "brain",  # share of the 5^3 voxels that are in the brain
+    "above_wide", "above_mean",  # voxel less a Gaussian mean, sigma 2; less the mean of 5^3 voxels
+    "mean", "value",  # the mean of 5^3 voxels, and the voxel
+    "moved", "moved_raw",  # the voxel less its initial estimate
+    "brain",  # share of the 5^3 voxels that are in the mask
     "coherence",  # of the square roots of l1, l2, l3, as in the published method
 )
-# The place of each in a row of features; integers, which numba compiles in.
+# The column of each feature: integers, which numba compiles as constants.
 (STRENGTH, RATIO_2, RATIO_3, SLOPE_1, SLOPE_2, PLACE_0, PLACE_1, PLACE_2, APART_0, APART_1, APART_2,
  BEND_0, BEND_1, BEND_2, BEND, BEND_RAW, WIDE_BEND_0, WIDE_BEND_1, WIDE_BEND_2,
  TWIST_01, TWIST_02, TWIST_12, RISE_0, RISE_1, RISE_2, ABOVE_WIDE, ABOVE_MEAN, MEAN, VALUE,
  MOVED, MOVED_RAW, BRAIN, COHERENCE) = range(len(FEATURE_NAMES))
 VOXEL_FEATURES = OVER_NOISE = len(FEATURE_NAMES)
-# Of scenes with descriptors: the strength over that of the noise, and what is the same for each
-# voxel.
+# Only in scenes with descriptors: the strength relative to that of noise, and features of the
+# whole volume.
 FEATURE_NAMES += ("over_noise", *DESCRIPTOR_NAMES, *TOLD_NAMES)
 
 
 class Slab(NamedTuple):
-    """Planes of a scene with what is computed from them; all volumes are flat, (n,) float32."""
+    """Planes of a scene with the maps computed from them; all volumes are flat, (n,) float32."""
 
     estimate: np.ndarray
     start: np.ndarray
     rows: int  # in a plane
     row: int  # voxels in a row
-    first: int  # plane of the padded volume
+    first: int  # number of the slab's first plane in the padded volume
     place: np.ndarray
     swaps: np.ndarray
-    steps: np.ndarray  # (48, 3) int64: from a voxel to the next along the axes of each frame
-    axes: np.ndarray  # (48, 3) int64: which axes of the volume these are
+    steps: np.ndarray  # (48, 3) int64: offset to the next voxel along the axes of each frame
+    axes: np.ndarray  # (48, 3) int64: the axes of the volume that these are
     tensor: np.ndarray  # (6, n): xx, yy, zz, xy, xz, yz
     smooth: np.ndarray
     wide: np.ndarray
@@ -65,7 +65,7 @@ class Slab(NamedTuple):
     brain: np.ndarray
 
 
-# Rows of `BATCH` numbers that a batch is worked on in; those before are of `eigen_batch`.
+# Rows of `BATCH` numbers in the scratch array of a batch; `eigen_batch` uses rows 0 to 12.
 (L1, L2, L3, V0, V1, V2, _, SLOPE_X, SLOPE_Y, SLOPE_Z, CODE, PER_SCALE, W_RATIO_2, W_RATIO_3,
  W_SLOPE_1, W_SLOPE_2, W_COHERENCE) = (BATCH * row for row in range(6, 23))
 WORK = 23 * BATCH
@@ -97,7 +97,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
     """Leaves, int32, shape (roots, n), and orientation of voxels, see `write_features`."""
     w, features = np.zeros(WORK), np.zeros((BATCH, VOXEL_FEATURES), np.float32)
     found = np.zeros(BATCH, np.int32)
-    # At a leaf, there is no way on.
+    # A leaf leads to itself.
     asked, child = np.maximum(tree.feature, 0), tree.child.copy()
     for node in range(tree.feature.size):
         if tree.feature[node] < 0:
@@ -113,7 +113,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
 
 @njit(cache=True, nogil=True)
 def _walk(tree, asked, child, root, f, leaf):
-    """The leaves of a batch in one tree: four voxels walk together, and none waits for its step."""
+    """The leaves of a batch in one tree. Four independent walks at a time hide delays."""
     for m in range(0, BATCH, 4):
         a = b = c = d = np.int64(root)
         while tree.feature[a] & tree.feature[b] & tree.feature[c] & tree.feature[d] >= 0:
@@ -153,7 +153,7 @@ def _write_batch(voxels, slab, w, f, orientation):
 
 @njit(cache=True, error_model="numpy")
 def _frames(w, swaps):
-    """The frames of a batch, and what hangs on its eigenvalues alone."""
+    """The frames of a batch, and the features that depend on the tensor and the gradient alone."""
     xy, yz, xz = swaps[0] == swaps[1], swaps[1] == swaps[2], swaps[0] == swaps[2]
     xz = xz and not yz
     for m in range(BATCH):
@@ -162,7 +162,7 @@ def _frames(w, swaps):
         along = u0 * w[SLOPE_X + m] + u1 * w[SLOPE_Y + m] + u2 * w[SLOPE_Z + m]
         turn = -1.0 if along < 0 else 1.0
         u0, u1, u2 = turn * u0, turn * u1, turn * u2
-        # Order the axes by the size of v's components; axes of different factors keep their places.
+        # Order the axes by the size of v's components. Only axes of equal factor change places.
         p0, p1, p2 = 0.0, 1.0, 2.0
         u0, u1, p0, p1 = _larger_first(xy, u0, u1, p0, p1)
         u1, u2, p1, p2 = _larger_first(yz, u1, u2, p1, p2)
@@ -182,7 +182,7 @@ def _frames(w, swaps):
 
 @njit(cache=True, inline="always")
 def _larger_first(may, u, v, p, q):
-    """Two components and their axes, exchanged where they may be and the second is larger."""
+    """Two components and their axes, exchanged if this is allowed and the second is larger."""
     swap = may & (abs(v) > abs(u))
     return v if swap else u, u if swap else v, q if swap else p, p if swap else q
 

@@ -1,1 +1,1 @@
-"""Everything that is done with learned filters."""
+"""Use of learned filters: restoring, upscaling, evaluation."""

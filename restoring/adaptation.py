@@ -1,14 +1,15 @@
-"""Filters adapted to a scan of thick slices, by examples from its own plane.
+"""Fine-tune filters on a scan of thick slices, with training examples from its own plane.
 
-Within their plane, thick slices are fine. Blurred along an axis of the plane as the scanner blurred
-across it, the scan is an LR volume whose original is known: the scan itself, with its weighting,
-its noise, its anatomy. Shipped filters are corrected by what they miss there; how far is held back
-by a ridge. So a FLAIR gets filters that learned from T1-weighted volumes, and from itself.
+Within their plane, thick slices are fine. The scan is blurred along an axis of the plane as the
+scanner blurred across it. The blurred scan is an LR volume with a known original: the scan itself,
+with its weighting, its noise and its anatomy. The filters of the project are corrected by their
+error on this example; a ridge limits the correction. So a FLAIR scan gets filters that learned from
+T1-weighted volumes and from the scan itself.
 
 The noise of the scan would be in the example and in its original, and filters would learn to keep
-it. So noise e of the scan's own level s is added to the one and taken from the other, in a
-proportion in which nothing they share is left (Pang et al., CVPR 2021, section 3): of y + t e and
-y - e / t the noises have covariance s^2 - s^2 = 0.
+it. So noise e with the scan's own level s is added to one and subtracted from the other, in a
+proportion that leaves no common noise (Pang et al., CVPR 2021, section 3): the noises of y + t e
+and y - e / t have covariance s^2 - s^2 = 0.
 """
 from typing import NamedTuple
 
@@ -26,24 +27,24 @@ from octahedral.ridge import corrected_filters
 from octahedral.stages import draw_stage_samples, tap_count
 from util import random_of
 
-ADAPTING_RIDGE = 5e5  # samples: so strong is the pull to the shipped filters
-TRUST = 0.5  # of a correction is made: three quarters of its gain for a quarter of its risk
-MOST_VOXELS = 4_000_000  # fine ones that an axis of the plane is learned from
+ADAPTING_RIDGE = 5e5  # samples: weight of the pull to the uncorrected filters
+TRUST = 0.5  # share of a correction that is applied: 3/4 of its gain for 1/4 of its risk
+MOST_VOXELS = 4_000_000  # fine voxels to learn from, for each axis of the plane
 LEAST_SAMPLES = 50_000
-AS_FINE = 1.15  # an axis of the plane may be so much coarser than the slices become
-SAME = 1.02  # spacings within this need no resampling
+AS_FINE = 1.15  # an axis of the plane may be coarser than the new slices by this factor
+SAME = 1.02  # an axis of the plane is resampled if it is finer by more than this factor
 
 
 class Adapted(NamedTuple):
     """Filters for one scan."""
 
     stages: list  # of Stage
-    profile: str | None  # the slice profile that the scan shows; None if nothing was learned
-    why_not: str  # what kept the scan from being learned from
+    profile: str | None  # the estimated slice profile; None if nothing was learned
+    why_not: str  # reason if nothing was learned from the scan, otherwise empty
 
 
 def adapt_to_scan(low, stages, method, voxel_size=None):
-    """Correct filters by what a scan of thick slices shows within its plane.
+    """Correct filters by their error on examples from the plane of a scan of thick slices.
 
     Parameters
     ----------
@@ -51,9 +52,9 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
         Background 0.
     stages : list of Stage
     method : Method
-        As the filters were learned, for one thick axis.
+        Of the filters, for one thick axis.
     voxel_size : sequence of three float, optional
-        Of `low`, in any unit; by default its plane is as fine as the slices become.
+        Of `low`, in any unit. By default the plane is as fine as the new slices.
 
     Returns
     -------
@@ -73,7 +74,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
         return Adapted(stages, None, "the filters are not for thick slices of scans")
     scan = Scan.of(low, method, refined[0], voxel_size)
     if not scan.axes:
-        return Adapted(stages, None, "its plane is coarser than the slices become")
+        return Adapted(stages, None, "its plane is coarser than the new slices")
     profile = profile_of_slices(scan)
     examples = [example for axis in scan.axes
                 if (example := own_example(scan, axis, profile, method)) is not None]
@@ -90,18 +91,18 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
 
 
 class Scan(NamedTuple):
-    """A scan of thick slices, and what is known of it."""
+    """A scan of thick slices with its noise and blur descriptors."""
 
     unit: np.ndarray  # (x, y, z) float32, in [0, 1]
     thick: int  # the thick axis
-    factor: int  # how many times finer the slices become
-    shrink: dict  # of axis to float: of the plane's axes, fine spacing over their own
+    factor: int  # the slices become finer by this factor
+    shrink: dict  # axis of the plane to float: spacing of the new slices over its own spacing
     descriptors: np.ndarray
     seed: int
 
     @classmethod
     def of(cls, low, method, thick, voxel_size):
-        """What `adapt_to_scan` takes, looked at."""
+        """A Scan from the arguments of `adapt_to_scan`."""
         fine, factor = make_fine(low, method), method.factor[thick]
         size = voxel_size
         if size is None:
@@ -116,22 +117,22 @@ class Scan(NamedTuple):
         return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
 
     def resizing(self, axis):
-        """The matrix that brings an axis of the plane to the spacing that the slices get.
+        """The matrix that brings an axis of the plane to the spacing of the new slices.
 
-        It is cut to a multiple of the factor: that is what an example's original is.
+        Its length is cut to a multiple of the factor, as the original of an example needs it.
         """
         side = self.unit.shape[axis]
         fine = side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
         return resizing_matrix(side, fine)[:fine // self.factor * self.factor]
 
     def twins(self, blur):
-        """The scan with noise added, and with noise taken away: their own noises are independent.
+        """The scan with noise added, and with noise subtracted: the two have independent noise.
 
         Parameters
         ----------
         blur : ndarray, shape (n, side)
-            What an axis of the first is to be multiplied by. So much noise is added that as much is
-            left behind it as the scan has.
+            Matrix that will blur the first of them along an axis. The added noise is scaled so
+            that, after blurring, this volume is as noisy as the scan.
         """
         kept = np.square(blur[len(blur) // 2]).sum()
         share = np.sqrt(max(1 / kept - 1, 0.1))
@@ -143,11 +144,11 @@ class Scan(NamedTuple):
 
 
 def profile_of_slices(scan):
-    """The slice profile that makes the plane look as the scan does across its slices.
+    """Estimate the slice profile: it makes the plane look like the scan across its slices.
 
-    Each profile is tried along an axis of the plane. Then that axis and the thick one are sampled
-    alike, in the same volume; where their finest differences agree best, the profile is the
-    scanner's. ``box`` where there are too few slices to tell.
+    Each profile is tried along the axes of the plane. In the blurred volume, the blurred axis and
+    the thick axis are then sampled alike. The profile for which the differences along the two axes
+    agree best is taken. It is ``box`` if there are too few slices for an estimate.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ def profile_of_slices(scan):
 
 
 def own_example(scan, axis, profile, method):
-    """An LR volume made of the scan, its axis `axis` blurred, with the scan as its original.
+    """An LR volume made from the scan by a blur along `axis`, with the scan as its original.
 
     Parameters
     ----------
@@ -186,8 +187,8 @@ def own_example(scan, axis, profile, method):
     Returns
     -------
     LRVolume
-        Its axes exchanged, so that the blurred one is where the filters expect the thick one; None
-        if there is no brain in it.
+        Its axes are exchanged: the blurred axis stands where the filters expect the thick axis.
+        None if there is no brain in it.
     """
     fine = scan.resizing(axis)
     noisy, original = scan.twins(_blur(fine, scan.factor, profile))
@@ -195,13 +196,13 @@ def own_example(scan, axis, profile, method):
     planes = _middle(scan.unit, other, len(fine) * scan.unit.shape[scan.thick] * scan.factor)
 
     def on_fine_grid(volume, order):
-        """The plane's axis at its new spacing, the slices brought to theirs by a spline."""
+        """Resample the axis of the plane, and the slices by a spline, to the new spacing."""
         side = scan.unit.shape[scan.thick]
         volume = _along(volume[planes], fine, axis)
         matrix = zoom_matrix(side, side * scan.factor, order, True, "edges")
         volume = _along(volume, matrix, scan.thick)
         order = [other, scan.thick, axis]
-        order.insert(scan.thick, order.pop())  # the blurred axis where the thick one was
+        order.insert(scan.thick, order.pop())  # the blurred axis takes the place of the thick one
         return np.ascontiguousarray(volume.transpose(order))
 
     brain = on_fine_grid((scan.unit > 0).astype(np.float32), 1) >= 0.5
@@ -235,7 +236,7 @@ def _along(volume, matrix, axis):
 
 
 def _middle(unit, axis, voxels_of_plane):
-    """The middle planes across an axis, as many as may be learned from."""
+    """Index of the middle planes across an axis, limited to MOST_VOXELS fine voxels."""
     used = np.flatnonzero(unit.any(tuple(a for a in range(3) if a != axis)))
     most = max(MOST_VOXELS // voxels_of_plane, 2)
     spare = max(used[-1] + 1 - used[0] - most, 0) // 2

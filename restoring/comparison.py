@@ -7,21 +7,21 @@ from util import bright_level_of_scan
 
 
 def comparison_images(low, fine, fine_to_low):
-    """What to show beside an upscaled volume, on its grid and in [0, 1].
+    """The images for a report of an upscaled volume, on its grid and in [0, 1].
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
         The scan.
     fine : ndarray of float32, shape (X, Y, Z)
-        What was made of it.
+        The upscaled scan.
     fine_to_low : ndarray, shape (4, 4)
         From its voxels to those of the scan.
 
     Returns
     -------
     dict of str to ndarray
-        The LR voxels as they are, the best spline, the restored volume.
+        The LR voxels as they are, the quintic spline, the restored volume.
     """
     scale = np.float32(bright_level_of_scan(low) or low.max())
     places = zip(_places(fine.shape, fine_to_low), low.shape, strict=True)
@@ -36,7 +36,7 @@ def comparison_images(low, fine, fine_to_low):
 
 
 def spline_onto(low, shape, fine_to_low, order=5):
-    """What a user would take without filters: the spline through a volume on another grid.
+    """Interpolate a volume on another grid by a spline, as a user would without filters.
 
     Parameters
     ----------
@@ -58,6 +58,6 @@ def spline_onto(low, shape, fine_to_low, order=5):
 
 
 def _places(shape, fine_to_low):
-    """Where the voxels of a grid lie along each axis, in voxels of another."""
+    """Positions of the voxels of a grid along each axis, in voxels of another grid."""
     return [fine_to_low[axis][3] + fine_to_low[axis][axis] * np.arange(side)
             for axis, side in enumerate(shape)]

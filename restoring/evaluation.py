@@ -1,8 +1,8 @@
-"""What upscaling does to volumes as scanners make them: figures beside the best that SciPy has.
+"""Evaluation on simulated scans: PSNR of restored volumes, and of splines for comparison.
 
 A high-resolution volume is degraded by a slice profile, noise is added, and the outline is cut from
-the LR volume itself. Nothing of the original is handed on: what comes back is compared with it, and
-so are the splines that a user would take instead, the best of them behind a denoiser.
+the LR volume itself. Restoring gets nothing of the original. The restored volume is compared with
+the original. So are three splines and, if noise was added, a denoiser before the quintic spline.
 """
 import itertools
 from functools import partial
@@ -28,7 +28,7 @@ from restoring.steps import restore
 from util import decibel, random_of
 
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
-DEEP, AROUND = 5, 2  # voxels: `inside` lies so deep in the brain, `whole` goes so far around it
+DEEP, AROUND = 5, 2  # voxels: `inside` is the brain eroded by DEEP, `whole` dilated by AROUND
 
 
 def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
@@ -46,15 +46,17 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     noise : float
         Per cent of the 99.9 % intensity, Rician standard deviation.
     name : str
-        Of the volume: the noise hangs on it.
+        Of the volume. The random noise depends on it.
     engine : engine.CPU or its like, optional
     voxel_size : sequence of three float, optional
-        Of the image, in mm: says how fine the plane of thick slices is, and whether it is a head.
+        Of the image, in mm. It decides how fine the plane of thick slices is, and if the volume is
+        a whole head.
 
     Returns
     -------
     row : dict
-        PSNR in dB of each way, inside the brain and over the whole, and the gains over the best.
+        PSNR in dB of each method inside the brain and over the whole brain, and the gains of the
+        filters over the best other method.
 
     Examples
     --------
@@ -93,8 +95,8 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     for place, voxels in places.items():
         voxels = voxels if voxels.any() else brain
         if not np.ptp(hr[voxels]):
-            raise ValueError("all voxels of its brain that figures are taken over are alike, and "
-                             "any way restores them; take another volume, or another mask")
+            raise ValueError("all brain voxels to compare have the same intensity, which any "
+                             "method restores; take another volume, or another mask")
         for way, volume in found.items():
             error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
             row[f"{way}_{place}"] = round(decibel(error), 3)
@@ -115,12 +117,12 @@ def evaluate_file(path, filters, request, engine):
     Returns
     -------
     list of dict
-        Of each cell, the volume and what `evaluate_scan` gives.
+        For each pair of profile and noise: the volume and the row of `evaluate_scan`.
 
     Raises
     ------
     UserError
-        If the file is no volume that this can be done with.
+        If the file is not a volume that can be evaluated.
     """
     (volume, mask), name = read_brain(path, request.mask), relative_name(path, request.test_dir)
     axes = list(filters.axes)
@@ -134,15 +136,15 @@ def evaluate_file(path, filters, request, engine):
 
 
 def _cells(request):
-    """The pairs of slice profile and noise that are asked for."""
+    """The requested pairs of slice profile and noise."""
     return list(itertools.product(request.test_profile, request.test_noise))
 
 
 def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     """Evaluate each volume at each of --test_profile and --test_noise; returns the exit status.
 
-    The figures go to metrics.csv in the folder; a table is printed. `each` has the work done, as
-    `machine.threads.in_turn` does.
+    The figures are written to metrics.csv in the folder; a table is printed. `each` calls the work
+    for each volume, as `machine.threads.in_turn` does.
     """
     make_folder(folder)
     print(f"Degrading {len(volumes)} volume(s) of {request.test_dir} as scanners do, "

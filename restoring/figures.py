@@ -1,4 +1,4 @@
-"""How near a restored volume comes: PSNR and SSIM, and the rows of metrics.csv."""
+"""Figures of a restored volume: PSNR and SSIM against the original."""
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -11,11 +11,11 @@ FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 
 
 def brain_mask(volume):
-    """What figures are taken over: ndarray of bool, shape of the box.
+    """The voxels that figures are computed over: ndarray of bool, shape of the box.
 
-    HR voxels that are not zero, FIGURE_MARGIN or more from the faces of the volume; nearer to them
-    the published filters have no whole patch. In a volume so small that nothing is left: all of
-    them.
+    These are the HR voxels that are not zero, FIGURE_MARGIN or more from the faces of the volume:
+    nearer to the faces, the published filters have no whole patch. If the volume is too small for
+    this, all HR voxels that are not zero are taken.
     """
     mask = volume.hr != 0
     for axis, (part, side) in enumerate(zip(volume.box, volume.operator.shape, strict=True)):
@@ -28,9 +28,10 @@ def brain_mask(volume):
 def figures(hr, estimate, mask):
     """PSNR (dB) and SSIM of an estimate, data range 1.
 
-    Over the brain, and over the whole cropped box as published. The box's black surround is
-    restored without error whatever the method, so box figures are higher and say less; the
-    difference between two methods in PSNR is the same in both.
+    They are computed over the brain, and over the whole cropped box as published. Every method
+    restores the black surround of the box without error. So figures over the box are higher and
+    less informative. If all errors lie within the brain, the difference in PSNR between two methods
+    is the same over both.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def figures(hr, estimate, mask):
     >>> round(figures(hr, hr + np.float32(0.1), hr == 0)["psnr"], 3)
     20.0
     """
-    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # of what the window needs
+    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # voxels that the window lacks
     half, within = SSIM_WINDOW // 2, tuple(slice(0, side) for side in hr.shape)
     if any(short):
         hr, estimate, mask = (np.pad(part, [(0, n) for n in short], mode=mode) for part, mode in (
@@ -73,7 +74,7 @@ def figures(hr, estimate, mask):
 def _similarity(hr, estimate):
     """scikit-image's SSIM of each voxel, some planes at a time: pairs of a slice and an ndarray.
 
-    At once it takes a dozen volumes of memory.
+    The whole volume at once would take the memory of a dozen volumes.
     """
     half = SSIM_WINDOW // 2
     for start, stop in spans(len(hr), SSIM_PLANES):
@@ -85,7 +86,7 @@ def _similarity(hr, estimate):
 
 
 def figures_of(hr, estimates, mask):
-    """The figures of several estimates, a dict of arrays; several at a time, where cores are."""
+    """The figures of several estimates, a dict of arrays; computed in parallel."""
     found = {}
 
     def measure(name):

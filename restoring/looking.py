@@ -1,4 +1,4 @@
-"""What a scan is, before anything is done with it: what test.py --look prints."""
+"""The description of a scan before any work: the lines that test.py --look prints."""
 import shlex
 
 import nibabel as nib
@@ -19,12 +19,12 @@ from restoring.measured_scan import first_seen
 from restoring.spacing import of_three
 from util import bright_level_of_scan
 
-THICK = 1.5  # times the other voxel sizes: slices that have filters of their own
-FINE = 0.45  # mm: finer voxels than brains that filters have learned from become
+THICK = 1.5  # slices thicker than this multiple of the plane's voxels need filters of their own
+FINE = 0.45  # mm: voxels of a result below this are finer than any training volume
 
 
 def look(path, store):
-    """Describe a scan, and name the command that serves it best.
+    """Describe a scan, and name the command that suits it best.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def look(path, store):
     Returns
     -------
     list of (str, str)
-        What a line is about, and the line.
+        Pairs of a topic and a line.
 
     Raises
     ------
     UserError
-        If the file is no volume.
+        If the file is not a volume.
     """
     image, shape = checked_image(path, (3, 4))
     sizes, unit = voxel_sizes_of(image), unit_of(image)
@@ -84,7 +84,7 @@ def look(path, store):
 
 
 def _content(low, in_mm, mask, inside):
-    """What is in the volume, in words; and where brightness, noise and blur are estimated."""
+    """Content of the volume in words; voxels in which brightness, noise and blur are estimated."""
     if mask:
         return f"a head with a mask, {mask.path.name}", inside
     bright = head_in_zeros(low, in_mm)
@@ -97,7 +97,7 @@ def _content(low, in_mm, mask, inside):
 
 
 def _reader(store):
-    """What reads the slice profile off a scan; None of filters that have none."""
+    """The reader of slice profiles; None if the filters are not there or have no reader."""
     try:
         filters = store((2, 2, 2))
     except UserError:
@@ -119,7 +119,7 @@ def _blur(reader, descriptors, known):
 
 
 def _advice(path, sizes, unit, thick, share, store):
-    """The command that serves best, and why."""
+    """The command that suits the scan best, and the reason."""
     name = path.name[:path.name.lower().rfind(".nii")]
     words = ["python", "test.py", "--upscale"]
     request = store.request
@@ -128,16 +128,16 @@ def _advice(path, sizes, unit, thick, share, store):
         why = f"slices are {sizes.max() / np.sort(sizes)[1]:.2g} times as thick as the plane is " \
               "fine: filters for thick slices, fine-tuned on the plane"
     elif share == 0:
-        return [("advice", "none: it is so unlike brains that a spline is all that the filters "
-                           "would give")]
+        return [("advice", "none: it is so unlike brains that the filters would give way to a "
+                           "spline everywhere")]
     else:
         words += ["--factor", "2"]
         why = "voxels are about as long along all axes"
         if share is not None and share < 1:
             why += f"; {1 - share:.0%} of the filters' work would give way to a spline"
         if sizes.min() / 2 < FINE / {"mm": 1, "um": 1e-3, "m": 1e3}[unit]:
-            why += "; the result is finer than the brains that filters have learned from: look " \
-                   "twice at what it shows"
+            why += "; the result is finer than the brains that filters have learned from: check " \
+                   "its details with care"
     if request.mask:
         words += ["--mask", request.mask]
     if request.known_profile:

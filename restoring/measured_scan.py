@@ -1,4 +1,4 @@
-"""A scan on the grid that it was measured on: what upscaling begins with."""
+"""A scan on the grid that it was measured on: the input of upscaling."""
 from typing import NamedTuple
 
 import numpy as np
@@ -12,19 +12,19 @@ from restoring.spacing import Way, describe, way_to
 
 
 class Scan(NamedTuple):
-    """A file's volumes on the grid that they are upscaled from, and how."""
+    """The volumes of a file on the grid from which they are upscaled, and the filters for them."""
 
     volume: Volume
-    inside: np.ndarray | None  # of bool: the brain, by its mask
+    inside: np.ndarray | None  # of bool: the brain, from the mask
     sizes: np.ndarray  # (3,) of its voxels
     way: Way
     uses: list  # of Filters
     to_low: np.ndarray  # (4, 4), from its voxels to those of the file
-    profiles: tuple  # of three str, where they are known
+    profiles: tuple  # of three str; empty if they are not known
 
 
 def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
-    """The scan on the grid that it was measured on, where it was interpolated afterwards.
+    """The scan on the grid that it was measured on, if it was interpolated afterwards.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     scan : Scan
     store : restoring.steps.FilterStore
     filled : sequence of three float, optional
-        Measured shares of its voxels along each axis, where a sidecar says so.
+        Measured shares of its voxels along each axis, from the sidecar.
 
     Returns
     -------
@@ -51,8 +51,8 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     try:
         way = way_to(goal, sizes, store.there, unit)
     except ValueError:
-        say(f"{name}: it was interpolated ({'; '.join(seen)}), and no filters serve what was "
-            "measured; it is restored as it is")
+        say(f"{name}: it was interpolated ({'; '.join(seen)}), and there are no filters for "
+            "its measured grid; it is restored as it is")
         return scan
     say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
         f"{describe(way, sizes, unit)}")
@@ -74,6 +74,6 @@ def volumes_of(volume):
 
 
 def first_seen(volume):
-    """The first volume of a file that is not black."""
+    """The first volume of a file that is not black; if all are, the first."""
     lows = volumes_of(volume)
     return next(filter(np.any, lows), lows[0])

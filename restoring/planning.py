@@ -1,4 +1,4 @@
-"""What is decided before a file is upscaled: the way to the asked voxels, filters, memory."""
+"""Decisions before a file is upscaled: steps to the requested voxel sizes, filters, memory."""
 import math
 
 import numpy as np
@@ -17,14 +17,14 @@ from nifti.slices import slices_in_words
 from restoring.spacing import Way, describe, of_three, way_to
 from structure import structure_of
 
-THICK = 1.5  # times longer than the axis that is refined: probably the one that was meant
-ADAPT_BYTES = 0.45 * GB  # while filters are adapted to a scan
-LAST_SPLINE_BYTES = 12  # a voxel: it works along one axis after another
-WORK_BYTES = 0.45 * GB  # beside volumes, and beside compiled code: a tile at work
+THICK = 1.5  # times longer than the refined axis: this axis was probably meant
+ADAPT_BYTES = 0.45 * GB  # while filters are fine-tuned on a scan
+LAST_SPLINE_BYTES = 12  # per voxel: the last spline works along one axis after another
+WORK_BYTES = 0.45 * GB  # a tile at work; without volumes and compiled code
 
 
 def plan(path, name, store):
-    """The way to what is asked for, and the filters for it, from a file's header alone."""
+    """The `Way` to the requested voxel sizes, and its filters, from header and sidecar alone."""
     request = store.request
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
     sizes, unit = voxel_sizes_of(image), unit_of(image)
@@ -47,7 +47,7 @@ def plan(path, name, store):
 
 
 def check_slices(name, shape, factor):
-    """Raise UserError where an axis of a single slice is to be refined."""
+    """Raise UserError if an axis with a single slice is to be refined."""
     for axis in range(3):
         if factor[axis] > 1 and shape[axis] == 1:
             raise UserError(f"{name}: has a single slice along axis {axis}, which cannot be made "
@@ -55,12 +55,14 @@ def check_slices(name, shape, factor):
 
 
 def read_inside(name, low, voxel_size, use, mask=None):
-    """Where brightness and descriptors of a whole head are read, which is said; None if not apart.
+    """The voxels in which the brightness and the descriptors of a whole head are estimated.
+
+    A message reports this.
 
     Parameters
     ----------
     name : str
-        For what is said.
+        For messages.
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
         In mm.
@@ -69,23 +71,24 @@ def read_inside(name, low, voxel_size, use, mask=None):
 
     Returns
     -------
-    ndarray of bool, shape (x, y, z)
+    ndarray of bool, shape (x, y, z), or None
+        None if there is no mask and no whole head with zeros for air is found.
     """
     drawn = is_drawn(use.method)
     if mask:
-        read = "noise and blur are" if drawn else "what is bright is"
-        say(f"{name}: {read} read inside its mask, {mask.path.name}; all of the head is "
+        read = "noise and blur are" if drawn else "the brightness is"
+        say(f"{name}: {read} estimated inside its mask, {mask.path.name}; the whole head is "
             "restored")
         return mask.inside
     bright = head_in_zeros(low, voxel_size) if drawn else None
     if drawn and (bright is not None or bright_part(low) is not None):
-        say(f"{name}: seems to be a whole head, not a brain cut out; noise and blur are read "
-            "from its bright part (--mask: from its brain)")
+        say(f"{name}: seems to be a whole head without a brain mask; noise and blur are estimated "
+            "in its bright part (better: give a mask with --mask)")
     return bright
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):
-    """Say where slices are thick along another axis than the one that is refined."""
+    """Warn if slices are thick along another axis than the refined one."""
     refined = [axis for axis in range(3) if factor[axis] > 1]
     thick = int(np.argmax(sizes))
     if len(refined) == 1 and sizes[thick] > THICK * sizes[refined[0]]:
@@ -96,22 +99,22 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
 
 
 def is_thick(use):
-    """Whether filters are for thick slices of scans, and so can be adapted to one."""
+    """True if filters are for thick slices of scans, and so can be fine-tuned on a scan."""
     return is_drawn(use.method) and sorted(use.method.factor)[1] == 1
 
 
 def _check_memory(path, image, shape, sizes, way, uses, request):
-    """Refuse, before work begins, what does not fit."""
+    """Raise UserError, before work begins, if memory does not suffice."""
     count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
     voxels = math.prod(shape) * math.prod(map(int, way.factor))
     each = max(structure_of(use.method).restore_bytes for use in uses)
     working, doing = voxels * each, f"make it {' x '.join(map(str, way.factor))} times finer"
-    if way.sizes:  # the last spline makes other voxels of these
+    if way.sizes:  # the last spline writes other voxels
         last = math.prod(round(side * size / goal)
                          for side, size, goal in zip(shape, sizes, way.sizes, strict=True))
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
-    learning = ADAPT_BYTES if request.adapt and any(map(is_thick, uses)) else 0  # comes before
+    learning = ADAPT_BYTES if request.adapt and any(map(is_thick, uses)) else 0  # earlier
     storing = count * voxels * image.get_data_dtype().itemsize if request.dtype == "same" else 0
     needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):

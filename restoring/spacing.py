@@ -1,8 +1,8 @@
-"""From a volume's voxel sizes to those that are asked for: which filters, and the last spline.
+"""From a volume's voxel sizes to the requested ones: choice of the filters, and the last spline.
 
-Filters know whole factors only. A ratio that is none is served by the nearest filters there are; a
-spline goes from their grid, which is about as fine as what is asked for, to exactly that. Nothing
-here reads a file or restores a voxel.
+Filters serve whole factors only. For any other ratio the nearest filters are used. Their grid is
+about as fine as requested; a spline then brings the volume to the exact voxel sizes. Nothing here
+reads a file or restores a voxel.
 """
 from typing import NamedTuple
 
@@ -12,37 +12,37 @@ from degrading.banded import apply_operators, banded_by_columns, identity
 from degrading.spline import spline_columns, spline_operator
 from disk.filters import tags
 
-SAME = 1e-5  # relative: voxel sizes that differ by less are those of one header, rounded
-LEAST_RATIO = 1.1  # an axis that is to be hardly finer than it is needs no filters
-LEAST_REST = 1.5  # the same, once filters have been used: what is left of a ratio
-# What is over a whole factor, from which on filters of the next one restore more: measured, see
-# docs/scans.md.
+SAME = 1e-5  # relative: a smaller difference of voxel sizes comes from rounding in headers
+LEAST_RATIO = 1.1  # an axis that becomes finer by less than this factor needs no filters
+LEAST_REST = 1.5  # this limit for the rest of a ratio, after filters of a cubic factor
+# A ratio may exceed a whole factor by this much; from there on the filters of the next factor
+# restore more (measured, see docs/scans.md).
 OVER, OVER_FROM_3 = 0.2, 0.5
-SUB_VOXELS = 8  # places over which a coarser voxel is a mean
+SUB_VOXELS = 8  # positions that are averaged for a coarser voxel
 
 
 class Way(NamedTuple):
-    """How a volume gets to the voxel sizes that are asked for."""
+    """The steps from a volume to the requested voxel sizes."""
 
-    factors: list  # of tuple of three int: of the filters that are used, one after another
-    sizes: tuple | None  # of three float, of the voxels in the end; None: what the filters give
-    most: bool = False  # whether an axis asked for more than the filters there are can do
+    factors: list  # of tuple of three int: factors of the filters, in the order of their use
+    sizes: tuple | None  # of three float: final voxel sizes; None: those that the filters give
+    most: bool = False  # True if an axis needs a larger factor than any filters have
 
     @property
     def factor(self):
-        """How many times finer the filters make each axis, in all."""
+        """The total factor of the filters along each axis."""
         return tuple(int(product) for product in np.prod(self.factors, axis=0))
 
 
 def way_to(asked, sizes, there, unit="mm"):
-    """Which filters to use for the voxel sizes that are asked for.
+    """Choose the filters for the requested voxel sizes.
 
     Parameters
     ----------
     asked, sizes : sequence of three float
-        Voxel sizes, those that are asked for and those of the volume.
+        Voxel sizes: the requested ones, and those of the volume.
     there : iterable of tuple of three int
-        Factors that there are filters for, along axes in any order.
+        Factors of the available filters; the order of axes does not matter.
     unit : str, optional
         Of the sizes.
 
@@ -53,7 +53,7 @@ def way_to(asked, sizes, there, unit="mm"):
     Raises
     ------
     ValueError
-        If no axis is to be finer than it is, or no filters serve.
+        If no axis is to become finer, or no filters are available for it.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def way_to(asked, sizes, there, unit="mm"):
     """
     ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
     if max(ratios) < LEAST_RATIO:
-        raise ValueError(f"its voxels are {of_three(sizes, unit)} already, "
+        raise ValueError(f"its voxels are {of_three(sizes, unit)} already, and "
                          f"{of_three(asked, unit)} is hardly finer: there is nothing "
                          "to restore; ask for smaller voxels")
     goal = tuple(asked)
@@ -88,14 +88,14 @@ def way_to(asked, sizes, there, unit="mm"):
             most |= rest[axis] >= max(single) + 1
             rest[axis] /= along
     if not factors:
-        raise ValueError(f"no filters serve voxels of {of_three(sizes, unit)} and "
-                         f"{of_three(asked, unit)}; there are some for "
-                         f"{tags(there)}; learn others, or take --factor")
+        raise ValueError(f"there are no filters from voxels of {of_three(sizes, unit)} to "
+                         f"{of_three(asked, unit)}; there are some for factor {tags(there)}; "
+                         "learn others, or give --factor")
     return Way(factors, goal, bool(most))
 
 
 def nearest(ratio, there):
-    """The whole factor whose filters serve a ratio best.
+    """The whole factor whose filters suit a ratio best.
 
     Parameters
     ----------
@@ -115,8 +115,9 @@ def nearest(ratio, there):
 def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=0.0):
     """Bring a restored volume to exact voxel sizes, around the middle of its field of view.
 
-    Where voxels become smaller the cubic spline is taken at their middles. Where they become larger
-    it is the mean over so much that, with a fine voxel's own width, a coarser voxel's is had.
+    Along an axis on which voxels become smaller, the cubic spline is evaluated at their centres. If
+    voxels become larger by a ratio r, the spline is averaged over sqrt(r^2 - 1) fine voxels, so
+    that the total width is one coarse voxel.
 
     Parameters
     ----------
@@ -126,17 +127,17 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
     low_shape : tuple of three int
         Of that volume.
     sizes, goal : sequence of three float
-        Its voxel sizes, and those that are asked for.
+        Voxel sizes of that volume, and the requested ones.
     least : float, optional
-        The lowest intensity: splines go no further below it.
+        The lowest intensity: results are clipped to it.
     background : float, optional
-        Exactly this is background; None: there is none.
+        The intensity of the background; None if there is none.
 
     Returns
     -------
     volume : ndarray of float32
-        Each side is the field of view's, to the nearest voxel. The volume itself, where its voxels
-        have these sizes.
+        It covers the field of view, to the nearest voxel. If `fine` already has the requested
+        sizes, it is `fine` itself.
     to_low : ndarray, shape (4, 4)
         From its voxels to those of the volume it came from.
 
@@ -164,13 +165,13 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
         return fine, to_low
     volume = apply_operators(fine, operators)
     np.clip(volume, least, None, out=volume)
-    if background is not None:  # it stays what it was
+    if background is not None:  # the background keeps its intensity
         volume[fine[np.ix_(*middles)] == np.float32(background)] = background
     return volume, to_low
 
 
 def _mean_operator(side, places, ratio):
-    """The spline of `side` voxels at places, or means of it where voxels are larger by `ratio`."""
+    """The spline of `side` voxels at `places`; averaged if the new voxels are larger by `ratio`."""
     if ratio <= 1:
         return spline_operator(side, places, 3, at_faces=True)
     width = np.sqrt(ratio**2 - 1)
@@ -181,7 +182,7 @@ def _mean_operator(side, places, ratio):
 
 
 def describe(way, sizes, unit="mm"):
-    """What is done to a volume of these voxel sizes, in words.
+    """Describe the way for a volume of these voxel sizes, in words.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""The steps of restoring: a volume or an array, degraded here or truly low-resolution, or a file.
+"""The steps of restoring volumes, degraded here or truly low-resolution, and files to degrade.
 
-Files that are truly low-resolution are for restoring/upscaling.py.
+restoring/upscaling.py upscales files that are truly low-resolution.
 """
 import contextlib
 from typing import NamedTuple
@@ -26,20 +26,20 @@ from util import clipping_in_words, without_nonsense
 
 
 class Restored(NamedTuple):
-    """What restoring a file leaves to be shown."""
+    """The result of restoring a file, for tables, report and record."""
 
-    row: dict  # figures, or what was upscaled
+    row: dict  # figures, or facts about the upscaling
     images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
     affine: np.ndarray  # (4, 4), of the images' orientation and voxel size
     watch: Stopwatch
-    method: Method  # of the filters, or the last of them; its factor is in all
-    uses: list  # of Filters, one after another
-    origin: dict  # the files it came from, and their SHA-256, as `origin_of` gives them
+    method: Method  # of the last filters, with the total factor
+    uses: list  # of Filters, in the order of their use
+    origin: dict  # the input files and their SHA-256, see `origin_of`
     missed: int = 0  # volumes of a series that could not be restored
 
 
 class FilterStore:
-    """Filters by the factor that is asked for, each read once.
+    """Filters by their factor. Each is read once.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class FilterStore:
     Attributes
     ----------
     there : list of tuple of three int
-        Factors that there are filters for.
+        Factors of the available filters.
     """
 
     def __init__(self, request):
@@ -57,7 +57,7 @@ class FilterStore:
 
     @classmethod
     def of(cls, request, filters):
-        """A store of nothing but these `Filters`; raises UserError where they do not serve."""
+        """A store of these `Filters` only. Raises UserError if they are for another factor."""
         asked, learned = request.method.factor, filters.method.factor
         if sorted(asked) != sorted(learned):
             raise UserError(f"the filters are for factor {tags([learned])}, not {tags([asked])}; "
@@ -69,13 +69,13 @@ class FilterStore:
 
     @property
     def by_size(self):
-        """Whether each header decides the factors."""
+        """True if the header of each volume decides the factors."""
         return bool(self.request.voxel_size or self.request.isotropic)
 
     def read_all(self):
-        """Read what any volume may need, for a worker that does not find the files; returns self.
+        """Read all filters that a volume may need, for a worker without the files; returns self.
 
-        What cannot be read is refused where it is needed.
+        A file that cannot be read gives an error only when its filters are needed.
         """
         self.first()
         if self.by_size:
@@ -85,11 +85,11 @@ class FilterStore:
         return self
 
     def first(self):
-        """The `Filters` for --factor; with --voxel_size those for any factor."""
+        """The `Filters` for --factor; with --voxel_size or --isotropic the first available ones."""
         return self(self.there[0] if self.by_size and self.there else self.request.method.factor)
 
     def __call__(self, factor):
-        """The `Filters` for a factor; raises UserError where there are none."""
+        """The `Filters` for a factor; raises UserError if there are none."""
         if factor not in self._read:
             self._read[factor] = load_filters(self.request, factor)
         return self._read[factor]
@@ -103,17 +103,17 @@ class FilterStore:
 
 def restore(volume, stages, method, engine=None, advance=lambda share: None,
             blend_threshold=None):
-    """Restore an LR volume with learned filters, whichever structure they have.
+    """Restore an LR volume with learned filters of either method.
 
     Parameters
     ----------
     volume : get_lar.LRVolume
     stages : list of Stage
     method : Method
-        As the filters were learned.
+        Of the filters.
     engine : engine.CPU or its like, optional
     advance : callable, optional
-        Told, now and then, of the share of the work that was done since.
+        Called from time to time with the share of the work done since the last call.
     blend_threshold : int, optional
         As --blend_threshold.
 
@@ -133,8 +133,8 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
     sr = structure_of(method).restore(volume, stages, engine or CPU(), advance)
     if blend_threshold is None:
         return sr
-    # The outermost shell has no 26 neighbours and becomes 0. Where that could be brain, one more
-    # is set around.
+    # A voxel of the outermost shell lacks some of its 26 neighbours and becomes 0. Where the shell
+    # may hold brain, one more shell is added around it.
     around = 0 if method.margin else 1
     blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
                            blend_threshold)
@@ -147,10 +147,10 @@ def upscale(low, stages, method, engine=None, inside=None):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0. Where more than one voxel in a hundred is below zero, see `intensities`.
+        Background 0. If more than one voxel in a hundred is below zero, see `intensities`.
     stages : list of Stage
     method : Method
-        As the filters were learned.
+        Of the filters.
     engine : engine.CPU or its like, optional
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, see `get_lar.make_fine`.
@@ -158,7 +158,7 @@ def upscale(low, stages, method, engine=None, inside=None):
     Returns
     -------
     fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensities of `low`. `Degradation.fine_to_low` says where its voxels lie.
+        In the intensities of `low`. `Degradation.fine_to_low` gives the positions of its voxels.
 
     Examples
     --------
@@ -183,11 +183,11 @@ def upscale(low, stages, method, engine=None, inside=None):
 
 
 def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
-    """Put what was restored back into the whole volume, with the brain that lies outside its box.
+    """Put a restored box back into the whole volume, and restore the brain outside the box.
 
-    The published crop leaves out the last plane of a brain that fills its array, and trailing
-    planes of a side that is no multiple of the factor. These are restored from the same volume,
-    mirrored at its faces. Figures are over the box, as published.
+    The published crop leaves out the last plane of a brain that fills its array, and the trailing
+    planes of a side that is not a multiple of the factor. These planes are restored from the volume
+    mirrored at its faces. Figures are computed in the box, as published.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     outside[volume.box] = False
     if not outside.any():
         return whole
-    # Half a patch on each side and a voxel more, so many that blocks of the factor stay whole.
+    # Half a patch and one voxel on each side, rounded up so that blocks of the factor stay whole.
     around = []
     for side, factor in zip(data.shape, method.factor, strict=True):
         before = -(-(method.margin + 1) // factor) * factor
@@ -229,7 +229,7 @@ def origin_of(path, digest, mask=None, mask_digest=""):
     digest : str
         SHA-256 of the file, taken when it was read.
     mask, mask_digest : optional
-        The same of its mask.
+        Path and SHA-256 of its mask.
 
     Returns
     -------
@@ -249,7 +249,7 @@ def restore_file(path, target, filters, request, engine, files=None):
     request : Request
     engine : engine.CPU or its like
     files : disk.files.WholeFiles, optional
-        Those that the result belongs to.
+        Group of files that the result belongs to.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def restore_file(path, target, filters, request, engine, files=None):
     Raises
     ------
     UserError
-        If the file is no volume to restore, or the result cannot be written.
+        If the file is not a volume to restore, or the result cannot be written.
     """
     watch, (stages, method, axes, *_) = Stopwatch(), filters
     with watch("read"):
@@ -284,7 +284,7 @@ def restore_file(path, target, filters, request, engine, files=None):
             whole = volume.shift.undo(whole, data == 0)
         write_volume(target, whole.transpose(back), volume.image, None, request.dtype, files)
     affine = volume.image.affine
-    del volume, data, whole  # three less in memory while the figures are taken
+    del volume, data, whole  # frees three volumes before the figures are computed
     with watch("figures"):
         spline, brain = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}

@@ -1,7 +1,7 @@
 """The steps of upscaling a file: from its header to a finer volume, or series, on disk.
 
-By --factor, or to the voxel sizes of --voxel_size or --isotropic: these may take several uses of
-filters, one after another, and a last spline, see restoring/spacing.py.
+--factor uses the filters once. --voxel_size and --isotropic may use filters several times, one
+after another, and a last spline, see restoring/spacing.py.
 """
 import dataclasses
 from typing import NamedTuple
@@ -32,9 +32,9 @@ from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
 
-STEPS = ("adapt", "interpolate", "restore")  # whose seconds are said
+STEPS = ("adapt", "interpolate", "restore")  # their seconds are reported
 def upscale_file(path, target, store, engine, files=None):
-    """Upscale one file, each volume of a series for itself.
+    """Upscale one file. Each volume of a series is upscaled separately.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def upscale_file(path, target, store, engine, files=None):
     store : restoring.steps.FilterStore
     engine : engine.CPU or its like
     files : disk.files.WholeFiles, optional
-        Those that the result belongs to.
+        Group of files that the result belongs to.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def upscale_file(path, target, store, engine, files=None):
     Raises
     ------
     UserError
-        If the file is no volume to upscale, memory does not suffice, or the result cannot be
+        If the file is not a volume to upscale, memory does not suffice, or the result cannot be
         written.
     """
     watch, request, seal = Stopwatch(), store.request, Seal(path)
@@ -100,25 +100,25 @@ def upscale_file(path, target, store, engine, files=None):
 
 
 class Seen(NamedTuple):
-    """What a volume shows of itself."""
+    """Estimates from a volume."""
 
-    descriptors: np.ndarray | None  # of blur and noise; None where filters do not ask
-    trust: float  # share of what filters change that was made, see degrading/profile_reader.py
+    descriptors: np.ndarray | None  # of noise and blur; None if the filters do not use them
+    trust: float  # share of the filters' change that was applied, see degrading/profile_reader.py
 
 
 class Upscaled(NamedTuple):
-    """What the volumes of a file became."""
+    """The upscaled volumes of a file."""
 
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
     to_low: np.ndarray  # (4, 4), from their voxels to those of the file
-    first: int  # that could be restored: the report shows it
-    seen: Seen  # what that one shows
-    profile: str | None  # of its slices, where filters were adapted to it
-    missed: list  # of str: what is to be said of volumes that could not be restored
+    first: int  # number of the first volume that could be restored: the report shows it
+    seen: Seen  # estimates from the first restored volume
+    profile: str | None  # of its slices, if the filters were fine-tuned on it
+    missed: list  # of str: messages about volumes that could not be restored
 
 
 def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
-    """Upscale each volume of a scan for itself.
+    """Upscale each volume of a scan separately.
 
     Parameters
     ----------
@@ -129,9 +129,9 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     mask : nifti.masks.Mask, optional
-        Of a whole head, on the scan's first grid.
+        Of a whole head, on the grid of the file.
     path : Path, optional
-        For errors, in place of the name.
+        For errors, instead of the name.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     Raises
     ------
     UserError
-        If none can be restored.
+        If no volume can be restored.
     """
     path = path or name
     volume, brain, sizes, way, uses, _, profiles = scan
@@ -175,7 +175,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
             if not np.isfinite(found).all() and count > 1:
                 found = _own_spline(low, found.shape, to_low, shift)
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
-                              "restoring gave voxels that are no numbers")
+                              "restoring gave voxels that are not finite")
             if fine is None:
                 first, told = number, seen
                 _say_of_trust(name, told)
@@ -192,25 +192,25 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
 
 
 def adapted(name, low, sizes, use, inside=None):
-    """Correct filters by what a scan of thick slices shows within its plane.
+    """Fine-tune filters on the plane of a scan of thick slices.
 
     Parameters
     ----------
     name : str
-        For what is said.
+        For messages.
     low : ndarray of float32, shape (x, y, z)
-        A volume of it.
+        A volume of the scan.
     sizes : sequence of three float
         Its voxel sizes.
     use : Filters
     inside : ndarray of bool, shape (x, y, z), optional
-        The brain of a whole head, which alone is learned from.
+        The brain of a whole head: only these voxels are learned from.
 
     Returns
     -------
     use : Filters
     profile : str or None
-        The slice profile that the scan shows; None where nothing was learned from it.
+        The estimated slice profile; None if nothing was learned from the scan.
     """
     order = list(use.axes)
     low = low if inside is None else low * inside
@@ -222,7 +222,7 @@ def adapted(name, low, sizes, use, inside=None):
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
                profiles=(), blend_threshold=None):
-    """Bring a volume to a finer grid by one use of filters after another.
+    """Bring a volume to a finer grid with one or more filters, one after another.
 
     Parameters
     ----------
@@ -232,24 +232,24 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     advance : callable, optional
-        Told, now and then, of the per cent of the work that was done since.
+        Called from time to time with the per cent of the work done since the last call.
     shift : intensities.Shift, optional
-        What `low` was shifted by.
+        The shift of intensities that gave `low`.
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, see `get_lar.make_fine`.
     profiles : sequence of three str, optional
-        Of the axes of `low`, where they are known.
+        Of the axes of `low`, if they are known.
     blend_threshold : int, optional
         As --blend_threshold.
 
     Returns
     -------
     fine : ndarray of float32, shape (X, Y, Z)
-        In the intensities of `low`, before it was shifted.
+        In the intensities of `low` before the shift.
     to_low : ndarray, shape (4, 4)
         From its voxels to those of `low`.
     seen : Seen
-        Of the first use.
+        From the first use of filters.
 
     Raises
     ------
@@ -266,12 +266,12 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,
                          lambda share: advance(100 * share / len(uses)), blend_threshold)
-            lr_volume = dataclasses.replace(lr_volume, lr=None)  # a volume less in memory
+            lr_volume = dataclasses.replace(lr_volume, lr=None)  # frees a volume
             whole = lr_volume.whole(sr)
             del sr
             lr_volume = dataclasses.replace(lr_volume, low=None, mask=None, above=None)
-            if shift:  # filters of the next use take `low`, the spline at its outline `own`
-                black = None  # in later uses zeros may be a result
+            if shift:  # the next filters restore `low`; the spline at the outline needs `own`
+                black = None  # in later uses a zero may be a restored intensity
                 if number == 0:
                     own, black = shift.undo(low), (low == 0).transpose(use.axes)
                 own = lr_volume.whole_shifted(
@@ -284,32 +284,32 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             seen = Seen(lr_volume.descriptors, trust)
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
-        del lr_volume, whole  # before the next one begins
+        del lr_volume, whole  # frees memory before the next use
     return own if shift else low, to_low, seen
 
 
 def _say_of_trust(name, seen):
-    """Say where filters gave way to the spline."""
+    """Report if the filters gave way to the spline."""
     if seen.trust < 1:
         what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
-        say(f"{name}: is unlike the brains that the filters have learned from; {what} of their "
-            "work gives way to the quintic spline, so that nothing is invented")
+        say(f"{name}: is unlike the brains that the filters have learned from; {what} of the "
+            "filters' work gives way to the quintic spline, so that no detail is invented")
 
 
 def _say_of_later(name, uses):
-    """Say where filters for thick slices come second: what they refine has no plane of its own."""
+    """Report filters for thick slices that come after others: they cannot be fine-tuned."""
     for use in filter(is_thick, uses[1:]):
         say(f"{name}: filters for {use.method.tag} are used as they are: filters before them "
-            "have changed the plane that they would learn from")
+            "have changed the plane that they would be fine-tuned on")
 
 
 def _range_of(fine, shift):
-    """The lowest intensity and the background of a volume that was shifted back, or never was."""
+    """Lowest intensity and background of a volume whose shift was undone, or that had none."""
     return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
 
 
 def _own_spline(low, shape, to_low, shift):
-    """The cubic spline through a volume on another grid, in the intensities before a shift."""
+    """The cubic spline through a volume on another grid, in the intensities before the shift."""
     if not shift:
         return spline_onto(low, shape, to_low, 3)
     own = shift.undo(low)

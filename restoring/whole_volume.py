@@ -1,7 +1,7 @@
-"""All that test.py does with one volume of a folder, so that a worker of a cluster can do it too.
+"""All work of test.py on one volume of a folder, in one function for workers of a cluster.
 
-A volume is restored or upscaled and written; its picture and its record are written beside. The
-three appear together: no record stands beside the result of another run.
+A volume is restored or upscaled and written. Its picture and its record are written beside it. All
+files appear together: so no record stands beside the result of another run.
 """
 import dataclasses
 from pathlib import Path
@@ -18,40 +18,40 @@ from restoring.upscaling import STEPS, upscale_file
 
 
 class Job(NamedTuple):
-    """A volume to restore, and where what comes of it is written."""
+    """A volume to restore, and the paths of its results."""
 
     path: Path
     target: Path  # of the result
-    name: Path  # of picture and record, without their endings
-    shown: bool = True  # in a viewer on the page
-    # Where its viewer is kept until the page is written; None: in memory.
+    name: Path  # of picture and record, without their extensions
+    shown: bool = True  # True if the page shows it in a viewer
+    # File that keeps its viewer until the page is written; None: kept in memory.
     viewer: Path | None = None
-    go_on: bool = False  # whether a result of the same run that was interrupted is taken
+    go_on: bool = False  # True if a result of the interrupted run is kept
 
 
 class Done(NamedTuple):
-    """What is left to be shown of a volume that was restored."""
+    """The results of a restored volume for the page and the table."""
 
-    row: dict  # figures, or what was upscaled
-    viewer: dict | None  # for the page; None without --report, or where it is kept in a file
-    method: Method  # of the filters, or the last of them
-    uses: tuple  # of Filters without their stages: filters that it was restored with
+    row: dict  # figures, or facts about the upscaling
+    viewer: dict | None  # for the page; None without --report, or if it is kept in a file
+    method: Method  # of the last filters, with the total factor
+    uses: tuple  # of Filters without their stages: those that restored it
     missed: int  # volumes of a series that could not be restored
     digest: str  # SHA-256 of the result
-    before: bool = False  # whether it was finished by the run that was interrupted
+    before: bool = False  # True if the interrupted run had finished it
 
 
 def restore_volume(job, store, volumes, command, engine=None):
-    """Restore or upscale a volume, and write all that comes of it but the page and the table.
+    """Restore or upscale a volume, and write its results, except for the page and the table.
 
     Parameters
     ----------
     job : Job
     store : restoring.steps.FilterStore
     volumes : int
-        How many the page will show in viewers.
+        Number of volumes that the page will show in viewers.
     command : list of str
-        What the user typed, for the record.
+        The command line of the user, for the record.
     engine : engine.CPU or its like, optional
 
     Returns
@@ -61,7 +61,7 @@ def restore_volume(job, store, volumes, command, engine=None):
     Raises
     ------
     UserError
-        If the file is no volume to restore, or the result cannot be written.
+        If the file is not a volume to restore, or the result cannot be written.
     """
     request, engine = store.request, engine or CPU()
     title, viewer = relative_name(job.path, request.test_dir), None
@@ -82,14 +82,14 @@ def restore_volume(job, store, volumes, command, engine=None):
             write_json(job.viewer, viewer, files)
             viewer = None
         digest = write_record(job.target, record, found, request, command, files)
-        for path in filter(is_ours, others):  # of an earlier run
+        for path in filter(is_ours, others):  # from an earlier run
             files.outdate(path)
     uses = tuple(use._replace(stages=[]) for use in found.uses)
     return Done(found.row, viewer, found.method, uses, found.missed, digest)
 
 
 def _finished_before(about, store):
-    """What is left to be shown of a volume, from its record."""
+    """`Done` for a volume that an interrupted run finished, from its record."""
     factor = tuple(about["settings"]["factor"])
     factors = [tuple(step["factor"]) for step in about.get("steps", ())] or [factor]
     uses = tuple(store(one)._replace(stages=[]) for one in factors)

@@ -216,7 +216,7 @@ def test_the_command_upscales_a_head_by_its_mask(scan, tmp_path, options):
     write_nifti(tmp_path / "v.nii", head, affine)
     write_nifti(tmp_path / "v_mask.nii", inside.astype("u1"), affine)
     fine, out = upscaled(tmp_path, "--mask", "auto", *options)
-    assert "noise and blur are read inside its mask, v_mask.nii; all of the head" in out
+    assert "noise and blur are estimated inside its mask, v_mask.nii; the whole head" in out
     assert "seems to be a whole head" not in out and "found for 1 of 1" in out
     assert (fine[:12, :12] > 1900).all()  # far from the brain
     record = json.loads((tmp_path / "o.json").read_text())

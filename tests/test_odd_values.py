@@ -103,7 +103,7 @@ def test_too_little_a_ridge_is_one_line_and_the_sums_are_kept(
         raise np.linalg.LinAlgError("matrix is not positive definite")
 
     monkeypatch.setattr(solver, failing)
-    with pytest.raises(UserError, match=f"--ridge: {tried} is too little"):
+    with pytest.raises(UserError, match=f"--ridge: {tried} is too small"):
         steps.learn_stages([tmp_path / "train" / "v.nii.gz"], request)
     assert (tmp_path / "arrays" / folder / "about.json").exists()
 

@@ -44,7 +44,7 @@ def test_filters_for_single_axes_do_where_there_are_none_for_all():
 def test_what_cannot_be_finer_or_has_no_filters_is_refused():
     with pytest.raises(ValueError, match="nothing to restore"):
         way_to((1, 1, 1), (1, 0.5, 1.05), SCAN)
-    with pytest.raises(ValueError, match="some for 2;"):
+    with pytest.raises(ValueError, match="some for factor 2;"):
         way_to((1, 1, 1), (1, 1, 3), [(2, 2, 2)])
 
 
