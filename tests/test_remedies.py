@@ -123,7 +123,7 @@ def test_a_misspelt_name_is_not_to_be_made_a_folder(tmp_path, name, words):
     assert one_line(find_volumes, tmp_path / name) == (
         f"{tmp_path / name}: {words}" if words.startswith("no such file;") else
         f"{tmp_path / name}: {words}; check its name, or make the folder and put .nii.gz volumes "
-        "in")
+        "into it")
 
 
 def test_a_broken_link_says_how_to_fetch_what_it_links_to(tmp_path):
@@ -155,7 +155,7 @@ def test_a_few_voxels_that_are_too_large_are_background_and_called_so(tmp_path, 
     data = brain(1, (12, 12, 12))
     data[6, 6, 6] = 1e33
     assert read_volume(save(tmp_path / "v.nii", data)).data[6, 6, 6] == 0
-    assert "those beyond 1e+30" in capsys.readouterr().err
+    assert "voxels beyond 1e+30" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", [(20, 20, 1), (20, 20, 1, 3)])
