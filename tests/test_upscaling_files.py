@@ -248,7 +248,7 @@ def test_a_volume_alone_that_becomes_no_numbers_is_not_written(tmp_path, monkeyp
     monkeypatch.setattr(upscaling, "restore", lambda volume, *_: np.full_like(volume.lr, np.nan))
     assert command(tmp_path, nib.Nifti1Image(brain(9, (16, 16, 16)), np.eye(4))) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "fine.nii.gz: not written" in said[0] and "not finite numbers" in said[0]
+    assert len(said) == 1 and "fine.nii.gz: not written" in said[0] and "not finite" in said[0]
     assert not (tmp_path / "fine.nii.gz").exists()
 
 
