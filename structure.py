@@ -2,8 +2,7 @@
 
 Both learn and restore in stages. A `Stage` sorts voxels into classes and has one filter for each
 class. The published structure is a single stage, whose classes are cut by boundaries. The
-octahedral structure has one or more stages, whose classes are the leaves of trees. All code that
-differs between the two stands in this file.
+octahedral structure has stages whose classes are leaves of trees. Only this file asks which it is.
 """
 import math
 from typing import NamedTuple
