@@ -6,6 +6,7 @@ the original. So are three splines and, if noise was added, a denoiser before th
 """
 import itertools
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -14,19 +15,20 @@ from skimage.restoration import denoise_nl_means
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
 from degrading.descriptors import NOISE, head_in_zeros
-from disk.files import make_folder
+from disk.files import file_digest, make_folder, read_json, write_json
 from disk.metrics import write_metrics
 from get_lar import make_fine
 from machine.errors import UserError, complain
 from machine.progress import progress
 from machine.threads import in_turn
 from nifti.geometry import voxel_sizes_in_mm
-from nifti.masks import read_brain
+from nifti.masks import find_mask, read_brain
 from nifti.volumes import relative_name
 from restoring.adaptation import adapt_to_scan
 from restoring.steps import restore
 from util import decibel, random_of
 
+FINISHED = ".finished.json"  # figures of the volumes of a run, until all are there
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
 DEEP, AROUND = 5, 2  # voxels: `inside` is the brain eroded by DEEP, `whole` dilated by AROUND
 
@@ -150,24 +152,30 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     print(f"Degrading {len(volumes)} volume(s) of {request.test_dir} as scanners do, "
           f"x{filters.asked.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
           f"{'best other':>10} {'restored':>9}  gain inside, whole", flush=True)
-    rows, failed = [], 0
+    finished, failed = _finished_before(folder, volumes, request.mask), 0
+    left = [path for path in volumes if str(path) not in finished]
+    if finished:
+        print(f"{len(finished)} of {len(volumes)} volumes were finished before", flush=True)
     work = partial(evaluate_file, filters=filters, request=request, engine=engine)
-    with progress(len(volumes), "evaluating", "volume", request.quiet) as bar:
-        for _, evaluated in each(work, volumes):
+    with progress(len(left), "evaluating", "volume", request.quiet) as bar:
+        for path, evaluated in each(work, left):
             try:
                 found = evaluated()
             except UserError as fault:
                 complain("test", fault)
                 failed += 1
             else:
-                rows += found
+                finished[str(path)] = _digests(path, request.mask) | {"rows": found}
+                write_json(folder / FINISHED, finished)
                 for row in found:
                     bar.write(line(row))
             bar.update()
+    rows = [row for path in volumes for row in finished.get(str(path), {"rows": []})["rows"]]
     if not rows:
         return 2
     columns = max(rows, key=len)  # without noise there is no denoising
     write_metrics(folder / "metrics.csv", [dict.fromkeys(columns, "") | row for row in rows])
+    (folder / FINISHED).unlink(missing_ok=True)
     for place in ("inside", "whole"):
         gains = [row[f"gain_{place}"] for row in rows]
         print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
@@ -176,6 +184,29 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be evaluated, see above")
     return 1 if failed else 0
+
+
+def _finished_before(folder, volumes, mask):
+    """Figures that the same run left when it was interrupted: a dict by path.
+
+    A volume is left out if its file, or its mask, is another one now.
+    """
+    try:
+        kept = read_json(folder / FINISHED)
+        known = [str(path) for path in volumes if str(path) in kept]
+        return {path: kept[path] for path in known if kept[path]["input_sha256"]
+                and kept[path] == _digests(Path(path), mask) | {"rows": kept[path]["rows"]}}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _digests(path, mask):
+    """SHA-256 of a volume's file and of its mask, None where either cannot be read: a dict."""
+    try:
+        masked = file_digest(find_mask(path, mask)) if mask else ""
+        return {"input_sha256": file_digest(path), "mask_sha256": masked}
+    except (OSError, UserError):
+        return {"input_sha256": None, "mask_sha256": None}
 
 
 def line(row):

@@ -1,6 +1,7 @@
 """restoring/evaluation.py: the figures of test.py --preset scan, computed a second time."""
 import numpy as np
 import pytest
+from conftest import load_script
 from scipy.ndimage import distance_transform_cdt, zoom
 from skimage.restoration import denoise_nl_means
 from synthetic import command, save
@@ -10,6 +11,8 @@ from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
 from disk.filters import load_filters
 from filter_constant import Request
+from options.command_line import command_line
+from restoring import evaluation
 from restoring.evaluation import evaluate_scan
 from restoring.steps import upscale
 from util import random_of
@@ -73,3 +76,38 @@ def test_a_volume_of_no_use_is_named_and_the_others_are_evaluated(tmp_path):
     assert sum(line.startswith("good.nii") for line in out.splitlines()) == 2
     (table,) = (tmp_path / "result").rglob("metrics.csv")
     assert len(table.read_text().splitlines()) == 3
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_volumes_that_are_left(tmp_path, monkeypatch):
+    (tmp_path / "v").mkdir()
+    for n in range(3):
+        save(tmp_path / "v" / f"{n}.nii", np.pad(phantom(n, (36, 36, 36)), 6))
+    words = ["--preset", "scan", "--test_dir", str(tmp_path / "v"), "--result_dir",
+             str(tmp_path / "r"), "--test_profile", "box", "--test_noise", "0", "--quiet"]
+    plain, seen = evaluation.evaluate_file, []
+
+    def until(last):
+        def evaluate(path, **options):
+            if path.name == last:
+                raise KeyboardInterrupt
+            seen.append(path.name)
+            return plain(path, **options)
+        monkeypatch.setattr(evaluation, "evaluate_file", evaluate)
+
+    def run():
+        return load_script("test").main(command_line("test", words))
+
+    until("2.nii")
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    save(tmp_path / "v" / "1.nii", np.pad(phantom(9, (36, 36, 36)), 6))  # another one now
+    until("none")
+    assert run() == 0
+    assert seen == ["0.nii", "1.nii", "1.nii", "2.nii"]
+    (table,) = tmp_path.glob("r/*/metrics.csv")
+    figures = table.read_text()
+    assert {path.name for path in table.parent.iterdir()} == {"metrics.csv"}
+    assert [line.split(",")[0] for line in figures.splitlines()[1:]] == ["0.nii", "1.nii", "2.nii"]
+    assert run() == 0  # a run of its own
+    assert sorted(path.read_text() == figures for path in tmp_path.glob("r/*/metrics.csv")) == [
+        True, True]
