@@ -9,6 +9,7 @@ PSNR and SSIM are computed over the brain: for the LR volume, for the best plain
 low-resolution volume, and for the restored volume. The gain is over the spline. Upscaled volumes
 have no original, so no figures.
 """
+import shlex
 import shutil
 import sys
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from filter_constant import start_name
-from machine.errors import CannotWrite, UserError, complain, one_line
+from machine.errors import CannotWrite, UserError, complain, one_line, short
 from options.checks import without_effect
 from options.command_line import run
 
@@ -113,6 +114,7 @@ def restore_volumes(volumes, folder, store, each):
     from disk.results import VIEWERS, check_beside, sidecar_names
     from engine import choose_engine
     from machine.progress import progress
+    from nifti.bids import is_dataset, write_description
     from nifti.masks import masks_among
     from nifti.volumes import target_paths
     from restoring.evaluation import evaluate_files
@@ -138,13 +140,15 @@ def restore_volumes(volumes, folder, store, each):
     if is_drawn(method) and not request.upscale:
         return evaluate_files(volumes, folder, filters, request, engine, each)
     print_head(len(volumes), request, filters.asked)
+    if request.upscale and not request.output and is_dataset(request.test_dir):
+        write_description(folder, request.test_dir, shlex.join(sys.argv))
     jobs = jobs_of(volumes, targets, names, folder, request)
     work = partial(restore_volume, store=store, volumes=sum(job.shown for job in jobs),
                    command=sys.argv, engine=engine)
     rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with progress(len(volumes), "restoring", "volume", request.quiet) as bar:
         for job, restored in each(work, jobs):
-            bar.set_description(job.path.name[:32])
+            bar.set_description(short(job.path.name))
             try:
                 done = restored()
             except CannotWrite:
@@ -231,7 +235,7 @@ def print_head(volumes, request, method):
 
 def line(row):
     """One line of the table of figures, or one line about an upscaled volume."""
-    name = one_line(row["volume"])[:32]
+    name = short(row["volume"])
     if "to" in row:
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""

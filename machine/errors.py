@@ -129,6 +129,18 @@ def one_line(text):
     )
 
 
+def short(name, most=32):
+    """A name in one line of so many signs, cut in the middle: runs differ at the end.
+
+    Examples
+    --------
+    >>> short("sub-01_ses-01_acq-mprage_run-2_T1w.nii.gz")
+    'sub-01_s..prage_run-2_T1w.nii.gz'
+    """
+    line = one_line(name)
+    return line if len(line) <= most else f"{line[:most // 4]}..{line[most // 4 + 2 - most:]}"
+
+
 class Harmless:
     """A text stream that shows escape sequences instead of sending them to the terminal.
 

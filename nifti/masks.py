@@ -15,6 +15,7 @@ from disk.files import stem
 from disk.seal import Seal
 from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
+from nifti.bids import BIDS_FILE
 from nifti.checks import checked_image, read_voxels
 from nifti.volumes import is_volume_name, read_volume
 
@@ -23,7 +24,7 @@ NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brai
 SPACES = ("{entities}_space-*_desc-brain_mask",)  # tried if none of NAMES exists
 ENDINGS = (".nii.gz", ".nii")
 SUFFIX = re.compile(r"(_desc-[^_]+)?_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
-BIDS_FILE, DERIVATIVES = "dataset_description.json", "derivatives"
+DERIVATIVES = "derivatives"
 DEEPEST = 4  # folders searched upward for a dataset's root, from sub-*/ses-*/anat
 INSIDE = 0.5  # voxels of a mask above this are brain
 APART = 0.1  # largest distance, in voxels, between mask and volume: headers round quaternions

@@ -13,9 +13,10 @@ from disk.files import read_json, stem
 from disk.results import is_ours
 from machine.errors import UserError
 from machine.progress import say
+from nifti.bids import BIDS_FILE
 from nifti.checks import checked_image, is_dicom
 from nifti.labels import is_label_map
-from nifti.masks import BIDS_FILE, DERIVATIVES, masks_among
+from nifti.masks import DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # endings; also BIDS dseg and probseg

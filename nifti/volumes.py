@@ -14,6 +14,7 @@ from intensities import shift_of
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES, VOXEL_BYTES
 from machine.progress import say
+from nifti.bids import derivative_stem, is_dataset
 from nifti.checks import checked_image, clean_voxels, read_voxels
 
 GZIP_LEVEL = 2  # of igzip: as small as level 1 of zlib, in a seventh of the time
@@ -82,7 +83,8 @@ def target_paths(volumes, folder, request, masks=()):
     Returns
     -------
     list of Path
-        The path of --output; otherwise each input's name with --suffix, below `folder`.
+        The path of --output; otherwise each input's name with --suffix, below `folder`. Upscaled
+        volumes of a BIDS dataset get the name of a derivative.
 
     Raises
     ------
@@ -95,7 +97,8 @@ def target_paths(volumes, folder, request, masks=()):
     if request.output:
         targets = [Path(request.output)]
     else:
-        targets = [_target_path(path, folder, request) for path in volumes]
+        dataset = request.upscale and is_dataset(request.test_dir)
+        targets = [_target_path(path, folder, request, dataset) for path in volumes]
     inputs = {os.path.realpath(path): path for path in [*volumes, *masks]}
     for target in targets:
         if path := inputs.get(os.path.realpath(target)):
@@ -104,10 +107,11 @@ def target_paths(volumes, folder, request, masks=()):
     return targets
 
 
-def _target_path(path, folder, request):
+def _target_path(path, folder, request, dataset):
     name, ending = stem(path), path.name[len(stem(path)):]
     target = folder / relative_name(path, request.test_dir)
-    return target.with_name(name + request.suffix + ending)
+    derived = derivative_stem(name, request.suffix) if dataset else None
+    return target.with_name((derived or name + request.suffix) + ending)
 
 
 # ------------------------------------------------------------------------------------------ reading

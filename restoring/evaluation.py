@@ -18,7 +18,7 @@ from degrading.descriptors import NOISE, head_in_zeros
 from disk.files import file_digest, make_folder, read_json, write_json
 from disk.metrics import write_metrics
 from get_lar import make_fine
-from machine.errors import UserError, complain
+from machine.errors import UserError, complain, short
 from machine.progress import progress
 from machine.threads import in_turn
 from nifti.geometry import voxel_sizes_in_mm
@@ -212,5 +212,5 @@ def _digests(path, mask):
 def line(row):
     """One line of the table."""
     best = row["restored_inside"] - row["gain_inside"]
-    return (f"{row['volume'][:32]:32} {row['profile']:>8} {row['noise']:5g}% {best:10.2f} "
+    return (f"{short(row['volume']):32} {row['profile']:>8} {row['noise']:5g}% {best:10.2f} "
             f"{row['restored_inside']:9.2f}  {row['gain_inside']:+.2f}, {row['gain_whole']:+.2f}")

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from degrading.degradation import is_drawn
 from degrading.descriptors import NOISE
 from disk.files import make_folder
 from disk.seal import Seal
 from get_lar import make_fine
-from machine.errors import UserError, complain
+from machine.errors import UserError, complain, short
 from machine.progress import Stopwatch, progress, say
 from nifti.geometry import (
     finer_header,
@@ -83,6 +84,8 @@ def upscale_file(path, target, store, engine, files=None):
         row["trust"] = round(found.seen.trust, 2)
     if found.profile is not None:
         row["profile"] = found.profile
+    if found.head is not None:
+        row["skull_stripped"] = not found.head
     if scan.profiles:
         row["told"] = " ".join(dict.fromkeys(scan.profiles))
     if mask:
@@ -114,6 +117,7 @@ class Upscaled(NamedTuple):
     first: int  # number of the first volume that could be restored: the report shows it
     seen: Seen  # estimates from the first restored volume
     profile: str | None  # of its slices, if the filters were fine-tuned on it
+    head: bool | None  # whether it seems to be a whole head; None of filters that do not ask
     missed: list  # of str: messages about volumes that could not be restored
 
 
@@ -150,7 +154,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     sizes_in_mm = sizes * voxel_sizes_in_mm(volume.image) / voxel_sizes_of(volume.image)
     inside = read_inside(name, first_seen(volume), sizes_in_mm, uses[0], mask)
     fine, missed, lost, faults, profile = None, [], [], [], None
-    with progress(100 * count, name[:32], "%", request.quiet) as bar:
+    with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
                 if fine is None and request.adapt:
@@ -188,7 +192,8 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
-    return Upscaled(fine, scan.to_low @ to_low, first, told, profile, missed)
+    head = inside is not None if is_drawn(uses[0].method) or mask else None
+    return Upscaled(fine, scan.to_low @ to_low, first, told, profile, head, missed)
 
 
 def adapted(name, low, sizes, use, inside=None):

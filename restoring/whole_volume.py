@@ -11,6 +11,7 @@ from disk.files import make_folder, whole_files, write_json
 from disk.results import is_ours, names_of_sidecars
 from engine import CPU
 from filter_constant import Method
+from nifti.bids import copy_gradients, is_dataset, sidecar_of
 from nifti.volumes import relative_name
 from report.record import finished, write_beside, write_record
 from restoring.steps import restore_file
@@ -81,9 +82,13 @@ def restore_volume(job, store, volumes, command, engine=None):
             make_folder(job.viewer.parent)
             write_json(job.viewer, viewer, files)
             viewer = None
-        digest = write_record(job.target, record, found, request, command, files)
+        dataset = request.upscale and not request.output and is_dataset(request.test_dir)
+        sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else None
+        digest = write_record(job.target, record, found, request, command, files, sidecar)
         for path in filter(is_ours, others):  # from an earlier run
             files.outdate(path)
+    if dataset:
+        copy_gradients(job.path, job.target)
     uses = tuple(use._replace(stages=[]) for use in found.uses)
     return Done(found.row, viewer, found.method, uses, found.missed, digest)
 

@@ -1,0 +1,120 @@
+"""Results of a BIDS dataset as a derivative dataset (BIDS specification, Derivatives)."""
+import re
+from pathlib import Path
+
+from disk.files import read_json, stem, write_json, write_whole
+from disk.results import MADE_BY
+
+BIDS_FILE = "dataset_description.json"  # in the root of a dataset
+VERSION = "1.10.0"  # of the specification, where the dataset names none
+NAME = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z0-9]+)")
+DESCRIBED = re.compile(r"_?desc-([a-zA-Z0-9]+)_")
+LABEL = "fine"  # of the entity desc where --suffix gives none
+GRADIENTS = (".bval", ".bvec")  # files beside diffusion series, which stay true
+IGNORED = "*.png\n*.html\nmetrics.csv\n**/*.png\n"  # by validators: files that BIDS does not know
+
+
+def is_dataset(folder):
+    """Whether a folder is the root of a BIDS dataset."""
+    return Path(folder, BIDS_FILE).is_file()
+
+
+def derivative_stem(name, suffix):
+    """The name of a derivative, without .nii and .nii.gz.
+
+    Parameters
+    ----------
+    name : str
+        Name of the raw volume, without .nii and .nii.gz.
+    suffix : str
+        The option --suffix; its letters and digits become the label of the entity ``desc``.
+
+    Returns
+    -------
+    str
+        None where the name has no entities of BIDS.
+
+    Examples
+    --------
+    >>> derivative_stem("sub-01_run-1_T1w", "_fine")
+    'sub-01_run-1_desc-fine_T1w'
+    >>> derivative_stem("sub-01_desc-preproc_T1w", "")
+    'sub-01_desc-preprocfine_T1w'
+    """
+    found = NAME.fullmatch(name)
+    if not found or not name.startswith("sub-"):
+        return None
+    label = re.sub("[^a-zA-Z0-9]", "", suffix) or LABEL
+    entities, suffix = found["entities"], found["suffix"]
+    if described := DESCRIBED.search(entities):
+        start, end = described.span(1)
+        return f"{entities[:end]}{label}{entities[end:]}{suffix}"
+    return f"{entities}desc-{label}_{suffix}"
+
+
+def sidecar_of(path, root, row):
+    """Fields of a derivative's sidecar: those of the raw volume, and those that BIDS demands.
+
+    Parameters
+    ----------
+    path : Path
+        The raw volume; a JSON file of its name may lie beside it.
+    root : Path
+        The raw dataset.
+    row : dict
+        Figures of the restored volume.
+
+    Returns
+    -------
+    dict
+    """
+    try:
+        held = read_json(path.with_name(f"{stem(path)}.json"))
+    except ValueError:
+        held = {}
+    held = dict(held) if isinstance(held, dict) else {}
+    inside = path.absolute().relative_to(Path(root).absolute()).as_posix()
+    held |= {"Description": "Restored on a finer grid by learned filters",
+             "Sources": [f"bids:raw:{inside}"]}
+    if "skull_stripped" in row:
+        held["SkullStripped"] = row["skull_stripped"]
+    return held
+
+
+def write_description(folder, root, command):
+    """Write the description of a derivative dataset, and the list of files that BIDS does not know.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the results.
+    root : Path
+        The raw dataset.
+    command : str
+        The command line.
+    """
+    try:
+        raw = read_json(Path(root, BIDS_FILE))
+    except ValueError:
+        raw = {}
+    raw = raw if isinstance(raw, dict) else {}
+    write_json(folder / BIDS_FILE, {
+        "Name": f"{raw.get('Name', Path(root).absolute().name)}, restored on a finer grid",
+        "BIDSVersion": str(raw.get("BIDSVersion", VERSION)),
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": MADE_BY, "Description": command}],
+        "SourceDatasets": [{"URL": Path(root).absolute().as_uri()}],
+        "DatasetLinks": {"raw": Path(root).absolute().as_uri()},
+    })
+    write_whole(folder / ".bidsignore", IGNORED)
+
+
+def copy_gradients(path, target):
+    """Copy .bval and .bvec from beside a raw volume to beside its result.
+
+    They keep their names, which BIDS wants: they apply to the result by inheritance.
+    """
+    for ending in GRADIENTS:
+        beside = path.with_name(stem(path) + ending)
+        if beside.is_file():
+            write_whole(target.with_name(beside.name), beside.read_bytes())

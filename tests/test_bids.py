@@ -1,0 +1,99 @@
+"""nifti/bids.py: results of a BIDS dataset are a valid derivative dataset."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import load_script
+from synthetic import brain
+
+from nifti.bids import derivative_stem
+from options.command_line import command_line
+
+VALIDATOR = shutil.which("bids-validator-deno") or str(
+    Path(sys.executable).with_name("bids-validator-deno"))
+
+
+def volume(path, data, **sidecar):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image((900 * data).astype(np.int16), np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory):
+    """The folder of results of a small dataset: two runs and a diffusion series."""
+    folder = tmp_path_factory.mktemp("study")
+    study = folder / "ds"
+    for run in (1, 2):
+        volume(study / f"sub-01/ses-a/anat/sub-01_ses-a_run-{run}_T1w.nii.gz",
+               np.pad(brain(run, (20, 20, 20)), 4), MagneticFieldStrength=3, EchoTime=0.003)
+    series = np.stack([np.pad(brain(n, (14, 14, 14)), 3) for n in (3, 4)], -1)
+    volume(study / "sub-01/ses-a/dwi/sub-01_ses-a_dwi.nii.gz", series, EchoTime=0.08)
+    for ending, text in ((".bval", "0 1000\n"), (".bvec", "0 1\n0 0\n0 0\n")):
+        (study / f"sub-01/ses-a/dwi/sub-01_ses-a_dwi{ending}").write_text(text)
+    (study / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+    there = os.getcwd()
+    os.chdir(folder)  # where arrays/ holds nothing
+    try:
+        assert load_script("test").main(command_line("test", [
+            "--upscale", "--test_dir", str(study), "--result_dir", str(folder / "r"), "--quiet",
+            "--include", "*_T1w.nii.gz", "*_dwi.nii.gz"])) == 0
+    finally:
+        os.chdir(there)
+    return next((folder / "r").iterdir())
+
+
+def test_names_sidecars_and_gradients_are_those_of_a_derivative(restored):
+    anat, dwi = restored / "sub-01/ses-a/anat", restored / "sub-01/ses-a/dwi"
+    assert {path.name for path in restored.rglob("*.nii.gz")} == {
+        "sub-01_ses-a_run-1_desc-fine_T1w.nii.gz", "sub-01_ses-a_run-2_desc-fine_T1w.nii.gz",
+        "sub-01_ses-a_desc-fine_dwi.nii.gz"}
+    held = json.loads((anat / "sub-01_ses-a_run-1_desc-fine_T1w.json").read_text())
+    assert held["EchoTime"] == 0.003 and held["SkullStripped"] is True
+    assert held["Sources"] == ["bids:raw:sub-01/ses-a/anat/sub-01_ses-a_run-1_T1w.nii.gz"]
+    assert {"input_sha256", "result_sha256", "settings"} <= set(held)
+    assert (dwi / "sub-01_ses-a_dwi.bval").read_text() == "0 1000\n"
+    assert (dwi / "sub-01_ses-a_dwi.bvec").exists()
+
+
+def test_the_dataset_is_described(restored):
+    held = json.loads((restored / "dataset_description.json").read_text())
+    assert held["DatasetType"] == "derivative" and held["BIDSVersion"] == "1.9.0"
+    assert held["GeneratedBy"][0]["Name"] and held["SourceDatasets"][0]["URL"].endswith("/ds")
+
+
+def test_the_validator_finds_no_error(restored, tmp_path):
+    if not os.access(VALIDATOR, os.X_OK):
+        pytest.skip("bids-validator-deno is not installed; "
+                    "python -m pip install -r requirements-dev.txt")
+    done = subprocess.run([VALIDATOR, "--json", str(restored)], text=True, capture_output=True,
+                          env=os.environ | {"DENO_DIR": str(tmp_path)})
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+@pytest.mark.parametrize("name, suffix, expected", [
+    ("sub-01_T1w", "", "sub-01_desc-fine_T1w"),
+    ("sub-01_ses-2_run-1_T2w", "_x-2", "sub-01_ses-2_run-1_desc-x2_T2w"),
+    ("sub-01_desc-preproc_T1w", "_fine", "sub-01_desc-preprocfine_T1w"),
+    ("sub-01_space-MNI_desc-preproc_bold", "", "sub-01_space-MNI_desc-preprocfine_bold"),
+    ("scan", "_fine", None), ("sub-01", "", None), ("acq-a_T1w", "", None)])
+def test_names_of_derivatives(name, suffix, expected):
+    assert derivative_stem(name, suffix) == expected
+
+
+def test_outside_of_bids_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    volume(tmp_path / "v" / "sub-01_T1w.nii.gz", np.pad(brain(1, (16, 16, 16)), 3))
+    assert load_script("test").main(command_line("test", [
+        "--upscale", "--test_dir", "v", "--result_dir", "r", "--suffix", "_fine", "--quiet"])) == 0
+    names = {path.name for path in next((tmp_path / "r").iterdir()).iterdir()}
+    assert "sub-01_T1w_fine.nii.gz" in names and "dataset_description.json" not in names
