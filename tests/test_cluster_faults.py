@@ -147,7 +147,7 @@ def test_without_dask_the_remedy_is_said(script, tmp_path):
 
 @pytest.mark.parametrize("number", ["0", "two", "10000", ""])
 def test_a_number_of_processes_that_is_none(number):
-    assert "give one, as local:2" in one_line(connect, f"local:{number}")
+    assert "give one, for example local:2" in one_line(connect, f"local:{number}")
 
 
 DROPPED = """
@@ -189,7 +189,8 @@ def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path):
     with open(tmp_path / "degrading/spline.py", "a") as file:
         file.write("# changed\n")
     elsewhere = tmp_path / "report"
-    for path, words in ((tmp_path, ("has a version of this project", "install the same on both")),
+    for path, words in ((tmp_path, ("has a version of this project",
+                                    "install the same version on both")),
                         (elsewhere, ("does not find this project", f"PYTHONPATH={ROOT}"))):
         with dask(elsewhere, [], PYTHONPATH=str(path)) as address:
             said = one_line(connect, address)

@@ -62,7 +62,7 @@ def test_a_constant_brain_is_refused_and_spoils_no_mean(tmp_path, noise):
     save(tmp_path / "in" / "flat.nii", np.pad(np.full((28, 28, 28), 300.5, np.float32), 6))
     status, out, errors = command("test.py", "--preset", "scan", "--test_dir", tmp_path / "in",
                                   "--result_dir", tmp_path / "result", "--test_noise", noise)
-    assert status == 1 and "flat.nii" in errors[0] and "alike" in errors[0]
+    assert status == 1 and "flat.nii" in errors[0] and "have the same intensity" in errors[0]
     assert "inf" not in out and "nan" not in out
 
 

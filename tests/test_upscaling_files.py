@@ -67,7 +67,7 @@ def test_memory_stays_below_what_is_planned(filters, small_tiles, factor, shifte
     upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch(), shift=shift)  # compiles
     tracemalloc.start()
     fine, *_ = upscaling.upscale_by(low, uses, CPU(), Stopwatch(), shift=shift)
-    peak = tracemalloc.get_traced_memory()[1] - 30_000 * 70  # but for a tile
+    peak = tracemalloc.get_traced_memory()[1] - 30_000 * 75  # but for a tile, and its three leaves
     tracemalloc.stop()
     assert peak / fine.size < structure_of(uses[0].method).restore_bytes
 
@@ -291,7 +291,7 @@ def test_thick_slices_adapt_the_filters_unless_told_not_to_and_say_so(tmp_path, 
     assert "adapted to slices like " in said[0] and "adapted" not in said[2]
     np.testing.assert_array_equal(images[0], images[1])
     apart = np.abs(images[0] - images[2])
-    assert 1 < apart.max() < 300
+    assert 1 < apart.max() < 500 and apart.mean() < 20  # of 1000: another image, not a wild one
 
 
 def test_a_plane_that_is_coarser_than_the_slices_become_is_said(tmp_path, capsys):
