@@ -33,6 +33,7 @@ from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
 
+UNBLURRED = ("kspace", "kspace", "kspace")  # the slice profile of a volume already restored
 STEPS = ("adapt", "interpolate", "restore")  # their seconds are reported
 def upscale_file(path, target, store, engine, files=None):
     """Upscale one file. Each volume of a series is upscaled separately.
@@ -267,6 +268,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         with watch("interpolate"):
             within = None if inside is None else inside.transpose(use.axes)
             known = [profiles[axis] for axis in use.axes] if len(profiles) and not number else ()
+            if number and is_drawn(use.method):
+                known = UNBLURRED  # the filters before have restored what the scanner blurred
             lr_volume = make_fine(low.transpose(use.axes), use.method, within, known)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,

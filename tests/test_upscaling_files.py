@@ -298,3 +298,19 @@ def test_a_plane_that_is_coarser_than_the_slices_become_is_said(tmp_path, capsys
     image = nib.Nifti1Image(brain(7, (40, 40, 18)), np.diag([2, 2, 4, 1]))
     assert command(tmp_path, image, "--factor", "1", "1", "4") == 0
     assert "used as they are: its plane is coarser" in "".join(capsys.readouterr())
+
+
+def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, monkeypatch):
+    known, plain = [], upscaling.make_fine
+
+    def recorded(low, method, inside=None, profiles=()):
+        known.append(tuple(profiles))
+        return plain(low, method, inside, profiles)
+
+    monkeypatch.setattr(upscaling, "make_fine", recorded)
+    uses = [filters[2, 2, 2], filters[1, 1, 2]]
+    for profiles in ((), ("box", "box", "gap")):
+        fine, *_ = upscaling.upscale_by(brain(4, (16, 16, 16)), uses, CPU(), Stopwatch(),
+                                        profiles=profiles)
+        assert fine.shape == (32, 32, 64)
+        assert known[-2:] == [profiles, ("kspace", "kspace", "kspace")]
