@@ -9,15 +9,12 @@ from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import say
 from nifti.checks import checked_image
-from nifti.geometry import (
-    unit_of,
-    voxel_sizes_of,
-)
+from nifti.geometry import unit_of, voxel_sizes_of
 from nifti.slices import slices_in_words
 from restoring.spacing import Way, describe, of_three, way_to
 from structure import structure_of
 
-THICK = 1.5  # times longer than the refined axis: this axis was probably meant
+THICK = 1.5  # times longer than another axis: slices count as thick
 ADAPT_BYTES = 0.45 * GB  # while filters are fine-tuned on a scan
 LAST_SPLINE_BYTES = 12  # per voxel: the last spline works along one axis after another
 WORK_BYTES = 0.45 * GB  # a tile at work; without volumes and compiled code
@@ -54,6 +51,25 @@ def check_slices(name, shape, factor):
                             "finer; give several, or leave that axis out of --factor")
 
 
+def find_head(low, voxel_size):
+    """Find out whether a volume without a mask seems to be a whole head.
+
+    Parameters
+    ----------
+    low : ndarray of float32, shape (x, y, z)
+    voxel_size : ndarray, shape (3,)
+        In mm.
+
+    Returns
+    -------
+    head : bool
+    bright : ndarray of bool, shape (x, y, z), or None
+        Its bright part, if its air is zeros; in noisy air, the descriptors find it themselves.
+    """
+    bright = head_in_zeros(low, voxel_size)
+    return bright is not None or bright_part(low) is not None, bright
+
+
 def read_inside(name, low, voxel_size, use, mask=None):
     """The voxels in which the brightness and the descriptors of a whole head are estimated.
 
@@ -71,20 +87,24 @@ def read_inside(name, low, voxel_size, use, mask=None):
 
     Returns
     -------
-    ndarray of bool, shape (x, y, z), or None
+    inside : ndarray of bool, shape (x, y, z), or None
         None if there is no mask and no whole head with zeros for air is found.
+    head : bool or None
+        Whether it is a whole head, or seems to be one; None if the filters do not ask.
     """
     drawn = is_drawn(use.method)
     if mask:
         read = "noise and blur are" if drawn else "the brightness is"
         say(f"{name}: {read} estimated inside its mask, {mask.path.name}; the whole head is "
             "restored")
-        return mask.inside
-    bright = head_in_zeros(low, voxel_size) if drawn else None
-    if drawn and (bright is not None or bright_part(low) is not None):
+        return mask.inside, True
+    if not drawn:
+        return None, None
+    head, bright = find_head(low, voxel_size)
+    if head:
         say(f"{name}: seems to be a whole head without a brain mask; noise and blur are estimated "
             "in its bright part (better: give a mask with --mask)")
-    return bright
+    return bright, head
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):

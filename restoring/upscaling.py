@@ -15,13 +15,7 @@ from disk.seal import Seal
 from get_lar import make_fine
 from machine.errors import UserError, complain, short
 from machine.progress import Stopwatch, progress, say
-from nifti.geometry import (
-    finer_header,
-    sizes_in,
-    unit_of,
-    voxel_sizes_in_mm,
-    voxel_sizes_of,
-)
+from nifti.geometry import MM, finer_header, sizes_in, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
@@ -118,7 +112,7 @@ class Upscaled(NamedTuple):
     first: int  # number of the first volume that could be restored: the report shows it
     seen: Seen  # estimates from the first restored volume
     profile: str | None  # of its slices, if the filters were fine-tuned on it
-    head: bool | None  # whether it seems to be a whole head; None of filters that do not ask
+    head: bool | None  # whether it seems to be a whole head; None if the filters do not ask
     missed: list  # of str: messages about volumes that could not be restored
 
 
@@ -152,8 +146,8 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     lows = volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
     mask = mask and mask._replace(inside=brain)
-    sizes_in_mm = sizes * voxel_sizes_in_mm(volume.image) / voxel_sizes_of(volume.image)
-    inside = read_inside(name, first_seen(volume), sizes_in_mm, uses[0], mask)
+    inside, head = read_inside(name, first_seen(volume), sizes * MM[unit_of(volume.image)],
+                               uses[0], mask)
     fine, missed, lost, faults, profile = None, [], [], [], None
     with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
@@ -193,7 +187,6 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
-    head = inside is not None if is_drawn(uses[0].method) or mask else None
     return Upscaled(fine, scan.to_low @ to_low, first, told, profile, head, missed)
 
 

@@ -1,4 +1,6 @@
 """Whole heads: around them is air, noisy and not zero."""
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -113,6 +115,8 @@ def test_a_head_is_said_to_be_one(tmp_path):
             save(tmp_path / f"{name}.nii", volume), "--overwrite", "--output", tmp_path / "o.nii")
         assert status == len(errors) == (name == "series")  # that the first is left black
         assert out.count("seems to be a whole head") == (name != "brain")
+        record = json.loads((tmp_path / ".o.json").read_text())
+        assert record["figures"]["skull_stripped"] is (name == "brain")
 
 
 def test_a_volume_all_alike_is_no_head_whatever_its_size():
