@@ -29,7 +29,7 @@ from machine.remarks import listening
 from nifti.masks import Mask
 from nifti.volumes import volume_of
 from options.checks import checked
-from restoring.evaluation import evaluate_scan
+from restoring.evaluation import evaluate_volume
 from restoring.measured_scan import Scan, as_measured
 from restoring.planning import check_slices
 from restoring.spacing import Way
@@ -184,15 +184,12 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     sizes = _sizes_of(1.0 if voxel_size is None else voxel_size, factor)
     for profile in profiles:
         _profiles_of(profile)
-    request = Request.of(factor=factor, preset="scan", adapt=bool(adapt), quiet=True)
+    request = Request.of(factor=factor, preset="scan", adapt=bool(adapt), quiet=True,
+                         test_profile=tuple(profiles), test_noise=tuple(map(float, noises)))
     with _as_python_does():
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         used = _store_of(request, filters)(factor)
-        axes = list(used.axes)
-        image = volume.data.transpose(axes)
-        return [{"volume": name} | evaluate_scan(image, used, request, profile, float(noise), name,
-                                                 CPU(), sizes[axes])
-                for profile in profiles for noise in noises]
+        return evaluate_volume(volume.data, sizes, used, request, name, CPU())
 
 
 def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],

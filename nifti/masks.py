@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from disk.files import stem
+from disk.files import file_digest, stem
 from disk.seal import Seal
 from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
@@ -116,6 +116,30 @@ def _apart(image, mask, shape):
     corners = np.vstack([corners, np.ones(8)])
     to_volume = np.linalg.solve(image.header.get_best_affine(), mask.header.get_best_affine())
     return float(np.abs(to_volume @ corners - corners).max())
+
+
+def is_same_input(about, path, pattern):
+    """Whether a volume and its mask are still the files of a record.
+
+    Parameters
+    ----------
+    about : dict
+        "input_sha256" and, with a mask, "mask_sha256", taken when the files were read.
+    path : Path
+        The volume.
+    pattern : str
+        Value of --mask.
+
+    Returns
+    -------
+    bool
+        False if a file cannot be read.
+    """
+    try:
+        mask = file_digest(find_mask(path, pattern)) if pattern else None
+        return about.get("mask_sha256") == mask and about["input_sha256"] == file_digest(path)
+    except (OSError, UserError):
+        return False
 
 
 def find_mask(path, pattern):

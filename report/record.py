@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 from disk.files import file_digest, read_json, write_json, write_whole
-from machine.errors import UserError
-from nifti.masks import find_mask
+from nifti.masks import is_same_input
 
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 
@@ -107,12 +106,10 @@ def finished(job, title, name, pattern):
     """
     try:
         about = read_json(name)
-        mask = file_digest(find_mask(job.path, pattern)) if pattern else None
-        same = (about["result"] == job.target.name and about.get("mask_sha256") == mask
-                and about["figures"]["volume"] == title
-                and about["input_sha256"] == file_digest(job.path)
+        same = (about["result"] == job.target.name and about["figures"]["volume"] == title
+                and is_same_input(about, job.path, pattern)
                 and about["result_sha256"] == file_digest(job.target))
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return about if same else None
 

@@ -4,9 +4,10 @@ A high-resolution volume is degraded by a slice profile, noise is added, and the
 the LR volume itself. Restoring gets nothing of the original. The restored volume is compared with
 the original. So are three splines and, if noise was added, a denoiser before the quintic spline.
 """
+import contextlib
 import itertools
+import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -15,20 +16,21 @@ from skimage.restoration import denoise_nl_means
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
 from degrading.descriptors import NOISE, head_in_zeros
-from disk.files import file_digest, make_folder, read_json, write_json
+from disk.files import make_folder, read_json, write_json
 from disk.metrics import write_metrics
+from disk.seal import Seal
 from get_lar import make_fine
 from machine.errors import UserError, complain, short
 from machine.progress import progress
 from machine.threads import in_turn
 from nifti.geometry import voxel_sizes_in_mm
-from nifti.masks import find_mask, read_brain
+from nifti.masks import is_same_input, read_brain
 from nifti.volumes import relative_name
 from restoring.adaptation import adapt_to_scan
-from restoring.steps import restore
+from restoring.steps import origin_of, restore
 from util import decibel, random_of
 
-FINISHED = ".finished.json"  # figures of the volumes of a run, until all are there
+FINISHED = ".finished"  # folder with the figures of each volume of a run, until all are there
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
 DEEP, AROUND = 5, 2  # voxels: `inside` is the brain eroded by DEEP, `whole` dilated by AROUND
 
@@ -118,28 +120,47 @@ def evaluate_file(path, filters, request, engine):
 
     Returns
     -------
-    list of dict
-        For each pair of profile and noise: the volume and the row of `evaluate_scan`.
+    dict
+        Its "origin", see `steps.origin_of`, and its "rows", as `evaluate_volume` gives them.
 
     Raises
     ------
     UserError
         If the file is not a volume that can be evaluated.
     """
+    seal = Seal(path)
     (volume, mask), name = read_brain(path, request.mask), relative_name(path, request.test_dir)
-    axes = list(filters.axes)
-    image, sizes = volume.data.transpose(axes), voxel_sizes_in_mm(volume.image)[axes]
+    origin = origin_of(path, seal.digest(), mask, volume.mask_digest)
     masked = {"mask": mask.name} if mask else {}
     try:
-        return [{"volume": name} | evaluate_scan(image, filters, request, *cell, name, engine,
-                                                 sizes) | masked for cell in _cells(request)]
+        rows = evaluate_volume(volume.data, voxel_sizes_in_mm(volume.image), filters, request,
+                               name, engine)
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
+    return {"origin": origin, "rows": [row | masked for row in rows]}
 
 
-def _cells(request):
-    """The requested pairs of slice profile and noise."""
-    return list(itertools.product(request.test_profile, request.test_noise))
+def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
+    """Evaluate a volume at each of --test_profile and --test_noise.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (X, Y, Z)
+        Background 0.
+    voxel_size : ndarray, shape (3,)
+        In mm.
+    filters, request, name, engine
+        As for `evaluate_scan`.
+
+    Returns
+    -------
+    list of dict
+        For each pair of profile and noise: the volume and the row of `evaluate_scan`.
+    """
+    axes = list(filters.axes)
+    image, sizes = data.transpose(axes), voxel_size[axes]
+    return [{"volume": name} | evaluate_scan(image, filters, request, *cell, name, engine, sizes)
+            for cell in itertools.product(request.test_profile, request.test_noise)]
 
 
 def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
@@ -152,8 +173,9 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     print(f"Degrading {len(volumes)} volume(s) of {request.test_dir} as scanners do, "
           f"x{filters.asked.tag}; PSNR in dB inside the brain\n{'':32} {'profile':>8} {'noise':>6} "
           f"{'best other':>10} {'restored':>9}  gain inside, whole", flush=True)
-    finished, failed = _finished_before(folder, volumes, request.mask), 0
-    left = [path for path in volumes if str(path) not in finished]
+    kept = {path: folder / FINISHED / f"{number}.json" for number, path in enumerate(volumes)}
+    finished = _finished_before(kept, request.mask)
+    left, failed = [path for path in volumes if path not in finished], 0
     if finished:
         print(f"{len(finished)} of {len(volumes)} volumes were finished before", flush=True)
     work = partial(evaluate_file, filters=filters, request=request, engine=engine)
@@ -165,17 +187,18 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
                 complain("test", fault)
                 failed += 1
             else:
-                finished[str(path)] = _digests(path, request.mask) | {"rows": found}
-                write_json(folder / FINISHED, finished)
-                for row in found:
+                finished[path] = found["rows"]
+                make_folder(folder / FINISHED)
+                write_json(kept[path], found)
+                for row in found["rows"]:
                     bar.write(line(row))
             bar.update()
-    rows = [row for path in volumes for row in finished.get(str(path), {"rows": []})["rows"]]
+    rows = [row for path in volumes for row in finished.get(path, ())]
     if not rows:
         return 2
     columns = max(rows, key=len)  # without noise there is no denoising
     write_metrics(folder / "metrics.csv", [dict.fromkeys(columns, "") | row for row in rows])
-    (folder / FINISHED).unlink(missing_ok=True)
+    shutil.rmtree(folder / FINISHED, ignore_errors=True)
     for place in ("inside", "whole"):
         gains = [row[f"gain_{place}"] for row in rows]
         print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
@@ -186,27 +209,18 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     return 1 if failed else 0
 
 
-def _finished_before(folder, volumes, mask):
-    """Figures that the same run left when it was interrupted: a dict by path.
+def _finished_before(kept, mask):
+    """Rows of the volumes that the same run finished before it was interrupted: a dict by path.
 
     A volume is left out if its file, or its mask, is another one now.
     """
-    try:
-        kept = read_json(folder / FINISHED)
-        known = [str(path) for path in volumes if str(path) in kept]
-        return {path: kept[path] for path in known if kept[path]["input_sha256"]
-                and kept[path] == _digests(Path(path), mask) | {"rows": kept[path]["rows"]}}
-    except (ValueError, KeyError, TypeError):
-        return {}
-
-
-def _digests(path, mask):
-    """SHA-256 of a volume's file and of its mask, None where either cannot be read: a dict."""
-    try:
-        masked = file_digest(find_mask(path, mask)) if mask else ""
-        return {"input_sha256": file_digest(path), "mask_sha256": masked}
-    except (OSError, UserError):
-        return {"input_sha256": None, "mask_sha256": None}
+    found = {}
+    for path, file in kept.items():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            about = read_json(file)
+            if is_same_input(about["origin"], path, mask):
+                found[path] = about["rows"]
+    return found
 
 
 def line(row):

@@ -11,6 +11,7 @@ from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
 from disk.filters import load_filters
 from filter_constant import Request
+from nifti.masks import is_same_input
 from options.command_line import command_line
 from restoring import evaluation
 from restoring.evaluation import evaluate_scan
@@ -111,3 +112,18 @@ def test_an_interrupted_evaluation_goes_on_with_the_volumes_that_are_left(tmp_pa
     assert run() == 0  # a run of its own
     assert sorted(path.read_text() == figures for path in tmp_path.glob("r/*/metrics.csv")) == [
         True, True]
+
+
+def test_a_volume_that_is_replaced_while_it_is_evaluated_is_evaluated_again(tmp_path, monkeypatch):
+    """The digest that is kept is that of the file that was read."""
+    path = save(tmp_path / "v.nii", np.pad(phantom(1, (36, 36, 36)), 6))
+    plain = evaluation.evaluate_volume
+
+    def replaced(*arguments):
+        save(tmp_path / "v.nii", np.pad(phantom(2, (36, 36, 36)), 6))
+        return plain(*arguments)
+
+    monkeypatch.setattr(evaluation, "evaluate_volume", replaced)
+    request = REQUEST.but(test_dir=str(path), test_profile=("box",), test_noise=(0.0,))
+    found = evaluation.evaluate_file(path, load_filters(REQUEST), request, None)
+    assert found["rows"] and not is_same_input(found["origin"], path, "")
