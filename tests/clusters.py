@@ -24,6 +24,8 @@ class Prepared:
             module.read_brain = read_brain
 sys.meta_path.insert(0, Prepared())
 """
+# Dask restarts no worker that dies while it starts: this one has begun by then.
+DIES = "time.sleep(1); os._exit(1)"
 ONCE = "\n                    ".join((
     "try: os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))",
     "except FileExistsError: return read(path, *more)",

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from clusters import HELD, ONCE, dask, prepared
+from clusters import DIES, HELD, ONCE, dask, prepared
 from conftest import one_line
 from synthetic import PATIENT, QUICK, ROOT, brain, command, save, start
 
@@ -214,7 +214,7 @@ def test_a_worker_with_too_little_memory(folder, tmp_path):
 
 
 def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
-    environment = prepared(tmp_path, "learning", "v7", "os._exit(1)")
+    environment = prepared(tmp_path, "learning", "v7", DIES)
     status, _, errors = command("train.py", *training(folder, "deadly", *CLUSTER), env=environment)
     assert status == 2 and len(errors) == 1, errors
     assert re.search(r"error: worker tls://[\d.:]+: was killed several times", errors[0])

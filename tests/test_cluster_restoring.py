@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from clusters import prepared
+from clusters import DIES, prepared
 from conftest import refused
 from synthetic import PATIENT, ROOT, brain, command, save, start
 
@@ -82,7 +82,7 @@ def test_all_that_is_written_is_that_of_the_plain_run(folder, tmp_path, options)
 def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path):
     for name in ("a", "deadly", "z"):
         save(tmp_path / "test" / f"{name}.nii.gz", brain(0, SHAPE))
-    environment = prepared(tmp_path, "restoring", "deadly", "os._exit(1)")
+    environment = prepared(tmp_path, "restoring", "deadly", DIES)
     status, _, errors = command("test.py", "--test_dir", tmp_path / "test", "--result_dir",
                                 tmp_path / "result", "--no-report", *CLUSTER,
                                 env=environment)
