@@ -58,6 +58,7 @@ def main(request):
 def look_at(request):
     """Describe each volume of the test folder; returns the exit status."""
     # Imported here, as above.
+    from machine.threads import in_turn
     from nifti.study import find_volumes
     from nifti.volumes import relative_name
     from restoring.looking import look
@@ -67,9 +68,9 @@ def look_at(request):
     store, failed = FilterStore(replace(request, upscale=True)), 0
     volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
                            request.result_dir, request.mask)
-    for path in volumes:
+    for path, looked in in_turn(partial(look, store=store), volumes):
         try:
-            lines = look(path, store)
+            lines = looked()
         except UserError as fault:
             complain("test", fault)
             failed += 1
@@ -114,7 +115,7 @@ def restore_volumes(volumes, folder, store, each):
     from disk.results import VIEWERS, check_beside, sidecar_names
     from engine import choose_engine
     from machine.progress import progress
-    from nifti.bids import is_dataset, write_description
+    from nifti.bids import makes_derivatives, write_description
     from nifti.masks import masks_among
     from nifti.volumes import target_paths
     from restoring.evaluation import evaluate_files
@@ -140,7 +141,7 @@ def restore_volumes(volumes, folder, store, each):
     if is_drawn(method) and not request.upscale:
         return evaluate_files(volumes, folder, filters, request, engine, each)
     print_head(len(volumes), request, filters.asked)
-    if request.upscale and not request.output and is_dataset(request.test_dir):
+    if makes_derivatives(request):
         write_description(folder, request.test_dir, shlex.join(sys.argv))
     jobs = jobs_of(volumes, targets, names, folder, request)
     work = partial(restore_volume, store=store, volumes=sum(job.shown for job in jobs),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from disk.files import read_json, stem, write_json, write_whole
 from disk.results import MADE_BY
+from nifti.slices import sidecar_beside
 
 BIDS_FILE = "dataset_description.json"  # in the root of a dataset
 VERSION = "1.10.0"  # of the specification, where the dataset names none
@@ -14,9 +15,9 @@ GRADIENTS = (".bval", ".bvec")  # files beside diffusion series, which stay true
 IGNORED = "*.png\n*.html\nmetrics.csv\n**/*.png\n"  # by validators: files that BIDS does not know
 
 
-def is_dataset(folder):
-    """Whether a folder is the root of a BIDS dataset."""
-    return Path(folder, BIDS_FILE).is_file()
+def makes_derivatives(request):
+    """Whether the results of a run are a derivative dataset: of upscaling a BIDS dataset."""
+    return request.upscale and not request.output and Path(request.test_dir, BIDS_FILE).is_file()
 
 
 def derivative_stem(name, suffix):
@@ -68,14 +69,9 @@ def sidecar_of(path, root, row):
     -------
     dict
     """
-    try:
-        held = read_json(path.with_name(f"{stem(path)}.json"))
-    except ValueError:
-        held = {}
-    held = dict(held) if isinstance(held, dict) else {}
     inside = path.absolute().relative_to(Path(root).absolute()).as_posix()
-    held |= {"Description": "Restored on a finer grid by learned filters",
-             "Sources": [f"bids:raw:{inside}"]}
+    held = sidecar_beside(path) | {"Description": "Restored on a finer grid by learned filters",
+                                   "Sources": [f"bids:raw:{inside}"]}
     if "skull_stripped" in row:
         held["SkullStripped"] = row["skull_stripped"]
     return held
@@ -93,18 +89,18 @@ def write_description(folder, root, command):
     command : str
         The command line.
     """
+    address = Path(root).absolute().as_uri()
     try:
         raw = read_json(Path(root, BIDS_FILE))
     except ValueError:
         raw = {}
-    raw = raw if isinstance(raw, dict) else {}
     write_json(folder / BIDS_FILE, {
         "Name": f"{raw.get('Name', Path(root).absolute().name)}, restored on a finer grid",
         "BIDSVersion": str(raw.get("BIDSVersion", VERSION)),
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": MADE_BY, "Description": command}],
-        "SourceDatasets": [{"URL": Path(root).absolute().as_uri()}],
-        "DatasetLinks": {"raw": Path(root).absolute().as_uri()},
+        "SourceDatasets": [{"URL": address}],
+        "DatasetLinks": {"raw": address},
     })
     write_whole(folder / ".bidsignore", IGNORED)
 

@@ -37,7 +37,7 @@ def slices_beside(path):
     >>> slices_beside("no_such_scan.nii.gz")
     Slices(thickness=None, spacing=None)
     """
-    held = _sidecar(path)
+    held = sidecar_beside(path)
     return Slices(*(_length(held.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices")))
 
 
@@ -63,14 +63,14 @@ def filled_up(path, sizes):
     >>> filled_up("no_such_scan.nii.gz", (1, 1, 4))
     (1.0, 1.0, 1.0)
     """
-    held = _sidecar(path)
+    held = sidecar_beside(path)
     acquired, given = (_length(held.get(name)) for name in ("AcquisitionMatrixPE", "ReconMatrixPE"))
     if not acquired or not given or acquired >= given:
         return (1.0, 1.0, 1.0)
     return tuple(1.0 if axis == int(np.argmax(sizes)) else acquired / given for axis in range(3))
 
 
-def _sidecar(path):
+def sidecar_beside(path):
     """Content of the JSON file with a volume's name; empty if there is none or it is unreadable."""
     try:
         return read_json(Path(path).with_name(f"{stem(path)}.json"))

@@ -14,7 +14,7 @@ from intensities import shift_of
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES, VOXEL_BYTES
 from machine.progress import say
-from nifti.bids import derivative_stem, is_dataset
+from nifti.bids import derivative_stem, makes_derivatives
 from nifti.checks import checked_image, clean_voxels, read_voxels
 
 GZIP_LEVEL = 2  # of igzip: as small as level 1 of zlib, in a seventh of the time
@@ -97,7 +97,7 @@ def target_paths(volumes, folder, request, masks=()):
     if request.output:
         targets = [Path(request.output)]
     else:
-        dataset = request.upscale and is_dataset(request.test_dir)
+        dataset = makes_derivatives(request)
         targets = [_target_path(path, folder, request, dataset) for path in volumes]
     inputs = {os.path.realpath(path): path for path in [*volumes, *masks]}
     for target in targets:

@@ -54,7 +54,7 @@ def steps_of(uses):
              "learned_with": asdict(use.method)} for use in uses]
 
 
-def write_record(target, name, found, request, command, files, sidecar=None):
+def write_record(target, name, found, request, command, files, sidecar):
     """Write the JSON record beside a result.
 
     Parameters
@@ -68,8 +68,8 @@ def write_record(target, name, found, request, command, files, sidecar=None):
     command : list of str
         The command line.
     files : disk.files.WholeFiles
-    sidecar : dict, optional
-        Fields of a BIDS sidecar, which come first.
+    sidecar : dict
+        Fields of a BIDS sidecar, which come first; empty outside of BIDS.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def write_record(target, name, found, request, command, files, sidecar=None):
     request = replace(request, arrays_dir=found.uses[-1].folder)  # where they were found
     about = about_run(request, found.method, command, steps_of(found.uses))
     figures = {name: value for name, value in found.row.items() if name != "seconds"}
-    write_json(name, {**(sidecar or {}), **found.origin, "result": target.name,
+    write_json(name, {**sidecar, **found.origin, "result": target.name,
                       "result_sha256": digest, **about, "figures": figures, "missed": found.missed,
                       "seconds": found.watch.seconds}, files)
     return digest

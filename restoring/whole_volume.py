@@ -11,7 +11,7 @@ from disk.files import make_folder, whole_files, write_json
 from disk.results import is_ours, names_of_sidecars
 from engine import CPU
 from filter_constant import Method
-from nifti.bids import copy_gradients, is_dataset, sidecar_of
+from nifti.bids import copy_gradients, makes_derivatives, sidecar_of
 from nifti.volumes import relative_name
 from report.record import finished, write_beside, write_record
 from restoring.steps import restore_file
@@ -82,8 +82,8 @@ def restore_volume(job, store, volumes, command, engine=None):
             make_folder(job.viewer.parent)
             write_json(job.viewer, viewer, files)
             viewer = None
-        dataset = request.upscale and not request.output and is_dataset(request.test_dir)
-        sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else None
+        dataset = makes_derivatives(request)
+        sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
         digest = write_record(job.target, record, found, request, command, files, sidecar)
         for path in filter(is_ours, others):  # from an earlier run
             files.outdate(path)
