@@ -259,7 +259,7 @@ def make_fine(low, method, inside=None, profiles=()):
     operator = degradation_of(shape, method, low.shape)
     operator.check_upscaling()
     low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
-    scale = _brightness(low if inside is None else low * inside)
+    scale = brightness_of(low, inside)
     if not scale > 0:
         where = "" if inside is None else " inside its mask or bright part"
         raise ValueError(f"the volume holds no voxel above zero{where}; take another one")
@@ -268,7 +268,7 @@ def make_fine(low, method, inside=None, profiles=()):
     mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
     box = tight_box(mask)
     mask, low = np.ascontiguousarray(mask[box]), np.minimum(low, scale)
-    unit = (low if inside is None else low * inside) / np.float32(scale)
+    unit = in_units(low, scale, inside)
     descriptors = operator.descriptors(unit)
     if method.start == "projected":
         lr = consistency_of(low, operator, box, mask, scale).start()
@@ -284,8 +284,16 @@ def make_fine(low, method, inside=None, profiles=()):
                     density=1.0 if descriptors is None else edge_density(unit))
 
 
-def _brightness(low):
+def brightness_of(low, inside=None):
+    """The intensity that becomes 1 for the filters, of a volume or of the brain inside it."""
+    low = low if inside is None else low * inside
     return bright_level_of_scan(low) or float(low.max(initial=0))
+
+
+def in_units(low, scale, inside=None):
+    """A volume in [0, 1] for noise and blur descriptors; 0 outside the brain, if it is given."""
+    clipped = np.minimum(low, scale)
+    return (clipped if inside is None else clipped * inside) / np.float32(scale)
 
 
 def best_spline(volume, order=5):

@@ -98,6 +98,11 @@ def onto_measured(low, grid):
     return np.clip(found, 0, None) * kept
 
 
+def mask_onto_measured(inside, grid):
+    """A mask on the grid that a volume was measured on: ndarray of bool, shape ``grid.shape``."""
+    return onto_measured(inside.astype(np.float32), grid) >= 0.5
+
+
 def wave_matrix(n_in, n_out):
     """Interpolation from n_in to n_out voxels by waves below the highest frequency of both grids.
 

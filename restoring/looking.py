@@ -5,21 +5,22 @@ import nibabel as nib
 import numpy as np
 
 from degrading.degradation import is_drawn
-from degrading.descriptors import NOISE, bright_part, descriptors_of, edge_density, head_in_zeros
-from degrading.measured_grid import measured_grid, onto_measured
-from degrading.profile_reader import SHARES, blur_of, read, strangeness, trust
+from degrading.descriptors import NOISE, descriptors_of, edge_density
+from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
+from degrading.profile_reader import SHARES, USUAL, blur_of, read, strangeness, trust
 from degrading.slice_profile import PROFILES
+from disk.files import stem
+from get_lar import brightness_of, in_units
 from machine.errors import UserError
 from nifti.checks import checked_image
-from nifti.geometry import unit_of, voxel_sizes_in_mm, voxel_sizes_of
+from nifti.geometry import MM, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import filled_up, slices_in_words
 from nifti.volumes import read_series
 from restoring.measured_scan import first_seen
+from restoring.planning import THICK, find_head
 from restoring.spacing import of_three
-from util import bright_level_of_scan
 
-THICK = 1.5  # slices thicker than this multiple of the plane's voxels need filters of their own
 FINE = 0.45  # mm: voxels of a result below this are finer than any training volume
 
 
@@ -62,11 +63,10 @@ def look(path, store):
     if seen:
         low, sizes = onto_measured(low, measured), sizes / measured.shares
         if inside is not None:
-            inside = onto_measured(inside.astype(np.float32), measured) >= 0.5
-    in_mm = sizes * voxel_sizes_in_mm(image) / voxel_sizes_of(image)
+            inside = mask_onto_measured(inside, measured)
+    in_mm = sizes * MM[unit]
     content, inside = _content(low, in_mm, mask, inside)
-    scale = bright_level_of_scan(low if inside is None else low * inside) or float(low.max())
-    part = np.minimum(low if inside is None else low * inside, scale) / np.float32(scale)
+    part = in_units(low, brightness_of(low, inside), inside)
     lines.append(("content", content))
     thick = sizes.max() > THICK * np.sort(sizes)[1]
     factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
@@ -78,17 +78,16 @@ def look(path, store):
         share = trust(reader, descriptors, edge_density(part))
         known = "like" if share == 1 else "unlike"
         lines.append(("brains", f"{known} those that the filters learned from (distance "
-                                f"{strangeness(reader, descriptors):.1f}, usual up to 1.5)"))
-    lines += _advice(path, sizes, unit, thick, share, store)
-    return lines
+                                f"{strangeness(reader, descriptors):.1f}, usual up to {USUAL})"))
+    return lines + _advice(path, in_mm, thick, share, store.request)
 
 
 def _content(low, in_mm, mask, inside):
     """Content of the volume in words; voxels in which brightness, noise and blur are estimated."""
     if mask:
         return f"a head with a mask, {mask.path.name}", inside
-    bright = head_in_zeros(low, in_mm)
-    if bright is not None or bright_part(low) is not None:
+    head, bright = find_head(low, in_mm)
+    if head:
         return "a whole head, it seems: noise and blur are estimated in its bright part", bright
     share = np.count_nonzero(low) / low.size
     if share == 1:
@@ -118,14 +117,12 @@ def _blur(reader, descriptors, known):
     return f"most like {nearest}, estimated (leaves {left} of the highest frequency)"
 
 
-def _advice(path, sizes, unit, thick, share, store):
+def _advice(path, in_mm, thick, share, request):
     """The command that suits the scan best, and the reason."""
-    name = path.name[:path.name.lower().rfind(".nii")]
     words = ["python", "test.py", "--upscale"]
-    request = store.request
     if thick:
         words.append("--isotropic")
-        why = f"slices are {sizes.max() / np.sort(sizes)[1]:.2g} times as thick as the plane is " \
+        why = f"slices are {in_mm.max() / np.sort(in_mm)[1]:.2g} times as thick as the plane is " \
               "fine: filters for thick slices, fine-tuned on the plane"
     elif share == 0:
         return [("advice", "none: it is so unlike brains that the filters would give way to a "
@@ -135,12 +132,12 @@ def _advice(path, sizes, unit, thick, share, store):
         why = "voxels are about as long along all axes"
         if share is not None and share < 1:
             why += f"; {1 - share:.0%} of the filters' work would give way to a spline"
-        if sizes.min() / 2 < FINE / {"mm": 1, "um": 1e-3, "m": 1e3}[unit]:
+        if in_mm.min() / 2 < FINE:
             why += "; the result is finer than the brains that filters have learned from: check " \
                    "its details with care"
     if request.mask:
         words += ["--mask", request.mask]
     if request.known_profile:
         words += ["--profile", *dict.fromkeys(request.known_profile)]
-    words += ["--test_dir", str(path), "--output", f"{name}_fine.nii.gz"]
+    words += ["--test_dir", str(path), "--output", f"{stem(path)}_fine.nii.gz"]
     return [("try", shlex.join(words)), ("because", why)]

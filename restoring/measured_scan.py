@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.degradation import is_drawn
-from degrading.measured_grid import measured_grid, onto_measured
+from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from machine.progress import say
 from nifti.geometry import unit_of
 from nifti.volumes import Volume
@@ -62,7 +62,7 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     data = np.stack([onto_measured(low, grid) for low in volumes_of(volume)], -1)
     data = data.reshape(*grid.shape, *volume.data.shape[3:])
     if inside is not None:
-        inside = onto_measured(inside.astype(np.float32), grid) >= 0.5
+        inside = mask_onto_measured(inside, grid)
     return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
                          uses=[store(factor) for factor in way.factors], to_low=grid.to_low(),
                          profiles=())
