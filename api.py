@@ -236,10 +236,11 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
             nib.save(nib.Nifti1Image(data, np.eye(4)), volumes[-1])
         try:
             request = Request.of(**PRESETS[preset] | given, train_dir=str(train),
-                                 arrays_dir=str(arrays), quiet=True, device="cpu")
+                                 arrays_dir=str(arrays), quiet=True, device="cpu",
+                                 given=frozenset(given))
         except TypeError as fault:
             raise ValueError(f"options: {fault}") from None
-        request = checked(request, given, "train")
+        request = checked(request, "train")
         with contextlib.redirect_stdout(io.StringIO()):
             learned = learn_stages(sorted(volumes), request)
         if learned.failed:

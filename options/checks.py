@@ -17,15 +17,15 @@ from machine.option_fields import fault_of, flag_of
 VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
-def checked(request, given, command):
+def checked(request, command):
     """The request, completed by the options that others imply.
 
     Raises ValueError for values out of range and for options without effect.
     """
-    method = request.method
+    method, given = request.method, {name: request.value(name) for name in request.given}
     flags = {entry.name: flag_of(entry) for entry in OPTIONS}
     for entry in OPTIONS:
-        values = request.value(entry.name) if entry.name in given else ()
+        values = given.get(entry.name, ())
         for value in values if isinstance(values, tuple) else (values,):
             if fault := fault_of(entry, value):
                 raise ValueError(f"argument --{flags[entry.name]}: {fault}")
@@ -37,7 +37,8 @@ def checked(request, given, command):
             raise ValueError(f"argument --{flags[name]}: has no effect without --upscale; add it")
     if request.look:
         for name in ("output", "suffix", "dtype", "report", "scheduler", "upscale", "voxel_size",
-                     "isotropic", "factor", "blend_threshold"):
+                     "isotropic", "factor", "blend_threshold", "adapt", "test_profile",
+                     "test_noise"):
             if name in given:
                 raise ValueError(f"argument --{name}: has no effect with --look, which restores "
                                  "nothing; leave one of the two out")

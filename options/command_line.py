@@ -72,7 +72,7 @@ def command_line(command, arguments=None):
             given["tls"] = tuple(given["tls"])  # certificate and key may be one file
         preset = PRESETS[given.get("preset", Method.preset)]
         request = replace(Request.of(**preset | given), given=frozenset(given))
-        return checked(request, given, command)
+        return checked(request, command)
     except ValueError as fault:
         parser.error(str(fault))
 
