@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from degrading.acquisition import make_low
 from degrading.degradation import SliceProfile
 from disk.filters import PRETRAINED_SCAN, Filters, load_filters, save_filters
-from engine import CPU
 from filter_constant import PRESETS, PROFILES, Method, Request
 from learning.steps import learn_stages
 from machine.errors import UserError
@@ -97,7 +96,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
                     request.known_profile)
         scan = as_measured("array", scan, store)
         brain = None if inside is None else Mask(Path("mask"), inside, "")
-        found = upscale_volumes("array", scan, request, CPU(), Stopwatch(), brain)
+        found = upscale_volumes("array", scan, request, None, Stopwatch(), brain)
     return found.fine[0]
 
 
@@ -189,7 +188,7 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     with _as_python_does():
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         used = _store_of(request, filters)(factor)
-        return evaluate_volume(volume.data, sizes, used, request, name, CPU())
+        return evaluate_volume(volume.data, sizes, used, request, name)
 
 
 def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],

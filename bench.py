@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 def main():
     # Imported here and in the functions below, so that --help does not wait for numba and scipy.
     from machine.measure import machine, medians
-    from report.record import PACKAGES
+    from machine.sources import PACKAGES
 
     options = command_line()
     grad_len = min(options.filter_len, Method.grad_len)
@@ -136,7 +136,6 @@ def measure_volume(path, method, target, times, only_once):
     import numpy as np  # as in main
     import scipy.ndimage
 
-    from degrading.degradation import degradation_of
     from get_lar import make_pair
     from hashtable import (
         Boundaries,
@@ -155,12 +154,12 @@ def measure_volume(path, method, target, times, only_once):
     clock = Clock()
     volume = clock("read", lambda: read_volume(path))
     image = mod_crop(clip_bright(volume.data), method.factor)
-    operator = degradation_of(image.shape, method)
+    pair = make_pair(volume.data, method)
+    operator = pair.operator
     clock("memory copy", image.copy)
     low = clock("degrade", lambda: operator.degrade(image))
     clock("cubic zoom", lambda: scipy.ndimage.zoom(low, method.factor, order=3))
     clock("interpolate", lambda: operator.interpolate(low))
-    pair = make_pair(volume.data, method)
     voxels = interior_voxels(pair.lr != 0, method.margin)
     found = clock("features", lambda: features(pair.lr, voxels, method))
     boundaries = Boundaries(quantile_boundaries(found.strength, 3),

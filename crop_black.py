@@ -44,20 +44,3 @@ def black_crop_box(image, padding, factor):
         start = slices[0] - padding
         box.append(slice(int(start - start % factor[axis]), int(slices[-1] + padding)))
     return tuple(box)
-
-
-def tight_box(used):
-    """The smallest box that holds all True voxels: a tuple of slices. One voxel must be True.
-
-    Examples
-    --------
-    >>> used = np.zeros((5, 6, 7), bool)
-    >>> used[1:3, 2, 4:] = True
-    >>> tight_box(used)
-    (slice(1, 3, None), slice(2, 3, None), slice(4, 7, None))
-    """
-    box = []
-    for axis in range(3):
-        slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(slices[0]), int(slices[-1]) + 1))
-    return tuple(box)

@@ -25,8 +25,6 @@ DEVICES = ("auto", "cpu", "gpu")
 MASK_AUTO = "auto"  # value of --mask: masks are found by the names of BIDS and other common names
 MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # placeholders in the patterns of --mask
 
-WINDOW_SIGMA = 0.85  # voxels; Gaussian over a window of gradients (section 3.2 of the paper)
-CLIP_FRACTION = 0.999  # of the sorted voxels; clipping above keeps a vessel from setting the scale
 QUANTIZATION_PATCHES = 2_500_000  # class boundaries come from the first volumes that exceed it
 
 # Options that each preset sets; measured in docs/quality.md and docs/scans.md.
@@ -168,6 +166,11 @@ class Method:
         return self.feature_space == "octahedral"
 
     @property
+    def for_scans(self) -> bool:
+        """True if filters learn from sampled acquisitions, see learning/acquisitions.py."""
+        return self.lr_type == "scan"
+
+    @property
     def tag(self) -> str:
         """The factor in file names: ``2``, or ``1x1x4`` where axes differ."""
         return tag_of(self.factor)
@@ -300,9 +303,3 @@ METHOD_NAMES = {entry.name for entry in dataclasses.fields(Method)}
 def tag_of(factor: Sequence[int]) -> str:
     """The factor in file names."""
     return str(factor[0]) if len(set(factor)) == 1 else "x".join(map(str, factor))
-
-
-def start_name(start: str) -> str:
-    """Name of the initial estimate in tables: LR for the published one, else start."""
-    return "LR" if start == "quadratic" else "start"
-

@@ -2,6 +2,7 @@
 import numpy as np
 from scipy.ndimage import correlate1d
 
+WINDOW_SIGMA = 0.85  # voxels; Gaussian over a window of gradients (section 3.2 of the paper)
 NEIGHBOURS = [(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)
               if (i, j, k) != (0, 0, 0)]
 

@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import binary_erosion
 
-from crop_black import black_crop_box, tight_box
+from crop_black import black_crop_box
 from degrading.degradation import Degradation, degradation_of
 from degrading.descriptors import edge_density
 from degrading.profile_reader import blur_of
 from degrading.spline import upsample
-from util import bright_level_of_scan, clip_bright, mod_crop, without_nonsense
+from util import bright_level_of_scan, clip_bright, mod_crop, tight_box, without_nonsense
 
 RIM = 0.1  # upscaling restores fine voxels with this interpolated share of brain or more
 

@@ -3,8 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from filter_constant import WINDOW_SIGMA
-from filter_func import gaussian_weights
+from filter_func import WINDOW_SIGMA, gaussian_weights
 from machine.threads import in_threads, thread_count
 from published.structure_tensor import features_of_slab
 from util import random_of

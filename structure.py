@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.degradation import is_drawn
 from degrading.profile_reader import trust
 from filter_constant import QUANTIZATION_PATCHES
 from hashtable import (
@@ -209,10 +208,10 @@ class Octahedral:
     def __init__(self, method):
         self.method, self.stages = method, method.stages
         # Half precision is enough for filters of scans: no gain changed by more than 0.0002 dB.
-        self.stored = np.float16 if is_drawn(method) else np.float32
+        self.stored = np.float16 if method.for_scans else np.float32
         # Memory per voxel of the restored volume: up to 19 bytes were measured, 21 with the
         # initial estimate by projections. Spectra are complex.
-        self.restore_bytes = 20 if is_drawn(method) else 24
+        self.restore_bytes = 20 if method.for_scans else 24
         if method.lr_type == "kspace":
             self.restore_bytes = 64
 
@@ -222,7 +221,7 @@ class Octahedral:
         return volumes[::-(-len(volumes) // TREE_VOLUMES)]
 
     def survey(self, volume, stages, name, volumes):
-        draws = self.method.draws if is_drawn(self.method) else 1
+        draws = self.method.draws if self.method.for_scans else 1
         count = TREE_SAMPLES // (volumes * draws)
         found = survey(volume, stages, self.method, count, name)
         return found, len(found[0])
@@ -269,7 +268,7 @@ class Octahedral:
         if missed:
             decibel = -10 * math.log10(missed[ridge])
             # Acquisitions have the weight 1 / error of their start, so this is a share of it.
-            over = " over the start" if is_drawn(self.method) else ""
+            over = " over the start" if self.method.for_scans else ""
             chosen = f", chosen for {decibel:.2f} dB{over} on voxels held out"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
                   f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
@@ -317,7 +316,7 @@ class Octahedral:
             # Thresholds are values of features, and so float32.
             files.append(Layout(f"tree{number + 1}_{tag}.npy", (nodes, 4),
                                 (np.float32, np.float64)))
-        if is_drawn(self.method):
+        if self.method.for_scans:
             files.append(Layout(f"reader_{tag}.npy", NO_READER.shape, (np.float64,), since=4))
         return files
 
@@ -325,7 +324,7 @@ class Octahedral:
         arrays = [array for tree, weights in stages for array in (
             weights.astype(self.stored),
             np.column_stack([tree.feature, tree.threshold, tree.child]).astype(np.float32))]
-        return arrays + [stages[0].classes.reader] * is_drawn(self.method)
+        return arrays + [stages[0].classes.reader] * self.method.for_scans
 
     def from_arrays(self, arrays):
         reader = arrays.pop() if len(arrays) % 2 else NO_READER

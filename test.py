@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from filter_constant import start_name
 from machine.errors import CannotWrite, UserError, complain, one_line, short
 from options.checks import without_effect
 from options.command_line import run
@@ -109,7 +108,6 @@ def place_of(request, folder):
 def restore_volumes(volumes, folder, store, each):
     """Restore volumes into a folder; returns the exit status."""
     # Imported here, as above.
-    from degrading.degradation import is_drawn
     from disk.filters import about_filters
     from disk.metrics import mean_row, write_metrics
     from disk.results import VIEWERS, check_beside, sidecar_names
@@ -120,25 +118,24 @@ def restore_volumes(volumes, folder, store, each):
     from nifti.volumes import target_paths
     from restoring.evaluation import evaluate_files
     from restoring.whole_volume import restore_volume
-    from structure import structure_of
 
     request, filters = store.request, store.first()
     method = filters.method
-    if fault := without_effect(request, is_drawn(method)):
+    if fault := without_effect(request, method.for_scans):
         raise UserError(fault)
     targets = target_paths(volumes, folder, request, masks_among(volumes, request.mask))
     names = sidecar_names(targets)
     check_beside(folder, names, request)
     print(about_filters(filters))
-    if request.upscale and not is_drawn(method):
+    if request.upscale and not method.for_scans:
         print("Note: these filters were learned without noise, and may sharpen the noise of a "
               "scan; --preset scan takes the filters for scans")
     engine = None  # workers of a cluster choose the CPU
     if request.scheduler:
         store.read_all()
     else:
-        engine = choose_engine(request.device, structure_of(method).cpu_only, most=1)
-    if is_drawn(method) and not request.upscale:
+        engine = choose_engine(request.device, filters.cpu_only, most=1)
+    if method.for_scans and not request.upscale:
         return evaluate_files(volumes, folder, filters, request, engine, each)
     print_head(len(volumes), request, filters.asked)
     if makes_derivatives(request):
@@ -220,6 +217,8 @@ def report_run(path, rows, viewers, request, method, uses, digests):
 
 def print_head(volumes, request, method):
     """Print the task and the heads of the columns."""
+    from disk.metrics import start_name  # as above
+
     doing, more = "Upscaling", ""
     if not request.upscale:
         doing = "Restoring"

@@ -1,8 +1,7 @@
 """Small steps that several files share: clipping, cropping, random generators."""
 import numpy as np
 
-from filter_constant import CLIP_FRACTION
-
+CLIP_FRACTION = 0.999  # of the sorted voxels; clipping above keeps a vessel from setting the scale
 SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
 MUCH = 0.01  # share of the voxels above zero; if published clipping takes more, a message says so
 
@@ -80,6 +79,23 @@ def mod_crop(image, factor):
     """
     sides = zip(image.shape, factor, strict=True)
     return image[tuple(slice(0, side - side % f) for side, f in sides)]
+
+
+def tight_box(used):
+    """The smallest box that holds all True voxels: a tuple of slices. One voxel must be True.
+
+    Examples
+    --------
+    >>> used = np.zeros((5, 6, 7), bool)
+    >>> used[1:3, 2, 4:] = True
+    >>> tight_box(used)
+    (slice(1, 3, None), slice(2, 3, None), slice(4, 7, None))
+    """
+    box = []
+    for axis in range(3):
+        slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(int(slices[0]), int(slices[-1]) + 1))
+    return tuple(box)
 
 
 def random_of(seed, name):

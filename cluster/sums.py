@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.workers import demand_same_here, itself, with_remedy
-from engine import CPU
 from learning.steps import pairs_of
 from machine.errors import UserError
 from machine.remarks import listening
-from matrix_compute import Gram
+from matrix_compute import Gram, sum_rows
 from structure import structure_of
 
 # Trainings that shall stop: kept on each worker, because a running task takes no messages.
@@ -114,7 +113,7 @@ def _sum_volume(path, gram, task, buckets):
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):
-        CPU().add(gram, drawn, request.method)
+        sum_rows(gram, drawn.ends, drawn.fill)
         seen += drawn.voxels.size
     return seen
 

@@ -5,7 +5,6 @@ again after the loss of a worker.
 """
 import contextlib
 import functools
-import importlib.metadata
 import itertools
 import logging
 import time
@@ -24,7 +23,7 @@ from machine.errors import UserError, blamed_on, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
-from machine.sources import ROOT, all_sources, digest_of
+from machine.sources import ROOT, all_sources, digest_of, versions_of
 
 PATIENCE = 60  # seconds to wait for the first worker
 ALONE = 300  # seconds without any worker before a command gives up: busy machines start slowly
@@ -259,8 +258,7 @@ class Workers:
 @functools.cache
 def software():
     """Versions that must be equal on all machines, by name: dict of str."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"a version of this project": digest_of(all_sources())} | versions
+    return {"a version of this project": digest_of(all_sources())} | versions_of(PACKAGES)
 
 
 def demand_same(asked, there, worker):

@@ -1,10 +1,9 @@
 """Simulated acquisition of an LR volume: blur, noise, and the outline of its brain."""
 import numpy as np
 
-from crop_black import tight_box
 from degrading.banded import apply_operators, banded
 from degrading.slice_profile import profile_matrix
-from util import bright_level_of_scan, mod_crop
+from util import bright_level_of_scan, mod_crop, tight_box
 
 PADDING = 8  # voxels of background around the brain
 

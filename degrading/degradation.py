@@ -48,11 +48,6 @@ def degradation_of(shape, method, low_shape=None):
     return operator
 
 
-def is_drawn(method):
-    """True if each part of a volume gets a sampled acquisition, see learning/acquisitions.py."""
-    return OPERATORS[method.lr_type].drawn
-
-
 class Degradation:
     """A degradation of fine volumes to low-resolution volumes.
 
@@ -70,7 +65,6 @@ class Degradation:
         Alignment of the two grids, see `degrading.spline.spacing_and_start`.
     """
 
-    drawn = False  # True: each part of a volume gets a sampled profile and noise level
     least_side = 1  # voxels along an axis of the fine volume
     masked = True  # True: in training and evaluation the outline of the brain is that of HR
 
@@ -282,7 +276,6 @@ class SliceProfile(Degradation):
         One for each axis, see `degrading.slice_profile.PROFILES`.
     """
 
-    drawn = True
     masked = False
 
     def __init__(self, shape, method, profiles=None):

@@ -35,6 +35,11 @@ class Filters(NamedTuple):
         return tuple(self.method.factor[place] for place in np.argsort(self.axes))
 
     @property
+    def cpu_only(self):
+        """The reason why only the CPU can apply them; empty if there is none."""
+        return structure_of(self.method).cpu_only
+
+    @property
     def asked(self):
         """The method, with the factor along the axes of the volume."""
         return replace(self.method, factor=self.factor)

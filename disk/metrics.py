@@ -36,3 +36,8 @@ def write_metrics(path, rows):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def start_name(start):
+    """Name of the initial estimate in tables: LR for the published one, else start."""
+    return "LR" if start == "quadratic" else "start"

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crop_black import tight_box
 from degrading.acquisition import make_low, original_of
 from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of
@@ -18,7 +17,7 @@ from degrading.profile_reader import blur_of
 from degrading.slice_profile import PROFILES, Profile
 from degrading.spline import zoom_matrix
 from get_lar import RIM, LRVolume
-from util import bright_level_of_scan, random_of
+from util import bright_level_of_scan, random_of, tight_box
 
 HALO = 10  # planes on either side of a slab, for filters and features
 AROUND = 32  # planes on either side of a slab that are degraded with it

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.degradation import is_drawn
 from disk.files import write_whole
 from disk.interrupt import Stop
 from engine import choose_engine
@@ -195,7 +194,7 @@ def pairs_of(path, request):
         image = read_brain(path, request.mask)[0].data
     name = relative_name(path, request.train_dir)
     try:
-        if is_drawn(request.method):
+        if request.method.for_scans:
             for number, volume in enumerate(one_ahead(drawn_volumes(image, request.method, name))):
                 yield f"{name} draw {number}", volume
             return

@@ -1,5 +1,4 @@
 """Time and memory of functions and of whole processes."""
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -12,6 +11,7 @@ import psutil
 from threadpoolctl import threadpool_info
 
 from machine.errors import UserError
+from machine.sources import versions_of
 from machine.threads import thread_count
 
 
@@ -82,4 +82,4 @@ def machine(packages):
     return {"processor": names[0] if names else platform.processor() or platform.machine(),
             "cores": os.cpu_count(), "threads": thread_count(), "system": platform.system(),
             "python": platform.python_version(), "blas": sorted(blas),
-            **{name: importlib.metadata.version(name) for name in packages}}
+            **versions_of(packages)}

@@ -1,14 +1,16 @@
-"""Source files of this project, and their digests.
+"""Source files of this project and their digests, and versions of packages.
 
 The digests tell whether compiled code, a worker or an interrupted run has the present version. This
 file imports the standard library only.
 """
 import hashlib
+import importlib.metadata
 import re
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 # The module in an import line. Lines of other text may match, too: an extra file does no harm.
 IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
 
@@ -65,3 +67,8 @@ def digest_of(paths):
     for path in sorted(paths):
         found.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()[:16]
+
+
+def versions_of(packages=PACKAGES):
+    """The versions of installed packages, by name: dict of str."""
+    return {name: importlib.metadata.version(name) for name in packages}

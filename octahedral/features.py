@@ -7,8 +7,7 @@ import numpy as np
 
 from degrading.descriptors import DESCRIPTOR_NAMES, FLOOR
 from degrading.profile_reader import READING_NAMES, TOLD_NAMES, told_or_read
-from filter_constant import WINDOW_SIGMA
-from filter_func import gaussian_weights
+from filter_func import WINDOW_SIGMA, gaussian_weights
 from machine.kernels import njit
 from machine.simd import LANES, correlate
 from machine.threads import in_threads, spans

@@ -8,7 +8,6 @@ back-projected.
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from crop_black import tight_box
 from degrading.descriptors import DESCRIPTOR_NAMES, NOISE
 from degrading.profile_reader import READING_NAMES, fit_reader, read
 from hashtable import sample_voxels
@@ -20,7 +19,7 @@ from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import NO_READER, grow, together
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
-from util import random_of
+from util import random_of, tight_box
 
 TILE_VOXELS = 3_500_000  # in a tile with its surroundings: some 70 bytes of memory each
 LEAST_TILE = 8  # voxels across a tile

@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from disk.metrics import mean_row
+from disk.metrics import mean_row, start_name
 from disk.results import MADE_BY
-from filter_constant import start_name
 from report.viewer import viewer_html
 
 TEMPLATE = Path(__file__).with_name("page.html")  # with placeholders such as @TITLE@

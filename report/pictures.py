@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from crop_black import tight_box
 from disk.results import MADE_BY
+from util import tight_box
 
 SURROUND = 3  # voxels of black surround that are kept around the brain
 PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS) volume

@@ -1,14 +1,12 @@
 """The record of a result: input, command, settings, filters and versions, as plain values."""
-import importlib.metadata
 import platform
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 from disk.files import file_digest, read_json, write_json, write_whole
+from machine.sources import versions_of
 from nifti.masks import is_same_input
-
-PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
 
 
 def about_run(request, method, command, steps=()):
@@ -30,12 +28,11 @@ def about_run(request, method, command, steps=()):
         Command, settings, the filters' SHA-256 by file name, and versions. If several sets of
         filters were used, also the factor and the training options of each, as "steps".
     """
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     filters = {name: digest for step in steps for name, digest in step["filters"].items()}
     settings = replace(request, method=method).as_dict()
     return {"command": shlex.join(map(str, command)), "settings": settings,
             "filters": filters, **({"steps": steps} if len(steps) > 1 else {}),
-            "versions": {"python": platform.python_version()} | versions}
+            "versions": {"python": platform.python_version()} | versions_of()}
 
 
 def steps_of(uses):

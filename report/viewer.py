@@ -7,9 +7,9 @@ import json
 import numpy as np
 from PIL import Image
 
-from crop_black import tight_box
 from machine.threads import in_threads
 from report.pictures import EDGES, PLANES, canonical, middle, plane
+from util import tight_box
 
 VOLUME_BYTES = 4_500_000  # most bytes of a volume's slices on the page
 PAGE_BYTES = 60_000_000  # most bytes of all slices, which a browser still opens at once

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crop_black import tight_box
 from degrading.banded import apply_operators, banded
-from degrading.degradation import degradation_of, is_drawn
+from degrading.degradation import degradation_of
 from degrading.descriptors import NOISE, differences_along
 from degrading.slice_profile import PROFILES, profile_matrix
 from degrading.spline import resizing_matrix, zoom_matrix
@@ -25,7 +24,7 @@ from get_lar import RIM, LRVolume, make_fine
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters
 from octahedral.stages import draw_stage_samples, tap_count
-from util import random_of
+from util import random_of, tight_box
 
 ADAPTING_RIDGE = 5e5  # samples: weight of the pull to the uncorrected filters
 TRUST = 0.5  # share of a correction that is applied: 3/4 of its gain for 1/4 of its risk
@@ -70,7 +69,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
     'its plane holds too few voxels to learn from'
     """
     refined = [axis for axis in range(3) if method.factor[axis] > 1]
-    if not is_drawn(method) or len(refined) != 1:
+    if not method.for_scans or len(refined) != 1:
         return Adapted(stages, None, "the filters are not for thick slices of scans")
     scan = Scan.of(low, method, refined[0], voxel_size)
     if not scan.axes:

@@ -4,7 +4,6 @@ import shlex
 import nibabel as nib
 import numpy as np
 
-from degrading.degradation import is_drawn
 from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import SHARES, USUAL, blur_of, read, strangeness, trust
@@ -101,7 +100,7 @@ def _reader(store):
         filters = store((2, 2, 2))
     except UserError:
         return None
-    return filters.stages[0].classes.reader if is_drawn(filters.method) else None
+    return filters.stages[0].classes.reader if filters.method.for_scans else None
 
 
 def _blur(reader, descriptors, known):

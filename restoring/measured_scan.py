@@ -3,7 +3,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.degradation import is_drawn
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from machine.progress import say
 from nifti.geometry import unit_of
@@ -39,7 +38,7 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     -------
     Scan
     """
-    if not is_drawn(scan.uses[0].method):
+    if not scan.uses[0].method.for_scans:
         return scan
     grid = measured_grid(first_seen(scan.volume), filled)
     if grid.is_own:

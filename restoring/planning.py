@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 
-from degrading.degradation import is_drawn
 from degrading.descriptors import bright_part, head_in_zeros
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
@@ -92,7 +91,7 @@ def read_inside(name, low, voxel_size, use, mask=None):
     head : bool or None
         Whether it is a whole head, or seems to be one; None if the filters do not ask.
     """
-    drawn = is_drawn(use.method)
+    drawn = use.method.for_scans
     if mask:
         read = "noise and blur are" if drawn else "the brightness is"
         say(f"{name}: {read} estimated inside its mask, {mask.path.name}; the whole head is "
@@ -120,7 +119,7 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
 
 def is_thick(use):
     """True if filters are for thick slices of scans, and so can be fine-tuned on a scan."""
-    return is_drawn(use.method) and sorted(use.method.factor)[1] == 1
+    return use.method.for_scans and sorted(use.method.factor)[1] == 1
 
 
 def _check_memory(path, image, shape, sizes, way, uses, request):

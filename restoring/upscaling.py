@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.degradation import is_drawn
 from degrading.descriptors import NOISE
 from disk.files import make_folder
 from disk.seal import Seal
@@ -261,7 +260,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         with watch("interpolate"):
             within = None if inside is None else inside.transpose(use.axes)
             known = [profiles[axis] for axis in use.axes] if len(profiles) and not number else ()
-            if number and is_drawn(use.method):
+            if number and use.method.for_scans:
                 known = UNBLURRED  # the filters before have restored what the scanner blurred
             lr_volume = make_fine(low.transpose(use.axes), use.method, within, known)
         with watch("restore"):

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from disk.files import make_folder, whole_files, write_json
 from disk.results import is_ours, names_of_sidecars
-from engine import CPU
 from filter_constant import Method
 from nifti.bids import copy_gradients, makes_derivatives, sidecar_of
 from nifti.volumes import relative_name
@@ -64,7 +63,7 @@ def restore_volume(job, store, volumes, command, engine=None):
     UserError
         If the file is not a volume to restore, or the result cannot be written.
     """
-    request, engine = store.request, engine or CPU()
+    request = store.request
     title, viewer = relative_name(job.path, request.test_dir), None
     picture, record, others = names_of_sidecars(job.name, request.report)
     if job.go_on and (about := finished(job, title, record, request.mask)):

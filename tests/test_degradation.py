@@ -114,7 +114,7 @@ def test_what_the_lr_volume_says_leaves_the_original_alone(kind, factor):
     image = np.clip(random_volume(operator.shape, 4), 0.01, 1)
     low = operator.degrade(image)
     asks = operator.masked or np.iscomplexobj(low)  # a magnitude image has lost signs
-    if asks and not operator.drawn:  # a scan of unknown blur demands nothing
+    if asks:  # a scan of unknown blur demands nothing
         whole = (slice(None),) * 3
         mask = np.ones(operator.shape, bool)
         correction = operator.consistency(low, whole, mask).correction(image)

@@ -4,8 +4,14 @@ import naive
 import numpy as np
 import pytest
 
-from filter_constant import WINDOW_SIGMA
-from filter_func import census_blend, census_changes, gaussian_smooth, gaussian_weights, sharpen
+from filter_func import (
+    WINDOW_SIGMA,
+    census_blend,
+    census_changes,
+    gaussian_smooth,
+    gaussian_weights,
+    sharpen,
+)
 
 INPUTS = {
     "random": lambda rng, shape: rng.random(shape),

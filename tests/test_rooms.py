@@ -7,6 +7,7 @@ from conftest import ROOT
 from machine.sources import all_sources
 
 MOST_LINES = 350
+MOST_ARROWS = 115  # between rooms; a newcomer follows no more
 
 
 def room(module):
@@ -38,6 +39,12 @@ def test_rooms_import_in_no_circle():
     found = rooms()
     assert len(found) > 20 and "degrading" in found["get_lar"]
     list(TopologicalSorter(found).static_order())  # CycleError names the circle
+
+
+def test_rooms_import_from_few_others():
+    found = rooms()
+    assert sum(map(len, found.values())) <= MOST_ARROWS, {room: sorted(below) for room, below
+                                                          in found.items()}
 
 
 def test_machine_knows_nothing_of_the_project():
