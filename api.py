@@ -25,7 +25,7 @@ from learning.steps import learn_stages
 from machine.errors import UserError
 from machine.progress import Stopwatch
 from machine.remarks import listening
-from nifti.masks import Mask
+from nifti.masks import INSIDE, Mask
 from nifti.volumes import volume_of
 from options.checks import checked
 from restoring.evaluation import evaluate_volume
@@ -54,8 +54,9 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
         How many times finer each axis becomes, 1 to 8.
     voxel_size : float or three float, optional
         Of the array, in mm. By default the finer voxels are cubes of 1 mm.
-    mask : array_like of bool, shape (x, y, z), optional
-        The brain in a whole head: noise and blur are estimated inside, all is restored.
+    mask : array_like, shape (x, y, z), optional
+        The brain in a whole head, where the mask is above 0.5: noise and blur are estimated
+        inside; the whole head is restored.
     profile : str or three str, optional
         Slice profile of the scan, of all axes or of each: a key of
         `degrading.slice_profile.PROFILES`. By default it is estimated.
@@ -286,9 +287,9 @@ def _mask_like(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     found = np.asarray(mask)
     if found.shape != shape:
         raise ValueError(f"mask must have the shape of array, {shape}, got {found.shape}")
-    found = found > 0
+    found = found > INSIDE
     if not found.any():
-        raise ValueError("mask holds no voxel")
+        raise ValueError(f"mask holds no voxel above {INSIDE}")
     return found
 
 

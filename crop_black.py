@@ -7,7 +7,7 @@ def black_crop_box(image, padding, factor):
 
     Only slices between `padding` and ``size - padding`` that are not all zero count. On each axis,
     the box starts `padding` before the first of them, rounded down to a multiple of the factor. It
-    ends `padding` after the last of them; this end is exclusive.
+    ends `padding` after the last of them (exclusive index).
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ def black_crop_box(image, padding, factor):
         slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
         slices = slices[(slices >= padding) & (slices < image.shape[axis] - padding)]
         if not slices.size:
-            raise ValueError(f"no voxel above zero lies {padding} voxels or more inside the "
-                             "volume; pad the volume with zeros, or learn with smaller "
+            raise ValueError(f"no voxel above zero is {padding} voxels or more away from the "
+                             "border; pad the volume with zeros, or learn with smaller "
                              "--filter_len and --grad_len")
         start = slices[0] - padding
         box.append(slice(int(start - start % factor[axis]), int(slices[-1] + padding)))

@@ -59,7 +59,7 @@ ONLY_SCAN = ("profile", "noise", "original_noise", "draws")
 class Method:
     """The method of filters and of their training; it is saved and read together with them."""
 
-    preset: str = option("paper", "learning", "set of defaults: paper is the published method; "
+    preset: str = option("paper", "preset", "set of defaults: paper is the published method; "
                          "best restores most in the published test; scan is for upscaling real "
                          "scans. Other options override its values", choices=tuple(PRESETS))
 
@@ -189,10 +189,6 @@ class Request:
     given: frozenset = frozenset()  # names of the options on the command line
 
     # Applying.
-    blend_threshold: int | None = option(None, "applying", "keep the initial estimate where more "
-                                         "than this many of a voxel's 26 neighbours change rank "
-                                         "(census blend); off unless given, 10 if given without a "
-                                         "number", kind=int, low=0, high=26, bare=10)
     upscale: bool = option(False, "applying", "bring low-resolution volumes to the finer grid; "
                            "without it, volumes are degraded and restored")
     look: bool = option(False, "applying", "describe each scan (grid, noise, blur, interpolated "
@@ -208,6 +204,10 @@ class Request:
                                   kind=str, several=True, choices=PROFILES, flag="profile")
     adapt: bool = option(True, "applying", "fine-tune the filters on the scan's own in-plane "
                          "detail, where slices are thick", switch=True)
+    blend_threshold: int | None = option(None, "applying", "keep the initial estimate where more "
+                                         "than this many of a voxel's 26 neighbours change rank "
+                                         "(census blend); off unless given, 10 if given without a "
+                                         "number", kind=int, low=0, high=26, bare=10)
     test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles for the "
                                  "evaluation of filters for scans", kind=str, several=True,
                                  choices=PROFILES)
@@ -227,7 +227,8 @@ class Request:
 
     quiet: bool = option(False, "output", "print warnings and errors only, no progress",
                          switch=True)
-    # Ways to do the work. They do not change the filters, except for the rounding of a device.
+    # Options of the computation. They do not change the filters, except for the rounding of a
+    # device.
     device: str = option("auto", "running", "device to compute on: auto takes a GPU if CuPy finds "
                          "one, else the CPU", choices=DEVICES)
     restart: bool = option(False, "running", "discard an earlier training in arrays/ and begin "

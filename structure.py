@@ -95,7 +95,7 @@ class Published:
         return voxels > QUANTIZATION_PATCHES
 
     def find_classes(self, surveys, advance=lambda classes: None):
-        """`hashtable.Boundaries` from the surveys of several volumes."""
+        """Class boundaries from the features that were sampled in several training volumes."""
         _, _, *classes = self.method.classes
         values = (np.concatenate([getattr(found, name) for found in surveys])
                   for name in Boundaries._fields)
@@ -304,7 +304,7 @@ class Octahedral:
         most = self.method.trees * MOST_LEAVES
         if not all(type(count) is int and self.method.trees <= count <= most
                    for count in leaves):
-            raise ValueError("its number of leaves makes no sense")
+            raise ValueError(f"its stages have an invalid number of leaves: {leaves}")
 
     def layout(self, leaves):
         files, tag = [], self.method.tag

@@ -177,7 +177,7 @@ def restore_volumes(volumes, folder, store, each):
         report_run(folder / "report.html", rows, viewers,
                    replace(request, arrays_dir=first.folder), asked, list(uses.values()), digests)
         shutil.rmtree(folder / VIEWERS, ignore_errors=True)
-        print(f"Look at them in a browser: {folder / 'report.html'}", flush=True)
+        print(f"Open the report in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0

@@ -77,7 +77,7 @@ class Workers:
     ----------
     client : distributed.Client
     name : str
-        Of the scheduler, as the user gave it.
+        Address of the scheduler, as given to --scheduler.
     """
 
     def __init__(self, client, name):
@@ -258,15 +258,15 @@ class Workers:
 @functools.cache
 def software():
     """Versions that must be equal on all machines, by name: dict of str."""
-    return {"a version of this project": digest_of(all_sources())} | versions_of(PACKAGES)
+    return {"the code of this project": digest_of(all_sources())} | versions_of(PACKAGES)
 
 
 def demand_same(asked, there, worker):
     """Raise UserError if a worker has other software than the command."""
     for what, version in asked.items():
         if there.get(what) != version:
-            raise UserError(f"worker {worker}: has {what} {there.get(what)}, here it is {version}; "
-                            "install the same version on both and start the worker again")
+            raise UserError(f"worker {worker}: {what} is {there.get(what)} there and {version} "
+                            "here; install the same version on both and start the worker again")
 
 
 def demand_same_here(asked):

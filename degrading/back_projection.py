@@ -145,7 +145,7 @@ class SpectrumProjection(DataConsistency):
 
 
 def middle(shape, kept):
-    """Positions of the lowest frequencies in a centred spectrum: a tuple of slices.
+    """Index of the lowest frequencies in a centred spectrum: a tuple of `slice`.
 
     Parameters
     ----------

@@ -268,7 +268,7 @@ class TruncatedSpectrum(Degradation):
 
 
 class SliceProfile(Degradation):
-    """A slice profile along each refined axis, as in scanners. The profile of a scan is unknown.
+    """Blur by a slice profile along each refined axis, as a scanner does.
 
     Attributes
     ----------

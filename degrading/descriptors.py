@@ -22,7 +22,7 @@ DESCRIPTOR_NAMES = (
     *(f"spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
 )
 SPECTRUM = np.arange(3, 17) / 16  # frequencies of spectrum_*, over the highest frequency
-SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # index of the first one
+SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # index of the first spectral descriptor
 FLOOR, NOISE = 0, 1  # indices of the first two descriptors
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # unit energy: noise keeps its sigma
 FLATTEST, FLAT = 0.1, 0.3  # shares of the voxels inside the brain
@@ -127,8 +127,8 @@ def bright_part(volume):
     Returns
     -------
     ndarray of bool, shape (x, y, z)
-        None for other volumes: a skull-stripped brain has a background of zeros, and a volume
-        inside a brain has no air.
+        None if there is no noisy air: in a skull-stripped brain with a background of zeros, and in
+        a volume that lies inside a brain.
 
     Examples
     --------

@@ -28,6 +28,17 @@ PROFILES = {
 }
 
 
+def in_words(profiles):
+    """Profiles of the three axes as text: one name if all are equal.
+
+    Examples
+    --------
+    >>> in_words(("box", "box", "box")), in_words(("kspace", "kspace", "box"))
+    ('box', 'kspace kspace box')
+    """
+    return " ".join(profiles[:1] if len(set(profiles)) == 1 else profiles)
+
+
 def profile_matrix(side, factor, profile):
     """The matrix of a profile along an axis.
 

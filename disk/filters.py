@@ -217,7 +217,7 @@ def _are_for_scans(path):
 
 
 def tags(factors):
-    """Factors in words, as the user gives them to --factor.
+    """Factors as text, in the form that --factor takes.
 
     Examples
     --------

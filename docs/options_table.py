@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from filter_constant import OPTIONS  # noqa: E402
-from machine.option_fields import flag_of  # noqa: E402
+from machine.option_fields import flag_of, in_words  # noqa: E402
 from options.command_line import GROUPS, options_of  # noqa: E402
 
 
@@ -22,23 +22,13 @@ def rows():
         flag = flag_of(entry)
         names = [f"`--{flag}`"] + [f"`--no-{flag}`"] * ("switch" in entry.metadata)
         text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
-        default, named = shown(entry.default), re.search(r" \(default: (.*)\)$", text)
+        default, named = in_words(entry.default), re.search(r" \(default: (.*)\)$", text)
         if named:  # what is found out where nothing is given
             text, default = text[: named.start()], named[1]
         if choices := entry.metadata.get("choices"):
             text += f" ({', '.join(f'`{choice}`' for choice in choices)})"
         lines.append(f"| {', '.join(names)} | {default} | {', '.join(scripts)} | {text} |")
     return lines
-
-
-def shown(default):
-    """A default as a reader says it."""
-    if isinstance(default, bool) or default is None:
-        return "on" if default else "off"
-    if isinstance(default, tuple):
-        values = default[:1] if len(set(default)) == 1 else default
-        return " ".join(map(shown, values)) or "none"
-    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
 
 
 if __name__ == "__main__":

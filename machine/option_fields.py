@@ -66,7 +66,7 @@ def argument_of(entry):
     limits, default, kind = entry.metadata, entry.default, entry.metadata["kind"]
     about = {"help": limits["help"].replace("%", "%%")}
     if default not in (None, "", ()):
-        about["help"] += f" (default: {shown_default(entry)})"
+        about["help"] += f" (default: {in_words(default)})"
     if "switch" in limits:
         return about | {"action": argparse.BooleanOptionalAction}
     if kind is bool:
@@ -83,14 +83,20 @@ def argument_of(entry):
     return about | ({"nargs": "+"} if "several" in limits else {})
 
 
-def shown_default(entry):
-    """A default as the help shows it."""
-    if "switch" in entry.metadata:
-        return "yes" if entry.default else "no"
-    if isinstance(entry.default, tuple):
-        same = len(set(entry.default)) == 1  # the factor
-        return " ".join(map(str, entry.default[:1] if same else entry.default))
-    return str(entry.default)
+def in_words(default):
+    """A default as text.
+
+    Examples
+    --------
+    >>> in_words(True), in_words(None), in_words((2, 2, 2)), in_words((0.0, 3.0)), in_words("")
+    ('on', 'off', '2', '0 3', 'none')
+    """
+    if isinstance(default, bool) or default is None:
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        values = default[:1] if len(set(default)) == 1 else default
+        return " ".join(map(in_words, values)) or "none"
+    return f"{default:g}" if isinstance(default, float) else str(default) or "none"
 
 
 def fault_of(entry, value):

@@ -10,9 +10,8 @@ from machine.compiled import keep_compiled_code
 from machine.option_fields import parser_of
 from options.checks import checked
 
-GROUPS = {"train": ("method", "learning", "running", "folders", "output"),
-          "test": ("method", "applying", "running", "folders", "output")}
-ALSO_FOR = {"train": set(), "test": {"preset"}}  # options of other groups
+GROUPS = {"train": ("preset", "method", "learning", "running", "folders", "output"),
+          "test": ("preset", "applying", "method", "running", "folders", "output")}
 NOT_FOR = {"train": {"test_dir", "result_dir"},
            "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
 LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
@@ -38,8 +37,7 @@ EXAMPLES = {
 def options_of(command):
     """The fields of `Method` and `Request` that are options of a command."""
     return [entry for entry in OPTIONS
-            if entry.metadata["group"] in GROUPS[command] and entry.name not in NOT_FOR[command]
-            or entry.name in ALSO_FOR[command]]
+            if entry.metadata["group"] in GROUPS[command] and entry.name not in NOT_FOR[command]]
 
 
 def command_line(command, arguments=None):
@@ -57,8 +55,7 @@ def command_line(command, arguments=None):
         Options that are not given have their defaults.
     """
     entries = options_of(command)
-    groups = dict.fromkeys([*GROUPS[command], *(entry.metadata["group"] for entry in entries)])
-    parser = parser_of(entries, groups, prog=f"{command}.py", description=STORY[command],
+    parser = parser_of(entries, GROUPS[command], prog=f"{command}.py", description=STORY[command],
                        epilog=EXAMPLES[command])
     given = vars(parser.parse_args(arguments))
     try:

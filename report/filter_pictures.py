@@ -101,8 +101,8 @@ def maps_of_buckets(maps, grid, tile, classes, names, what):
     Parameters
     ----------
     maps : list of tuple
-        Of each map the pixels, an ndarray of shape (rows * tile, columns * tile); the title; and
-        the ``imshow`` options for its colours.
+        For each map: its pixels, an ndarray of shape (rows * tile, columns * tile); its title; and
+        its ``imshow`` options for colours.
     grid : tuple of two int
         Rows and columns.
     tile : int

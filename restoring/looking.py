@@ -1,4 +1,5 @@
 """The description of a scan before any work: the lines that test.py --look prints."""
+import contextlib
 import shlex
 
 import nibabel as nib
@@ -7,7 +8,7 @@ import numpy as np
 from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import SHARES, USUAL, blur_of, read, strangeness, trust
-from degrading.slice_profile import PROFILES
+from degrading.slice_profile import PROFILES, in_words
 from disk.files import stem
 from get_lar import brightness_of, in_units
 from machine.errors import UserError
@@ -18,7 +19,7 @@ from nifti.slices import filled_up, slices_in_words
 from nifti.volumes import read_series
 from restoring.measured_scan import first_seen
 from restoring.planning import THICK, find_head
-from restoring.spacing import of_three
+from restoring.spacing import of_three, way_to
 
 FINE = 0.45  # mm: voxels of a result below this are finer than any training volume
 
@@ -58,7 +59,7 @@ def look(path, store):
             if share < 1]
     lines.append(("measured", f"interpolated after it was measured ({'; '.join(seen)})" if seen
                   else "no sign of interpolation"))
-    inside = mask and mask.inside
+    inside, own = mask and mask.inside, sizes
     if seen:
         low, sizes = onto_measured(low, measured), sizes / measured.shares
         if inside is not None:
@@ -69,16 +70,21 @@ def look(path, store):
     lines.append(("content", content))
     thick = sizes.max() > THICK * np.sort(sizes)[1]
     factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
+    if seen:
+        with contextlib.suppress(ValueError):
+            factor = way_to(own, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
     share = None
-    if not thick and (reader := _reader(store)) is not None:
-        lines.append(("blur", _blur(reader, descriptors, store.request.known_profile)))
+    known = () if seen else store.request.known_profile
+    if sorted(factor)[1] > 1 and (reader := _reader(store, factor)) is not None:
+        lines.append(("blur", _blur(reader, descriptors, known, factor)))
         share = trust(reader, descriptors, edge_density(part))
-        known = "like" if share == 1 else "unlike"
-        lines.append(("brains", f"{known} those that the filters learned from (distance "
+        alike = "like" if share == 1 else "unlike"
+        lines.append(("brains", f"{alike} the training brains (distance "
                                 f"{strangeness(reader, descriptors):.1f}, usual up to {USUAL})"))
-    return lines + _advice(path, in_mm, thick, share, store.request)
+    goal = own if seen else None
+    return lines + _advice(path, in_mm, thick, share, store.request, known, goal)
 
 
 def _content(low, in_mm, mask, inside):
@@ -94,32 +100,38 @@ def _content(low, in_mm, mask, inside):
     return f"tissue in {share:.0%} of its voxels, zeros around", None
 
 
-def _reader(store):
+def _reader(store, factor):
     """The reader of slice profiles; None if the filters are not there or have no reader."""
     try:
-        filters = store((2, 2, 2))
+        filters = store(factor)
     except UserError:
         return None
     return filters.stages[0].classes.reader if filters.method.for_scans else None
 
 
-def _blur(reader, descriptors, known):
+def _blur(reader, descriptors, known, factor):
     """The slice profile, known or estimated, in words."""
-    found = blur_of(known, (2, 2, 2)) if known else read(reader, descriptors)
+    found = blur_of(known, factor) if known else read(reader, descriptors)
     left = ", ".join(f"{100 * value:.0f} % at {share:g}"
                      for value, share in zip(found, SHARES, strict=True))
     if known:
-        return f"{' '.join(dict.fromkeys(known))}, by --profile (leaves {left} of the highest " \
-               "frequency)"
+        return f"{in_words(known)}, by --profile (signal left: {left} of the highest frequency)"
     nearest = min(PROFILES, key=lambda name: np.square(
-        found - blur_of(3 * (name,), (2, 2, 2))).sum())
-    return f"most like {nearest}, estimated (leaves {left} of the highest frequency)"
+        found - blur_of(3 * (name,), factor)).sum())
+    return f"most like {nearest}, estimated (signal left: {left} of the highest frequency)"
 
 
-def _advice(path, in_mm, thick, share, request):
-    """The command that suits the scan best, and the reason."""
+def _advice(path, in_mm, thick, share, request, known, own):
+    """The command that suits the scan best, and the reason.
+
+    `own` is the voxel size of an interpolated scan, None for others.
+    """
     words = ["python", "test.py", "--upscale"]
-    if thick:
+    if own is not None and share != 0:
+        words += ["--voxel_size", *(f"{size:.6g}" for size in own)]
+        why = "it was interpolated: its own grid is finer than what was measured, and gets the " \
+              "detail that it lacks"
+    elif thick:
         words.append("--isotropic")
         why = f"slices are {in_mm.max() / np.sort(in_mm)[1]:.2g} times as thick as the plane is " \
               "fine: filters for thick slices, fine-tuned on the plane"
@@ -136,7 +148,7 @@ def _advice(path, in_mm, thick, share, request):
                    "its details with care"
     if request.mask:
         words += ["--mask", request.mask]
-    if request.known_profile:
-        words += ["--profile", *dict.fromkeys(request.known_profile)]
+    if known:
+        words += ["--profile", *in_words(known).split()]
     words += ["--test_dir", str(path), "--output", f"{stem(path)}_fine.nii.gz"]
     return [("try", shlex.join(words)), ("because", why)]

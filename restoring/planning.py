@@ -4,12 +4,15 @@ import math
 import numpy as np
 
 from degrading.descriptors import bright_part, head_in_zeros
+from degrading.measured_grid import measured_grid
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
 from machine.progress import say
 from nifti.checks import checked_image
 from nifti.geometry import unit_of, voxel_sizes_of
-from nifti.slices import slices_in_words
+from nifti.slices import filled_up, slices_in_words
+from nifti.volumes import read_series
+from restoring.measured_scan import first_seen
 from restoring.spacing import Way, describe, of_three, way_to
 from structure import structure_of
 
@@ -28,9 +31,9 @@ def plan(path, name, store):
         goal = request.voxel_size or 3 * (float(sizes.min()),)
         try:
             way = way_to(goal, sizes, store.there, unit)
+            say(f"{name}: {describe(way, sizes, unit)}")
         except ValueError as fault:
-            raise UserError(f"{path}: {fault}") from fault
-        say(f"{name}: {describe(way, sizes, unit)}")
+            way, sizes, shape = _from_measured(path, goal, sizes, shape, store, fault)
     else:
         way = Way([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
@@ -40,6 +43,23 @@ def plan(path, name, store):
     uses = [store(factor) for factor in way.factors]
     _check_memory(path, image, shape, sizes, way, uses, request)
     return way, uses
+
+
+def _from_measured(path, goal, sizes, shape, store, fault):
+    """The way from the measured grid, for a scan whose own grid is as fine as requested.
+
+    Raises UserError with the given fault if the scan was not interpolated.
+    """
+    grid = measured_grid(first_seen(read_series(path)), filled_up(path, sizes))
+    sizes = sizes / grid.shares
+    try:
+        way = way_to(goal, sizes, store.there)
+        useful = store(way.factors[0]).method.for_scans
+    except ValueError:
+        useful = False
+    if not useful:
+        raise UserError(f"{path}: {fault}") from fault
+    return way, sizes, grid.shape + shape[3:]
 
 
 def check_slices(name, shape, factor):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.descriptors import NOISE
+from degrading.slice_profile import in_words
 from disk.files import make_folder
 from disk.seal import Seal
 from get_lar import make_fine
@@ -28,6 +29,8 @@ from structure import structure_of
 
 UNBLURRED = ("kspace", "kspace", "kspace")  # the slice profile of a volume already restored
 STEPS = ("adapt", "interpolate", "restore")  # their seconds are reported
+
+
 def upscale_file(path, target, store, engine, files=None):
     """Upscale one file. Each volume of a series is upscaled separately.
 
@@ -81,7 +84,7 @@ def upscale_file(path, target, store, engine, files=None):
     if found.head is not None:
         row["skull_stripped"] = not found.head
     if scan.profiles:
-        row["told"] = " ".join(dict.fromkeys(scan.profiles))
+        row["told"] = in_words(scan.profiles)
     if mask:
         row["mask"] = mask.path.name
     if scan.volume is not volume:
@@ -298,8 +301,8 @@ def _say_of_trust(name, seen):
 
 def _say_of_later(name, uses):
     """Report filters for thick slices that come after others: they cannot be fine-tuned."""
-    for use in filter(is_thick, uses[1:]):
-        say(f"{name}: filters for {use.method.tag} are used as they are: filters before them "
+    for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use)):
+        say(f"{name}: filters for {tag} are used as they are: filters before them "
             "have changed the plane that they would be fine-tuned on")
 
 

@@ -189,7 +189,7 @@ def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path):
     with open(tmp_path / "degrading/spline.py", "a") as file:
         file.write("# changed\n")
     elsewhere = tmp_path / "report"
-    for path, words in ((tmp_path, ("has a version of this project",
+    for path, words in ((tmp_path, ("the code of this project is",
                                     "install the same version on both")),
                         (elsewhere, ("does not find this project", f"PYTHONPATH={ROOT}"))):
         with dask(elsewhere, [], PYTHONPATH=str(path)) as address:

@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT
-from synthetic import brain
+from synthetic import brain, save
 
 from filter_constant import OPTIONS
 
@@ -28,18 +29,26 @@ def text_of(page):
 
 @pytest.mark.filterwarnings("ignore")  # phantoms are unlike brains, which is said
 @pytest.mark.parametrize("number, makes", [
-    (0, {"fine": (30, 32, 34)}), (1, {"fine": (15, 16, 68)}), (2, {"low": (15, 14, 13)}),
-    (3, {"fine": (30, 32, 34)})])
+    (0, {"fine": (30, 32, 34)}), (1, {"fine": (15, 16, 68)}), (2, {"fine": (30, 32, 34)}),
+    (3, {"low": (15, 14, 13)}), (4, {"fine": (30, 32, 34)})])
 def test_the_plain_python_of_its_page_runs(number, makes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where arrays/ holds nothing
     code = re.findall(r"```python\n(.*?)```", text_of("docs/python.md"), re.DOTALL)[number]
     images = [brain(seed) for seed in (1, 2)]
-    names = {"images": images, "image": images[0], "low": brain(3, (15, 16, 17))}
-    exec(compile(code, "docs/python.md", "exec"), names)
+    low = brain(3, (15, 16, 17))
+    names = {"images": images, "image": images[0], "low": low, "brain": low > 0}
+    save(tmp_path / "scan.nii.gz", low, np.diag([2, 2, 3, 1]))
+    quick = code.replace("learn(images, factor=2)", "learn(images, factor=2, leaves=8, draws=4)")
+    assert ("learn(" in code) == (quick != code)
+    exec(compile(quick, "docs/python.md", "exec"), names)
     for name, shape in makes.items():
         assert names[name].shape == shape
         assert np.isfinite(names[name]).all()
         assert names[name].std() > 0
+    if number == 2:
+        placed = nib.load("scan_fine.nii.gz")
+        np.testing.assert_allclose(placed.affine @ [0, 0, 0, 1], [-0.5, -0.5, -0.75, 1])
+        np.testing.assert_allclose(placed.header.get_zooms(), [1, 1, 1.5])
 
 
 def test_the_page_of_options_has_every_option_as_it_is():

@@ -62,16 +62,28 @@ def test_the_command_goes_through_for_a_brain_and_names_what_was_given(tmp_path,
     assert request.test_dir == str(tmp_path / "a b.nii.gz") and request.upscale
     assert request.mask == "{name}_mask.nii.gz" and request.known_profile == 3 * ("box",)
     assert any("25% of the filters' work would give way" in line for line in lines)
-    assert any(line.startswith("  blur      box, by --profile (leaves 78 % at 0.75, 64 % at 1")
+    assert any("box, by --profile (signal left: 78 % at 0.75, 64 % at 1" in line
                for line in lines)
+
+
+def test_profiles_of_three_axes_are_repeated_as_they_were_given(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1)
+    scan(tmp_path / "v.nii.gz", brain(1, (48, 48, 48)))
+    profiles = ("kspace", "kspace", "box")
+    about = looked(capsys, tmp_path, "--profile", *profiles)[1]["v.nii.gz"]
+    assert about["blur"].startswith("kspace kspace box, by --profile")
+    request = command_line("test", shlex.split(about["try"])[2:])
+    assert request.known_profile == profiles
 
 
 def test_an_interpolated_scan_is_known_and_measured_sizes_are_named(tmp_path, capsys):
     spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
     spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
     scan(tmp_path / "zip.nii", np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))), (0.5, 0.5, 1))
-    said = looked(capsys, tmp_path)[1]["zip.nii"]["measured"]
-    assert said.startswith("interpolated after it was measured (axis 0: 1 mm measured, on a grid")
+    about = looked(capsys, tmp_path, "--profile", "box")[1]["zip.nii"]
+    assert about["measured"].startswith("interpolated after it was measured (axis 0: 1 mm measured")
+    request = command_line("test", shlex.split(about["try"])[2:])
+    assert request.voxel_size == (0.5, 0.5, 1) and not request.known_profile
 
 
 def test_what_is_unlike_brains_gets_no_command(tmp_path, capsys):

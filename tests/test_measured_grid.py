@@ -107,3 +107,24 @@ def test_an_interpolated_scan_is_restored_from_what_was_measured(tmp_path, capsy
     record = found.get_fdata()
     brain = binary_erosion(np.kron(low > 0, np.ones((2, 2, 2))) > 0, iterations=6)
     assert abs(record[brain].mean() / (1000 * low[low > 0].mean()) - 1) < 0.1
+
+
+def test_an_interpolated_scan_gets_the_detail_that_its_own_grid_lacks(tmp_path, capsys):
+    low = filled(scan(shape=(40, 36, 30)), (0, 1))
+    save(tmp_path / "scan.nii.gz", 1000 * low, np.diag([0.5, 0.5, 1, 1.0]))
+    target = tmp_path / "own.nii.gz"
+    words = ("--test_dir", tmp_path / "scan.nii.gz", "--output", target, "--no-report")
+    assert run_here("test", "--upscale", "--voxel_size", "0.5", "0.5", "1", *words) == 0
+    said = capsys.readouterr().out
+    assert said.count("restored from what was measured") == 1
+    found = nib.load(target)
+    assert found.shape == low.shape
+    np.testing.assert_allclose(found.affine, np.diag([0.5, 0.5, 1, 1.0]), atol=1e-6)
+    assert not np.allclose(found.get_fdata(), 1000 * low, atol=1)
+
+
+def test_a_scan_measured_in_full_has_nothing_to_restore_on_its_own_grid(tmp_path, capsys):
+    save(tmp_path / "scan.nii.gz", 1000 * scan(shape=(40, 36, 30)), np.diag([0.5, 0.5, 1, 1.0]))
+    assert run_here("test", "--upscale", "--voxel_size", "0.5", "0.5", "1", "--test_dir",
+                    tmp_path / "scan.nii.gz", "--output", tmp_path / "own.nii.gz") == 2
+    assert "is hardly finer: there is nothing to restore" in capsys.readouterr().err
