@@ -258,11 +258,7 @@ def make_fine(low, method, inside=None, profiles=()):
     shape = tuple(side * factor for side, factor in zip(low.shape, method.factor, strict=True))
     operator = degradation_of(shape, method, low.shape)
     operator.check_upscaling()
-    low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
-    scale = brightness_of(low, inside)
-    if not scale > 0:
-        where = "" if inside is None else " inside its mask or bright part"
-        raise ValueError(f"the volume holds no voxel above zero{where}; take another one")
+    low, scale = above_zero(low, inside)
     above = np.clip(low - scale, 0, None)
     # A corner voxel has an interpolated weight of 1/8; a threshold above that would erase it.
     mask = upsample((low != 0).astype(np.float32), shape, order=1, grid=operator.grid) >= RIM
@@ -282,6 +278,19 @@ def make_fine(low, method, inside=None, profiles=()):
                     above=above if above.any() else None, descriptors=descriptors,
                     blur=blur_of(profiles, method.factor) if len(profiles) else None,
                     density=1.0 if descriptors is None else edge_density(unit))
+
+
+def above_zero(low, inside=None):
+    """The volume with 0 for voxels below zero or not finite, and its `brightness_of`.
+
+    Raises ValueError if no voxel is above zero.
+    """
+    low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
+    scale = brightness_of(low, inside)
+    if not scale > 0:
+        where = "" if inside is None else " inside its mask or bright part"
+        raise ValueError(f"the volume holds no voxel above zero{where}; take another one")
+    return low, scale
 
 
 def brightness_of(low, inside=None):

@@ -17,10 +17,10 @@ import numpy as np
 
 from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of
-from degrading.descriptors import NOISE, differences_along
+from degrading.descriptors import NOISE, descriptors_of, differences_along
 from degrading.slice_profile import PROFILES, profile_matrix
 from degrading.spline import resizing_matrix, zoom_matrix
-from get_lar import RIM, LRVolume, make_fine
+from get_lar import RIM, LRVolume, above_zero, in_units
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters
 from octahedral.stages import draw_stage_samples, tap_count
@@ -97,18 +97,20 @@ class Scan(NamedTuple):
     factor: int  # the slices become finer by this factor
     shrink: dict  # axis of the plane to float: spacing of the new slices over its own spacing
     descriptors: np.ndarray
-    seed: int
+    noise: np.ndarray  # (x, y, z) float32, random, as strong as the scan's
 
     @classmethod
     def of(cls, low, method, thick, voxel_size):
         """A Scan from the arguments of `adapt_to_scan`."""
-        fine, factor = make_fine(low, method), method.factor[thick]
-        size = voxel_size
+        low, scale = above_zero(low)
+        unit, size, factor = in_units(low, scale), voxel_size, method.factor[thick]
         if size is None:
             size = [factor if axis == thick else 1 for axis in range(3)]
         shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
-        unit = np.clip(low, 0, fine.scale).astype(np.float32) / np.float32(fine.scale)
-        return cls(unit, thick, factor, shrink, fine.descriptors, method.seed)
+        descriptors = descriptors_of(unit, method.factor)
+        noise = random_of(method.seed, "own plane").standard_normal(unit.shape, np.float32)
+        noise *= descriptors[NOISE]
+        return cls(unit, thick, factor, shrink, descriptors, noise)
 
     @property
     def axes(self):
@@ -135,11 +137,9 @@ class Scan(NamedTuple):
         """
         kept = np.square(blur[len(blur) // 2]).sum()
         share = np.sqrt(max(1 / kept - 1, 0.1))
-        noise = random_of(self.seed, "own plane").standard_normal(self.unit.shape, np.float32)
-        noise *= self.descriptors[NOISE]
         brain = self.unit > 0
-        return ((self.unit + np.float32(share) * noise) * brain,
-                (self.unit - noise / np.float32(share)) * brain)
+        return ((self.unit + np.float32(share) * self.noise) * brain,
+                (self.unit - self.noise / np.float32(share)) * brain)
 
 
 def profile_of_slices(scan):
