@@ -6,6 +6,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, zoom
 from test_scan import phantom
 
+from degrading.descriptors import NOISE
 from degrading.slice_profile import profile_matrix
 from degrading.spline import resizing_matrix
 from disk.filters import PRETRAINED_SCAN, load_filters
@@ -58,7 +59,7 @@ def test_too_few_slices_count_as_means_over_the_slice(shipped):
 def test_an_example_is_the_scan_blurred_along_an_axis_of_its_plane(shipped, axis):
     low = thick_slices(tissue(2, (48, 44, 40)))
     scan = Scan.of(low, shipped[1], 2, None)
-    scan.descriptors[1] = 0  # no noise: the scan is its own original
+    scan.noise[:] = 0  # the scan is its own original
     example = own_example(scan, axis, "box", shipped[1])
     # Exchanged back, the original is the scan with its slices brought to the fine grid.
     expected = np.repeat(scan.unit, 4, axis=2).transpose(1 - axis, 2, axis)
@@ -111,8 +112,9 @@ def test_noise_of_example_and_original_are_independent_and_as_strong_as_the_scan
     sigma, blur = 0.05, profile_matrix(64, 4, "box")
     noise = np.random.default_rng(3).normal(0, sigma, (64, 64, 64))
     scan = Scan.of(thick_slices(tissue(4)), shipped[1], 2, None)
-    flat = scan._replace(unit=(0.5 + noise).astype(np.float32),
-                         descriptors=np.full(8, sigma, np.float32))
+    assert scan.noise.std() == pytest.approx(scan.descriptors[NOISE], rel=0.01)
+    drawn = np.random.default_rng(4).normal(0, sigma, noise.shape).astype(np.float32)
+    flat = scan._replace(unit=(0.5 + noise).astype(np.float32), noise=drawn)
     noisy, original = (twin - 0.5 for twin in flat.twins(blur))
     assert abs(np.corrcoef(noisy.ravel(), original.ravel())[0, 1]) < 0.01
     assert np.einsum("ij,jkl->ikl", blur, noisy).std() == pytest.approx(sigma, rel=0.03)
