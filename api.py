@@ -151,7 +151,7 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
 def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
              voxel_size: float | Sequence[float] | None = None,
              profiles: Sequence[str] = ("box", "kspace"), noises: Sequence[float] = (0, 3),
-             name: str = "array", adapt: bool = True,
+             name: str = "array", adapt: bool = True, tissue: bool = False,
              filters: Filters | str | Path | None = None) -> list[dict[str, Any]]:
     """Degrade a volume, upscale it, and compare, as ``test.py --preset scan`` does.
 
@@ -168,12 +168,14 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
         The noise hangs on it. The command takes the name of the file.
     adapt, filters
         As for `upscale`.
+    tissue : bool, optional
+        Whether to compare three-class segmentations too.
 
     Returns
     -------
     list of dict
-        PSNR in dB of each way, inside the brain and over the whole, and the gains of the
-        restored volume over the best other way.
+        PSNR in dB of each way, inside the brain and over the whole, the gains of the restored
+        volume over the best other way, and the figures of use. docs/scans.md explains the keys.
 
     Raises
     ------
@@ -185,7 +187,8 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     for profile in profiles:
         _profiles_of(profile)
     request = Request.of(factor=factor, preset="scan", adapt=bool(adapt), quiet=True,
-                         test_profile=tuple(profiles), test_noise=tuple(map(float, noises)))
+                         test_profile=tuple(profiles), test_noise=tuple(map(float, noises)),
+                         tissue=bool(tissue))
     with _as_python_does():
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         used = _store_of(request, filters)(factor)

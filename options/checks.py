@@ -38,7 +38,7 @@ def checked(request, command):
     if request.look:
         for name in ("output", "suffix", "dtype", "report", "scheduler", "upscale", "voxel_size",
                      "isotropic", "factor", "blend_threshold", "adapt", "test_profile",
-                     "test_noise"):
+                     "test_noise", "tissue"):
             if name in given:
                 raise ValueError(f"argument --{name}: has no effect with --look, which restores "
                                  "nothing; leave one of the two out")
@@ -111,7 +111,7 @@ def without_effect(request, drawn):
         The fault and its remedy; empty if all options have an effect.
     """
     where = "with --upscale"
-    names = ["test_profile", "test_noise"]
+    names = ["test_profile", "test_noise", "tissue"]
     if not request.upscale and drawn:
         where = "in an evaluation of filters for scans, which writes figures only"
         names = ["output", "suffix", "dtype", "report"]

@@ -1,4 +1,4 @@
-"""Evaluation on simulated scans: PSNR of restored volumes, and of splines for comparison.
+"""Evaluation on simulated scans: PSNR and figures of use, also of splines for comparison.
 
 A high-resolution volume is degraded by a slice profile, noise is added, and the outline is cut from
 the LR volume itself. Restoring gets nothing of the original. The restored volume is compared with
@@ -10,7 +10,7 @@ import shutil
 from functools import partial
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.ndimage import binary_dilation
 from skimage.restoration import denoise_nl_means
 
 from degrading.acquisition import make_low, original_of
@@ -22,21 +22,22 @@ from disk.seal import Seal
 from get_lar import make_fine
 from machine.errors import UserError, complain, short
 from machine.progress import progress
-from machine.threads import in_turn
+from machine.threads import in_threads, in_turn
 from nifti.geometry import voxel_sizes_in_mm
 from nifti.masks import is_same_input, read_brain
 from nifti.volumes import relative_name
 from restoring.adaptation import adapt_to_scan
+from restoring.figures_of_use import figures_of_use, regions_of, table_of_use, tissue_figures
 from restoring.steps import origin_of, restore
 from util import decibel, random_of
 
 FINISHED = ".finished"  # folder with the figures of each volume of a run, until all are there
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
-DEEP, AROUND = 5, 2  # voxels: `inside` is the brain eroded by DEEP, `whole` dilated by AROUND
+AROUND = 2  # voxels: `whole` is the brain dilated by this
 
 
 def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
-                  voxel_size=(1, 1, 1)):
+                  voxel_size=(1, 1, 1), regions=None):
     """Degrade a volume as a scanner does, restore it, and compare.
 
     Parameters
@@ -55,12 +56,16 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     voxel_size : sequence of three float, optional
         Of the image, in mm. It decides how fine the plane of thick slices is, and if the volume is
         a whole head.
+    regions : figures_of_use.Regions, optional
+        Of the original; by default they are found.
 
     Returns
     -------
     row : dict
         PSNR in dB of each method inside the brain and over the whole brain, and the gains of the
-        filters over the best other method.
+        filters over the best other method. The figures of use of the original, the best spline
+        inside, the denoised volume if noise was added, and the restored volume; see
+        `figures_of_use`.
 
     Examples
     --------
@@ -69,8 +74,8 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     >>> request = Request.of(preset="scan")
     >>> brain = np.pad(np.random.default_rng(0).random((24, 24, 24), np.float32), 8)
     >>> row = evaluate_scan(brain, load_filters(request), request, "box", 3, "brain")
-    >>> row["profile"], row["noise"], sorted(row)[:3]
-    ('box', 3, ['cubic_inside', 'cubic_whole', 'denoised_inside'])
+    >>> row["profile"], row["noise"], [name for name in row if "quintic" in name]
+    ('box', 3, ['quintic_inside', 'quintic_whole'])
     """
     stages, method = filters.stages, filters.method
     hr = original_of(image, method.factor)
@@ -91,22 +96,41 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
                                  sigma=noise / 100)
         found["denoised"] = operator.spline(clean, SPLINES["quintic"])
     found["restored"] = fine.whole(restore(fine, stages, method, engine))
-    brain = hr > 0
-    places = {"inside": binary_erosion(brain, iterations=DEEP),
-              "whole": binary_dilation(brain, iterations=AROUND)}
+    for volume in found.values():
+        np.clip(volume, 0, 1, out=volume)
+    regions = regions or regions_of(hr, voxel_size)
+    places = {"inside": regions.inside,
+              "whole": binary_dilation(regions.brain, iterations=AROUND)}
     row = {"profile": profile, "noise": noise,
            "noise_found": round(100 * float(fine.descriptors[NOISE]) * fine.scale, 2)}
     for place, voxels in places.items():
-        voxels = voxels if voxels.any() else brain
         if not np.ptp(hr[voxels]):
             raise ValueError("all brain voxels to compare have the same intensity, which any "
                              "method restores; take another volume, or another mask")
         for way, volume in found.items():
-            error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
+            error = np.mean(np.square(volume - hr)[voxels], dtype=np.float64)
             row[f"{way}_{place}"] = round(decibel(error), 3)
         rivals = [row[f"{way}_{place}"] for way in found if way != "restored"]
         row[f"gain_{place}"] = round(row[f"restored_{place}"] - max(rivals), 3)
-    return row
+    row["best_spline"] = max(SPLINES, key=lambda way: row[f"{way}_inside"])
+    compared = {"spline": found[row["best_spline"]]} | {
+        way: found[way] for way in ("denoised", "restored") if way in found}
+    return row | _columns_of_use(compared, regions, request.tissue)
+
+
+def _columns_of_use(compared, regions, tissue):
+    """Figures of use of the original and of the volumes to compare, a dict of arrays by name."""
+    figures = {}
+
+    def measure(way):
+        figures[way] = figures_of_use(compared[way], regions)
+        if tissue:
+            figures[way] |= tissue_figures(compared[way], regions)
+
+    in_threads(list(compared), measure)
+    return {f"{way}_{name}": value
+            for way, own in [("original", regions.own), *((way, figures[way]) for way in compared)]
+            for name, value in own.items()}
 
 
 def evaluate_file(path, filters, request, engine):
@@ -159,7 +183,9 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
     """
     axes = list(filters.axes)
     image, sizes = data.transpose(axes), voxel_size[axes]
-    return [{"volume": name} | evaluate_scan(image, filters, request, *cell, name, engine, sizes)
+    regions = regions_of(original_of(image, filters.method.factor), sizes)
+    return [{"volume": name} | evaluate_scan(image, filters, request, *cell, name, engine, sizes,
+                                             regions)
             for cell in itertools.product(request.test_profile, request.test_noise)]
 
 
@@ -196,13 +222,16 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     rows = [row for path in volumes for row in finished.get(path, ())]
     if not rows:
         return 2
-    columns = max(rows, key=len)  # without noise there is no denoising
+    # Without noise there is no denoising, and some volumes lack some figures.
+    columns = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     write_metrics(folder / "metrics.csv", [dict.fromkeys(columns, "") | row for row in rows])
     shutil.rmtree(folder / FINISHED, ignore_errors=True)
     for place in ("inside", "whole"):
         gains = [row[f"gain_{place}"] for row in rows]
         print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
               f"{min(gains):+.2f} at worst")
+    for words in table_of_use(rows):
+        print(words)
     print(f"The figures are in {folder / 'metrics.csv'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be evaluated, see above")

@@ -1,0 +1,291 @@
+"""Figures for the use of a restored volume: means, edges, noise and tissue, against the original.
+
+PSNR does not tell blur from noise. These figures measure separately what later tools depend on. The
+voxels that they are taken over are chosen from the original alone, so they are the same for all
+volumes that are compared.
+"""
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.ndimage import binary_erosion, gaussian_filter, minimum_filter, uniform_filter
+from scipy.stats import median_abs_deviation
+from skimage.filters import threshold_multiotsu
+
+CLASSES = ("dark", "middle", "bright")  # CSF, grey matter and white matter in T1-weighted brains
+DEEP = 5  # voxels: the inside is the brain eroded by this
+EDGE_SMOOTHING, FLAT_SMOOTHING = 1.0, 2.0  # voxels, standard deviations
+FLAT_SHARE = 0.2  # of the voxels inside: those with the smallest gradient are flat
+WINDOW = 5  # voxels: noise that lasts over two or three voxels is left out by a smaller window
+FEWEST = 30  # voxels that a figure is taken from; it is left out if there are fewer
+TEN_TO_NINETY = 2.563 / np.sqrt(2 * np.pi)  # 10-90 % width of a Gaussian edge, times its slope
+
+COMPARED = {"spline": "best spline", "denoised": "denoised", "restored": "restored"}  # in tables
+# Figure, its name in tables, its unit, if each class has one, decimals.
+COLUMNS = (("edge_width", "edge", "mm", False, 2), ("noise_left", "noise", "%", False, 2),
+           ("bias", "bias, %", "", True, 1), ("dice", "Dice", "", True, 3),
+           ("volume_error", "volumes off, %", "", True, 1))
+CELL = 8  # characters
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Voxels of an original that figures are taken over; `classes` is None if it has no three.
+
+    Attributes
+    ----------
+    brain, inside : ndarray of bool, shape (X, Y, Z)
+        Voxels that are not zero; those of them that are more than DEEP voxels from the outline.
+    classes : ndarray of uint8, one for each voxel of the brain, or None
+        0, 1, 2 as in CLASSES.
+    means : ndarray, shape (3,), or None
+        Mean intensity of each class.
+    edge : ndarray of int
+        Flat indices of the voxels on the edge between the middle and the bright class.
+    distance : ndarray of float32
+        Signed distance of these voxels from the edge in mm, positive on the bright side.
+    contrast : float
+        Difference of the medians of the bright and the middle class.
+    flat : ndarray of int
+        Flat indices of the voxels in flat places.
+    own : dict of str to float
+        ``edge_width`` and ``noise_left`` of the original itself, as `figures_of_use` gives them.
+    """
+
+    brain: np.ndarray
+    inside: np.ndarray
+    classes: np.ndarray | None
+    means: np.ndarray | None
+    edge: np.ndarray
+    distance: np.ndarray
+    contrast: float
+    flat: np.ndarray
+    own: dict[str, float] = field(default_factory=dict)
+
+
+def regions_of(hr, voxel_size=(1, 1, 1)):
+    """Choose the voxels of an original that figures are taken over.
+
+    Parameters
+    ----------
+    hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        Background 0.
+    voxel_size : sequence of three float, optional
+        In mm.
+
+    Returns
+    -------
+    Regions
+    """
+    brain = hr > 0
+    inside = binary_erosion(brain, iterations=DEEP)
+    if not inside.any():
+        inside = brain
+    slope = _slope(hr, FLAT_SMOOTHING, voxel_size)
+    flat = np.flatnonzero(inside & (slope <= np.quantile(slope[inside], FLAT_SHARE)))
+    values = hr[brain]
+    thresholds, classes = _three_classes(values)
+    if classes is None:
+        regions = Regions(brain, inside, None, None, np.zeros(0, int), np.zeros(0), 0.0, flat)
+    else:
+        edge, distance = _edge(hr, inside, thresholds, voxel_size)
+        middle, bright = (np.median(values[classes == number]) for number in (1, 2))
+        regions = Regions(brain, inside, classes, _means(values, classes), edge, distance,
+                          float(bright - middle), flat)
+    own = figures_of_use(hr, regions)
+    return replace(regions, own={name: own[name] for name in own if not name.startswith("bias")})
+
+
+def _slope(volume, smoothing, voxel_size):
+    """Gradient magnitude per mm of a smoothed volume, by derivatives of a Gaussian.
+
+    Differences of neighbours would be 8 % too small at the sharpest edges.
+    """
+    squares = np.zeros(volume.shape, np.float32)
+    for axis, size in enumerate(voxel_size):
+        order = [int(axis == other) for other in range(3)]
+        squares += np.square(gaussian_filter(volume, smoothing, order) / np.float32(size))
+    return np.sqrt(squares)
+
+
+def _three_classes(values):
+    """Thresholds and classes by three-class multi-Otsu; None, None if there are no three."""
+    try:
+        thresholds = threshold_multiotsu(values, len(CLASSES))
+    except ValueError:  # fewer than three intensities
+        return None, None
+    classes = np.digitize(values, thresholds).astype(np.uint8)
+    if np.bincount(classes, minlength=len(CLASSES)).min() < FEWEST:
+        return None, None
+    return thresholds, classes
+
+
+def _means(values, classes):
+    return np.bincount(classes, values) / np.bincount(classes)
+
+
+def _edge(hr, inside, thresholds, voxel_size):
+    """Voxels on the edge between the middle and the bright class, and their signed distances.
+
+    The edge is where the smoothed original crosses the upper threshold. Places with the dark class
+    or the background within two voxels are left out: the step there is another one.
+    """
+    smooth = gaussian_filter(hr, EDGE_SMOOTHING)
+    slope = _slope(hr, EDGE_SMOOTHING, voxel_size)
+    distance = (smooth - np.float32(thresholds[1])) / np.maximum(slope, np.float32(1e-6))
+    near = np.abs(distance) <= min(voxel_size) / 2
+    edge = np.flatnonzero(inside & near & (minimum_filter(smooth, 5) >= thresholds[0]))
+    return edge, distance.ravel()[edge]
+
+
+def figures_of_use(volume, regions):
+    """Bias of the class means, edge width and noise of a volume.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (X, Y, Z), in [0, 1]
+        A volume to compare with the original, or the original itself.
+    regions : Regions
+        Of the original.
+
+    Returns
+    -------
+    dict of str to float
+        ``bias_dark``, ``bias_middle``, ``bias_bright`` (per cent of the original's mean in this
+        class), ``edge_width`` (mm) and ``noise_left`` (per cent of the brightest intensity, 1). A
+        figure is left out if the original has no three classes, or too few voxels for it.
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> flat = np.full((40, 40, 40), 0.5, np.float32)
+    >>> noisy = flat + 0.02 * random.standard_normal(flat.shape, np.float32)
+    >>> figures_of_use(noisy, regions_of(flat))
+    {'noise_left': 2.0}
+    """
+    found = {}
+    if regions.classes is not None:
+        means = _means(volume[regions.brain], regions.classes)
+        bias = 100 * (means / regions.means - 1)
+        found |= {f"bias_{name}": round(float(one), 2)
+                  for name, one in zip(CLASSES, bias, strict=True)}
+    width = edge_width(volume, regions)
+    if width is not None:
+        found["edge_width"] = round(width, 3)
+    if len(regions.flat) >= FEWEST:
+        found["noise_left"] = round(100 * noise_left(volume, regions), 2)
+    return found
+
+
+def edge_width(volume, regions):
+    """Width of the edge between the middle and the bright class, 10 to 90 %, in mm.
+
+    It follows from the slope across the edge: intensities within half a voxel of the edge, against
+    the distance from it. Noise does not steepen this slope, since the distance is taken from the
+    original. A Gaussian edge with the original's contrast and this slope would have the width.
+
+    Parameters
+    ----------
+    volume : ndarray, shape (X, Y, Z)
+    regions : Regions
+
+    Returns
+    -------
+    float or None
+        None if there are too few voxels on the edge, or the volume shows no edge there.
+    """
+    if len(regions.edge) < FEWEST:
+        return None
+    apart = regions.distance - regions.distance.mean(dtype=float)
+    slope = apart @ volume.ravel()[regions.edge] / max(apart @ apart, 1e-12)
+    return float(TEN_TO_NINETY * regions.contrast / slope) if slope > 0 else None
+
+
+def noise_left(volume, regions):
+    """Standard deviation about the local mean in flat places, by the median absolute deviation.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (X, Y, Z)
+    regions : Regions
+
+    Returns
+    -------
+    float
+        In the intensities of the volume.
+    """
+    rest = volume.ravel()[regions.flat] - uniform_filter(volume, WINDOW).ravel()[regions.flat]
+    return float(median_abs_deviation(rest, scale="normal"))
+
+
+def tissue_figures(volume, regions):
+    """Agreement of a plain segmentation of a volume with the same segmentation of the original.
+
+    Each is divided by three-class multi-Otsu of its own intensities within the original's brain.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (X, Y, Z)
+    regions : Regions
+
+    Returns
+    -------
+    dict of str to float
+        ``dice_dark`` and so on: 2 |A and B| / (|A| + |B|). ``volume_error_dark`` and so on: per
+        cent of the original's volume. Empty if one of the two has no three classes.
+    """
+    _, classes = _three_classes(volume[regions.brain])
+    if regions.classes is None or classes is None:
+        return {}
+    pairs = len(CLASSES) * regions.classes + classes
+    counts = np.bincount(pairs, minlength=len(CLASSES)**2).reshape(len(CLASSES), len(CLASSES))
+    true, own, both = counts.sum(1), counts.sum(0), counts.diagonal()
+    dice, error = 2 * both / (true + own), 100 * (own / true - 1)
+    return ({f"dice_{name}": round(float(one), 4) for name, one in zip(CLASSES, dice, strict=True)}
+            | {f"volume_error_{name}": round(float(one), 2)
+               for name, one in zip(CLASSES, error, strict=True)})
+
+
+def table_of_use(rows):
+    """The figures of an evaluation for people: means over its volumes.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As `evaluation.evaluate_scan` gives them; rows of an older version have no figures of use.
+
+    Returns
+    -------
+    list of str
+        Lines: three heads, the original, and each volume that was compared, by profile and noise.
+        Bias and errors are means of absolute values. No line if there are no figures.
+    """
+    groups = {("", "original"): rows}
+    for row in rows:
+        for way in COMPARED:
+            title = f"{row['profile']} {row['noise']:g}%"
+            groups.setdefault((title, way), []).append(row)
+    columns = [column for column in COLUMNS if any(
+        name.startswith(f"restored_{column[0]}") for row in rows for name in row)]
+    if not columns:
+        return []
+    heads, units = 26 * " ", 26 * " "
+    for _, name, unit, by_class, _ in columns:
+        cells = CLASSES if by_class else (unit,)
+        heads += f"{name:>{CELL}}".ljust(CELL * len(cells))
+        units += "".join(f"{cell:>{CELL}}" for cell in cells)
+    lines = ["Figures of use, means over volumes (bias and errors: of absolute values):",
+             heads.rstrip(), units]
+    for (title, way), members in groups.items():
+        cells = "".join(
+            _mean_cell(members, f"{way}_{figure}" + (f"_{name}" if by_class else ""), digits)
+            for figure, _, _, by_class, digits in columns
+            for name in (CLASSES if by_class else ("",)))
+        if cells.strip():
+            lines.append(f"{title:13} {COMPARED.get(way, way):12}{cells}".rstrip())
+    return lines
+
+
+def _mean_cell(rows, name, digits):
+    """The mean of the absolute values of a column, or blanks."""
+    values = [abs(row[name]) for row in rows if name in row]
+    return f"{np.mean(values):{CELL}.{digits}f}" if values else CELL * " "
