@@ -89,11 +89,15 @@ def test_evaluating_is_that_of_the_command(tmp_path):
     data = brain(5, (40, 38, 36))
     on_disk(data, tmp_path / "v.nii")
     assert command("test", "--preset", "scan", "--test_dir", tmp_path / "v.nii", "--result_dir",
-                   tmp_path / "r", "--test_profile", "box", "--test_noise", 0, 3) == 0
+                   tmp_path / "r", "--test_profile", "box", "--test_noise", 0, 3, "--tissue") == 0
     with open(next(tmp_path.glob("r/*/metrics.csv")), newline="") as file:
         rows = list(csv.DictReader(file))
-    found = api.evaluate(data, voxel_size=SIZES, profiles=["box"], noises=[0, 3], name="v.nii")
+    found = api.evaluate(data, voxel_size=SIZES, profiles=["box"], noises=[0, 3], name="v.nii",
+                         tissue=True)
     assert len(found) == len(rows) == 2
+    assert "restored_dice_dark" in found[0] and "restored_noise_left" in found[0]
+    assert "restored_dice_dark" not in api.evaluate(
+        data, voxel_size=SIZES, profiles=["box"], noises=[0])[0]
     for row, written in zip(found, rows, strict=True):
         assert {name: str(value) for name, value in row.items() if name != "noise"} == {
             name: value for name, value in written.items() if value and name != "noise"}

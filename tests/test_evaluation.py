@@ -15,6 +15,7 @@ from nifti.masks import is_same_input
 from options.command_line import command_line
 from restoring import evaluation
 from restoring.evaluation import evaluate_scan
+from restoring.figures_of_use import figures_of_use, regions_of, tissue_figures
 from restoring.steps import upscale
 from util import random_of
 
@@ -31,7 +32,7 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     """On the grid that keeps the field of view; beyond its ends the phantom is black either way."""
     stages, method, *_ = shipped
     image = np.pad(phantom(7, (48, 48, 48)), 8)
-    row = evaluate_scan(image, shipped, REQUEST, profile, noise, "v")
+    row = evaluate_scan(image, shipped, REQUEST.but(tissue=True), profile, noise, "v")
     hr = original_of(image, (2, 2, 2))
     operator = degradation_of(hr.shape, method)
     operator.profiles = 3 * (profile,)
@@ -46,15 +47,26 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     brain = hr > 0
     places = {"inside": distance_transform_cdt(brain, "taxicab") > 5,
               "whole": distance_transform_cdt(~brain, "taxicab") <= 2}
+    psnr = {}
     for place, voxels in places.items():
         apart = {}
         for name, volume in found.items():
             error = np.mean(np.square(np.clip(volume, 0, 1) - hr)[voxels], dtype=np.float64)
             apart[name] = -10 * np.log10(error)
             assert row[f"{name}_{place}"] == pytest.approx(apart[name], abs=0.05), name
+        psnr[place] = apart
         best = max(value for name, value in apart.items() if name != "restored")
         assert row[f"gain_{place}"] == pytest.approx(apart["restored"] - best, abs=0.1)
-    assert ("denoised_inside" in row) == bool(noise)
+    assert ("denoised_inside" in row) == ("denoised_noise_left" in row) == bool(noise)
+    found["spline"] = found[max(("linear", "cubic", "quintic"), key=psnr["inside"].get)]
+    regions = regions_of(hr)
+    for way in {"spline", "denoised", "restored"} & set(found):
+        volume = np.clip(found[way], 0, 1)
+        figures = figures_of_use(volume, regions) | tissue_figures(volume, regions)
+        assert len(figures) == 11
+        for name, value in figures.items():  # a voxel near a threshold may change its class
+            assert row[f"{way}_{name}"] == pytest.approx(value, rel=0.01, abs=0.03), (way, name)
+    assert row["original_edge_width"] == figures_of_use(hr, regions)["edge_width"]
 
 
 @pytest.mark.parametrize("noise", ["0", "3"])
@@ -84,7 +96,8 @@ def test_an_interrupted_evaluation_goes_on_with_the_volumes_that_are_left(tmp_pa
     for n in range(3):
         save(tmp_path / "v" / f"{n}.nii", np.pad(phantom(n, (36, 36, 36)), 6))
     words = ["--preset", "scan", "--test_dir", str(tmp_path / "v"), "--result_dir",
-             str(tmp_path / "r"), "--test_profile", "box", "--test_noise", "0", "--quiet"]
+             str(tmp_path / "r"), "--test_profile", "box", "--test_noise", "0", "--quiet",
+             "--tissue"]
     plain, seen = evaluation.evaluate_file, []
 
     def until(last):
@@ -109,6 +122,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_volumes_that_are_left(tmp_pa
     figures = table.read_text()
     assert {path.name for path in table.parent.iterdir()} == {"metrics.csv"}
     assert [line.split(",")[0] for line in figures.splitlines()[1:]] == ["0.nii", "1.nii", "2.nii"]
+    assert "restored_dice_dark" in figures and "restored_edge_width" in figures
     assert run() == 0  # a run of its own
     assert sorted(path.read_text() == figures for path in tmp_path.glob("r/*/metrics.csv")) == [
         True, True]

@@ -105,6 +105,6 @@ def test_a_faulty_file_is_named_and_the_others_are_looked_at(tmp_path, capsys):
 
 @pytest.mark.parametrize("option", [["--output", "x.nii"], ["--factor", "2"], ["--upscale"],
                                     ["--isotropic"], ["--no-report"], ["--dtype", "same"],
-                                    ["--no-adapt"], ["--test_noise", "3"]])
+                                    ["--no-adapt"], ["--test_noise", "3"], ["--tissue"]])
 def test_options_without_effect_are_refused(capsys, option):
     assert "has no effect with --look" in refused(capsys, "test", "--look", *option)
