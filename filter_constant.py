@@ -214,9 +214,9 @@ class Request:
     test_noise: tuple = option((0.0, 3.0), "applying", "levels of noise for the evaluation of "
                                "filters for scans, in per cent", kind=float, several=True, low=0,
                                high=50)
-    tissue: bool = option(False, "applying", "in the evaluation of filters for scans, also compare "
-                          "three-class segmentations of the volumes (Dice, volumes) with that of "
-                          "the original")
+    tissue: bool = option(False, "applying", "compare three-class segmentations of the volumes "
+                          "with that of the original (Dice, volumes), in the evaluation of "
+                          "filters for scans")
     dtype: str = option("float32", "applying", "data type of the restored volumes; same keeps the "
                         "input's type and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, for a run that restores "

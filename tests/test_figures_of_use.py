@@ -152,6 +152,24 @@ def test_without_three_classes_their_figures_are_left_out(levels):
     assert tissue_figures(volume, regions_of(tissue()[0])) == {}
 
 
+def test_a_class_of_a_few_voxels_does_not_count():
+    volume, labels = tissue()
+    bright = np.flatnonzero(labels == 2)
+    volume.ravel()[bright[FEWEST - 1:]] = LEVELS[0] + noise(bright[FEWEST - 1:].size, 0.02)
+    volume.ravel()[bright[:FEWEST - 1]] = 3  # far off: a class of its own
+    assert "bias_bright" not in figures_of_use(volume, regions_of(volume))
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_an_edge_between_the_upper_classes_it_has_no_width():
+    """The middle and the bright class lie far apart in the dark."""
+    volume = np.full((40, 40, 40), LEVELS[0], np.float32)
+    volume[:12], volume[28:] = LEVELS[1], LEVELS[2]
+    volume = np.pad(volume + noise(volume.shape, 0.01), 3)
+    own = figures_of_use(volume, regions_of(volume))
+    assert "edge_width" not in own and "bias_bright" in own
+
+
 @pytest.mark.parametrize("voxels", [1, 2])
 def test_a_brain_of_a_few_voxels_has_no_figures(voxels):
     volume = np.zeros((12, 12, 12), np.float32)
