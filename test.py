@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from machine.errors import CannotWrite, UserError, complain, one_line, short
+from machine.errors import CannotWrite, UserError, complain, one_line, short_names
 from options.checks import without_effect
 from options.command_line import run
 
@@ -115,7 +115,7 @@ def restore_volumes(volumes, folder, store, each):
     from machine.progress import progress
     from nifti.bids import makes_derivatives, write_description
     from nifti.masks import masks_among
-    from nifti.volumes import target_paths
+    from nifti.volumes import relative_name, target_paths
     from restoring.evaluation import evaluate_files
     from restoring.whole_volume import restore_volume
 
@@ -143,10 +143,12 @@ def restore_volumes(volumes, folder, store, each):
     jobs = jobs_of(volumes, targets, names, folder, request)
     work = partial(restore_volume, store=store, volumes=sum(job.shown for job in jobs),
                    command=sys.argv, engine=engine)
+    titles = short_names([relative_name(job.path, request.test_dir) for job in jobs])
     rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with progress(len(volumes), "restoring", "volume", request.quiet) as bar:
         for job, restored in each(work, jobs):
-            bar.set_description(short(job.path.name))
+            title = relative_name(job.path, request.test_dir)
+            bar.set_description(titles[title])
             try:
                 done = restored()
             except CannotWrite:
@@ -160,7 +162,8 @@ def restore_volumes(volumes, folder, store, each):
                 if not request.upscale:
                     # After each volume, so that an interruption loses one row at most.
                     write_metrics(folder / "metrics.csv", rows)
-                bar.write(line(done.row) + (", finished before" if done.before else ""))
+                bar.write(line(done.row, titles[title])
+                          + (", finished before" if done.before else ""))
                 missed += done.missed
                 viewers.append((done.row["volume"], job, done.viewer))
                 uses |= {one.factor: one for one in done.uses}
@@ -169,7 +172,7 @@ def restore_volumes(volumes, folder, store, each):
     if not rows:
         return 2
     if not request.upscale and len(rows) > 1:
-        print(line(mean_row(rows)))
+        print(line(mean_row(rows), "mean"))
     print(f"Restored volumes{'' if request.upscale else ' and metrics.csv'} are in {folder}")
     if request.report:
         # With --voxel_size or --isotropic, each volume has a factor of its own.
@@ -233,9 +236,8 @@ def print_head(volumes, request, method):
           flush=True)
 
 
-def line(row):
-    """One line of the table of figures, or one line about an upscaled volume."""
-    name = short(row["volume"])
+def line(row, name):
+    """One line of the table of figures, or about an upscaled volume; `name` is its short name."""
     if "to" in row:
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import warnings
+from collections import Counter
 
 from machine.remarks import each_once, withheld
 
@@ -139,6 +140,29 @@ def short(name, most=32):
     """
     line = one_line(name)
     return line if len(line) <= most else f"{line[:most // 4]}..{line[most // 4 + 2 - most:]}"
+
+
+def short_names(names):
+    """Short names that tell all volumes apart: `short`, or the whole name where two are equal.
+
+    Parameters
+    ----------
+    names : sequence of str
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> short_names(["sub-00001/anat/T1w_acquired_twice.nii", "a.nii"])["a.nii"]
+    'a.nii'
+    >>> names = [f"sub-{number:05}/anat/T1w_acquired_twice.nii" for number in range(2)]
+    >>> list(short_names(names).values()) == names
+    True
+    """
+    times = Counter(map(short, names))
+    return {name: short(name) if times[short(name)] == 1 else one_line(name) for name in names}
 
 
 class Harmless:

@@ -20,7 +20,7 @@ from disk.files import make_folder, read_json, write_json
 from disk.metrics import write_metrics
 from disk.seal import Seal
 from get_lar import make_fine
-from machine.errors import UserError, complain, short
+from machine.errors import UserError, complain, short_names
 from machine.progress import progress
 from machine.threads import in_threads, in_turn
 from nifti.geometry import voxel_sizes_in_mm
@@ -204,6 +204,7 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     left, failed = [path for path in volumes if path not in finished], 0
     if finished:
         print(f"{len(finished)} of {len(volumes)} volumes were finished before", flush=True)
+    titles = short_names([relative_name(path, request.test_dir) for path in volumes])
     work = partial(evaluate_file, filters=filters, request=request, engine=engine)
     with progress(len(left), "evaluating", "volume", request.quiet) as bar:
         for path, evaluated in each(work, left):
@@ -217,7 +218,7 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
                 make_folder(folder / FINISHED)
                 write_json(kept[path], found)
                 for row in found["rows"]:
-                    bar.write(line(row))
+                    bar.write(line(row, titles[row["volume"]]))
             bar.update()
     rows = [row for path in volumes for row in finished.get(path, ())]
     if not rows:
@@ -252,8 +253,8 @@ def _finished_before(kept, mask):
     return found
 
 
-def line(row):
-    """One line of the table."""
+def line(row, name):
+    """One line of the table; `name` is the short name of the volume."""
     best = row["restored_inside"] - row["gain_inside"]
-    return (f"{short(row['volume']):32} {row['profile']:>8} {row['noise']:5g}% {best:10.2f} "
+    return (f"{name:32} {row['profile']:>8} {row['noise']:5g}% {best:10.2f} "
             f"{row['restored_inside']:9.2f}  {row['gain_inside']:+.2f}, {row['gain_whole']:+.2f}")

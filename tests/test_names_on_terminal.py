@@ -8,7 +8,7 @@ from conftest import read_rows
 from synthetic import QUICK, ROOT, brain, save
 
 from disk.metrics import write_metrics
-from machine.errors import Harmless
+from machine.errors import Harmless, short, short_names
 from nifti.volumes import relative_name
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
@@ -86,3 +86,10 @@ def test_a_name_in_metrics_csv_is_no_formula_and_still_names_its_file(tmp_path, 
     (row,) = read_rows(tmp_path / "metrics.csv")
     assert row["volume"] == row["mask"] == f"./{name}" and row["gain_over_spline"] == "-0.5"
     assert (tmp_path / "in" / row["volume"]).is_file()
+
+
+def test_short_names_tell_volumes_apart():
+    names = [f"sub-{number:05}/ses-01/anat/sub_acq-mprage_T1w.nii.gz" for number in range(3)]
+    assert len(set(map(short, names))) == 1
+    found = short_names([*names, "sub-1/ses-01/anat/sub-1_acq-mprage_T1w.nii.gz"])
+    assert len(set(found.values())) == 4 and all(len(text) <= 32 for text in [*found.values()][3:])
