@@ -12,7 +12,7 @@ filters give way to the spline.
 import numpy as np
 
 from degrading.descriptors import SPECTRAL
-from degrading.slice_profile import transfer
+from degrading.slice_profile import PROFILES, transfer
 
 READING_NAMES = (
     "transfer_3_4",  # of the profile, at 3/4 of the highest frequency of the LR grid
@@ -93,6 +93,18 @@ def read(reader, descriptors, misread=0.0):
     """
     rows, descriptors = reader[:len(READING_NAMES)], _completed(reader, descriptors)
     return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + misread, 0, 1).astype(np.float32)
+
+
+def nearest_profile(reading):
+    """The name of the slice profile that is most like a reading of `read`.
+
+    Examples
+    --------
+    >>> nearest_profile(blur_of(("box", "box", "box"), (2, 2, 2)))
+    'box'
+    """
+    return min(PROFILES, key=lambda name: np.square(
+        reading - blur_of(3 * (name,), (2, 2, 2))).sum())
 
 
 def strangeness(reader, descriptors):

@@ -28,6 +28,22 @@ def listening():
         _listeners.lines = before
 
 
+@contextlib.contextmanager
+def noting():
+    """Inside, note the messages of this thread; they are printed or collected as without it.
+
+    Yields
+    ------
+    list of str
+        The lines so far, in order.
+    """
+    before, _listeners.noted = getattr(_listeners, "noted", None), []
+    try:
+        yield _listeners.noted
+    finally:
+        _listeners.noted = before
+
+
 def is_heard():
     """True if the messages of this thread are collected."""
     return getattr(_listeners, "lines", None) is not None
@@ -35,6 +51,8 @@ def is_heard():
 
 def withheld(line, stream):
     """True if a line must not be printed: it is collected here, or was printed before."""
+    if (noted := getattr(_listeners, "noted", None)) is not None:
+        noted.append(line)
     if is_heard():
         _listeners.lines.append((stream, line))
         return True

@@ -7,8 +7,16 @@ import numpy as np
 
 from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
-from degrading.profile_reader import SHARES, USUAL, blur_of, read, strangeness, trust
-from degrading.slice_profile import PROFILES, in_words
+from degrading.profile_reader import (
+    SHARES,
+    USUAL,
+    blur_of,
+    nearest_profile,
+    read,
+    strangeness,
+    trust,
+)
+from degrading.slice_profile import in_words
 from disk.files import stem
 from get_lar import brightness_of, in_units
 from machine.errors import UserError
@@ -116,9 +124,8 @@ def _blur(reader, descriptors, known, factor):
                      for value, share in zip(found, SHARES, strict=True))
     if known:
         return f"{in_words(known)}, by --profile (signal left: {left} of the highest frequency)"
-    nearest = min(PROFILES, key=lambda name: np.square(
-        found - blur_of(3 * (name,), factor)).sum())
-    return f"most like {nearest}, estimated (signal left: {left} of the highest frequency)"
+    return (f"most like {nearest_profile(found)}, estimated (signal left: {left} of the highest "
+            "frequency)")
 
 
 def _advice(path, in_mm, thick, share, request, known, own):

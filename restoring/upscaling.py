@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.descriptors import NOISE
+from degrading.profile_reader import nearest_profile, read, strangeness
 from degrading.slice_profile import in_words
 from disk.files import make_folder
 from disk.seal import Seal
@@ -79,6 +80,8 @@ def upscale_file(path, target, store, engine, files=None):
     if found.seen.descriptors is not None:
         row["noise"] = float(found.seen.descriptors[NOISE])
         row["trust"] = round(found.seen.trust, 2)
+    if found.seen.distance is not None:
+        row |= {"distance": round(found.seen.distance, 2), "like": found.seen.like}
     if found.profile is not None:
         row["profile"] = found.profile
     if found.head is not None:
@@ -104,6 +107,10 @@ class Seen(NamedTuple):
 
     descriptors: np.ndarray | None  # of noise and blur; None if the filters do not use them
     trust: float  # share of the filters' change that was applied, see degrading/profile_reader.py
+    # Distance of the descriptors from those of the training, and the slice profile that they are
+    # most like; None if the filters do not use them.
+    distance: float | None
+    like: str | None
 
 
 class Upscaled(NamedTuple):
@@ -284,11 +291,18 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
             trust = structure_of(use.method).trust(lr_volume, use.stages)
-            seen = Seen(lr_volume.descriptors, trust)
+            seen = Seen(lr_volume.descriptors, trust, *_read_blur(lr_volume.descriptors, use))
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # frees memory before the next use
     return own if shift else low, to_low, seen
+
+
+def _read_blur(descriptors, use):
+    """`distance` and `like` of `Seen`; `use` are the filters of the first step."""
+    if descriptors is None or not (reader := use.stages[0].classes.reader).any():
+        return None, None
+    return strangeness(reader, descriptors), nearest_profile(read(reader, descriptors))
 
 
 def _say_of_trust(name, seen):

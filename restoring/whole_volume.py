@@ -10,6 +10,8 @@ from typing import NamedTuple
 from disk.files import make_folder, whole_files, write_json
 from disk.results import is_ours, names_of_sidecars
 from filter_constant import Method
+from machine.errors import one_line
+from machine.remarks import noting
 from nifti.bids import copy_gradients, makes_derivatives, sidecar_of
 from nifti.volumes import relative_name
 from report.record import finished, write_beside, write_record
@@ -68,12 +70,15 @@ def restore_volume(job, store, volumes, command, engine=None):
     picture, record, others = names_of_sidecars(job.name, request.report)
     if job.go_on and (about := finished(job, title, record, request.mask)):
         return _finished_before(about, store)
-    with whole_files() as files:
+    with whole_files() as files, noting() as said:
         if request.upscale:
             found = upscale_file(job.path, job.target, store, engine, files)
         else:
             found = restore_file(job.path, job.target, store.first(), request, engine, files)
         found = found._replace(row=found.row | {"volume": title})
+        if request.upscale:
+            messages = [without_name(line, job.path, title) for line in said]
+            found.row["messages"] = list(dict.fromkeys(messages))
         if request.report:
             viewer = write_beside(title, picture, found, volumes if job.shown else 0, files,
                                   compare=not request.upscale)
@@ -90,6 +95,28 @@ def restore_volume(job, store, volumes, command, engine=None):
         copy_gradients(job.path, job.target)
     uses = tuple(use._replace(stages=[]) for use in found.uses)
     return Done(found.row, viewer, found.method, uses, found.missed, digest)
+
+
+def without_name(line, path, title):
+    """A message about a volume without the names in front, which a table shows beside it.
+
+    Parameters
+    ----------
+    line : str
+    path : Path
+        Of the volume.
+    title : str
+        Its name in figures.
+
+    Examples
+    --------
+    >>> without_name("test.py: low/a.nii: is a series", Path("low/a.nii"), "a.nii")
+    'is a series'
+    """
+    line = line.removeprefix("test.py: ")
+    for name in (path, title):
+        line = line.removeprefix(f"{one_line(name)}: ")
+    return line
 
 
 def _finished_before(about, store):
