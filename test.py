@@ -21,7 +21,11 @@ from machine.errors import CannotWrite, UserError, complain, one_line, short_nam
 from options.checks import without_effect
 from options.command_line import run
 
-MOST_SHOWN = 100  # volumes with a viewer on the page; browsers do not open a page with more
+# Volumes with a viewer on the page of an evaluation; browsers do not open a page with more.
+MOST_SHOWN = 100
+# The page of one of several upscaled volumes holds as many slices as if it showed this number of
+# volumes: 2 MB, which take half the time of all slices.
+OWN_SHARE = 30
 
 
 def main(request):
@@ -117,7 +121,7 @@ def restore_volumes(volumes, folder, store, each):
     from nifti.masks import masks_among
     from nifti.volumes import relative_name, target_paths
     from restoring.evaluation import evaluate_files
-    from restoring.whole_volume import restore_volume
+    from restoring.whole_volume import restore_volume, without_name
 
     request, filters = store.request, store.first()
     method = filters.method
@@ -141,10 +145,11 @@ def restore_volumes(volumes, folder, store, each):
     if makes_derivatives(request):
         write_description(folder, request.test_dir, shlex.join(sys.argv))
     jobs = jobs_of(volumes, targets, names, folder, request)
-    work = partial(restore_volume, store=store, volumes=sum(job.shown for job in jobs),
-                   command=sys.argv, engine=engine)
+    on_page = sum(job.shown and not job.page for job in jobs)
+    work = partial(restore_volume, store=store, volumes=on_page or OWN_SHARE, command=sys.argv,
+                   engine=engine)
     titles = short_names([relative_name(job.path, request.test_dir) for job in jobs])
-    rows, viewers, uses, digests, failed, missed = [], [], {}, {}, 0, 0
+    rows, entries, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with progress(len(volumes), "restoring", "volume", request.quiet) as bar:
         for job, restored in each(work, jobs):
             title = relative_name(job.path, request.test_dir)
@@ -157,6 +162,8 @@ def restore_volumes(volumes, folder, store, each):
                 bar.clear()
                 complain("test", fault)
                 failed += 1
+                entries.append((job, {"volume": title, "failed": without_name(
+                    one_line(fault), job.path, title)}, None))
             else:
                 rows.append(done.row)
                 if not request.upscale:
@@ -165,9 +172,9 @@ def restore_volumes(volumes, folder, store, each):
                 bar.write(line(done.row, titles[title])
                           + (", finished before" if done.before else ""))
                 missed += done.missed
-                viewers.append((done.row["volume"], job, done.viewer))
+                entries.append((job, done.row | {"missed": done.missed}, done.viewer))
                 uses |= {one.factor: one for one in done.uses}
-                digests[done.row["volume"]] = done.digest
+                digests[title] = done.digest
             bar.update()
     if not rows:
         return 2
@@ -177,8 +184,8 @@ def restore_volumes(volumes, folder, store, each):
     if request.report:
         # With --voxel_size or --isotropic, each volume has a factor of its own.
         asked, first = (done.method, done.uses[-1]) if len(uses) == 1 else (filters.asked, filters)
-        report_run(folder / "report.html", rows, viewers,
-                   replace(request, arrays_dir=first.folder), asked, list(uses.values()), digests)
+        report_run(folder / "report.html", entries, replace(request, arrays_dir=first.folder),
+                   asked, list(uses.values()), digests)
         shutil.rmtree(folder / VIEWERS, ignore_errors=True)
         print(f"Open the report in a browser: {folder / 'report.html'}", flush=True)
     if failed:
@@ -187,35 +194,64 @@ def restore_volumes(volumes, folder, store, each):
 
 
 def jobs_of(volumes, targets, names, folder, request):
-    """The volumes to restore, as `Job`. The page shows the first MOST_SHOWN; files keep viewers."""
+    """The volumes to restore, as `Job`.
+
+    Several upscaled volumes have a page each. Of other runs, the page shows the first MOST_SHOWN.
+    """
     # Imported here, as above.
-    from disk.results import VIEWERS
+    from disk.results import VIEWERS, own_page
     from restoring.whole_volume import Job
 
     own = not request.output  # the run has a folder of its own
-    return [Job(*paths, shown=number < MOST_SHOWN, go_on=own,
-                viewer=folder / VIEWERS / f"{number}.json" if own else None)
+    study = request.upscale and len(volumes) > 1
+    return [Job(*paths, shown=study or number < MOST_SHOWN, go_on=own,
+                viewer=folder / VIEWERS / f"{number}.json" if own else None,
+                page=own_page(paths[-1]) if study else None)
             for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
 
 
-def report_run(path, rows, viewers, request, method, uses, digests):
-    """Write the page: all figures, the viewers, and links to pictures of other volumes."""
+def report_run(path, entries, request, method, uses, digests):
+    """Write the page of the run: figures and viewers, or the table of a folder of upscaled volumes.
+
+    `entries` holds of each volume its `Job`, its row, and what `Done.viewer` holds. Viewers and
+    thumbnails that files keep are read one at a time.
+    """
     # Imported here, as above.
-    from disk.files import read_json, write_whole
+    from disk.files import write_pieces
     from report.page import make_page
     from report.record import about_run, steps_of
+    from report.study_page import study_page
 
     about = about_run(request, method, sys.argv, steps_of(uses)) | {"results": digests}
-    shown, pictures = [], {}
-    for title, job, viewer in viewers:
-        with suppress(ValueError):  # no viewer was kept
-            viewer = viewer or job.viewer and read_json(job.viewer)
-        if viewer:
-            shown.append(viewer)
-        else:
-            picture = job.name.with_name(f"{job.name.name}.png")
-            pictures[title] = picture.relative_to(path.parent).as_posix()
-    write_whole(path, make_page(about, rows, shown, pictures))
+    restored = [entry for entry in entries if "failed" not in entry[1]]
+    if entries[0][0].page:
+        pages = {job: _from(path, job.page) for job, *_ in restored if job.page.is_file()}
+        rows = [row | {"page": pages.get(job)} for job, row, _ in entries]
+        pieces = study_page(about, rows, (
+            str(_kept(job, viewer).get("thumbnail", "")) if job in pages else ""
+            for job, _, viewer in entries))
+    else:
+        pictures = {row["volume"]: _from(path, job.name.with_name(f"{job.name.name}.png"))
+                    for job, row, viewer in restored
+                    if not (viewer or job.viewer and job.viewer.is_file())}
+        pieces = make_page(about, [row for _, row, _ in restored], filter(None, (
+            _kept(job, viewer) for job, _, viewer in restored)), pictures)
+    write_pieces(path, pieces)
+
+
+def _kept(job, viewer):
+    """A volume's viewer, or a dict with its thumbnail; empty if it was not kept."""
+    # Imported here, as above.
+    from disk.files import read_json
+
+    with suppress(ValueError):  # no file
+        return viewer or (read_json(job.viewer) if job.viewer else {})
+    return {}
+
+
+def _from(page, path):
+    """The path of a file from a page above it."""
+    return path.relative_to(page.parent).as_posix()
 
 
 def print_head(volumes, request, method):

@@ -241,6 +241,13 @@ def write_json(path, content, files=None):
     write_whole(path, json.dumps(content, indent=1) + "\n", files)
 
 
+def write_pieces(path, pieces):
+    """Write pieces of text, an iterable of str, as `write_whole` does; memory holds one of them."""
+    with (whole_file(path) as temporary,
+          open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file):
+        file.writelines(pieces)
+
+
 def make_folder(path):
     """Make a folder, and those above it.
 

@@ -24,13 +24,22 @@ def mean_row(rows):
                                  for name in names}
 
 
-def write_metrics(path, rows):
-    """Write the figures of all volumes as CSV.
+def no_formula(value):
+    """A value for a spreadsheet: a name that it would take for a formula gets ./ in front.
 
-    A name that a spreadsheet would take for a formula gets ./ in front; it still names the file.
+    The name still names the file.
+
+    Examples
+    --------
+    >>> no_formula("=1+1.nii"), no_formula("a.nii"), no_formula(-0.5)
+    ('./=1+1.nii', 'a.nii', -0.5)
     """
-    rows = [{name: f"./{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
-             for name, value in row.items()} for row in rows]
+    return f"./{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+
+
+def write_metrics(path, rows):
+    """Write the figures of all volumes as CSV; names are changed by `no_formula`."""
+    rows = [{name: no_formula(value) for name, value in row.items()} for row in rows]
     with (whole_file(path) as temporary,
           open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file):
         writer = csv.DictWriter(file, rows[0])

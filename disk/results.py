@@ -172,6 +172,8 @@ def check_beside(folder, names, request):
     for name in names:
         picture, record, _ = names_of_sidecars(name, request.report)
         wanted += [picture, record] if request.report else [record]
+        if request.report and request.upscale and len(names) > 1:
+            wanted.append(own_page(name))
     if request.output:
         _check_output(Path(request.output), names[0], request.overwrite)
     for path in wanted:
@@ -235,6 +237,11 @@ def names_of_sidecars(name, report):
     return (picture, shown, [hidden]) if report else (picture, hidden, [picture, shown])
 
 
+def own_page(name):
+    """The page of one of several upscaled volumes; `name` is as `sidecar_names` gives it."""
+    return name.with_name(f"{name.name}.html")
+
+
 def sidecar_names(targets):
     """Names of the files that lie beside results (picture, JSON), without their endings.
 
@@ -247,7 +254,7 @@ def sidecar_names(targets):
     -------
     list of Path
         The name of each result without .nii or .nii.gz; with this ending, if two results in one
-        folder differ only in it.
+        folder differ only in it, or if the name is that of the run's page.
 
     Examples
     --------
@@ -255,7 +262,7 @@ def sidecar_names(targets):
     ['a', 'b.nii', 'b.nii.gz']
     """
     plain = [target.with_name(stem(target)) for target in targets]
-    return [target if plain.count(name) > 1 else name
+    return [target if plain.count(name) > 1 or name.name.lower() == "report" else name
             for target, name in zip(targets, plain, strict=True)]
 
 

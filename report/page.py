@@ -1,9 +1,11 @@
 """The HTML page of a run: figures, settings, and a viewer of each volume.
 
-This file writes no files: the page is returned as text. The page holds all its content, with the
-slices, and needs no network. Its style and script, which all pages share, are in page.html.
+This file writes no files: the page is returned in pieces of text, so that memory need not hold the
+slices of all volumes. The page holds all its content, with the slices, and needs no network. Its
+style and script, which all pages share, are in page.html.
 """
 import html
+import itertools
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -13,10 +15,17 @@ from disk.results import MADE_BY
 from report.viewer import viewer_html
 
 TEMPLATE = Path(__file__).with_name("page.html")  # with placeholders such as @TITLE@
+LOOK = """<h2>Look</h2>
+<p class="note">Click a slice for the next image; hover over a name to see it for a moment; keys
+<kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> choose one, <kbd>space</kbd> the next, <kbd>D</kbd> shows
+four times the difference from the first, <kbd>←</kbd> <kbd>→</kbd> move through the slices of the
+plane last touched, <kbd>↑</kbd> <kbd>↓</kbd> change the plane. One pixel is one voxel; slices are
+lightly compressed. The files beside this page hold the voxels as they are.</p>
+"""
 
 
 def make_page(about, rows, viewers, pictures=None):
-    """The self-contained page.
+    """The self-contained page, in pieces.
 
     Parameters
     ----------
@@ -24,13 +33,13 @@ def make_page(about, rows, viewers, pictures=None):
         As `record.about_run` makes it; with "results", the SHA-256 of each volume's result.
     rows : list of dict
         Figures of each volume, or descriptions of upscaled volumes.
-    viewers : list of dict
-        As `viewer.make_viewer` makes them.
+    viewers : iterable of dict
+        As `viewer.make_viewer` makes them; taken one at a time.
     pictures : dict of str to str, optional
         For volumes without viewer: the path of the picture from the page, by name of the volume.
 
-    Returns
-    -------
+    Yields
+    ------
     str
     """
     if "to" in rows[0]:
@@ -38,15 +47,39 @@ def make_page(about, rows, viewers, pictures=None):
     else:
         done = "degraded and restored"
         figures = table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
-    plural = "s" if len(rows) > 1 else ""
-    title = f"{len(rows)} volume{plural} {done} {goal_in_words(about['settings'])}"
-    parts = {"MADE_BY": MADE_BY, "TITLE": title, "FIGURES": figures,
-             "VIEWERS": "".join(viewer_html(*numbered) for numbered in enumerate(viewers))
-             + links_html(pictures or {}),
-             "ABOUT": about_html(about)}
-    # All placeholders at once: names of files may look like placeholders.
-    return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]],
-                  TEMPLATE.read_text(encoding="utf-8"))
+    what = f"{len(rows)} volumes" if len(rows) > 1 else rows[0]["volume"]
+    title = f"{what} {done} {goal_in_words(about['settings'])}"
+    content = itertools.chain(
+        ["<h2>Figures</h2>", figures, LOOK],
+        (viewer_html(*numbered) for numbered in enumerate(viewers)), [links_html(pictures or {})])
+    yield from fill_template(title, content, about)
+
+
+def fill_template(title, content, about):
+    """A page in pieces.
+
+    Parameters
+    ----------
+    title : str
+    content : iterable of str
+        HTML; taken one at a time.
+    about : dict
+        As for `make_page`.
+
+    Yields
+    ------
+    str
+    """
+    before, after = TEMPLATE.read_text(encoding="utf-8").split("@CONTENT@")
+    parts = {"MADE_BY": MADE_BY, "TITLE": html.escape(title), "ABOUT": about_html(about)}
+
+    def filled(text):
+        # All placeholders at once: names of files may look like placeholders.
+        return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]], text)
+
+    yield filled(before)
+    yield from content
+    yield filled(after)
 
 
 def by_axis(values):

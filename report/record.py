@@ -51,36 +51,35 @@ def steps_of(uses):
              "learned_with": asdict(use.method)} for use in uses]
 
 
-def write_record(target, name, found, request, command, files, sidecar):
+def about_volume(found, request, command):
+    """As `about_run`, of one restored volume; `found` is a `restoring.steps.Restored`."""
+    request = replace(request, arrays_dir=found.uses[-1].folder)  # where they were found
+    return about_run(request, found.method, command, steps_of(found.uses))
+
+
+def write_record(target, name, found, about, digest, files, sidecar):
     """Write the JSON record beside a result.
 
     Parameters
     ----------
     target : Path
-        The result, which was written with `files`.
+        The result.
     name : Path
         The record.
     found : restoring.steps.Restored
-    request : Request
-    command : list of str
-        The command line.
+    about : dict
+        As `about_volume` makes it.
+    digest : str
+        SHA-256 of the result, which ties the record to this file.
     files : disk.files.WholeFiles
+        The files of the result.
     sidecar : dict
         Fields of a BIDS sidecar, which come first; empty outside of BIDS.
-
-    Returns
-    -------
-    str
-        SHA-256 of the result, which ties the record to this file.
     """
-    digest = files.digest(target)
-    request = replace(request, arrays_dir=found.uses[-1].folder)  # where they were found
-    about = about_run(request, found.method, command, steps_of(found.uses))
     figures = {name: value for name, value in found.row.items() if name != "seconds"}
     write_json(name, {**sidecar, **found.origin, "result": target.name,
                       "result_sha256": digest, **about, "figures": figures, "missed": found.missed,
                       "seconds": found.watch.seconds}, files)
-    return digest
 
 
 def finished(job, title, name, pattern):
@@ -122,7 +121,8 @@ def write_beside(title, name, found, volumes, files, compare):
         The picture.
     found : restoring.steps.Restored
     volumes : int
-        Number of volumes that the page will show; 0 if this one is not among them.
+        Number of volumes that share the page's slices, see `viewer.make_viewer`; 0 if the page does
+        not show this one.
     files : disk.files.WholeFiles
         The files of the result.
     compare : bool
@@ -144,3 +144,34 @@ def write_beside(title, name, found, volumes, files, compare):
         shown = make_viewer(title, *views, volumes) if volumes else None
         write_whole(name, picture.result(), files)
     return shown
+
+
+def write_own_page(name, about, row, digest, viewer, files):
+    """Write the page of one volume of a folder, with its viewer.
+
+    Parameters
+    ----------
+    name : Path
+        The page.
+    about : dict
+        As `about_volume` makes it.
+    row : dict
+        Description of the upscaled volume.
+    digest : str
+        SHA-256 of the result.
+    viewer : dict
+    files : disk.files.WholeFiles
+        The files of the result.
+
+    Returns
+    -------
+    dict
+        What the page of the folder shows of it: its "thumbnail".
+    """
+    # Imported here, as above.
+    from report.page import make_page
+    from report.viewer import thumbnail
+
+    pieces = make_page(about | {"results": {row["volume"]: digest}}, [row], [viewer])
+    write_whole(name, "".join(pieces), files)
+    return {"thumbnail": thumbnail(viewer)}

@@ -14,7 +14,7 @@ from machine.errors import one_line
 from machine.remarks import noting
 from nifti.bids import copy_gradients, makes_derivatives, sidecar_of
 from nifti.volumes import relative_name
-from report.record import finished, write_beside, write_record
+from report.record import about_volume, finished, write_beside, write_own_page, write_record
 from restoring.steps import restore_file
 from restoring.upscaling import STEPS, upscale_file
 
@@ -26,8 +26,10 @@ class Job(NamedTuple):
     target: Path  # of the result
     name: Path  # of picture and record, without their extensions
     shown: bool = True  # True if the page shows it in a viewer
-    # File that keeps its viewer until the page is written; None: kept in memory.
+    # File that keeps, until the page of the run is written, what that shows of it: the viewer, or
+    # the thumbnail. None: kept in memory.
     viewer: Path | None = None
+    page: Path | None = None  # of its own, with its viewer; None: the page of the run shows it
     go_on: bool = False  # True if a result of the interrupted run is kept
 
 
@@ -35,7 +37,9 @@ class Done(NamedTuple):
     """The results of a restored volume for the page and the table."""
 
     row: dict  # figures, or facts about the upscaling
-    viewer: dict | None  # for the page; None without --report, or if it is kept in a file
+    # For the page of the run: the viewer, or with a page of its own the thumbnail. None without
+    # --report, or if it is kept in a file.
+    viewer: dict | None
     method: Method  # of the last filters, with the total factor
     uses: tuple  # of Filters without their stages: those that restored it
     missed: int  # volumes of a series that could not be restored
@@ -51,7 +55,7 @@ def restore_volume(job, store, volumes, command, engine=None):
     job : Job
     store : restoring.steps.FilterStore
     volumes : int
-        Number of volumes that the page will show in viewers.
+        Number of volumes that share the page's slices, see `report.viewer.make_viewer`.
     command : list of str
         The command line of the user, for the record.
     engine : engine.CPU or its like, optional
@@ -82,13 +86,17 @@ def restore_volume(job, store, volumes, command, engine=None):
         if request.report:
             viewer = write_beside(title, picture, found, volumes if job.shown else 0, files,
                                   compare=not request.upscale)
+        digest, about = files.digest(job.target), about_volume(found, request, command)
+        if viewer and job.page:
+            viewer = write_own_page(job.page, about, found.row, digest, viewer, files)
         if viewer and job.viewer:
             make_folder(job.viewer.parent)
             write_json(job.viewer, viewer, files)
             viewer = None
         dataset = makes_derivatives(request)
         sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
-        digest = write_record(job.target, record, found, request, command, files, sidecar)
+        # The record comes last: with it, an interrupted run counts the volume as finished.
+        write_record(job.target, record, found, about, digest, files, sidecar)
         for path in filter(is_ours, others):  # from an earlier run
             files.outdate(path)
     if dataset:

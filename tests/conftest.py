@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -232,3 +233,39 @@ def small_filters(pieces):
     arrays = pieces.root / "arrays"
     h, boundaries, method = learn(pieces, arrays)
     return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, method=method)
+
+
+# ---- browser
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--window-size=1200,1000"
+).split()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven by selenium."""
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed (requirements-dev.txt)"
+    )
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip(
+            "no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    try:
+        opened = webdriver.Chrome(options=options, service=Service(driver))
+    except WebDriverException as fault:
+        pytest.skip(f"chromium does not start here: {str(fault).splitlines()[0]}")
+    yield opened
+    opened.quit()

@@ -69,7 +69,7 @@ def test_a_record_names_all_filters_that_were_used_and_along_which_axes(tmp_path
     tags = {name.partition("_")[2].partition(".")[0] for name in record["filters"]}
     assert tags == {"2", "1x1x4"}
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "1 volume upscaled to voxels of 0.5 × 0.5 × 0.5" in page
+    assert "v.nii upscaled to voxels of 0.5 × 0.5 × 0.5" in page
     assert all(digest in page for digest in record["filters"].values())
 
 

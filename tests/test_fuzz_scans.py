@@ -119,7 +119,7 @@ def test_mutated_geometry_in_the_report(files, changes):
             shown = write_beside(path.name, target.with_suffix(".png"), found, 1, beside,
                                  compare=False)
         about = about_run(files["asked"], found.method, ["test.py"])
-        page = make_page(about, [found.row], [shown])
+        page = "".join(make_page(about, [found.row], [shown]))
         assert "nan" not in page.split("<table>")[1].split("</table>")[0]
 
 

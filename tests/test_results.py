@@ -179,6 +179,14 @@ def test_a_link_to_nothing_beside_a_result_is_the_users_too(folder):
     assert (folder / "report.html").is_symlink() and not (folder / "scan.nii.gz").exists()
 
 
+def test_a_page_of_the_users_beside_one_of_several_results_is_not_replaced(tmp_path):
+    names = [tmp_path / name for name in "ab"]
+    check_beside(tmp_path, names, Request(upscale=True))
+    (tmp_path / "b.html").write_text("<html>of the radiologist</html>")
+    with pytest.raises(UserError, match="b.html: exists already"):
+        check_beside(tmp_path, names, Request(upscale=True))
+
+
 def test_without_a_report_what_it_would_fall_on_does_not_matter(folder):
     (folder / "scan.json").write_text('{"EchoTime": 0.003}')
     assert restore(folder, "--test_dir", folder / "low" / "0.nii", "--upscale", "--no-report",

@@ -1,0 +1,200 @@
+"""The HTML page of a folder of upscaled volumes: a table with one row for each volume.
+
+This file writes no files. The page holds small pictures; each volume's viewer is on a page of its
+own, beside the result. Style and script of the table are in study.html.
+"""
+import html
+import math
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from disk.metrics import no_formula
+from report.page import by_axis, fill_template, goal_in_words
+
+TABLE = Path(__file__).with_name("study.html")  # with placeholders such as @ROWS@
+FEWEST = 10  # volumes: the median of fewer says little of what is usual
+FAR = 3.5  # robust standard deviations from the median (Iglewicz and Hoaglin 1993)
+NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+# Columns that are searched for outliers, and their smallest standard deviation: estimates from one
+# scanner scatter so little that harmless differences would stand out.
+SEARCHED = {"noise": 0.001, "distance": 0.05}
+STATES = ("failed", "incomplete", "outlier", "done")  # the worst first
+COLUMNS = (  # title, how it is sorted, explanation
+    ("volume", "text", "Name of the volume, with a link to its viewer"),
+    ("state", "number", "failed, incomplete, outlier or done"),
+    ("messages", "text", "Messages about the volume, or why it failed"),
+    ("noise", "number", "Estimated noise, of the brightest intensity"),
+    ("slice profile", "text", "Slice profile: given, or estimated from the volume"),
+    ("distance", "number", "Distance from the volumes that the filters learned from"),
+    ("filters used", "number", "Share of the filters' change; the rest is the spline"),
+    ("voxels", "number", "Voxels of the volume, and of the result"),
+    ("voxel size", "number", "Voxel size of the result"),
+    ("seconds", "number", "Time for upscaling"),
+)
+NOTE = ("An outlier lies more than 3.5 robust standard deviations from the median of this table. "
+        "Filters that refine several axes work in full up to a distance of 1.5.")
+
+
+def study_page(about, rows, thumbnails):
+    """The page of a folder of upscaled volumes, in pieces.
+
+    Parameters
+    ----------
+    about : dict
+        As for `page.make_page`.
+    rows : list of dict
+        Of each volume: volume, its name; page, the path of its viewer from here, or None; missed,
+        the number of volumes of a series that could not be restored; and its description, see
+        `restoring.upscaling`. Of a volume that failed: volume and failed, the reason.
+    thumbnails : iterable of str
+        For each row, base64 of a JPEG file, or empty; taken one at a time.
+
+    Yields
+    ------
+    str
+    """
+    marks = find_outliers(rows)
+    states = [state_of(row, mark) for row, mark in zip(rows, marks, strict=True)]
+    title = f"{len(rows)} volumes upscaled {goal_in_words(about['settings'])}"
+    yield from fill_template(title, _content(rows, marks, states, thumbnails), about)
+
+
+def _content(rows, marks, states, thumbnails):
+    """The table in pieces, a row at a time."""
+    head = "".join(f'<th scope="col" data-kind="{kind}" title="{about}"><button type="button">'
+                   f'{name}</button></th>' for name, kind, about in COLUMNS)
+    buttons = "".join(f'<button type="button" data-find="{state}">{state}</button>'
+                      for state in STATES[:-1] if state in states)
+    if buttons:
+        buttons += '<button type="button" data-find="">all</button>'
+    before, after = TABLE.read_text(encoding="utf-8").split("@ROWS@")
+    for name, text in (("COUNTS", counts_in_words(states, marks)), ("BUTTONS", buttons),
+                       ("HEAD", head), ("NOTE", NOTE)):
+        before = before.replace(f"@{name}@", text)
+    yield before
+    for row, mark, state, thumbnail in zip(rows, marks, states, thumbnails, strict=True):
+        yield row_html(row, mark, state, thumbnail) + "\n"
+    yield after
+
+
+def find_outliers(rows):
+    """Marks of values far from those of most volumes.
+
+    The distance from the training is searched for large values only: no volume is too usual.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As for `study_page`.
+
+    Returns
+    -------
+    list of dict
+        For each row the words "high" or "low", by name of the column.
+
+    Examples
+    --------
+    >>> rows = [{"noise": 0.02}] * 9 + [{"noise": 0.09}, {"failed": "no volume"}]
+    >>> find_outliers(rows)[-2:]
+    [{'noise': 'high'}, {}]
+    """
+    marks = [{} for _ in rows]
+    for name, least in SEARCHED.items():
+        values = np.array([row.get(name, math.nan) for row in rows], float)
+        known = values[np.isfinite(values)]
+        if len(known) < FEWEST:
+            continue
+        middle = np.median(known)
+        deviation = max(NORMAL * np.median(np.abs(known - middle)), least)
+        scores = (values - middle) / deviation  # not a number where there is no value
+        for mark, score in zip(marks, scores, strict=True):
+            if score > FAR:
+                mark[name] = "high"
+            elif score < -FAR and name != "distance":
+                mark[name] = "low"
+    return marks
+
+
+def state_of(row, mark):
+    """The state of a row: one of STATES; `mark` is as `find_outliers` gives it."""
+    if "failed" in row:
+        return "failed"
+    return "incomplete" if row.get("missed") else "outlier" if mark else "done"
+
+
+def counts_in_words(states, marks):
+    """Number of volumes in each state that is not usual, as HTML."""
+    failed, incomplete = states.count("failed"), states.count("incomplete")
+    words = [f"{len(states) - failed} of {len(states)} volumes upscaled"]
+    words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
+    words += [f"{incomplete} incomplete"] * bool(incomplete)
+    parts = ", ".join(f"{name} {number}" for name in SEARCHED
+                      if (number := sum(name in mark for mark in marks)))
+    found = sum(map(bool, marks))
+    plural = "" if found == 1 else "s"
+    words.append(f"<strong>{found} outlier{plural}</strong> ({parts})" if found
+                 else "no outliers")
+    return ", ".join(words) + "."
+
+
+def row_html(row, mark, state, thumbnail):
+    """A row of the table as HTML; parameters are those of one volume in `study_page`.
+
+    ``data-v`` holds the value that a column is sorted by.
+    """
+    folder, slash, name = (html.escape(no_formula(part))  # each in a line of its own
+                           for part in row["volume"].rpartition("/"))
+    named = f'<img class="thumb" alt="" data-jpeg="{html.escape(thumbnail)}">' if thumbnail else ""
+    folder = f"<small>{folder}{slash}</small><br>" if slash else ""
+    named += f"<bdi>{folder}{name}</bdi>"
+    link = f'a href="{quote(row["page"], errors="surrogateescape")}"' if row.get("page") else "span"
+    named = f"<{link}>{named}</{link.partition(' ')[0]}>"
+    if "mask" in row:
+        named += f'<small>mask: {html.escape(row["mask"])}</small>'
+    shown = '<span class="mark">failed</span>' if state == "failed" else state
+    messages = [row["failed"]] if "failed" in row else row.get("messages", ())
+    words = "".join(f"<p>{html.escape(message)}</p>" for message in messages)
+    cells = [_cell(STATES.index(state) + 1, shown, "text"),
+             _cell(" ".join(messages), words, "words"),
+             _number(row, "noise", "{:.1f} %", mark, 100), _profile_cell(row),
+             _number(row, "distance", "{:.1f}", mark),
+             _number(row, "trust", "{:.0f} %", mark, 100), *_grid_cells(row),
+             _number(row, "seconds", "{:.1f}", mark)]
+    return (f'<tr><th scope="row" data-v="{html.escape(row["volume"])}">{named}</th>'
+            f'{"".join(cells)}</tr>')
+
+
+def _cell(value, shown, kind=""):
+    """A cell as HTML: the value that it is sorted by, its HTML, and the class of its style."""
+    kind = f' class="{kind}"' if kind else ""
+    return f'<td{kind} data-v="{html.escape(str(value))}">{shown}</td>'
+
+
+def _number(row, name, form, mark, scale=1):
+    """A cell with a number, and a word if it is an outlier; empty without a value."""
+    if name not in row:
+        return _cell("", "")
+    word = f'<br><span class="mark">outlier: {mark[name]}</span>' if name in mark else ""
+    return _cell(row[name], form.format(scale * row[name]) + word)
+
+
+def _grid_cells(row):
+    """Two cells: voxels before and after, and the voxel size."""
+    if "to" not in row:
+        return _cell("", ""), _cell("", "")
+    size = by_axis(f"{side:g}" for side in row["voxel_size"])
+    return (_cell(math.prod(row["from"]), f"{by_axis(row['from'])}<br>→ {by_axis(row['to'])}"),
+            _cell(math.prod(row["voxel_size"]), f"{size} {row['unit']}"))
+
+
+def _profile_cell(row):
+    """The slice profile: given by the user, or estimated."""
+    if "told" in row:
+        words = f"given: {row['told']}"
+    elif found := row.get("profile", row.get("like")):
+        words = f"estimated: {found}"
+    else:
+        words = ""
+    return _cell(words, html.escape(words), "text")
