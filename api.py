@@ -31,7 +31,7 @@ from options.checks import checked
 from restoring.evaluation import evaluate_volume
 from restoring.measured_scan import Scan, as_measured
 from restoring.planning import check_slices
-from restoring.spacing import Way
+from restoring.spacing import Route
 from restoring.steps import FilterStore
 from restoring.upscaling import upscale_volumes
 from util import bright_level_of_scan, mod_crop, random_of
@@ -93,7 +93,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
         check_slices("array", data.shape, factor)
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         store = _store_of(request, filters)
-        scan = Scan(volume, inside, sizes, Way([factor], None), [store(factor)], np.eye(4),
+        scan = Scan(volume, inside, sizes, Route([factor], None), [store(factor)], np.eye(4),
                     request.known_profile)
         scan = as_measured("array", scan, store)
         brain = None if inside is None else Mask(Path("mask"), inside, "")

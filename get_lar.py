@@ -54,11 +54,11 @@ class LRVolume:
         The blur of `low` where its profiles are known; by default a reading of the descriptors.
     true_blur : ndarray of float32, optional
         The true blur of a sampled acquisition, also where the filters do not get it.
-    misread : ndarray of float32, optional
+    reading_error : ndarray of float32, optional
         Error added to the reading in training, to prepare filters for wrong readings.
     density : float
         Density of the edges of `low`, see `degrading.descriptors.edge_density`.
-    core : ndarray of bool, shape of the box, optional
+    training_mask : ndarray of bool, shape of the box, optional
         The part of the mask with the training samples, if the rest only surrounds them.
     weight : float
         Weight of each of its samples in training.
@@ -77,9 +77,9 @@ class LRVolume:
     descriptors: np.ndarray | None = None
     blur: np.ndarray | None = None
     true_blur: np.ndarray | None = None
-    misread: np.ndarray | None = None
+    reading_error: np.ndarray | None = None
     density: float = 1.0
-    core: np.ndarray | None = None
+    training_mask: np.ndarray | None = None
     weight: float = 1.0
 
     @cached_property

@@ -35,7 +35,7 @@ class Stage(NamedTuple):
     weights: np.ndarray  # (classes, taps) float32
 
 
-class Drawn(NamedTuple):
+class TrainingSamples(NamedTuple):
     """The samples of one volume, bucket after bucket."""
 
     volume: LRVolume
@@ -68,7 +68,7 @@ class Gram:
 
 # ------------------------------------------------------------------------------------------ samples
 
-def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
+def training_samples(volume, boundaries, method, name, buckets=None, wanted=None):
     """The training samples of a volume, sorted by bucket.
 
     Parameters
@@ -98,11 +98,11 @@ def draw_samples(volume, boundaries, method, name, buckets=None, wanted=None):
 
 
 def sorted_samples(volume, voxels, bucket, buckets, method):
-    """`Drawn` from voxels and their buckets; `buckets` is the number of buckets."""
+    """`TrainingSamples` from voxels and their buckets; `buckets` is the number of buckets."""
     order, ends = bucket_order(bucket, buckets)
     voxels, lines = voxels[order], patch_lines(volume.lr.shape, method.filter_len)
     lr, hr, centred = readable(volume.lr), volume.hr.reshape(-1), method.solver == "ridge"
-    return Drawn(volume, voxels, ends, lambda samples, rows: gather(
+    return TrainingSamples(volume, voxels, ends, lambda samples, rows: gather(
         lr, hr, voxels[samples], *lines, centred, rows))
 
 
@@ -129,7 +129,7 @@ def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: N
     gram : Gram
         Changed in place.
     volume, boundaries, method, name
-        As for `draw_samples`.
+        As for `training_samples`.
     advance : callable, optional
         Called now and then with the number of samples that were added.
 
@@ -138,7 +138,7 @@ def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: N
     samples : int
         Number of all samples that were added.
     """
-    drawn = draw_samples(volume, boundaries, method, name, gram.buckets)
+    drawn = training_samples(volume, boundaries, method, name, gram.buckets)
     sum_rows(gram, drawn.ends, drawn.fill, advance)
     return drawn.voxels.size
 
@@ -150,7 +150,8 @@ def sum_rows(gram, ends, fill, advance=lambda samples: None):
     ----------
     gram : Gram
     ends, fill
-        As in `Drawn`. Behind the rows that `fill` writes, the buffer has room for one vector.
+        As in `TrainingSamples`. Behind the rows that `fill` writes, the buffer has room for one
+        vector.
     advance : callable, optional
         Called now and then with the number of samples that were added.
     """

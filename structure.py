@@ -21,16 +21,16 @@ from hashtable import (
 )
 from machine.memory import CODE_BYTES, GB, VOXEL_BYTES, Plan, plan_passes, row_bytes, too_little
 from machine.threads import thread_count
-from matrix_compute import BLOCK, Stage, apply_filters, draw_samples, solve_groups
+from matrix_compute import BLOCK, Stage, apply_filters, solve_groups, training_samples
 from octahedral.picture_layout import as_cubes, leaves_in_rows
 from octahedral.ridge import solve_stage
 from octahedral.stages import (
     TREE_SAMPLES,
-    draw_stage_samples,
     restore_stages,
+    sample_features,
+    stage_samples,
     stage_taps,
     stage_tree,
-    survey,
     tap_count,
 )
 from octahedral.tree import MOST_LEAVES, NO_READER, read_tree, tree_of_nodes
@@ -72,18 +72,18 @@ class Published:
     at_once = False  # True if all sums of a stage must be in memory to solve them
     cpu_only = ""
     restore_bytes = 54  # memory per voxel of the restored volume; 53 were measured
-    survey_title, classes_title, classes_unit = "class boundaries", "", ""
+    sampling_title, classes_title, classes_unit = "class boundaries", "", ""
 
     def __init__(self, method):
         self.method = method
 
     # ---- classes of voxels
 
-    def survey_volumes(self, volumes):
+    def volumes_to_sample(self, volumes):
         """The training volumes that classes are found from, in order."""
         return volumes
 
-    def survey(self, volume, stages, name, volumes):
+    def sample_features(self, volume, stages, name, volumes):
         """Sampled features of one of the volumes, to find classes from; the number of voxels."""
         method = self.method
         voxels = sample_voxels(interior_voxels(volume.lr != 0, method.margin),
@@ -94,10 +94,10 @@ class Published:
         """True if this number of voxels is enough to find classes."""
         return voxels > QUANTIZATION_PATCHES
 
-    def find_classes(self, surveys, advance=lambda classes: None):
+    def find_classes(self, feature_samples, advance=lambda classes: None):
         """Class boundaries from the features that were sampled in several training volumes."""
         _, _, *classes = self.method.classes
-        values = (np.concatenate([getattr(found, name) for found in surveys])
+        values = (np.concatenate([getattr(found, name) for found in feature_samples])
                   for name in Boundaries._fields)
         return Boundaries(*map(quantile_boundaries, values, classes))
 
@@ -122,9 +122,9 @@ class Published:
         return plan_passes(method.buckets, row, work_bytes(method, voxels), budget,
                            step or method.buckets)
 
-    def draw(self, volume, stages, classes, name, buckets, wanted=None):
-        """The samples of a volume for the stage after `stages`: `matrix_compute.Drawn`."""
-        return draw_samples(volume, classes, self.method, name, buckets, wanted)
+    def samples(self, volume, stages, classes, name, buckets, wanted=None):
+        """Samples of a volume for the stage after `stages`: `matrix_compute.TrainingSamples`."""
+        return training_samples(volume, classes, self.method, name, buckets, wanted)
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         """Solve the sums of a stage.
@@ -203,7 +203,7 @@ class Octahedral:
     at_once = True
     cpu_only = "the only device for filters of the octahedral space"
     classes_title, classes_unit = "growing a tree", "leaf"
-    survey_title = "drawing"
+    sampling_title = "drawing"
 
     def __init__(self, method):
         self.method, self.stages = method, method.stages
@@ -217,20 +217,20 @@ class Octahedral:
 
     # ---- classes of voxels
 
-    def survey_volumes(self, volumes):
+    def volumes_to_sample(self, volumes):
         return volumes[::-(-len(volumes) // TREE_VOLUMES)]
 
-    def survey(self, volume, stages, name, volumes):
+    def sample_features(self, volume, stages, name, volumes):
         draws = self.method.draws if self.method.for_scans else 1
         count = TREE_SAMPLES // (volumes * draws)
-        found = survey(volume, stages, self.method, count, name)
+        found = sample_features(volume, stages, self.method, count, name)
         return found, len(found[0])
 
     def enough(self, voxels):
         return False
 
-    def find_classes(self, surveys, advance=lambda classes: None):
-        return stage_tree(surveys, self.method, advance)
+    def find_classes(self, feature_samples, advance=lambda classes: None):
+        return stage_tree(feature_samples, self.method, advance)
 
     def read_classes(self, held):
         return read_tree(held)
@@ -255,8 +255,8 @@ class Octahedral:
                              "take smaller volumes, fewer --leaves or a larger --max_memory")
         return Plan([], needed, budget)
 
-    def draw(self, volume, stages, classes, name, buckets, wanted=None):
-        return draw_stage_samples(volume, stages, classes, self.method, name, wanted)
+    def samples(self, volume, stages, classes, name, buckets, wanted=None):
+        return stage_samples(volume, stages, classes, self.method, name, wanted)
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
         gram, = grams

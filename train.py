@@ -70,7 +70,7 @@ def about_sums(learned, request):
 
 
 def place_of(request):
-    """A context that gives the place to survey and sum volumes: this process, or a cluster."""
+    """A context that gives the place to sample and sum volumes: this process, or a cluster."""
     # Imported here, as above; Dask is optional.
     from engine import demanding_dask
     from learning.steps import Here

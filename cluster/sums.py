@@ -106,7 +106,7 @@ def _sum_volume(path, gram, task, buckets):
     """Add a volume's samples to the sums; returns their number."""
     request, seen = task.request, 0
     structure = structure_of(request.method)
-    parts = (structure.draw(pair, task.stages, task.classes, part, buckets, task.wanted)
+    parts = (structure.samples(pair, task.stages, task.classes, part, buckets, task.wanted)
              for part, pair in pairs_of(path, request))
     try:
         first = next(parts, None)  # faults of a volume are found here

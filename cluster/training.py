@@ -1,4 +1,4 @@
-"""Training on a Dask cluster: workers survey and sum the volumes.
+"""Training on a Dask cluster: workers sample and sum the volumes.
 
 The command itself grows trees, saves and solves, as without a cluster. Sums come back in groups of
 buckets, each as large as a file of the checkpoint. Each group is saved at once, so the command

@@ -86,13 +86,13 @@ def fit_reader(descriptors, blur):
     return np.ascontiguousarray(np.column_stack([constant, weights]))
 
 
-def read(reader, descriptors, misread=0.0):
+def read(reader, descriptors, reading_error=0.0):
     """The reading of a scan, clipped to [0, 1]: ndarray of float32.
 
-    In training, the random error `misread` is added: it prepares filters for wrong readings.
+    In training, the random error `reading_error` is added: it prepares filters for wrong readings.
     """
     rows, descriptors = reader[:len(READING_NAMES)], _completed(reader, descriptors)
-    return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + misread, 0, 1).astype(np.float32)
+    return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + reading_error, 0, 1).astype(np.float32)
 
 
 def nearest_profile(reading):
@@ -149,7 +149,7 @@ def trust(reader, descriptors, density):
     return float(np.clip(min(known, dense), 0, 1))
 
 
-def told_or_read(reader, descriptors, blur=None, misread=None):
+def told_or_read(reader, descriptors, blur=None, reading_error=None):
     """Features of a whole scan for trees: descriptors, reading, and 1 if the profile was stated.
 
     Parameters
@@ -158,7 +158,7 @@ def told_or_read(reader, descriptors, blur=None, misread=None):
     descriptors : ndarray of float32, shape (descriptors,)
     blur : ndarray of float32, shape (len(READING_NAMES),), optional
         Transfer of the stated profile, see `blur_of`. By default it is read.
-    misread : ndarray of float32, optional
+    reading_error : ndarray of float32, optional
         See `read`.
 
     Returns
@@ -167,5 +167,5 @@ def told_or_read(reader, descriptors, blur=None, misread=None):
     """
     found = blur
     if blur is None:
-        found = read(reader, descriptors, 0.0 if misread is None else misread)
+        found = read(reader, descriptors, 0.0 if reading_error is None else reading_error)
     return np.concatenate([descriptors, found, [blur is not None]]).astype(np.float32)

@@ -30,7 +30,7 @@ FAINTEST = 1e-3  # of the brightest intensity: least brain value after sharpenin
 # blurred than it is does most harm.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
 EXACT, WIDER = 0.5, 0.15  # share of nominal profiles; largest change in width of the others
-MISREAD = (0.08, 0.1)  # standard deviation of the errors added to readings in training
+READING_ERROR = (0.08, 0.1)  # standard deviation of the errors added to readings in training
 MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
 # Share of originals that are sharpened, by which share of their finest detail at most, and the
 # sigma (voxels) of the Gaussian that removes this detail; share of originals that stay as they are.
@@ -38,40 +38,40 @@ MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn 
 SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
 AS_IT_IS = 0.2
 LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
-TOLD = 0.5  # share of acquisitions whose profile is given to the filters
+GIVEN = 0.5  # share of acquisitions whose profile is given to the filters
 LEAST_MISSED = 1e-5  # mean squared error: no weight of an acquisition exceeds 1 / LEAST_MISSED
 
 
-class Draw(NamedTuple):
+class SampledAcquisition(NamedTuple):
     """One sampled acquisition: how its LR volume is made."""
 
     profiles: tuple  # of three slice_profile.Profile, one for each axis
     sigma: float  # of the noise, as a share of the brightest intensity
     softness: tuple  # of three float: sigma of the blur of the original along each axis, voxels
     sharpening: float  # share of the original's finest detail that is added to it
-    grain: float  # sigma of the original's own noise, as a share of the brightest intensity
-    told: bool  # True if the profiles are given to the filters
-    misread: np.ndarray  # (len(READING_NAMES),): error of the reading, if none is given
+    original_noise: float  # sigma of the original's noise, as a share of the brightest intensity
+    given: bool  # True if the profiles are given to the filters
+    reading_error: np.ndarray  # (len(READING_NAMES),): error of the reading, if none is given
 
 
-def draw_of(method, random):
+def sample_acquisition(method, random):
     """Draw profiles, a noise level, and the sharpness and noise of the original."""
-    told = random.random() < TOLD
-    profiles = _profiles_of(method, told, random)
+    given = random.random() < GIVEN
+    profiles = _profiles_of(method, given, random)
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else method.noise / 100 * level**LOW_NOISE
     random.random(3)  # unused: keeps the random sequence of the filters in pretrained/
-    noisy, grain = random.random(2)
+    noisy, original_noise = random.random(2)
     softness, sharpening = _sharpness_of(random)
-    return Draw(profiles, sigma, softness, sharpening,
-                method.original_noise / 100 * grain if noisy < NOISY_ORIGINALS else 0.0,
-                told, np.multiply(MISREAD, random.standard_normal(len(MISREAD))))
+    original_noise *= method.original_noise / 100 if noisy < NOISY_ORIGINALS else 0.0
+    error = np.multiply(READING_ERROR, random.standard_normal(len(READING_ERROR)))
+    return SampledAcquisition(profiles, sigma, softness, sharpening, original_noise, given, error)
 
 
-def _profiles_of(method, told, random):
+def _profiles_of(method, given, random):
     """Draw the profile of each axis: mostly one for all, sometimes a second one for one axis."""
     names = method.profile
-    shares = np.array([1.0 if told else SHARES[name] for name in names])
+    shares = np.array([1.0 if given else SHARES[name] for name in names])
     if not shares.any():
         shares += 1
     first, other = random.choice(len(names), 2, p=shares / shares.sum())
@@ -101,7 +101,7 @@ def _sharpness_of(random):
     return tuple(sigma * (1 + UNLIKE * (2 * share - 1)) for share in along), 0.0
 
 
-def drawn_volumes(image, method, name):
+def sampled_volumes(image, method, name):
     """All LR volumes made from one training volume, one for each slab that holds brain.
 
     Parameters
@@ -116,7 +116,7 @@ def drawn_volumes(image, method, name):
     Yields
     ------
     LRVolume
-        With its original; `core` marks the voxels of the slab inside the mask.
+        With its original; `training_mask` marks the voxels of the slab inside the mask.
 
     Raises
     ------
@@ -130,54 +130,56 @@ def drawn_volumes(image, method, name):
     order = random_of(method.seed, f"{name} slabs").permutation(method.draws)
     for number, slab in enumerate(order):
         random = random_of(method.seed, f"{name} draw {number}")
-        volume = _drawn_volume(hr, method, random, edges[slab], edges[slab + 1])
+        volume = _sampled_volume(hr, method, random, edges[slab], edges[slab + 1])
         if volume is not None:
             yield volume
 
 
-def _drawn_volume(hr, method, random, first, last):
+def _sampled_volume(hr, method, random, first, last):
     """One LR volume of `hr` for the planes first to last; None if they hold no brain."""
-    draw, step = draw_of(method, random), method.factor[0]
+    acquisition, step = sample_acquisition(method, random), method.factor[0]
     # Enough planes around for noise and blur descriptors like those of a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
-    hr = with_grain(with_sharpness(hr, draw), draw.grain, random)
+    hr = with_original_noise(with_sharpness(hr, acquisition), acquisition.original_noise, random)
     operator = degradation_of(hr.shape, method)
-    operator.profiles = draw.profiles
-    low = make_low(hr, operator, draw.sigma, random)
+    operator.profiles = acquisition.profiles
+    low = make_low(hr, operator, acquisition.sigma, random)
     scale = bright_level_of_scan(low)
     if not scale > 0:
         return None
     unit = np.minimum(low, scale) / np.float32(scale)
     planes = slice(max(first - HALO, 0), min(last + HALO, hr.shape[0]))
     start, mask = _planes_of_start(unit, operator, planes)
-    core = np.zeros(mask.shape, bool)
-    core[first - planes.start:last - planes.start] = True
-    if not (core & mask).any():
+    training_mask = np.zeros(mask.shape, bool)
+    training_mask[first - planes.start:last - planes.start] = True
+    if not (training_mask & mask).any():
         return None
     box = tight_box(mask)
     whole = (slice(planes.start + box[0].start, planes.start + box[0].stop), *box[1:])
-    cut = [np.ascontiguousarray(part[box]) for part in (start, mask, core & mask)]
+    cut = [np.ascontiguousarray(part[box]) for part in (start, mask, training_mask & mask)]
     hr = np.ascontiguousarray(hr[whole]) / np.float32(scale)
     missed = np.mean(np.square(hr - cut[0])[cut[2]])
-    blur = blur_of(draw.profiles, method.factor)
+    blur = blur_of(acquisition.profiles, method.factor)
     return LRVolume(cut[0], low, operator, whole, hr.shape, scale, cut[1], hr=hr,
-                    descriptors=operator.descriptors(unit), blur=blur if draw.told else None,
-                    true_blur=blur, misread=draw.misread.astype(np.float32),
-                    core=cut[2], weight=1 / (missed + LEAST_MISSED))
+                    descriptors=operator.descriptors(unit), true_blur=blur,
+                    blur=blur if acquisition.given else None,
+                    reading_error=acquisition.reading_error.astype(np.float32),
+                    training_mask=cut[2], weight=1 / (missed + LEAST_MISSED))
 
 
-def with_sharpness(hr, draw):
+def with_sharpness(hr, acquisition):
     """The volume blurred or sharpened as the acquisition states, within its outline, in [0, 1]."""
-    if draw.sharpening:
+    if acquisition.sharpening:
         finest = hr - _blurred(hr, 3 * (FINEST,))
-        return np.clip(hr + np.float32(draw.sharpening) * finest, FAINTEST, 1) * (hr > 0)
-    if not any(draw.softness):
+        return np.clip(hr + np.float32(acquisition.sharpening) * finest, FAINTEST, 1) * (hr > 0)
+    if not any(acquisition.softness):
         return hr
     brain = hr > 0
     # A weighted mean of brain voxels alone: so the blur does not darken the outline.
-    return np.divide(_blurred(hr, draw.softness), _blurred(brain.astype(np.float32), draw.softness),
-                     out=np.zeros_like(hr), where=brain)
+    blurred, weight = (_blurred(part, acquisition.softness)
+                       for part in (hr, brain.astype(np.float32)))
+    return np.divide(blurred, weight, out=np.zeros_like(hr), where=brain)
 
 
 def _blurred(volume, sigmas):
@@ -190,7 +192,7 @@ def _blurred(volume, sigmas):
     return apply_operators(volume, operators)
 
 
-def with_grain(hr, sigma, random):
+def with_original_noise(hr, sigma, random):
     """Add noise to the original itself. It is part of the target, so filters learn to keep it.
 
     Good volumes of many scanners are noisy. Then the LR volume shows this noise, and the original

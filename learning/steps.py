@@ -17,7 +17,7 @@ from disk.interrupt import Stop
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair, with_sharp_original
-from learning.acquisitions import drawn_volumes
+from learning.acquisitions import sampled_volumes
 from learning.checkpoint import Checkpoint, Sums, buckets_per_file
 from learning.ledger import fingerprint
 from machine.errors import CannotWrite, UserError, blamed_on, complain, one_line
@@ -144,18 +144,18 @@ def go_on(checkpoint, volumes, request):
 def begin(checkpoint, structure, volumes, stages, place):
     """Learn the classes of a stage, and begin its sums."""
     request = checkpoint.request
-    chosen, title = structure.survey_volumes(volumes), structure.survey_title
+    chosen, title = structure.volumes_to_sample(volumes), structure.sampling_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
-    surveys, seen, sources, faults = [], 0, [], []
+    feature_samples, seen, sources, faults = [], 0, [], []
     with progress(len(chosen), title, "volume", request.quiet) as bar:
-        work = partial(survey_volume, stages=stages, request=request, volumes=len(chosen))
-        for path, surveyed in place.in_order(work, chosen):
+        work = partial(sample_volume, stages=stages, request=request, volumes=len(chosen))
+        for path, sampled in place.in_order(work, chosen):
             try:
-                found = surveyed()
+                found = sampled()
             except UserError as fault:
                 faults.append(fault)  # reported later, when this volume is to be summed
                 continue
-            surveys += [survey for survey, _ in found]
+            feature_samples += [sample for sample, _ in found]
             seen += sum(voxels for _, voxels in found)
             sources.append(path)
             bar.update()
@@ -168,14 +168,14 @@ def begin(checkpoint, structure, volumes, stages, place):
     title = f"stage {len(stages) + 1}, {structure.classes_title}"
     quiet = request.quiet or not structure.classes_title
     with progress(request.method.leaves, title, structure.classes_unit, quiet) as bar:
-        classes = structure.find_classes(surveys, bar.update)
+        classes = structure.find_classes(feature_samples, bar.update)
     checkpoint.begin(classes, [fingerprint(path, request.train_dir) for path in sources])
 
 
-def survey_volume(path, stages, request, volumes):
-    """Survey one of `volumes` volumes for the classes: pairs of a survey and its voxel count."""
+def sample_volume(path, stages, request, volumes):
+    """Sample features of one of `volumes` volumes: pairs of a sample and its number of voxels."""
     structure = structure_of(request.method)
-    return [structure.survey(pair, stages, name, volumes)
+    return [structure.sample_features(pair, stages, name, volumes)
             for name, pair in pairs_of(path, request)]
 
 
@@ -195,7 +195,8 @@ def pairs_of(path, request):
     name = relative_name(path, request.train_dir)
     try:
         if request.method.for_scans:
-            for number, volume in enumerate(one_ahead(drawn_volumes(image, request.method, name))):
+            volumes = sampled_volumes(image, request.method, name)
+            for number, volume in enumerate(one_ahead(volumes)):
                 yield f"{name} draw {number}", volume
             return
         pair = make_pair(image, request.method)
@@ -232,7 +233,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             wanted = checkpoint.ledger.lacking(buckets, record)
             if wanted is None:
                 return None, None
-            parts = (structure.draw(pair, stages, checkpoint.ledger.classes, part, buckets, wanted)
+            classes = checkpoint.ledger.classes
+            parts = (structure.samples(pair, stages, classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
             first = next(parts, None)  # faults of a volume are found here
         except UserError as fault:

@@ -145,7 +145,7 @@ def classify(scene, voxels, tree):
     orientation = np.empty(voxels.size, np.uint8)
     whole = np.zeros(len(DESCRIPTOR_NAMES) + len(TOLD_NAMES), np.float32)
     if scene.descriptors is not None:
-        whole = told_or_read(tree.reader, scene.descriptors, scene.blur, scene.misread)
+        whole = told_or_read(tree.reader, scene.descriptors, scene.blur, scene.reading_error)
     tree = for_volume(tree, whole)
     in_slabs(scene, voxels, lambda slab, inside, these: write_leaves(
         inside, slab, tree, leaf[:, these], orientation[these]))

@@ -18,11 +18,11 @@ class Scene(NamedTuple):
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
     descriptors: np.ndarray | None = None  # float32: noise and blur descriptors of the LR volume
     blur: np.ndarray | None = None  # float32: reading of its profile, where this is known
-    misread: np.ndarray | None = None  # float32: error added to the estimated reading, in training
+    reading_error: np.ndarray | None = None  # float32: error added to the reading in training
 
 
 def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None,
-               ends=((0, 0),) * 3, blur=None, misread=None):
+               ends=((0, 0),) * 3, blur=None, reading_error=None):
     """Make the Scene of volumes that are not padded yet.
 
     Parameters
@@ -38,7 +38,7 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
         For both faces of each axis: True if the face is also a face of the array that the volumes
         were cropped from. Beyond this face the mask is mirrored, as the voxels are. Beyond all
         other faces there is no brain.
-    blur, misread : ndarray of float32, optional
+    blur, reading_error : ndarray of float32, optional
 
     Returns
     -------
@@ -60,7 +60,7 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
             planes[:max(REACH - side.start, 0)] = False
         if not mirrored[1]:
             planes[REACH + length - side.start:] = False
-    return Scene(around, begun, brain, padded, swaps, descriptors, blur, misread)
+    return Scene(around, begun, brain, padded, swaps, descriptors, blur, reading_error)
 
 
 def _with_reach(volume, tile, mode):

@@ -13,7 +13,7 @@ from degrading.profile_reader import READING_NAMES, fit_reader, read
 from hashtable import sample_voxels
 from machine.kernels import njit
 from machine.threads import in_threads, spans
-from matrix_compute import BLOCK, Drawn, bucket_order
+from matrix_compute import BLOCK, TrainingSamples, bucket_order
 from octahedral.applying import apply_turned, lines_of
 from octahedral.features import SLAB, classify, features_of_voxels
 from octahedral.scene import REACH, ball, make_scene, places, turned_offsets
@@ -92,12 +92,12 @@ def restore_stages(volume, stages, method, near=None, advance=lambda share: None
 
 def what_stages_learn_from(volume, stages, method):
     """The scene of a volume for the stage after `stages`, and the voxels it learns from, flat."""
-    core, near = volume.mask, None
-    if volume.core is not None:
-        core = volume.core
-        near = binary_dilation(core, iterations=NEAR) & volume.mask
+    training_mask, near = volume.mask, None
+    if volume.training_mask is not None:
+        training_mask = volume.training_mask
+        near = binary_dilation(training_mask, iterations=NEAR) & volume.mask
     scene = scene_of(volume, restore_stages(volume, stages, method, near), method)
-    return scene, np.flatnonzero(np.pad(core, REACH))
+    return scene, np.flatnonzero(np.pad(training_mask, REACH))
 
 
 def tiles_of(shape):
@@ -146,7 +146,7 @@ def scene_of(volume, estimate, method, tile=None):
     ends = [(side.start == 0, side.stop == length)
             for side, length in zip(volume.box, operator.shape, strict=True)]
     return make_scene(estimate, volume.lr, volume.mask, along, method.factor, volume.descriptors,
-                      tile, ends, volume.blur, volume.misread)
+                      tile, ends, volume.blur, volume.reading_error)
 
 
 def apply_stage(scene, stage, number, method, near=None):
@@ -163,7 +163,7 @@ def apply_stage(scene, stage, number, method, near=None):
 
 # ----------------------------------------------------------------------------------------- learning
 
-def survey(volume, stages, method, count, name):
+def sample_features(volume, stages, method, count, name):
     """Samples of one volume for growing the trees of the next stage.
 
     Parameters
@@ -182,7 +182,7 @@ def survey(volume, stages, method, count, name):
     -------
     features : ndarray of float32
         As `features_of_voxels` gives them. If the true profile is known, the reading is the true
-        one, and `misread` follows in further columns.
+        one, and `reading_error` follows in further columns.
     rows : ndarray of float32, shape (n, taps + 1)
         A few taps and the target, less the voxel's own estimate.
     """
@@ -196,8 +196,8 @@ def survey(volume, stages, method, count, name):
     features, orientation = features_of_voxels(scene, voxels)
     if volume.true_blur is not None:
         features[:, BLUR] = volume.true_blur
-        misread = np.tile(volume.misread, (len(features), 1))
-        features = np.hstack([features, misread])  # for `_with_readings`
+        reading_error = np.tile(volume.reading_error, (len(features), 1))
+        features = np.hstack([features, reading_error])  # for `_with_readings`
     taps = np.concatenate(SMALL_BALL), ball(1 if stages else -1)
     rows = np.empty((voxels.size, sum(map(len, taps)) + 1), np.float32)
     fill = row_filler(scene, volume, voxels, orientation, taps)
@@ -205,47 +205,47 @@ def survey(volume, stages, method, count, name):
     return features, rows
 
 
-def stage_tree(surveys, method, advance=lambda leaves: None):
-    """Grow the trees of a stage, and fit the reader of profiles, from the surveys of volumes.
+def stage_tree(feature_samples, method, advance=lambda leaves: None):
+    """Grow the trees of a stage, and fit the reader of profiles, from sampled features.
 
-    If there are several trees, each leaves out a part of the surveys. So the trees differ, and the
+    If there are several trees, each leaves out a part of the volumes. So the trees differ, and the
     mean of their outputs varies less than the output of one tree.
     """
     reader = NO_READER
-    if surveys[0][0].shape[1] > len(FEATURE_NAMES):
-        reader, surveys = _with_readings(surveys)
+    if feature_samples[0][0].shape[1] > len(FEATURE_NAMES):
+        reader, feature_samples = _with_readings(feature_samples)
     trees = []
     for number in range(method.trees):
-        parts = [part for place, part in enumerate(surveys)
-                 if method.trees == 1 or place % method.trees != number] or surveys
+        parts = [part for place, part in enumerate(feature_samples)
+                 if method.trees == 1 or place % method.trees != number] or feature_samples
         features, samples = (np.concatenate(found) for found in zip(*parts, strict=True))
         trees.append(grow(features, samples, method.leaves, advance))
     return together(trees, reader)
 
 
-def _with_readings(surveys):
-    """Fit a reader to surveys; write its readings where the profile is not given to the filters.
+def _with_readings(feature_samples):
+    """Fit a reader to sampled features; write its readings where no profile is given.
 
     Returns
     -------
     reader : ndarray
-    surveys : list
+    feature_samples : list
         Features without the columns that are not for trees, and rows.
     """
-    whole = np.array([features[0] for features, _ in surveys])
+    whole = np.array([features[0] for features, _ in feature_samples])
     reader = fit_reader(whole[:, DESCRIPTORS], whole[:, BLUR])
     found = []
-    for (features, rows), of_volume in zip(surveys, whole, strict=True):
+    for (features, rows), of_volume in zip(feature_samples, whole, strict=True):
         features = features[:, :len(FEATURE_NAMES)].copy()
         if not of_volume[TOLD]:
-            misread = of_volume[len(FEATURE_NAMES):]
-            features[:, BLUR] = read(reader, of_volume[DESCRIPTORS], misread)
+            reading_error = of_volume[len(FEATURE_NAMES):]
+            features[:, BLUR] = read(reader, of_volume[DESCRIPTORS], reading_error)
         features[:, HIDDEN] = 0
         found.append((features, rows))
     return reader, found
 
 
-def draw_stage_samples(volume, stages, tree, method, name, wanted=None):
+def stage_samples(volume, stages, tree, method, name, wanted=None):
     """Draw the samples of one volume for the stage after `stages`.
 
     Parameters
@@ -278,7 +278,7 @@ def draw_stage_samples(volume, stages, tree, method, name, wanted=None):
     order, ends = bucket_order(bucket, 2 * tree.leaves)
     voxels, orientation = voxels[order], orientation[order]
     fill = row_filler(scene, volume, voxels, orientation, stage_taps(len(stages), method))
-    return Drawn(volume, voxels, ends, fill)
+    return TrainingSamples(volume, voxels, ends, fill)
 
 
 def row_filler(scene, volume, voxels, orientation, taps):

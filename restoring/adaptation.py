@@ -23,7 +23,7 @@ from degrading.spline import resizing_matrix, zoom_matrix
 from get_lar import RIM, LRVolume, above_zero, in_units
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters
-from octahedral.stages import draw_stage_samples, tap_count
+from octahedral.stages import stage_samples, tap_count
 from util import random_of, tight_box
 
 ADAPTING_RIDGE = 5e5  # samples: weight of the pull to the uncorrected filters
@@ -83,7 +83,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
     for number, (tree, weights) in enumerate(stages):
         gram = Gram(2 * tree.leaves, tap_count(number, method))
         for axis, example in enumerate(examples):
-            drawn = draw_stage_samples(example, corrected, tree, method, f"own plane {axis}")
+            drawn = stage_samples(example, corrected, tree, method, f"own plane {axis}")
             sum_rows(gram, drawn.ends, drawn.fill)
         corrected.append(Stage(tree, corrected_filters(gram, tree, weights, ADAPTING_RIDGE, TRUST)))
     return Adapted(corrected, profile, "")

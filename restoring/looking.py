@@ -27,7 +27,7 @@ from nifti.slices import filled_up, slices_in_words
 from nifti.volumes import read_series
 from restoring.measured_scan import first_seen
 from restoring.planning import THICK, find_head
-from restoring.spacing import of_three, way_to
+from restoring.spacing import of_three, route_to
 
 FINE = 0.45  # mm: voxels of a result below this are finer than any training volume
 
@@ -80,7 +80,7 @@ def look(path, store):
     factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
     if seen:
         with contextlib.suppress(ValueError):
-            factor = way_to(own, sizes, store.there).factors[0]
+            factor = route_to(own, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
     share = None

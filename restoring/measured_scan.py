@@ -7,7 +7,7 @@ from degrading.measured_grid import mask_onto_measured, measured_grid, onto_meas
 from machine.progress import say
 from nifti.geometry import unit_of
 from nifti.volumes import Volume
-from restoring.spacing import Way, describe, way_to
+from restoring.spacing import Route, describe, route_to
 
 
 class Scan(NamedTuple):
@@ -16,7 +16,7 @@ class Scan(NamedTuple):
     volume: Volume
     inside: np.ndarray | None  # of bool: the brain, from the mask
     sizes: np.ndarray  # (3,) of its voxels
-    way: Way
+    route: Route
     uses: list  # of Filters
     to_low: np.ndarray  # (4, 4), from its voxels to those of the file
     profiles: tuple  # of three str; empty if they are not known
@@ -44,17 +44,17 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     if grid.is_own:
         return scan
     sizes, unit = scan.sizes / grid.shares, unit_of(scan.volume.image)
-    goal = scan.way.sizes or tuple(scan.sizes / scan.way.factor)
+    goal = scan.route.sizes or tuple(scan.sizes / scan.route.factor)
     seen = [f"axis {axis}: {size:.4g} {unit} on a grid of {own:.4g}" for axis, (size, own)
             in enumerate(zip(sizes, scan.sizes, strict=True)) if grid.shares[axis] < 1]
     try:
-        way = way_to(goal, sizes, store.there, unit)
+        route = route_to(goal, sizes, store.there, unit)
     except ValueError:
         say(f"{name}: it was interpolated ({'; '.join(seen)}), and there are no filters for "
             "its measured grid; it is restored as it is")
         return scan
     say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
-        f"{describe(way, sizes, unit)}")
+        f"{describe(route, sizes, unit)}")
     if scan.profiles:
         say(f"{name}: --profile is not used: it describes the grid that was interpolated")
     volume, inside = scan.volume, scan.inside
@@ -62,8 +62,8 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     data = data.reshape(*grid.shape, *volume.data.shape[3:])
     if inside is not None:
         inside = mask_onto_measured(inside, grid)
-    return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, way=way,
-                         uses=[store(factor) for factor in way.factors], to_low=grid.to_low(),
+    return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, route=route,
+                         uses=[store(factor) for factor in route.factors], to_low=grid.to_low(),
                          profiles=())
 
 

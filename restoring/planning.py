@@ -13,7 +13,7 @@ from nifti.geometry import unit_of, voxel_sizes_of
 from nifti.slices import filled_up, slices_in_words
 from nifti.volumes import read_series
 from restoring.measured_scan import first_seen
-from restoring.spacing import Way, describe, of_three, way_to
+from restoring.spacing import Route, describe, of_three, route_to
 from structure import structure_of
 
 THICK = 1.5  # times longer than another axis: slices count as thick
@@ -23,26 +23,26 @@ WORK_BYTES = 0.45 * GB  # a tile at work; without volumes and compiled code
 
 
 def plan(path, name, store):
-    """The `Way` to the requested voxel sizes, and its filters, from header and sidecar alone."""
+    """The `Route` to the requested voxel sizes, and its filters, from header and sidecar alone."""
     request = store.request
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
     sizes, unit = voxel_sizes_of(image), unit_of(image)
     if store.by_size:
         goal = request.voxel_size or 3 * (float(sizes.min()),)
         try:
-            way = way_to(goal, sizes, store.there, unit)
-            say(f"{name}: {describe(way, sizes, unit)}")
+            route = route_to(goal, sizes, store.there, unit)
+            say(f"{name}: {describe(route, sizes, unit)}")
         except ValueError as fault:
-            way, sizes, shape = _from_measured(path, goal, sizes, shape, store, fault)
+            route, sizes, shape = _from_measured(path, goal, sizes, shape, store, fault)
     else:
-        way = Way([request.method.factor], None)
+        route = Route([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
     if said := slices_in_words(path, sizes, unit):
         say(f"{name}: {said}")
-    check_slices(path, shape, way.factor)
-    uses = [store(factor) for factor in way.factors]
-    _check_memory(path, image, shape, sizes, way, uses, request)
-    return way, uses
+    check_slices(path, shape, route.factor)
+    uses = [store(factor) for factor in route.factors]
+    _check_memory(path, image, shape, sizes, route, uses, request)
+    return route, uses
 
 
 def _from_measured(path, goal, sizes, shape, store, fault):
@@ -53,13 +53,13 @@ def _from_measured(path, goal, sizes, shape, store, fault):
     grid = measured_grid(first_seen(read_series(path)), filled_up(path, sizes))
     sizes = sizes / grid.shares
     try:
-        way = way_to(goal, sizes, store.there)
-        useful = store(way.factors[0]).method.for_scans
+        route = route_to(goal, sizes, store.there)
+        useful = store(route.factors[0]).method.for_scans
     except ValueError:
         useful = False
     if not useful:
         raise UserError(f"{path}: {fault}") from fault
-    return way, sizes, grid.shape + shape[3:]
+    return route, sizes, grid.shape + shape[3:]
 
 
 def check_slices(name, shape, factor):
@@ -142,17 +142,17 @@ def is_thick(use):
     return use.method.for_scans and sorted(use.method.factor)[1] == 1
 
 
-def _check_memory(path, image, shape, sizes, way, uses, request):
+def _check_memory(path, image, shape, sizes, route, uses, request):
     """Raise UserError, before work begins, if memory does not suffice."""
     count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
-    voxels = math.prod(shape) * math.prod(map(int, way.factor))
+    voxels = math.prod(shape) * math.prod(map(int, route.factor))
     each = max(structure_of(use.method).restore_bytes for use in uses)
-    working, doing = voxels * each, f"make it {' x '.join(map(str, way.factor))} times finer"
-    if way.sizes:  # the last spline writes other voxels
+    working, doing = voxels * each, f"make it {' x '.join(map(str, route.factor))} times finer"
+    if route.sizes:  # the last spline writes other voxels
         last = math.prod(round(side * size / goal)
-                         for side, size, goal in zip(shape, sizes, way.sizes, strict=True))
+                         for side, size, goal in zip(shape, sizes, route.sizes, strict=True))
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
-        doing = f"bring it to voxels of {of_three(way.sizes, unit_of(image))}"
+        doing = f"bring it to voxels of {of_three(route.sizes, unit_of(image))}"
     learning = ADAPT_BYTES if request.adapt and any(map(is_thick, uses)) else 0  # earlier
     storing = count * voxels * image.get_data_dtype().itemsize if request.dtype == "same" else 0
     needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES

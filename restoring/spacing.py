@@ -21,7 +21,7 @@ OVER, OVER_FROM_3 = 0.2, 0.5
 SUB_VOXELS = 8  # positions that are averaged for a coarser voxel
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """The steps from a volume to the requested voxel sizes."""
 
     factors: list  # of tuple of three int: factors of the filters, in the order of their use
@@ -34,7 +34,7 @@ class Way(NamedTuple):
         return tuple(int(product) for product in np.prod(self.factors, axis=0))
 
 
-def way_to(asked, sizes, there, unit="mm"):
+def route_to(asked, sizes, there, unit="mm"):
     """Choose the filters for the requested voxel sizes.
 
     Parameters
@@ -58,9 +58,9 @@ def way_to(asked, sizes, there, unit="mm"):
     Examples
     --------
     >>> scan = [(2, 2, 2), (3, 3, 3), (1, 1, 2), (1, 1, 4), (1, 1, 5)]
-    >>> way_to((1, 1, 1), (1, 1, 5.5), scan).factors
+    >>> route_to((1, 1, 1), (1, 1, 5.5), scan).factors
     [(1, 1, 5)]
-    >>> way_to((0.5, 0.5, 0.5), (1, 1, 4), scan).factors
+    >>> route_to((0.5, 0.5, 0.5), (1, 1, 4), scan).factors
     [(2, 2, 2), (1, 1, 4)]
     """
     ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
@@ -72,7 +72,7 @@ def way_to(asked, sizes, there, unit="mm"):
     whole = tuple(round(ratio) for ratio in ratios)
     exact = all(_same(ratio, factor) for ratio, factor in zip(ratios, whole, strict=True))
     if exact and any(sorted(whole) == sorted(factor) for factor in there):
-        return Way([whole], goal)
+        return Route([whole], goal)
     cubes = {factor[0] for factor in there if len(set(factor)) == 1}
     single = {max(factor) for factor in there if sorted(factor)[1] == 1}
     rest, factors, most = np.array(ratios), [], False
@@ -91,7 +91,7 @@ def way_to(asked, sizes, there, unit="mm"):
         raise ValueError(f"there are no filters from voxels of {of_three(sizes, unit)} to "
                          f"{of_three(asked, unit)}; there are some for factor {tags(there)}; "
                          "learn others, or give --factor")
-    return Way(factors, goal, bool(most))
+    return Route(factors, goal, bool(most))
 
 
 def nearest(ratio, there):
@@ -181,30 +181,30 @@ def _mean_operator(side, places, ratio):
         len(places), SUB_VOXELS, last - first).mean(1))
 
 
-def describe(way, sizes, unit="mm"):
+def describe(route, sizes, unit="mm"):
     """Describe the way for a volume of these voxel sizes, in words.
 
     Examples
     --------
-    >>> describe(Way([(1, 1, 5)], (1, 1, 1)), (1, 1, 5.5))
+    >>> describe(Route([(1, 1, 5)], (1, 1, 1)), (1, 1, 5.5))
     'slices of 5.5 mm along axis 2: 5 times finer, then to 1 mm'
-    >>> describe(Way([(2, 2, 2)], (1, 1, 1)), (2, 2, 2))
+    >>> describe(Route([(2, 2, 2)], (1, 1, 1)), (2, 2, 2))
     'voxels of 2 x 2 x 2 mm: 2 times finer'
     """
-    fine = [size / factor for size, factor in zip(sizes, way.factor, strict=True)]
-    refined = [axis for axis in range(3) if way.factor[axis] > 1]
-    left = [axis for axis in range(3) if not _same(fine[axis], way.sizes[axis])]
-    most = " (the most that there are filters for)" if way.most else ""
-    if len(way.factors) == 1 and len(set(way.factor)) == 1:
-        text = f"voxels of {of_three(sizes, unit)}: {way.factor[0]} times finer"
-        return text + (f"{most}, then to {of_three(way.sizes, unit)}" if left else "")
+    fine = [size / factor for size, factor in zip(sizes, route.factor, strict=True)]
+    refined = [axis for axis in range(3) if route.factor[axis] > 1]
+    left = [axis for axis in range(3) if not _same(fine[axis], route.sizes[axis])]
+    most = " (the most that there are filters for)" if route.most else ""
+    if len(route.factors) == 1 and len(set(route.factor)) == 1:
+        text = f"voxels of {of_three(sizes, unit)}: {route.factor[0]} times finer"
+        return text + (f"{most}, then to {of_three(route.sizes, unit)}" if left else "")
     parts = []
     for axis in refined:
         what = "slices" if len(refined) == 1 else "voxels"
-        then = f"{most}, then to {way.sizes[axis]:.4g} {unit}" if axis in left else ""
-        parts.append(f"{what} of {sizes[axis]:.4g} {unit} along axis {axis}: {way.factor[axis]} "
+        then = f"{most}, then to {route.sizes[axis]:.4g} {unit}" if axis in left else ""
+        parts.append(f"{what} of {sizes[axis]:.4g} {unit} along axis {axis}: {route.factor[axis]} "
                      f"times finer{then}")
-    parts += [f"axis {axis} from {sizes[axis]:.4g} to {way.sizes[axis]:.4g} {unit} by spline"
+    parts += [f"axis {axis} from {sizes[axis]:.4g} to {route.sizes[axis]:.4g} {unit} by spline"
               for axis in left if axis not in refined]
     return "; ".join(parts)
 

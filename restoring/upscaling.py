@@ -55,13 +55,13 @@ def upscale_file(path, target, store, engine, files=None):
     """
     watch, request, seal = Stopwatch(), store.request, Seal(path)
     name = relative_name(path, request.test_dir)
-    way, uses = plan(path, name, store)
+    route, uses = plan(path, name, store)
     with watch("read"):
         mask = mask_for(path, request.mask)
         volume = read_series(path)
         origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     with watch("interpolate"):
-        scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), way, uses,
+        scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), route, uses,
                      np.eye(4), request.known_profile)
         scan = as_measured(name, scan, store, filled_up(path, scan.sizes))
     found = upscale_volumes(name, scan, request, engine, watch, mask, path)
@@ -97,12 +97,12 @@ def upscale_file(path, target, store, engine, files=None):
         low, fine = volumes_of(volume)[found.first], found.fine[found.first]
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
-    method = dataclasses.replace(scan.uses[-1].method, factor=scan.way.factor)
+    method = dataclasses.replace(scan.uses[-1].method, factor=scan.route.factor)
     return Restored(row, images, header.get_best_affine(), watch, method, scan.uses, origin,
                     len(found.missed))
 
 
-class Seen(NamedTuple):
+class Estimates(NamedTuple):
     """Estimates from a volume."""
 
     descriptors: np.ndarray | None  # of noise and blur; None if the filters do not use them
@@ -119,7 +119,7 @@ class Upscaled(NamedTuple):
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
     to_low: np.ndarray  # (4, 4), from their voxels to those of the file
     first: int  # number of the first volume that could be restored: the report shows it
-    seen: Seen  # estimates from the first restored volume
+    seen: Estimates  # estimates from the first restored volume
     profile: str | None  # of its slices, if the filters were fine-tuned on it
     head: bool | None  # whether it seems to be a whole head; None if the filters do not ask
     missed: list  # of str: messages about volumes that could not be restored
@@ -151,7 +151,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
         If no volume can be restored.
     """
     path = path or name
-    volume, brain, sizes, way, uses, _, profiles = scan
+    volume, brain, sizes, route, uses, _, profiles = scan
     lows = volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
     mask = mask and mask._replace(inside=brain)
@@ -177,8 +177,8 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
             finally:
                 bar.update(100 * (number + 1) - bar.n)
             with watch("restore"):
-                if way.sizes is not None:
-                    found, to_low = onto_sizes(found, to_low, shape, sizes, way.sizes,
+                if route.sizes is not None:
+                    found, to_low = onto_sizes(found, to_low, shape, sizes, route.sizes,
                                                *_range_of(found, shift))
             if not np.isfinite(found).all() and count > 1:
                 found = _own_spline(low, found.shape, to_low, shift)
@@ -291,7 +291,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
             trust = structure_of(use.method).trust(lr_volume, use.stages)
-            seen = Seen(lr_volume.descriptors, trust, *_read_blur(lr_volume.descriptors, use))
+            seen = Estimates(lr_volume.descriptors, trust, *_read_blur(lr_volume.descriptors, use))
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # frees memory before the next use
@@ -299,7 +299,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
 
 
 def _read_blur(descriptors, use):
-    """`distance` and `like` of `Seen`; `use` are the filters of the first step."""
+    """`distance` and `like` of `Estimates`; `use` are the filters of the first step."""
     if descriptors is None or not (reader := use.stages[0].classes.reader).any():
         return None, None
     return strangeness(reader, descriptors), nearest_profile(read(reader, descriptors))

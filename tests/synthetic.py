@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from degrading.degradation import degradation_of
 from matrix_compute import Stage, sum_rows
-from octahedral.stages import draw_stage_samples
+from octahedral.stages import stage_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENT = 3600  # seconds until a test takes something for hanging: no machine is that slow
@@ -86,6 +86,6 @@ def interpolate(low, shape, method):
 
 def accumulate_stage(stages, gram, volume, tree, method, name, wanted=None):
     """Add a volume's samples to the sums of the stage after `stages`; returns how many."""
-    drawn = draw_stage_samples(volume, stages, tree, method, name, wanted)
+    drawn = stage_samples(volume, stages, tree, method, name, wanted)
     sum_rows(gram, drawn.ends, drawn.fill)
     return drawn.voxels.size

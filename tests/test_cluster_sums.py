@@ -33,7 +33,7 @@ def task(tmp_path_factory):
     request = Request.of(filter_len=5, grad_len=5, q_angle_p=3, q_angle_t=3, train_dir=str(folder))
     structure = structure_of(request.method)
     (name, pair), = pairs_of(paths[0], request)
-    return paths, request, structure.find_classes([structure.survey(pair, [], name, 5)[0]])
+    return paths, request, structure.find_classes([structure.sample_features(pair, [], name, 5)[0]])
 
 
 def plain(paths, request, boundaries):

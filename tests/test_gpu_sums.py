@@ -20,14 +20,14 @@ from gpu.cards import cupy_cards
 from gpu.compute import Cards, Stream
 from machine.errors import UserError
 from machine.threads import in_turn
-from matrix_compute import BLOCK, Gram, draw_samples, sorted_samples
+from matrix_compute import BLOCK, Gram, sorted_samples, training_samples
 
 
 def stream(card, block=BLOCK):
     return Stream(card, Lock(), block)
 
 
-def drawn_case(method=MEDIUM, **case):
+def samples_case(method=MEDIUM, **case):
     """Random samples, bucket after bucket."""
     return sorted_samples(*random_samples(method, **case), method.buckets, method)
 
@@ -56,7 +56,7 @@ def bytes_of(gram, buckets):
 @pytest.mark.parametrize("solver", ["ridge", "cg"])  # centred patches, raw ones
 def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
     method = replace(MEDIUM, solver=solver)
-    drawn = drawn_case(method)
+    drawn = samples_case(method)
     gram, told = Gram(MEDIUM.buckets, MEDIUM.taps), []
     sums = stream(make_card(), block=50)
     sums.add(gram, drawn, method, told.append)
@@ -68,7 +68,7 @@ def test_sums_on_a_card_are_those_of_the_cpu(make_card, solver):
 @CARDS
 def test_sums_of_published_size_on_a_card_are_those_of_the_cpu(make_card):
     method = Method(q_angle_p=1, q_angle_t=1)
-    drawn = drawn_case(method, shape=(19, 20, 21))
+    drawn = samples_case(method, shape=(19, 20, 21))
     gram, sums = Gram(method.buckets, method.taps), stream(make_card())
     sums.add(gram, drawn, method)
     sums.settle(gram)
@@ -79,7 +79,7 @@ def test_volumes_stay_on_the_card_until_the_sums_are_asked_for():
     gram, expected = Gram(MEDIUM.buckets, MEDIUM.taps), Gram(MEDIUM.buckets, MEDIUM.taps)
     sums = stream(strict_card())
     for seed in range(3):
-        drawn = drawn_case(seed=seed)
+        drawn = samples_case(seed=seed)
         sums.add(gram, drawn, MEDIUM)
         cpu_sums(drawn, gram=expected)
         if seed < 2:
@@ -96,7 +96,7 @@ def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
     wanted[12:24] = True
     expected, gram = Gram(12, MEDIUM.taps, 12), Gram(12, MEDIUM.taps, 12)
     sums = stream(strict_card())
-    drawn = draw_samples(pair, BOUNDARIES, MEDIUM, "v", gram.buckets, wanted)
+    drawn = training_samples(pair, BOUNDARIES, MEDIUM, "v", gram.buckets, wanted)
     cpu_sums(drawn, gram=expected)
     sums.add(gram, drawn, MEDIUM)
     sums.settle(gram)
@@ -106,7 +106,7 @@ def test_samples_of_one_pass_go_to_the_buckets_of_that_pass(brain):
 
 def test_one_card_sums_pass_after_pass():
     (pair, voxels, bucket), sums = random_samples(), stream(strict_card())
-    whole = cpu_sums(drawn_case())
+    whole = cpu_sums(samples_case())
     for first, stop in ((0, 20), (20, 36)):
         gram, inside = Gram(stop - first, MEDIUM.taps, first), (bucket >= first) & (bucket < stop)
         part = sorted_samples(pair, voxels[inside], bucket[inside] - first, stop - first, MEDIUM)
@@ -123,7 +123,7 @@ def test_buckets_that_do_not_fit_on_the_card_are_summed_in_groups(monkeypatch):
     card = strict_card(int((bytes_of(gram, 7.5) + (1 << 20)) / gpu_compute.FREE_SHARE))
     sums = stream(card, block=128)
     for seed in range(2):
-        drawn = drawn_case(seed=seed)
+        drawn = samples_case(seed=seed)
         sums.add(gram, drawn, MEDIUM)
         cpu_sums(drawn, gram=expected)
     sums.settle(gram)
@@ -137,7 +137,7 @@ def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
     card = strict_card(bytes_of(gram, buckets) + 500_000, promised=1 << 40)
     sums = stream(card, block=128)
     for seed in range(2):
-        drawn, told = drawn_case(seed=seed), []
+        drawn, told = samples_case(seed=seed), []
         sums.add(gram, drawn, MEDIUM, told.append)
         cpu_sums(drawn, gram=expected)
         assert sum(told) == drawn.voxels.size
@@ -148,7 +148,7 @@ def test_out_of_memory_halves_the_group_and_the_sums_are_the_same(buckets):
 
 
 def test_out_of_memory_halves_the_block_where_one_bucket_is_left():
-    gram, drawn = Gram(MEDIUM.buckets, MEDIUM.taps), drawn_case()
+    gram, drawn = Gram(MEDIUM.buckets, MEDIUM.taps), samples_case()
     card = strict_card(bytes_of(gram, 1) + 400_000, promised=1)
     sums = stream(card, block=512)
     sums.add(gram, drawn, MEDIUM)
@@ -168,7 +168,7 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
             return self.__getattr__("take")(*arguments)
 
     card = strict_card()
-    gram, drawn = Gram(MEDIUM.buckets, MEDIUM.taps), drawn_case()
+    gram, drawn = Gram(MEDIUM.buckets, MEDIUM.taps), samples_case()
     sums = stream(card._replace(xp=Failing(card.xp.memory)))
     sums.add(gram, drawn, MEDIUM)
     sums.settle(gram)
@@ -178,7 +178,7 @@ def test_out_of_memory_amid_a_volume_loses_and_doubles_nothing():
 
 def test_a_card_with_too_little_memory_for_anything_is_said():
     with pytest.raises(UserError, match="too little free memory"):
-        stream(strict_card(10_000)).add(Gram(MEDIUM.buckets, MEDIUM.taps), drawn_case(), MEDIUM)
+        stream(strict_card(10_000)).add(Gram(MEDIUM.buckets, MEDIUM.taps), samples_case(), MEDIUM)
 
 
 # ---- several cards
@@ -208,7 +208,7 @@ def test_sums_of_several_cards_are_added_at_the_end(room):
     gram, expected = Gram(MEDIUM.buckets, MEDIUM.taps), Gram(MEDIUM.buckets, MEDIUM.taps)
     size = bytes_of(gram, room) + 1_500_000 if room else 1 << 40
     cards = [strict_card(size, promised=1 << 40, number=number) for number in range(3)]
-    volumes = [drawn_case(seed=seed) for seed in range(8)]
+    volumes = [samples_case(seed=seed) for seed in range(8)]
     for drawn in volumes:
         cpu_sums(drawn, gram=expected)
     sums = sum_on(cards, gram, volumes)
@@ -227,7 +227,7 @@ def test_sums_of_all_cards_there_are_are_those_of_the_cpu():
     except Exception as fault:
         pytest.skip(f"no card: {fault}")
     gram, expected = Gram(MEDIUM.buckets, MEDIUM.taps), Gram(MEDIUM.buckets, MEDIUM.taps)
-    volumes = [drawn_case(seed=seed) for seed in range(8)]
+    volumes = [samples_case(seed=seed) for seed in range(8)]
     for drawn in volumes:
         cpu_sums(drawn, gram=expected)
     sum_on(cards, gram, volumes)
@@ -242,7 +242,7 @@ def test_sums_of_all_cards_there_are_are_those_of_the_cpu():
 def test_a_card_that_others_have_filled_sums_in_groups(planned):
     card = real_card()
     method = Method(q_angle_p=2, q_angle_t=2)
-    drawn = drawn_case(method, shape=(24, 24, 24))
+    drawn = samples_case(method, shape=(24, 24, 24))
     gram = Gram(method.buckets, method.taps)
     # 240 MB are left, all sums take 256 MB.
     hog = card.xp.zeros(max(int(card.free()) - 240_000_000, 0), card.xp.uint8)

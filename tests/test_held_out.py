@@ -11,7 +11,7 @@ from learning import steps
 from learning.steps import learn_stages
 from octahedral import ridge
 from octahedral.scene import REACH
-from octahedral.stages import held_out, survey
+from octahedral.stages import held_out, sample_features
 
 QUICK = {"leaves": 6, "filter_len": 5, "seed": 4, "stages": 3, "quiet": True}
 KINDS = {"best": PRESETS["best"], "scan": PRESETS["scan"] | {"draws": 2}}
@@ -81,10 +81,10 @@ def test_a_tree_grows_from_held_out_voxels_only_where_there_are_no_others(asked,
     method, seen = asked.method, 0
     for path in sorted(Path(asked.train_dir).iterdir()):
         for name, pair in steps.pairs_of(path, asked):
-            inside = pair.mask if pair.core is None else pair.core
+            inside = pair.mask if pair.training_mask is None else pair.training_mask
             others = inside & ~cubes_of(pair, method.seed, name)
-            assert len(survey(pair, [], method, 10**9, name)[0]) == others.sum()
+            assert len(sample_features(pair, [], method, 10**9, name)[0]) == others.sum()
             seen += (inside & ~others).sum()
     assert seen
     monkeypatch.setattr("octahedral.stages.HELD_OUT_SHARE", 1)
-    assert len(survey(pair, [], method, 10**9, name)[0]) == inside.sum()
+    assert len(sample_features(pair, [], method, 10**9, name)[0]) == inside.sum()

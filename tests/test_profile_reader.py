@@ -28,11 +28,11 @@ from degrading.slice_profile import Profile, profile_matrix, transfer
 from disk.filters import load_filters
 from filter_constant import PROFILES
 from get_lar import make_fine
-from learning.acquisitions import draw_of, drawn_volumes, with_sharpness
+from learning.acquisitions import sample_acquisition, sampled_volumes, with_sharpness
 from matrix_compute import Stage
 from octahedral.features import classify
 from octahedral.scene import REACH
-from octahedral.stages import apply_stage, scene_of, stage_tree, survey, tap_count
+from octahedral.stages import apply_stage, sample_features, scene_of, stage_tree, tap_count
 from octahedral.tree import NO_READER, together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
 from options.command_line import command_line
@@ -154,19 +154,19 @@ def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
 
 # ---- what trees see of it
 
-def surveys(told=None):
-    """Surveys of a few draws."""
+def feature_samples(told=None):
+    """Sampled features of a few acquisitions."""
     found = []
     for number in range(3):
-        for part, volume in enumerate(drawn_volumes(phantom(number), SCAN, f"v{number}")):
+        for part, volume in enumerate(sampled_volumes(phantom(number), SCAN, f"v{number}")):
             if told is not None:
                 volume = replace(volume, blur=volume.true_blur if told else None)
-            found.append((volume, survey(volume, [], SCAN, 200, f"v{number} {part}")))
+            found.append((volume, sample_features(volume, [], SCAN, 200, f"v{number} {part}")))
     return found
 
 
 def test_trees_are_told_the_true_profile_or_what_is_read(monkeypatch):
-    drawn = surveys()
+    drawn = feature_samples()
     seen = []
     monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
         seen.append(features), tree_of([None]))[1])
@@ -176,7 +176,7 @@ def test_trees_are_told_the_true_profile_or_what_is_read(monkeypatch):
     for (volume, _), features in zip(drawn, whole, strict=True):
         expected = volume.true_blur
         if volume.blur is None:
-            expected = read(reader, volume.descriptors, volume.misread)
+            expected = read(reader, volume.descriptors, volume.reading_error)
         place = TOLD - len(READING_NAMES)
         np.testing.assert_allclose(features[:, place:TOLD], np.tile(expected, (len(features), 1)),
                                    atol=1e-6)
@@ -187,7 +187,7 @@ def test_descriptors_that_move_with_the_scanner_are_for_the_reader_alone(monkeyp
     seen = []
     monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
         seen.append(features), tree_of([None]))[1])
-    stage_tree([found for _, found in surveys()], replace(SCAN, trees=1))
+    stage_tree([found for _, found in feature_samples()], replace(SCAN, trees=1))
     first = FEATURE_NAMES.index(DESCRIPTOR_NAMES[0])
     assert seen[0].shape[1] == len(FEATURE_NAMES)
     assert np.ptp(seen[0][:, first + NOISE]) > 0  # noise is the same on every scanner
@@ -195,7 +195,7 @@ def test_descriptors_that_move_with_the_scanner_are_for_the_reader_alone(monkeyp
 
 
 def test_each_tree_leaves_out_another_part_of_the_draws(monkeypatch):
-    drawn = [found for _, found in surveys()]
+    drawn = [found for _, found in feature_samples()]
     sizes = []
     monkeypatch.setattr("octahedral.stages.grow", lambda features, *_: (
         sizes.append(len(features)), tree_of([None]))[1])
@@ -206,7 +206,7 @@ def test_each_tree_leaves_out_another_part_of_the_draws(monkeypatch):
 
 
 def test_a_told_profile_reaches_the_trees():
-    volume = next(drawn_volumes(phantom(0), SCAN, "one"))
+    volume = next(sampled_volumes(phantom(0), SCAN, "one"))
     split = FEATURE_NAMES.index("transfer_end")
     tree = together([tree_of([(split, 0.8, 1, 2), None, None])],
                     fit_reader(np.random.default_rng(0).normal(size=(50, len(DESCRIPTOR_NAMES))),
@@ -219,7 +219,7 @@ def test_a_told_profile_reaches_the_trees():
 
 
 def test_a_stage_of_several_trees_gives_the_mean_of_what_they_give():
-    volume = next(drawn_volumes(phantom(0), SCAN, "one"))
+    volume = next(sampled_volumes(phantom(0), SCAN, "one"))
     scene = scene_of(volume, volume.lr, SCAN)
     trees = [tree_of([(0, -4.0, 1, 2), None, None]), tree_of([(3, 0.4, 1, 2), None, None])]
     random = np.random.default_rng(1)
@@ -234,30 +234,33 @@ def test_a_stage_of_several_trees_gives_the_mean_of_what_they_give():
 # ---- draws
 
 def test_strong_windows_are_drawn_only_where_they_are_told():
-    draws = [draw_of(SCAN, random_of(0, f"volume {number}")) for number in range(600)]
-    damped = [max(profile.damping for profile in draw.profiles) for draw in draws]
-    untold = [amount for draw, amount in zip(draws, damped, strict=True) if not draw.told]
-    told = [amount for draw, amount in zip(draws, damped, strict=True) if draw.told]
+    acquisitions = [sample_acquisition(SCAN, random_of(0, f"volume {number}"))
+                    for number in range(600)]
+    damped = [max(profile.damping for profile in one.profiles) for one in acquisitions]
+    untold = [amount for one, amount in zip(acquisitions, damped, strict=True) if not one.given]
+    told = [amount for one, amount in zip(acquisitions, damped, strict=True) if one.given]
     assert max(untold) == 0 and np.mean(np.array(told) > 0) > 0.1
-    assert 0.4 < np.mean([draw.told for draw in draws]) < 0.6
+    assert 0.4 < np.mean([one.given for one in acquisitions]) < 0.6
 
 
 def test_originals_are_drawn_sharper_softer_and_as_they_are():
-    draws = [draw_of(SCAN, random_of(0, f"volume {number}")) for number in range(600)]
-    sharper = np.array([draw.sharpening > 0 for draw in draws])
-    softer = np.array([max(draw.softness) > 0 for draw in draws])
+    acquisitions = [sample_acquisition(SCAN, random_of(0, f"volume {number}"))
+                    for number in range(600)]
+    sharper = np.array([one.sharpening > 0 for one in acquisitions])
+    softer = np.array([max(one.softness) > 0 for one in acquisitions])
     assert not (sharper & softer).any()
     assert 0.1 < sharper.mean() < 0.2 and 0.6 < softer.mean() < 0.7
-    unlike = [np.ptp(draw.softness) for draw in draws if max(draw.softness)]
+    unlike = [np.ptp(one.softness) for one in acquisitions if max(one.softness)]
     assert min(unlike) > 0  # along each axis another
 
 
 def test_a_blurred_original_stays_in_its_outline_and_keeps_flat_tissue():
     hr = (phantom(0) > 0).astype(np.float32) * 0.5
-    draw = draw_of(SCAN, random_of(0, "a"))._replace(softness=(0.6, 0.7, 0.5), sharpening=0.0)
-    np.testing.assert_allclose(with_sharpness(hr, draw), hr, atol=1e-6)
+    one = sample_acquisition(SCAN, random_of(0, "a"))
+    one = one._replace(softness=(0.6, 0.7, 0.5), sharpening=0.0)
+    np.testing.assert_allclose(with_sharpness(hr, one), hr, atol=1e-6)
     tissue = phantom(0) / 1000
-    found = with_sharpness(tissue, draw)
+    found = with_sharpness(tissue, one)
     np.testing.assert_array_equal(found > 0, tissue > 0)
     deep = binary_erosion(tissue > 0, iterations=2)[2:]
     bend, before = (np.abs(np.diff(part, 2, axis=0))[deep].mean() for part in (found, tissue))
@@ -266,9 +269,9 @@ def test_a_blurred_original_stays_in_its_outline_and_keeps_flat_tissue():
 
 def test_draws_count_by_what_the_start_misses_of_them():
     for number in range(2):
-        for volume in drawn_volumes(phantom(number), SCAN, "a"):
-            missed = np.mean(np.square(volume.hr - volume.lr)[volume.core])
+        for volume in sampled_volumes(phantom(number), SCAN, "a"):
+            missed = np.mean(np.square(volume.hr - volume.lr)[volume.training_mask])
             assert volume.weight == pytest.approx(1 / (missed + 1e-5), rel=1e-5)
-            features, rows = survey(volume, [], SCAN, 100, "a")
-            _, plain = survey(replace(volume, weight=1.0), [], SCAN, 100, "a")
+            features, rows = sample_features(volume, [], SCAN, 100, "a")
+            _, plain = sample_features(replace(volume, weight=1.0), [], SCAN, 100, "a")
             np.testing.assert_allclose(rows, plain * np.sqrt(volume.weight), rtol=1e-5)

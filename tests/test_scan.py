@@ -18,7 +18,7 @@ from disk.filters import axes_between, load_filters
 from filter_constant import PROFILES, Request
 from get_lar import make_fine
 from learning import acquisitions
-from learning.acquisitions import draw_of, drawn_volumes
+from learning.acquisitions import sample_acquisition, sampled_volumes
 from options.command_line import command_line
 from restoring.steps import upscale
 from util import bright_level, random_of
@@ -81,7 +81,7 @@ def test_k_space_keeps_waves_below_its_reach_and_drops_those_above():
 # ---- draws
 
 def test_what_is_drawn_hangs_on_seed_name_and_number_alone():
-    first, again, other = (list(drawn_volumes(phantom(0), method, name)) for method, name in (
+    first, again, other = (list(sampled_volumes(phantom(0), method, name)) for method, name in (
         (SCAN, "a"), (SCAN, "a"), (SCAN, "b")))
     assert len(first) == len(again) == SCAN.draws
     for one, two in zip(first, again, strict=True):
@@ -89,7 +89,7 @@ def test_what_is_drawn_hangs_on_seed_name_and_number_alone():
         np.testing.assert_array_equal(one.hr, two.hr)
         np.testing.assert_array_equal(one.descriptors, two.descriptors)
     assert not np.array_equal(first[0].descriptors, other[0].descriptors)
-    reseeded = next(drawn_volumes(phantom(0), replace(SCAN, seed=1), "a"))
+    reseeded = next(sampled_volumes(phantom(0), replace(SCAN, seed=1), "a"))
     assert not np.array_equal(first[0].descriptors, reseeded.descriptors)
 
 
@@ -97,28 +97,29 @@ def test_slabs_together_are_the_brain_each_voxel_once(monkeypatch):
     monkeypatch.setattr(acquisitions, "AROUND", 1000)  # so that boxes are of the whole volume
     volume = phantom(1)
     seen = np.zeros(volume.shape, int)
-    for part in drawn_volumes(volume, replace(SCAN, profile=("box",), noise=0.0), "a"):
-        core = np.zeros(part.operator.shape, int)
-        core[part.box] = part.core
+    for part in sampled_volumes(volume, replace(SCAN, profile=("box",), noise=0.0), "a"):
+        training_mask = np.zeros(part.operator.shape, int)
+        training_mask[part.box] = part.training_mask
         lowest = np.maximum([used.min() - 8 for used in np.nonzero(volume)], 0)
-        inside = tuple(slice(first, first + side) for first, side in zip(lowest, core.shape))
-        seen[inside] += core[tuple(slice(0, s) for s in seen[inside].shape)]
+        inside = tuple(slice(first, first + side)
+                       for first, side in zip(lowest, training_mask.shape))
+        seen[inside] += training_mask[tuple(slice(0, s) for s in seen[inside].shape)]
     assert seen.max() == 1 and (seen[volume > 0] == 1).mean() > 0.99
 
 
 def test_every_profile_and_many_levels_are_drawn_and_options_narrow_them():
-    drawn = [draw_of(SCAN, random_of(0, f"volume {n}")) for n in range(400)]
-    named = {name for draw in drawn for name, profile in PROFILES_OF.items()
-             if profile in draw.profiles}
+    drawn = [sample_acquisition(SCAN, random_of(0, f"volume {n}")) for n in range(400)]
+    named = {name for one in drawn for name, profile in PROFILES_OF.items()
+             if profile in one.profiles}
     assert named == set(PROFILES)
-    sigmas = np.array([draw.sigma for draw in drawn])
+    sigmas = np.array([one.sigma for one in drawn])
     assert (sigmas == 0).mean() == pytest.approx(acquisitions.CLEAN, abs=0.06)
     assert 0.06 < sigmas.max() <= 0.07
     narrow = replace(SCAN, profile=("gap",), noise=2.0)
-    drawn = [draw_of(narrow, random_of(0, f"volume {n}")) for n in range(50)]
-    assert {profile.kind for draw in drawn for profile in draw.profiles} == {"box"}
-    assert max(profile.width for draw in drawn for profile in draw.profiles) < 0.9
-    assert max(draw.sigma for draw in drawn) <= 0.02
+    drawn = [sample_acquisition(narrow, random_of(0, f"volume {n}")) for n in range(50)]
+    assert {profile.kind for one in drawn for profile in one.profiles} == {"box"}
+    assert max(profile.width for one in drawn for profile in one.profiles) < 0.9
+    assert max(one.sigma for one in drawn) <= 0.02
 
 
 # ---- noise and descriptors

@@ -9,7 +9,12 @@ from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Request
 from get_lar import make_fine
-from learning.acquisitions import NOISY_ORIGINALS, draw_of, drawn_volumes, with_grain
+from learning.acquisitions import (
+    NOISY_ORIGINALS,
+    sample_acquisition,
+    sampled_volumes,
+    with_original_noise,
+)
 from octahedral.scene import REACH
 from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
 from restoring import evaluation
@@ -71,27 +76,29 @@ def test_a_volume_without_a_voxel_above_zero_is_refused(above):
 
 
 def test_many_originals_are_noisy_and_stay_in_their_outline():
-    draws = [draw_of(SCAN, random_of(0, f"draw {number}")) for number in range(400)]
-    grains = np.array([draw.grain for draw in draws])
+    acquisitions = [sample_acquisition(SCAN, random_of(0, f"draw {number}"))
+                    for number in range(400)]
+    grains = np.array([one.original_noise for one in acquisitions])
     assert (grains > 0).mean() == pytest.approx(NOISY_ORIGINALS, abs=0.08)
     assert 0.035 < grains.max() <= 0.04
     hr = phantom(1) / 1000
-    noisy = with_grain(hr, 0.04, random_of(0, "grain"))
+    noisy = with_original_noise(hr, 0.04, random_of(0, "grain"))
     np.testing.assert_array_equal(noisy > 0, hr > 0)
     middle = (hr > 0.3) & (hr < 0.8)
     assert (noisy - hr)[middle].std() == pytest.approx(0.04, rel=0.05) and noisy.max() <= 1
-    assert with_grain(hr, 0.0, random_of(0, "grain")) is hr
+    assert with_original_noise(hr, 0.0, random_of(0, "grain")) is hr
 
 
 def test_later_stages_learn_from_voxels_whose_surroundings_are_restored(shipped):
     stages, method, *_ = shipped
-    volume = next(drawn_volumes(phantom(2), SCAN, "one"))
+    volume = next(sampled_volumes(phantom(2), SCAN, "one"))
     scene, voxels = what_stages_learn_from(volume, stages[:1], method)
     inner = 3 * (slice(REACH, -REACH),)
-    near = binary_dilation(volume.core, iterations=NEAR) & volume.mask
+    near = binary_dilation(volume.training_mask, iterations=NEAR) & volume.mask
     whole = restore_stages(volume, stages[:1], method)
     np.testing.assert_array_equal(scene.estimate[inner][near], whole[near])
-    assert NEAR >= 3 and voxels.size == volume.core.sum()  # filters of later stages see 3 voxels
+    assert NEAR >= 3  # filters of later stages see 3 voxels
+    assert voxels.size == volume.training_mask.sum()
 
 
 def test_inside_is_what_lies_five_voxels_deep(shipped, monkeypatch):

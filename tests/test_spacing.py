@@ -12,7 +12,7 @@ import test as script
 from nifti.slices import Slices, slices_beside, slices_in_words
 from options.command_line import command_line
 from restoring.planning import warn_of_axis
-from restoring.spacing import Way, describe, nearest, onto_sizes, way_to
+from restoring.spacing import Route, describe, nearest, onto_sizes, route_to
 
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")
@@ -32,20 +32,20 @@ TABLE = load_script("docs/spacings")
     ((0.9, 0.9000001, 3.6), (0.9, 0.9, 0.9), [(1, 1, 4)], False),
 ])
 def test_filters_follow_from_the_header(sizes, asked, factors, most):
-    way = way_to(asked, sizes, SCAN)
-    assert way == Way(factors, asked, most)
+    route = route_to(asked, sizes, SCAN)
+    assert route == Route(factors, asked, most)
 
 
 def test_filters_for_single_axes_do_where_there_are_none_for_all():
-    assert way_to((0.5, 0.5, 0.5), (1, 1, 1), [(1, 1, 2)]).factors == [
+    assert route_to((0.5, 0.5, 0.5), (1, 1, 1), [(1, 1, 2)]).factors == [
         (2, 1, 1), (1, 2, 1), (1, 1, 2)]
 
 
 def test_what_cannot_be_finer_or_has_no_filters_is_refused():
     with pytest.raises(ValueError, match="nothing to restore"):
-        way_to((1, 1, 1), (1, 0.5, 1.05), SCAN)
+        route_to((1, 1, 1), (1, 0.5, 1.05), SCAN)
     with pytest.raises(ValueError, match="some for factor 2;"):
-        way_to((1, 1, 1), (1, 1, 3), [(2, 2, 2)])
+        route_to((1, 1, 1), (1, 1, 3), [(2, 2, 2)])
 
 
 def test_the_nearest_filters_are_those_that_restore_most():
@@ -55,11 +55,11 @@ def test_the_nearest_filters_are_those_that_restore_most():
 
 
 def test_what_is_done_is_said():
-    way = Way([(1, 1, 5)], (1.0, 1.0, 1.0))
-    assert describe(way, (1, 1, 5.5)) == (
+    route = Route([(1, 1, 5)], (1.0, 1.0, 1.0))
+    assert describe(route, (1, 1, 5.5)) == (
         "slices of 5.5 mm along axis 2: 5 times finer, then to 1 mm")
-    assert describe(way, (0.43, 1, 5.5)).endswith("; axis 0 from 0.43 to 1 mm by spline")
-    said = describe(Way([(1, 1, 8)], (0.43, 0.43, 0.43), True), (0.43, 0.43, 5.5))
+    assert describe(route, (0.43, 1, 5.5)).endswith("; axis 0 from 0.43 to 1 mm by spline")
+    said = describe(Route([(1, 1, 8)], (0.43, 0.43, 0.43), True), (0.43, 0.43, 5.5))
     assert "8 times finer (the most that there are filters for), then to 0.43 mm" in said
 
 

@@ -22,10 +22,10 @@ from octahedral.stages import (
     apply_stage,
     held_out,
     restore_stages,
+    sample_features,
     scene_of,
     stage_taps,
     stage_tree,
-    survey,
 )
 from octahedral.tree import tree_of
 from restoring.steps import restore, upscale
@@ -48,7 +48,7 @@ def learn(pairs, method):
     stages = []
     for number in range(method.stages):
         tree = stage_tree(
-            [survey(pair, stages, method, 20_000, str(n)) for n, pair in enumerate(pairs)],
+            [sample_features(pair, stages, method, 20_000, str(n)) for n, pair in enumerate(pairs)],
             method,
         )
         gram = stage_gram(tree, number, method)
