@@ -150,8 +150,7 @@ def sum_rows(gram, ends, fill, advance=lambda samples: None):
     ----------
     gram : Gram
     ends, fill
-        As in `TrainingSamples`. Behind the rows that `fill` writes, the buffer has room for one
-        vector.
+        As in `TrainingSamples`. The buffer has room for one vector behind the rows of `fill`.
     advance : callable, optional
         Called now and then with the number of samples that were added.
     """

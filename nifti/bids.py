@@ -53,6 +53,39 @@ def derivative_stem(name, suffix):
     return f"{entities}desc-{label}_{suffix}"
 
 
+def mask_stem(name):
+    """The name of a mask on the grid of a result, without .nii and .nii.gz.
+
+    Examples
+    --------
+    >>> mask_stem("sub-01_run-1_desc-fine_T1w")
+    'sub-01_run-1_desc-fineT1w_mask'
+    """
+    entities, _, suffix = name.rpartition("_")
+    return f"{entities}{suffix}_mask"  # desc is the last entity
+
+
+def mask_sidecar(path, root):
+    """Fields of the sidecar of a brain mask on the grid of a result.
+
+    Parameters
+    ----------
+    path : Path
+        The mask on the grid of the scan.
+    root : Path
+        The raw dataset.
+
+    Returns
+    -------
+    dict
+    """
+    path, root = path.absolute(), Path(root).absolute()
+    source = (f"bids:raw:{path.relative_to(root).as_posix()}" if path.is_relative_to(root)
+              else path.as_uri())
+    return {"Type": "Brain", "Sources": [source],
+            "Description": "Brain mask on the grid of the restored volume"}
+
+
 def sidecar_of(path, root, row):
     """Fields of a derivative's sidecar: those of the raw volume, and those that BIDS demands.
 

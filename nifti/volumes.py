@@ -278,8 +278,9 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         The source image.
     header : nibabel header, optional
         Used in place of the header of `like`.
-    dtype : {"float32", "same"}, optional
-        "same": data type and scaling of `like`; for integers rounded and clipped to their range.
+    dtype : {"float32", "uint8", "same"}, optional
+        "uint8": for masks. "same": data type and scaling of `like`; for integers rounded and
+        clipped to their range.
     files : disk.files.WholeFiles, optional
         Group of files that the volume belongs to.
 
@@ -294,9 +295,9 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         raise UserError(f"{path}: not written, because restored voxels are not finite numbers; "
                         "rescale the intensities of its input, or learn the filters again")
     header = (header or like.header).copy()
-    header.set_data_dtype(np.float32)
-    data = np.asarray(data, np.float32)
-    kept = like.get_data_dtype()
+    header.set_data_dtype(np.uint8 if dtype == "uint8" else np.float32)
+    data = np.asarray(data, header.get_data_dtype())
+    kept, slope, inter = like.get_data_dtype(), 1, 0
     if dtype == "same":
         header.set_data_dtype(kept)
     if dtype == "same" and kept.kind in "iu":

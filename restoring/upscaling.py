@@ -16,12 +16,14 @@ from disk.seal import Seal
 from get_lar import make_fine
 from machine.errors import UserError, complain, short
 from machine.progress import Stopwatch, progress, say
+from nifti.bids import makes_derivatives
 from nifti.geometry import MM, finer_header, sizes_in, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
 from restoring.adaptation import adapt_to_scan
 from restoring.comparison import comparison_images, spline_onto
+from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
 from restoring.planning import is_thick, plan, read_inside
 from restoring.spacing import onto_sizes
@@ -73,6 +75,9 @@ def upscale_file(path, target, store, engine, files=None):
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
                      request.dtype, files)
+        if mask and makes_derivatives(request):
+            write_fine_mask(target, mask, volume.image, shape[:3], found.to_low, request.test_dir,
+                            files)
     seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
            "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),

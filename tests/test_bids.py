@@ -70,14 +70,45 @@ def test_the_dataset_is_described(restored):
     assert held["GeneratedBy"][0]["Name"] and held["SourceDatasets"][0]["URL"].endswith("/ds")
 
 
-def test_the_validator_finds_no_error(restored, tmp_path):
+def test_a_mask_is_carried_to_the_grid_of_its_result(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inside = np.pad(brain(1, (20, 20, 20)), 4)
+    head = np.maximum(inside, np.pad(np.full((24, 24, 24), 0.2), 2))
+    volume(tmp_path / "ds/sub-01/anat/sub-01_T2w.nii.gz", head)
+    mask = tmp_path / "ds/derivatives/prep/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image((inside > 0).astype(np.uint8), np.eye(4)), mask)
+    (tmp_path / "ds/dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+    assert load_script("test").main(command_line("test", [
+        "--upscale", "--test_dir", "ds", "--result_dir", "r", "--include", "*_T2w.nii.gz",
+        "--mask", "auto", "--quiet"])) == 0
+    folder = next((tmp_path / "r").iterdir())
+    anat = folder / "sub-01/anat"
+    fine = nib.load(anat / "sub-01_desc-fineT2w_mask.nii.gz")
+    result = nib.load(anat / "sub-01_desc-fine_T2w.nii.gz")
+    assert fine.get_data_dtype() == np.uint8 and fine.shape == result.shape
+    np.testing.assert_array_equal(fine.affine, result.affine)
+    expected = np.kron(inside > 0, np.ones((2, 2, 2))) > 0
+    assert ((np.asarray(fine.dataobj) > 0) != expected).sum() < 0.05 * expected.sum()
+    held = json.loads((anat / "sub-01_desc-fineT2w_mask.json").read_text())
+    assert held["Type"] == "Brain" and held["Sources"] == [
+        "bids:raw:derivatives/prep/sub-01/anat/sub-01_desc-brain_mask.nii.gz"]
+    assert errors_in(folder, tmp_path) == []
+
+
+def errors_in(dataset, cache):
+    """The errors that the validator finds; the test is skipped where it is not installed."""
     if not os.access(VALIDATOR, os.X_OK):
         pytest.skip("bids-validator-deno is not installed; "
                     "python -m pip install -r requirements-dev.txt")
-    done = subprocess.run([VALIDATOR, "--json", str(restored)], text=True, capture_output=True,
-                          env=os.environ | {"DENO_DIR": str(tmp_path)})
+    done = subprocess.run([VALIDATOR, "--json", str(dataset)], text=True, capture_output=True,
+                          env=os.environ | {"DENO_DIR": str(cache)})
     issues = json.loads(done.stdout)["issues"]["issues"]
-    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    return [issue for issue in issues if issue["severity"] == "error"]
+
+
+def test_the_validator_finds_no_error(restored, tmp_path):
+    assert errors_in(restored, tmp_path) == []
 
 
 @pytest.mark.parametrize("name, suffix, expected", [
