@@ -33,7 +33,7 @@ def main(request):
     # Imported here: numba and nibabel take a second, and --help and a typing error answer at once.
     from disk.filters import about_filters
     from disk.results import run_folder
-    from nifti.masks import masks_in_words
+    from nifti.masks import masks_among, masks_in_words
     from nifti.study import find_volumes
     from restoring.steps import FilterStore
 
@@ -45,12 +45,13 @@ def main(request):
     filters = store.first()
     volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
                            request.result_dir, request.mask)
+    masks = masks_among(volumes, request.mask)
     if request.mask:
-        print(masks_in_words(volumes, request.mask))
+        print(masks_in_words(masks, volumes, request.mask))
     found = replace(request, method=filters.asked, arrays_dir=filters.folder)
     own = run_folder(found, volumes, store.digests())
     with own as folder, place_of(request, folder) as each:
-        status = restore_volumes(volumes, folder, store, each)
+        status = restore_volumes(volumes, masks, folder, store, each)
     own = next(Path(request.arrays_dir).glob("settings_*.json"), None)
     if request.quiet and own and own.parent != Path(filters.folder) and status != 2:
         # --quiet must not hide that these are not the filters in the user's own folder.
@@ -109,8 +110,8 @@ def place_of(request, folder):
         raise
 
 
-def restore_volumes(volumes, folder, store, each):
-    """Restore volumes into a folder; returns the exit status."""
+def restore_volumes(volumes, masks, folder, store, each):
+    """Restore volumes into a folder, without writing over their masks; returns the exit status."""
     # Imported here, as above.
     from disk.filters import about_filters
     from disk.metrics import mean_row, write_metrics
@@ -118,7 +119,6 @@ def restore_volumes(volumes, folder, store, each):
     from engine import choose_engine
     from machine.progress import progress
     from nifti.bids import makes_derivatives, write_description
-    from nifti.masks import masks_among
     from nifti.volumes import relative_name, target_paths
     from restoring.evaluation import evaluate_files
     from restoring.whole_volume import restore_volume, without_name
@@ -127,7 +127,7 @@ def restore_volumes(volumes, folder, store, each):
     method = filters.method
     if fault := without_effect(request, method.for_scans):
         raise UserError(fault)
-    targets = target_paths(volumes, folder, request, masks_among(volumes, request.mask))
+    targets = target_paths(volumes, folder, request, masks)
     names = sidecar_names(targets)
     check_beside(folder, names, request)
     print(about_filters(filters))

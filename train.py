@@ -28,7 +28,7 @@ def main(request):
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
     from learning.steps import learn_stages, write_pictures
-    from nifti.masks import masks_in_words
+    from nifti.masks import masks_among, masks_in_words
     from nifti.study import find_volumes
     from structure import structure_of
 
@@ -41,7 +41,8 @@ def main(request):
     print(f"Learning x{request.method.tag} filters from {len(volumes)} volume{plural} in "
           f"{request.train_dir}", flush=True)
     if request.mask:
-        print(masks_in_words(volumes, request.mask), flush=True)
+        masks = masks_among(volumes, request.mask)
+        print(masks_in_words(masks, volumes, request.mask), flush=True)
     with only_training(request.arrays_dir), place_of(request) as place:
         learned = learn_stages(volumes, request, place)
         if learned.signal:

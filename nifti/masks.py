@@ -193,10 +193,9 @@ def masks_among(volumes, pattern):
     return [masks[0] for masks in found if len(masks) == 1]
 
 
-def masks_in_words(volumes, pattern):
+def masks_in_words(masks, volumes, pattern):
     """The number of volumes with a mask, in one line."""
-    found = len(masks_among(volumes, pattern))
-    return f"Masks ({pattern}): found for {found} of {len(volumes)}"
+    return f"Masks ({pattern}): found for {len(masks)} of {len(volumes)}"
 
 
 def entities(path):

@@ -7,7 +7,7 @@ import pytest
 from conftest import one_line, refused, write_nifti
 from synthetic import brain
 
-from nifti.masks import find_mask, mask_for, masks_in_words, read_brain
+from nifti.masks import find_mask, mask_for, masks_among, masks_in_words, read_brain
 from nifti.study import find_volumes
 from nifti.volumes import read_volume
 
@@ -176,7 +176,8 @@ def test_masks_are_no_volumes_and_their_number_is_said(tmp_path, capsys):
     assert [path.name for path in volumes] == ["a.nii", "b.nii", "c.nii"]
     assert find_volumes(tmp_path, 2, mask=pattern) == volumes[:2]
     assert "2 masks such as soft/a.nii of --mask left out" in capsys.readouterr().err
-    assert masks_in_words(volumes, pattern) == f"Masks ({pattern}): found for 2 of 3"
+    masks = masks_among(volumes, pattern)
+    assert masks_in_words(masks, volumes, pattern) == f"Masks ({pattern}): found for 2 of 3"
 
 
 def test_the_sidecar_of_a_volume_is_not_its_mask(tmp_path):
