@@ -136,8 +136,8 @@ def _advice(path, in_mm, thick, share, request, known, own):
     words = ["python", "test.py", "--upscale"]
     if own is not None and share != 0:
         words += ["--voxel_size", *(f"{size:.6g}" for size in own)]
-        why = "it was interpolated: its own grid is finer than what was measured, and gets the " \
-              "detail that it lacks"
+        why = "it was interpolated: its own grid is finer than what was measured, fine enough " \
+              "for the restored detail"
     elif thick:
         words.append("--isotropic")
         why = f"slices are {in_mm.max() / np.sort(in_mm)[1]:.2g} times as thick as the plane is " \
