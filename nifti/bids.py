@@ -1,4 +1,4 @@
-"""Results of a BIDS dataset as a derivative dataset (BIDS specification, Derivatives)."""
+"""Writing of results as a BIDS derivative dataset (BIDS specification, Derivatives)."""
 import re
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from disk.results import MADE_BY
 from nifti.slices import sidecar_beside
 
 BIDS_FILE = "dataset_description.json"  # in the root of a dataset
-VERSION = "1.10.0"  # of the specification, where the dataset names none
+VERSION = "1.10.0"  # of the BIDS specification, if the dataset states no version
 NAME = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z0-9]+)")
 DESCRIBED = re.compile(r"_?desc-([a-zA-Z0-9]+)_")
-LABEL = "fine"  # of the entity desc where --suffix gives none
-GRADIENTS = (".bval", ".bvec")  # files beside diffusion series, which stay true
-IGNORED = "*.png\n*.html\nmetrics.csv\n**/*.png\n"  # by validators: files that BIDS does not know
+LABEL = "fine"  # label of the entity desc, if --suffix has no letters or digits
+GRADIENTS = (".bval", ".bvec")  # gradient files of diffusion series, also valid for results
+IGNORED = "*.png\n*.html\nmetrics.csv\n**/*.png\n"  # files that BIDS validators must ignore
 
 
 def makes_derivatives(request):
-    """Whether the results of a run are a derivative dataset: of upscaling a BIDS dataset."""
+    """True if a run writes a derivative dataset: it upscales a BIDS dataset without --output."""
     return request.upscale and not request.output and Path(request.test_dir, BIDS_FILE).is_file()
 
 
@@ -33,7 +33,7 @@ def derivative_stem(name, suffix):
     Returns
     -------
     str
-        None where the name has no entities of BIDS.
+        None if the name has no BIDS entities.
 
     Examples
     --------
@@ -87,12 +87,12 @@ def mask_sidecar(path, root):
 
 
 def sidecar_of(path, root, row):
-    """Fields of a derivative's sidecar: those of the raw volume, and those that BIDS demands.
+    """Fields of a derivative's sidecar: fields of the raw volume, and fields that BIDS requires.
 
     Parameters
     ----------
     path : Path
-        The raw volume; a JSON file of its name may lie beside it.
+        The raw volume, with or without a JSON sidecar.
     root : Path
         The raw dataset.
     row : dict
@@ -111,12 +111,12 @@ def sidecar_of(path, root, row):
 
 
 def write_description(folder, root, command):
-    """Write the description of a derivative dataset, and the list of files that BIDS does not know.
+    """Write the description of a derivative dataset, and its .bidsignore file.
 
     Parameters
     ----------
     folder : Path
-        Of the results.
+        Folder of the results.
     root : Path
         The raw dataset.
     command : str
@@ -139,9 +139,9 @@ def write_description(folder, root, command):
 
 
 def copy_gradients(path, target):
-    """Copy .bval and .bvec from beside a raw volume to beside its result.
+    """Copy the .bval and .bvec files of a raw volume to the folder of its result.
 
-    They keep their names, which BIDS wants: they apply to the result by inheritance.
+    The copies keep their names. BIDS applies them to the result by inheritance.
     """
     for ending in GRADIENTS:
         beside = path.with_name(stem(path) + ending)

@@ -1,8 +1,8 @@
 """Checks of a NIfTI file before it is used: the file is whole, and its header is plausible.
 
 Any program may have written the header. Its sizes are compared with the size of the file and with
-the free memory before anything is allocated. A gzip stream is read to its end, where its checksum
-stands.
+the free memory before anything is allocated. A gzip stream is read to its end, which holds its
+checksum.
 """
 import math
 import os
@@ -16,7 +16,7 @@ from machine.errors import UserError, first_line
 from machine.memory import GB, VOXEL_BYTES, free_memory
 from nifti.geometry import mend_geometry
 
-IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the length of their headers in bytes
+IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # class by length of the header in bytes
 MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can expand to, at most
 OFFSET_MAX = 64 << 20  # bytes: largest offset of the voxels that is accepted
 EXTENSIONS_MAX = 1000
@@ -24,7 +24,7 @@ HEAD_BYTES = 64  # enough to recognise a pointer or another format in place of a
 GZIP_MAGIC = b"\x1f\x8b"
 DICOM_AT, DICOM_MAGIC = 128, b"DICM"
 ANNEX_GET = "datalad get or git annex get"
-STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # of reading
+STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # errors of reading a file
 LARGEST = 1e30  # larger intensities count as infinite: sums of their squares overflow float32
 SMALLEST = 1e-30
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
@@ -36,8 +36,8 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     dimensions : tuple of int
         Accepted numbers of axes, after trailing axes of one element are dropped.
     voxel_bytes : float, optional
-        Memory that the work on each voxel takes. It is an error if more than the free memory is
-        needed.
+        Bytes of memory that the work needs for each voxel. The sum is compared with the free
+        memory.
 
     Returns
     -------
@@ -45,12 +45,12 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
         Its voxels are still in the file. Its header holds only a valid position in space;
         ``image.extra["remarks"]`` lists the repairs, as str.
     shape : tuple of int
-        Without trailing axes of one element beyond the third.
+        Shape without trailing axes of one element, beyond the third axis.
 
     Raises
     ------
     UserError
-        With the file, the fault and the remedy.
+        If the file cannot be used. The message names the file, the fault and the remedy.
     """
     try:
         kind = os.stat(path)
@@ -156,7 +156,7 @@ def clean_voxels(path, data):
     Returns
     -------
     data : ndarray of float32, of the same shape
-        Finite; the input array itself if nothing was replaced. Values may be below zero.
+        Finite values, possibly below zero. The input array itself if nothing was replaced.
     remarks : list of str
     replaced : ndarray of bool, of the same shape
         True at replaced voxels; None if there are none.
@@ -214,9 +214,9 @@ def _claims(header):
 
 
 def _extensions(path, header, size):
-    """The extensions of a header, which results keep: a list of Nifti1Extension.
+    """The extensions of a header, which are copied to results: list of Nifti1Extension.
 
-    They are not read by nibabel, because it does not check their sizes.
+    nibabel does not read them here, because it does not check their sizes.
 
     Raises
     ------
@@ -292,7 +292,7 @@ def _unreadable(path, fault):
 def _remedy(path):
     """Remedy if the file is a link, a pointer or another format; None otherwise.
 
-    Data sets contain links and pointers in place of files that were not fetched yet.
+    Data sets may contain links or pointers in place of files that are not downloaded yet.
     """
     if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
         return f"fetch the file it links to, {os.readlink(path)}; with git-annex: {ANNEX_GET}"

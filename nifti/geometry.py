@@ -1,14 +1,14 @@
-"""Position of voxels in space in NIfTI headers: checked, repaired, and for a finer grid."""
+"""Position of voxels in space in NIfTI headers: checks, repairs, and headers of finer grids."""
 import numpy as np
 from nibabel.affines import voxel_sizes
 
 SMALLEST_MM, LARGEST_MM = 1e-6, 1e6  # range of valid voxel sizes
-MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # lengths of the units of headers
+MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # length of each unit, in mm
 FARTHEST_MM = 1e9  # largest valid entry of an sform, and largest offset of a qform
-FLATTEST = 1e-4  # least volume of a voxel, over the product of its edges
-READABLE = 1 + 2 * np.finfo(np.float32).eps  # squared length of a quaternion that nibabel accepts
-ROUNDING = 1e-3  # the square of a quaternion's length may exceed 1 by this much
-CODES = range(1, 6)  # codes of sform and qform that have a meaning
+FLATTEST = 1e-4  # smallest ratio of a voxel's volume to the product of its edges
+READABLE = 1 + 2 * np.finfo(np.float32).eps  # largest squared length that nibabel accepts
+ROUNDING = 1e-3  # largest excess of a quaternion's squared length over 1 due to rounding
+CODES = range(1, 6)  # valid codes of sform and qform
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z")
 ROWS = ("srow_x", "srow_y", "srow_z")
@@ -23,7 +23,7 @@ def mend_geometry(header):
     Parameters
     ----------
     header : nibabel.Nifti1Header
-        Changed in place. Its values need not have been checked.
+        Changed in place. Its values may be unchecked.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def mend_geometry(header):
     Raises
     ------
     ValueError
-        If neither is valid, or if neither is present and the voxel sizes are invalid.
+        If no form that is present is valid, or no form is present and the voxel sizes are invalid.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def _mend_quaternion(header):
     square = quaternion @ quaternion
     if not READABLE < square <= 1 + ROUNDING:
         return []
-    # Slightly below 1, so that rounding to the header's type does not exceed 1 again.
+    # Slightly below 1, so that it does not exceed 1 after rounding to the header's data type.
     shortened = quaternion / np.sqrt(square) * (1 - 2**-23)
     for name, value in zip(QUATERNION, shortened, strict=True):
         header[name] = value
@@ -137,7 +137,7 @@ def voxel_sizes_of(image):
 
 
 def sizes_in(header):
-    """The voxel sizes of a header's best affine; its field of voxel sizes may differ."""
+    """The voxel sizes from a header's best affine; the field pixdim may differ from them."""
     return voxel_sizes(header.get_best_affine())
 
 
@@ -167,9 +167,9 @@ def finer_header(image, shape, fine_to_low):
     ----------
     image : nibabel image
     shape : tuple of int
-        Of the new volume, with a fourth axis if there is one.
+        Shape of the new volume, with the fourth axis of a series.
     fine_to_low : ndarray, shape (4, 4)
-        From new voxels to voxels of `image`.
+        Affine from voxel indices of the new volume to voxel indices of `image`.
 
     Returns
     -------

@@ -13,8 +13,8 @@ BLOCK = 1 << 18  # voxels read at a time
 def is_label_map(path, most):
     """True if a file holds a mask or labels: 2 to `most` distinct values, all whole numbers.
 
-    Reading stops once more than `most` values, or a fraction, are found: for a scan, in the first
-    slices with tissue.
+    Reading stops after more than `most` distinct values, or after the first fraction. For a scan,
+    it stops in the first slices with tissue.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ def is_label_map(path, most):
                 if not values.size:
                     return False  # the file ends early
                 if values[0] == values[-1] and values.min() == values.max():
-                    values = values[:1]  # mostly background; sorting all of it takes longer
+                    values = values[:1]  # usually background; saves the sorting of all values
                 with np.errstate(invalid="ignore"):  # numpy warns about infinite values
                     if values.dtype.kind == "f" and (values % 1 != 0).any():
                         return False
-                seen = np.union1d(seen, values[:BLOCK // 64])  # mostly enough to exceed `most`
+                seen = np.union1d(seen, values[:BLOCK // 64])  # usually exceeds `most`
                 if seen.size <= most:
                     seen = np.union1d(seen, values)
                 left -= len(block) // proxy.dtype.itemsize

@@ -1,7 +1,7 @@
-"""Brain masks of volumes: found by their names, checked and read.
+"""Brain masks of volumes: search by name, checks and reading.
 
-BIDS datasets, and many others, hold whole heads, each with the mask of its brain. A mask is found
-by its name. It must be on the grid of its volume. Voxels above one half are brain.
+BIDS datasets, and many others, hold whole-head scans with brain masks. A mask is found by its name.
+It must be on the grid of its volume. Mask voxels above one half are brain.
 """
 import glob
 import os
@@ -25,14 +25,14 @@ SPACES = ("{entities}_space-*_desc-brain_mask",)  # tried if none of NAMES exist
 ENDINGS = (".nii.gz", ".nii")
 SUFFIX = re.compile(r"(_desc-[^_]+)?_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
 DERIVATIVES = "derivatives"
-DEEPEST = 4  # folders searched upward for a dataset's root, from sub-*/ses-*/anat
-INSIDE = 0.5  # voxels of a mask above this are brain
-APART = 0.1  # largest distance, in voxels, between mask and volume: headers round quaternions
-BYTES = 13  # of memory for each voxel of a mask while it is read
+DEEPEST = 4  # number of folders searched upward for a dataset's root, from sub-*/ses-*/anat
+INSIDE = 0.5  # mask voxels above this value are brain
+APART = 0.1  # largest accepted offset of a mask, in voxels: headers hold rounded quaternions
+BYTES = 13  # bytes of memory for each voxel of a mask while it is read
 
 
 class Mask(NamedTuple):
-    """The brain of a volume."""
+    """The brain mask of a volume."""
 
     path: Path
     inside: np.ndarray  # of bool, shape (X, Y, Z)
@@ -40,7 +40,7 @@ class Mask(NamedTuple):
 
 
 def read_brain(path, pattern):
-    """Read a 3-D volume as `volumes.read_volume` does, with zeros outside its mask.
+    """Read a 3-D volume with `volumes.read_volume`, with zeros outside its mask.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def mask_for(path, pattern):
     Parameters
     ----------
     path : Path
-        Of the volume, or of a series: one mask serves all its volumes.
+        Path of a volume, or of a series whose volumes share one mask.
     pattern : str
         Value of --mask.
 
@@ -83,8 +83,8 @@ def mask_for(path, pattern):
     Raises
     ------
     UserError
-        If there is no mask, or several; if the mask cannot be read, has another shape or position
-        in space than the volume, or holds no brain.
+        If there is no mask, or more than one. If the mask cannot be read, is on another grid than
+        the volume, or is empty.
     """
     if not pattern:
         return None
@@ -111,7 +111,7 @@ def mask_for(path, pattern):
 
 
 def _apart(image, mask, shape):
-    """Largest distance between mask and volume at the corners, in voxels of the volume."""
+    """Largest distance between corresponding corners of mask and volume, in volume voxels."""
     corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(shape)[:, None] - 1)
     corners = np.vstack([corners, np.ones(8)])
     to_volume = np.linalg.solve(image.header.get_best_affine(), mask.header.get_best_affine())
@@ -119,12 +119,12 @@ def _apart(image, mask, shape):
 
 
 def is_same_input(about, path, pattern):
-    """Whether a volume and its mask are still the files of a record.
+    """True if a volume and its mask still have the digests in a record.
 
     Parameters
     ----------
     about : dict
-        "input_sha256" and, with a mask, "mask_sha256", taken when the files were read.
+        The record: "input_sha256" and, with a mask, "mask_sha256" of the files that were read.
     path : Path
         The volume.
     pattern : str
@@ -133,7 +133,7 @@ def is_same_input(about, path, pattern):
     Returns
     -------
     bool
-        False if a file cannot be read.
+        False also if a file cannot be read.
     """
     try:
         mask = file_digest(find_mask(path, pattern)) if pattern else None
@@ -149,9 +149,9 @@ def find_mask(path, pattern):
     ----------
     path : Path
     pattern : str
-        ``auto``, or a path from the volume's folder. ``{name}`` is the volume's name without .nii
-        or .nii.gz, ``{entities}`` is this name without its BIDS suffix, and ``*``, ``?`` and
-        ``[ ]`` are as in a shell.
+        ``auto``, or a path relative to the volume's folder. ``{name}`` is the volume's name without
+        .nii or .nii.gz. ``{entities}`` is this name without its BIDS suffix. ``*``, ``?`` and
+        ``[ ]`` have the same meaning as in a shell.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def find_mask(path, pattern):
     Raises
     ------
     UserError
-        If no file fits, or several fit.
+        If no file matches, or more than one file.
     """
     found = _found(Path(path), pattern)
     if len(found) == 1:
@@ -177,7 +177,7 @@ def find_mask(path, pattern):
 
 
 def masks_among(volumes, pattern):
-    """The masks of some volumes, as far as they are unambiguous.
+    """The masks of the volumes that have exactly one mask.
 
     Parameters
     ----------
@@ -187,14 +187,14 @@ def masks_among(volumes, pattern):
     Returns
     -------
     list of Path
-        One for each volume that has exactly one.
+        In the order of the volumes.
     """
     found = (_found(path, pattern) for path in volumes) if pattern else ()
     return [masks[0] for masks in found if len(masks) == 1]
 
 
 def masks_in_words(masks, volumes, pattern):
-    """The number of volumes with a mask, in one line."""
+    """One line with the number of volumes that have a mask."""
     return f"Masks ({pattern}): found for {len(masks)} of {len(volumes)}"
 
 
@@ -210,7 +210,7 @@ def entities(path):
 
 
 def _found(path, pattern):
-    """All candidates for the mask of a volume: list of Path, by name."""
+    """All candidates for the mask of a volume: list of Path, sorted by name."""
     here = glob.escape(str(path.parent))
     if pattern != MASK_AUTO:
         return _fitting(path, here, (pattern,))
@@ -222,9 +222,9 @@ def _found(path, pattern):
 
 
 def _derived(path):
-    """Pattern of the folders where BIDS keeps derived files of a volume.
+    """Glob pattern of the BIDS folders with derivatives of a volume.
 
-    A list of one str; empty if the volume is in no dataset.
+    A list of one str; empty if the volume is in no BIDS dataset.
     """
     here = path.absolute().parent
     for folder in (here, *here.parents)[:DEEPEST]:
@@ -235,7 +235,7 @@ def _derived(path):
 
 
 def _fitting(path, folder, patterns):
-    """Volumes whose names fit, in the folders of a glob pattern; never the volume itself."""
+    """Volumes that match the patterns, in folders that match `folder`; not the volume itself."""
     found = set()
     for pattern in patterns:
         pattern = pattern.replace(MASK_NAME, glob.escape(stem(path)))

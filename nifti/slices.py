@@ -9,14 +9,14 @@ from disk.files import read_json, stem
 from machine.errors import complain
 from nifti.geometry import MM
 
-TOUCHING = 0.02  # share of the spacing: slices that differ less from it count as touching
+TOUCHING = 0.02  # share of the spacing; slices with a smaller gap or overlap count as touching
 
 
 class Slices(NamedTuple):
     """Thickness and spacing of a volume's slices in mm; None if unknown."""
 
     thickness: float | None
-    spacing: float | None  # between the middles of neighbouring slices
+    spacing: float | None  # distance between the centres of neighbouring slices
 
 
 def slices_beside(path):
@@ -25,12 +25,12 @@ def slices_beside(path):
     Parameters
     ----------
     path : path-like
-        Of the volume.
+        Path of the volume.
 
     Returns
     -------
     Slices
-        None for values that are missing, also if there is no sidecar or it cannot be read.
+        Missing values are None, also if the sidecar is missing or cannot be read.
 
     Examples
     --------
@@ -42,11 +42,11 @@ def slices_beside(path):
 
 
 def filled_up(path, sizes):
-    """Share of the voxels that were measured along each axis, from the sidecar.
+    """Ratio of acquired to reconstructed voxels along each axis, from the sidecar.
 
-    Scanners write the number of lines that they acquired and of lines that they reconstructed.
-    Slices are assumed along the axis with the longest voxel size. The share is 1 along this axis,
-    and along all axes if the sidecar states no interpolation.
+    Scanners write the number of acquired lines and the number of reconstructed lines. The axis with
+    the largest voxel size is taken as the slice axis. The ratio is 1 along this axis, and along all
+    axes if the sidecar states no interpolation.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def filled_up(path, sizes):
 
 
 def sidecar_beside(path):
-    """Content of the JSON file with a volume's name; empty if there is none or it is unreadable."""
+    """Content of a volume's JSON sidecar; empty if the sidecar is missing or unreadable."""
     try:
         return read_json(Path(path).with_name(f"{stem(path)}.json"))
     except ValueError:
@@ -86,11 +86,11 @@ def slices_in_words(path, sizes, unit="mm"):
     Parameters
     ----------
     path : Path
-        A BIDS sidecar may lie beside it.
+        Path of the volume, with or without a BIDS sidecar.
     sizes : ndarray, shape (3,)
-        Voxel sizes. Slices are assumed along the longest.
+        Voxel sizes. The axis with the largest size is taken as the slice axis.
     unit : {"mm", "um", "m"}, optional
-        Of the sizes. Sidecars are in mm.
+        Unit of the sizes. Sidecars are in mm.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Search for the volumes in a folder of a study: which are used, and which rule leaves others out.
+"""Search for volumes in the folder of a study, and rules that leave files out.
 
-Folders of studies also hold masks, label maps, earlier results and version control. For each rule
-one message counts the files that it leaves out.
+The folder of a study also holds masks, label maps, earlier results and files of version control.
+For each rule, one message counts the files that it leaves out.
 """
 import os
 from difflib import get_close_matches
@@ -19,30 +19,31 @@ from nifti.labels import is_label_map
 from nifti.masks import DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
-LABEL_NAMES = ("mask", "seg", "label", "labels")  # endings; also BIDS dseg and probseg
+LABEL_NAMES = ("mask", "seg", "label", "labels")  # endings of names, also of BIDS dseg and probseg
 LABEL_VALUES = 32  # a volume with at most this many distinct whole numbers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
 DICOM_LOOKED_AT = 100  # files checked for DICOM in a folder without volumes
 BIDS_SUFFIX = "_T1w"
-BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset without raw data
+BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are not searched
 
 
 def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mask=""):
     """NIfTI files below a folder, sorted by name. A single NIfTI file is always used.
 
-    Links to folders are followed; hidden files and folders are left out. Also left out, with one
-    line on standard error for each rule, are results of earlier runs, masks and label maps. Of a
-    BIDS dataset only the T1w volumes are used, unless `include` is given.
+    Links to folders are followed. Hidden files and folders are left out. Results of earlier runs,
+    masks and label maps are also left out, with one line on standard error for each rule. In a BIDS
+    dataset, only the T1w volumes are used unless `include` is given.
 
     Parameters
     ----------
     folder : path-like
-        May also be a file.
+        A folder or a file.
     at_most : int, optional
         Largest number of volumes; by default all.
     include, exclude : sequence of str, optional
         Patterns (``*_T1w.nii.gz``, ``sub-0[12]/*``) of a file's name, of its path below `folder` or
-        of the last parts of this path. One of `include` must fit, none of `exclude` may fit.
+        of the last parts of this path. A file must match a pattern of `include`, if given, and no
+        pattern of `exclude`.
     results : path-like, optional
         Folder of the results, which is not searched.
     mask : str, optional
@@ -114,9 +115,9 @@ def _files_below(folder):
 
 
 def _walk(folder, results, rules):
-    """Folders to search, each once: folder, names of its files, True if of a BIDS dataset.
+    """Yield each folder to search once: its path, names of its files, True if in a BIDS dataset.
 
-    Links to folders are followed, but not in circles.
+    Links to folders are followed, without endless loops.
     """
     results = results and os.path.realpath(results)
     seen, datasets = set(), set()
@@ -146,7 +147,7 @@ class _Rules:
 
     def __init__(self, folder, include, exclude):
         self.folder, self.include, self.exclude = folder, include, exclude
-        self.fitted = set()  # patterns that fit a volume
+        self.fitted = set()  # patterns that matched a volume
         self.datasets, self.folders = [], []  # BIDS datasets; folders of results
         self.named, self.labels, self.results, self.not_t1w, self.masks = [], [], [], [], []
         self.passed_over = 0
@@ -165,7 +166,7 @@ class _Rules:
         return False
 
     def _fitting(self, name, patterns):
-        """The patterns that fit a path below the folder, or its last parts."""
+        """The patterns that match a path below the folder, or the last parts of this path."""
         path = PurePosixPath(name)
         found = [pattern for pattern in patterns
                  if fnmatchcase(name, pattern) or path.match(pattern)]
@@ -173,12 +174,12 @@ class _Rules:
         return found
 
     def leave(self, rule, path):
-        """Note a volume in the list of the rule that leaves it out."""
+        """Add a volume to the list of the rule that leaves it out."""
         rule.append(relative_name(path, self.folder))
         self.passed_over += 1
 
     def _against(self, path, dataset):
-        """The list of the rule that leaves a volume out; None for a volume to use."""
+        """The list of the rule that leaves a volume out; None if the volume is used."""
         name = stem(path).lower()
         if _is_result(path):
             return self.results
@@ -189,7 +190,7 @@ class _Rules:
         return self.labels if is_label_map(path, LABEL_VALUES) else None
 
     def remarks(self):
-        """Messages: a line for each rule that left volumes out, and for each useless pattern."""
+        """Messages: one for each rule that left files out, one for each pattern without match."""
         for option, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 if pattern not in self.fitted:

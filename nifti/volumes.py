@@ -21,11 +21,11 @@ GZIP_LEVEL = 2  # of igzip: as small as level 1 of zlib, in a seventh of the tim
 
 
 class Volume(NamedTuple):
-    """A volume, or a series of volumes, as it was read."""
+    """A volume, or a series of volumes, after reading."""
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
-    image: nib.Nifti1Image  # its source, for header and position in space
-    shifts: tuple = (None,)  # Shift of each volume with many voxels below zero, None of others
+    image: nib.Nifti1Image  # source image, with header and position in space
+    shifts: tuple = (None,)  # Shift of each volume; None if few or no voxels are below zero
     mask_digest: str = ""  # SHA-256 of the mask; empty without a mask
 
     @property
@@ -47,7 +47,7 @@ def relative_name(path, folder):
     Returns
     -------
     str
-        With / between the parts.
+        Path with / as the separator.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def relative_name(path, folder):
 
 
 def is_volume_name(name):
-    """True if a file's name ends in .nii or .nii.gz, in small or capital letters, after a stem."""
+    """True if a name consists of a stem and .nii or .nii.gz, in lower or upper case."""
     return bool(ENDING.search(name, 1))
 
 
@@ -75,10 +75,10 @@ def target_paths(volumes, folder, request, masks=()):
     volumes : list of Path
         Volumes to restore.
     folder : Path
-        Of the results.
+        Folder of the results.
     request : Request
     masks : sequence of Path, optional
-        Further input files, which must not be overwritten either.
+        Masks, which must not be overwritten either.
 
     Returns
     -------
@@ -123,14 +123,14 @@ def read_volume(path, inside=None):
     ----------
     path : path-like
     inside : ndarray of bool, shape (X, Y, Z), optional
-        Its brain mask: all other voxels are set to zero, and do not count as tissue.
+        Brain mask. Voxels outside are set to zero, and do not count as tissue.
 
     Returns
     -------
     Volume
-        Its data in the file's intensities, shape (X, Y, Z). Not-a-number and infinite voxels are 0.
-        If many voxels are below zero, the volume is shifted; its `shift` records this. In a series
-        this is decided for each volume.
+        Data of shape (X, Y, Z), in the file's intensities. Not-a-number and infinite voxels are 0.
+        If many voxels are below zero, the intensities are shifted, and `shift` records this. In a
+        series, each volume is shifted on its own.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def read_series(path):
 def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
     image, shape = checked_image(path, dimensions, voxel_bytes)
     volume = volume_of(read_voxels(path, image, shape), image, path, inside)
-    while len(shape) == 3 and image.ndim > 3:  # a series of one: results are volumes
+    while len(shape) == 3 and image.ndim > 3:  # a series of one volume: its result is a volume
         scaling = _scaling(image)
         image = image.slicer[..., 0]
         image.header.set_slope_inter(*scaling)  # lost by slicing
@@ -178,11 +178,11 @@ def volume_of(data, image, name, inside=None):
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z) or (X, Y, Z, T)
-        May be changed.
+        May be changed in place.
     image : nibabel image
-        For header and position in space.
+        Source of header and position in space.
     name : path-like
-        For messages.
+        Name in messages.
     inside : ndarray of bool, shape (X, Y, Z), optional
         See `read_volume`.
 
@@ -207,10 +207,9 @@ def volume_of(data, image, name, inside=None):
 
 
 def _shifted(series, outside=None):
-    """Shift, in place, volumes with many voxels below zero; returns shifts and remarks.
+    """Shift volumes with many voxels below zero, in place; returns shifts and remarks.
 
-    `series` and `outside` have the shape (X, Y, Z, T). `outside` marks voxels known not to be
-    tissue.
+    `series` and `outside` have the shape (X, Y, Z, T). `outside` marks voxels that are not tissue.
     """
     shifts, remarks, moved, lowest = [], [], [], 0.0
     for number in range(series.shape[3]):
@@ -235,7 +234,7 @@ def _shifted(series, outside=None):
 
 
 def _scaling(image):
-    """Slope and intercept between the stored numbers of an image and its intensities."""
+    """Slope and intercept that turn the stored numbers of an image into intensities."""
     if hasattr(image.dataobj, "slope"):
         return image.dataobj.slope, image.dataobj.inter
     slope, inter = image.header.get_slope_inter()
@@ -243,7 +242,7 @@ def _scaling(image):
 
 
 def largest_volume(volumes):
-    """Number of voxels of the largest volume, by the headers; unreadable files are ignored here."""
+    """Number of voxels of the largest volume, from the headers; skips unreadable files."""
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
@@ -254,7 +253,7 @@ def largest_volume(volumes):
 # ------------------------------------------------------------------------------------------ writing
 
 def _stored(data, kept, slope, inter):
-    """Intensities as integers for a scaling; one plane at a time, to save memory."""
+    """Intensities converted to integers by a scaling, one plane at a time to save memory."""
     limits, stored = np.iinfo(kept), np.empty_like(data, kept)
     slowest = int(np.argmax(np.abs(data.strides)))
     for plane, target in zip(np.moveaxis(data, slowest, 0), np.moveaxis(stored, slowest, 0),
@@ -267,7 +266,7 @@ def _stored(data, kept, slope, inter):
 def write_volume(path, data, like, header=None, dtype="float32", files=None):
     """Write voxels with the header, affine and codes of their source image.
 
-    Equal voxels give equal bytes, at any time and under any name.
+    Equal voxels always give equal bytes, because the file holds no time and no file name.
 
     Parameters
     ----------
@@ -279,7 +278,7 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
     header : nibabel header, optional
         Used in place of the header of `like`.
     dtype : {"float32", "uint8", "same"}, optional
-        "uint8": for masks. "same": data type and scaling of `like`; for integers rounded and
+        "uint8": for masks. "same": data type and scaling of `like`; integers are rounded and
         clipped to their range.
     files : disk.files.WholeFiles, optional
         Group of files that the volume belongs to.
@@ -287,7 +286,7 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
     Raises
     ------
     CannotWrite
-        If the disk is full or the folder takes no files.
+        If the disk is full or the folder is not writable.
     UserError
         If a voxel is infinite or not a number.
     """
@@ -305,7 +304,7 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         data = _stored(data, kept, slope, inter)
     image = type(like)(data, None, header)
     if data.dtype.kind in "iu":
-        # Set here, because making an image from a header loses its scaling.
+        # Set here, because an image made from a header loses the header's scaling.
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
     writing = files.writing if files else whole_file

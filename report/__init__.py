@@ -1,1 +1,1 @@
-"""Results to look at: pictures, the page, and the record of a run."""
+"""Presentation of results: pictures, HTML pages, and the record of a run."""
