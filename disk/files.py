@@ -1,7 +1,7 @@
-"""Writers that never leave half a file, and readers that accept no damaged file.
+"""Writers that never leave an incomplete file, and readers that accept no damaged file.
 
-A file appears under its name when all of it is on the disk. A file that is read may be cut off, or
-made to do harm.
+A file gets its final name only when its whole content is on the disk. A file to read may be
+truncated or malicious.
 """
 import contextlib
 import errno
@@ -19,8 +19,8 @@ from machine.errors import CannotWrite, UserError, first_line
 
 # Pattern of the temporary names of files, see `WholeFiles`.
 TEMPORARY = ".*." + 12 * "[0-9a-f]" + ".part*"
-JSON_BYTES = 64 << 20  # the project writes no larger JSON file
-ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # of a volume's name
+JSON_BYTES = 64 << 20  # largest JSON file that is read; the project writes no larger one
+ENDING = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)  # ending of a volume's name
 BLOCK_BYTES = 1 << 20  # bytes that are read at a time to compute a digest
 
 
@@ -28,21 +28,21 @@ BLOCK_BYTES = 1 << 20  # bytes that are read at a time to compute a digest
 
 
 class WholeFiles:
-    """Files that appear under their names together, when all of them are on the disk.
+    """A group of files that get their final names together, when all are on the disk.
 
     See `whole_files`.
     """
 
     def __init__(self):
-        self._written = {}  # temporary name by name, in order
+        self._written = {}  # temporary path by final path, in order
         self._open = []  # handles that hold locks; files of killed processes have no lock
         self._outdated = []
 
     @contextlib.contextmanager
     def writing(self, path, suffix=""):
-        """Create an empty file under a temporary name beside `path`, to be written in the block.
+        """Create an empty temporary file in the folder of `path`; the caller's block writes it.
 
-        After the block its content is flushed to the disk.
+        After the block, the content is flushed to the disk.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class WholeFiles:
         Raises
         ------
         CannotWrite
-            If the disk is full or the folder takes no files.
+            If the disk is full or the folder is not writable.
         UserError
             If the name is too long.
         """
@@ -75,14 +75,14 @@ class WholeFiles:
         return file_digest(self._written[Path(path)])
 
     def outdate(self, path):
-        """Mark a file to be removed by `place`, since it does not belong to the new first file."""
+        """Let `place` remove a file, because it does not belong to the new first file."""
         self._outdated.append(Path(path))
 
     def place(self):
-        """Give all files their names.
+        """Give all files their final names.
 
-        Old files beside the first are removed before it takes its name. So no old file ever stands
-        beside a new first file.
+        The other old files are removed before the first file gets its name. So an old file never
+        lies beside a new first file.
         """
         if not self._written:
             return
@@ -102,7 +102,7 @@ class WholeFiles:
         self._written.clear()
 
     def end(self):
-        """Remove temporary files that are left, and release the locks."""
+        """Remove the remaining temporary files, and release the locks."""
         for temporary in self._written.values():
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -115,13 +115,13 @@ class WholeFiles:
             os.close(handle)
             return
         self._open.append(handle)
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # the file system has no locks
             lock_file(handle)
 
 
 @contextlib.contextmanager
 def whole_files():
-    """Inside, files are written under temporary names; at the end all get their names together.
+    """A context to write files under temporary names; at its end, all get their final names.
 
     If the block ends in an exception, the temporary files are removed and the old files stay.
 
@@ -139,9 +139,9 @@ def whole_files():
 
 @contextlib.contextmanager
 def whole_file(path, suffix=""):
-    """As `whole_files`, for a single file: yields its temporary name.
+    """A context like `whole_files` for a single file; yields its temporary name.
 
-    Parameters, value and errors are those of `WholeFiles.writing`.
+    Parameters, value and errors are the same as in `WholeFiles.writing`.
     """
     with whole_files() as files, files.writing(path, suffix) as temporary:
         yield temporary
@@ -149,7 +149,7 @@ def whole_file(path, suffix=""):
 
 @contextlib.contextmanager
 def _cannot_write(path):
-    """Inside, an OSError becomes a CannotWrite, or a UserError for a name that is too long."""
+    """A context that turns an OSError into a CannotWrite; UserError if a name is too long."""
     try:
         yield
     except OSError as fault:
@@ -168,11 +168,11 @@ def remove_unfinished(folder, names=None, running=True):
     ----------
     folder : path-like
     names : sequence of str, optional
-        Final names. If given, only their temporary files in the folder itself are removed; by
-        default all temporary files in the folder and below.
+        Final names of files. If given, only the temporary files of these names, directly in the
+        folder, are removed. By default, all temporary files in the folder and below are removed.
     running : bool, optional
-        True to remove also files that a running process has locked. With False, files on a file
-        system without locks stay, too.
+        If True, files that a running process has locked are removed, too. If False, they stay, and
+        so do all files on a file system without locks.
     """
     found = Path(folder).rglob(TEMPORARY) if names is None else Path(folder).glob(TEMPORARY)
     starts = tuple(f".{name[:40]}." for name in names or ())
@@ -189,12 +189,12 @@ def _is_left(path):
         with open(path, "r+b") as file:
             lock_file(file)
             return True
-    except OSError:  # locked, gone, or without locks
+    except OSError:  # locked, removed, or on a file system without locks
         return False
 
 
 def _flush(path):
-    """Flush a file to the disk, so that a power cut after its renaming finds it whole."""
+    """Flush a file to the disk, so that it is complete even after a power cut."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -203,7 +203,7 @@ def _flush(path):
 
 
 def write_whole(path, content, files=None):
-    """Write text or bytes under a name that appears only when all is written.
+    """Write text or bytes to a file that gets its name only when it is complete.
 
     Parameters
     ----------
@@ -211,12 +211,12 @@ def write_whole(path, content, files=None):
     content : str or bytes
         Text is written as UTF-8, with unchanged line ends.
     files : WholeFiles, optional
-        The group of files that it belongs to.
+        Group of files that the file belongs to.
 
     Raises
     ------
     CannotWrite
-        If the disk is full or the folder takes no files.
+        If the disk is full or the folder is not writable.
     """
     with (files.writing(path) if files else whole_file(path)) as temporary:
         # A file name in a text may hold bytes that are not UTF-8; they are written unchanged.
@@ -225,7 +225,7 @@ def write_whole(path, content, files=None):
 
 
 def write_json(path, content, files=None):
-    """Write a JSON object, indented for people, as `write_whole` does.
+    """Write a JSON object, indented for readers, with `write_whole`.
 
     Parameters
     ----------
@@ -236,20 +236,20 @@ def write_json(path, content, files=None):
     Raises
     ------
     CannotWrite
-        If the disk is full or the folder takes no files.
+        If the disk is full or the folder is not writable.
     """
     write_whole(path, json.dumps(content, indent=1) + "\n", files)
 
 
 def write_pieces(path, pieces):
-    """Write pieces of text, an iterable of str, as `write_whole` does; memory holds one of them."""
+    """Write an iterable of str like `write_whole`, with only one str in memory at a time."""
     with (whole_file(path) as temporary,
           open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file):
         file.writelines(pieces)
 
 
 def make_folder(path):
-    """Make a folder, and those above it.
+    """Make a folder and its parent folders.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def array_header(file):
         read = {(1, 0): np.lib.format.read_array_header_1_0,
                 (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except Exception as fault:  # a hostile header, a Python literal, can raise many kinds of error
+    except Exception as fault:  # a malicious header, a Python literal, can raise many types
         raise ValueError(first_line(fault)) from fault
     if fortran and len(shape) > 1 or dtype.hasobject or any(side < 0 for side in shape):
         raise ValueError("objects, Fortran order or a negative size")

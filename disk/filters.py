@@ -1,4 +1,4 @@
-"""Learned filters and their settings on disk; no other file knows the layout of arrays/."""
+"""Learned filters and their settings on disk; only this file depends on the layout of arrays/."""
 import contextlib
 import itertools
 import math
@@ -15,8 +15,8 @@ from filter_constant import METHOD_NAMES, Method, Request, tag_of
 from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 
-FORMAT, EARLIER = 4, 3  # formats of the saved settings; both are read
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters of the project
+FORMAT, EARLIER = 4, 3  # formats of the saved settings; both can be read
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters that come with it
 PRETRAINED_SCAN = PRETRAINED / "scan"  # filters for real scans
 
 
@@ -24,10 +24,10 @@ class Filters(NamedTuple):
     """Learned filters for one factor, ready to be used."""
 
     stages: list  # of Stage
-    method: Method  # that they were learned with
+    method: Method  # method of their training
     axes: tuple = (0, 1, 2)  # the volume's axes, in the order of the filters' axes
-    digests: dict | None = None  # SHA-256 of their files, by name
-    folder: str = ""  # of their files
+    digests: dict | None = None  # SHA-256 of their files, by file name
+    folder: str = ""  # folder of their files
 
     @property
     def factor(self):
@@ -36,7 +36,7 @@ class Filters(NamedTuple):
 
     @property
     def cpu_only(self):
-        """The reason why only the CPU can apply them; empty if there is none."""
+        """The reason why only the CPU can apply the filters; empty if there is none."""
         return structure_of(self.method).cpu_only
 
     @property
@@ -46,7 +46,7 @@ class Filters(NamedTuple):
 
 
 def settings_path(folder, factor):
-    """The file of settings beside the filters for a factor."""
+    """Path of the settings file beside the filters for a factor."""
     return Path(folder, f"settings_{tag_of(factor)}.json")
 
 
@@ -57,7 +57,7 @@ def save_filters(stages, request, volumes):
     ----------
     stages : list of Stage
     request : Request
-        Its method is that of the filters; they are written to its arrays_dir.
+        Request with the method of the filters. They are written to its arrays_dir.
     volumes : iterable of str
         Names of the training volumes.
     """
@@ -67,8 +67,8 @@ def save_filters(stages, request, volumes):
     about = {"format": FORMAT, "settings": asdict(request.method),
              "leaves": leaves, "volumes": [str(name) for name in volumes], "sha256": {}}
     about |= mask_setting(request)
-    # All files are written before the first is renamed. The digests detect a kill between two
-    # renames.
+    # All files are written before the first is renamed. The digests show whether the process was
+    # killed between two renames.
     with contextlib.ExitStack() as written:
         files = zip(structure.layout(leaves), structure.arrays(stages), strict=True)
         for (name, *_), array in files:
@@ -80,16 +80,16 @@ def save_filters(stages, request, volumes):
 
 
 def mask_setting(request):
-    """--mask in files beside filters and sums: a dict, empty if the option was not given."""
+    """Entry of --mask in the JSON files of filters and sums: dict, empty without the option."""
     return {"mask": request.mask} if request.mask else {}
 
 
 def load_filters(request, factor=None):
-    """Read filters and the method they were learned with.
+    """Read filters and the method of their training.
 
-    If the default --arrays_dir holds no filters for the factor, those of the project are taken:
-    with --upscale or --preset scan the filters for scans, if they serve the factor. Filters for one
-    thick axis serve any other thick axis, with `axes` as the order.
+    If the default --arrays_dir holds no filters for the factor, the pretrained filters are used.
+    With --upscale or --preset scan, the filters for scans are preferred, if they have the factor.
+    Filters for one thick axis are also used for another thick axis; `axes` holds the axis order.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def load_filters(request, factor=None):
     Raises
     ------
     UserError
-        If a file is missing or not valid, or if the filters were learned with another method than
-        the given options.
+        If a file is missing or not valid, or if the filters were learned with other values of the
+        given options.
 
     Examples
     --------
@@ -142,9 +142,9 @@ def load_filters(request, factor=None):
 
 
 def digests_there(request, factors):
-    """A dict of the SHA-256 of filters' files, by name, for some factors.
+    """SHA-256 of the filters' files for some factors, by file name: dict.
 
-    It is read from their settings. Factors without readable settings are left out.
+    It is read from the settings files. Factors without readable settings are left out.
     """
     found = {}
     for factor in factors:
@@ -155,12 +155,12 @@ def digests_there(request, factors):
 
 
 def _find_settings(request, factor):
-    """The file of settings to take, and the factor in the order of its axes."""
+    """Path of the settings file to use, and the factor in the axis order of its filters."""
     folders = _folders(request)
     for folder in folders:
         for learned in axis_orders(factor):
             path = settings_path(folder, learned)
-            # With --preset scan, filters of another preset in arrays/ are passed over.
+            # With --preset scan, filters of another preset in arrays/ are skipped.
             other = (len(folders) > 1 and request.method.preset == "scan"
                      and not _are_for_scans(path))
             if path.is_file() and not other:
@@ -170,7 +170,7 @@ def _find_settings(request, factor):
 
 
 def _folders(request):
-    """Folders that are searched for filters, in order."""
+    """Folders to search for filters, in this order."""
     folders = [request.arrays_dir]
     if os.path.abspath(request.arrays_dir) == os.path.abspath(Request.arrays_dir):
         scan = request.upscale or request.method.preset == "scan"
@@ -179,7 +179,7 @@ def _folders(request):
 
 
 def factors_there(request):
-    """Factors of the filters that are found, equal factors first: a list of tuple of three int.
+    """Factors of the available filters, isotropic factors first: list of tuple of three int.
 
     Examples
     --------
@@ -197,7 +197,7 @@ def factors_there(request):
 
 
 def _what_serves(request, factor):
-    """The part of a message with the remedy, if there are no filters for a factor."""
+    """The remedy in the message about a factor without filters."""
     there, learn = factors_there(request), f"python train.py --factor {tags([factor])}"
     if not there:
         return "; run python train.py first"
@@ -209,7 +209,7 @@ def _what_serves(request, factor):
 
 
 def _are_for_scans(path):
-    """True if a file of settings belongs to filters for scans; False if it cannot be read."""
+    """True if a settings file belongs to filters for scans; False if it cannot be read."""
     try:
         return read_json(path)["settings"]["preset"] == "scan"
     except (ValueError, KeyError, TypeError):
@@ -241,7 +241,7 @@ def axis_orders(factor):
 
 
 def axes_between(asked, learned):
-    """The order of axes that turns the factor that is asked for into the learned factor.
+    """The order of axes that turns the requested factor into the learned factor.
 
     Cyclic orders are preferred.
 
@@ -255,7 +255,7 @@ def axes_between(asked, learned):
 
 
 def about_filters(filters):
-    """One line about the place of filters and their training volumes."""
+    """One line with the folder of filters and their training volumes."""
     path = settings_path(filters.folder, filters.method.factor)
     volumes = list(map(str, read_json(path).get("volumes", [])))
     names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
@@ -268,9 +268,9 @@ def about_filters(filters):
 
 
 def _read_settings(path, factor):
-    """The method in a file of settings, the arrays' digests, and the stages' sizes, all checked.
+    """Read and check a settings file.
 
-    The last value is the format of the file.
+    Returns the method, the arrays' digests, the sizes of the stages and the format of the file.
     """
     try:
         about = read_json(path)
@@ -290,9 +290,9 @@ def _read_settings(path, factor):
 
 
 def _load_array(path, shape, dtypes):
-    """Read an array of known shape, of one of some types.
+    """Read an array that must have the given shape and one of the given types.
 
-    Its header is first compared with them and with the size of the file.
+    The header is checked first, also against the size of the file.
     """
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""A lock for one training at a time in a folder, and a stop between two volumes without loss."""
+"""A lock that allows one training at a time in a folder, and a safe stop after a volume."""
 import contextlib
 import os
 import signal
@@ -13,23 +13,23 @@ from machine.errors import CannotWrite, UserError
 
 @contextlib.contextmanager
 def only_training(folder):
-    """Hold the lock of a folder; a second training there is refused.
+    """A context that locks a folder for one training.
 
-    The operating system keeps the lock and releases it at the end of the process, even if it is
-    killed. So the lock file of a killed training is no lock, and no process numbers are compared.
-    On network disks with locks, the lock holds between machines, too.
+    The operating system releases the lock at the end of the process, even if the process is killed.
+    So a lock file that a killed training left behind has no effect, and no process numbers are
+    compared. On network disks with locks, the lock also works between machines.
 
     Parameters
     ----------
     folder : path-like
-        Made if it is missing. Half-written files of a killed training are removed from it.
+        Made if it is missing. Incomplete files of a killed training are removed from it.
 
     Raises
     ------
     UserError
-        If another training holds it.
+        If another training holds the lock.
     CannotWrite
-        If the folder takes no files.
+        If the folder is not writable.
     """
     make_folder(folder)
     path = Path(folder, "train.lock")
@@ -70,12 +70,12 @@ def _locked(path):
             file.close()
             raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or "
                             "give another --arrays_dir") from None
-        file.close()  # its holder has just removed it
+        file.close()  # its previous holder has just removed it
 
 
 @contextlib.contextmanager
 def on_signals(handler):
-    """Inside, Ctrl-C and SIGTERM call ``handler(number, frame)``, in the main thread only."""
+    """A context where Ctrl-C and SIGTERM call ``handler(number, frame)``; main thread only."""
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -88,16 +88,16 @@ def on_signals(handler):
 
 
 class Stop:
-    """Inside, Ctrl-C and SIGTERM are noted, so that the present volume can be finished and saved.
+    """A context that notes Ctrl-C or SIGTERM, so that the current volume is finished and saved.
 
-    A second signal interrupts as usual.
+    A second signal raises KeyboardInterrupt.
 
     Attributes
     ----------
     asked : int or None
         The signal that was noted.
     wake : callable
-        Called by the signal's handler, to wake code that waits for something else.
+        Called by the signal handler, to wake code that waits.
     """
 
     def __init__(self):
@@ -116,7 +116,7 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = number
         self.wake()
-        # Not print: the signal may interrupt another print, and Python refuses a nested one.
+        # No print here: the signal may interrupt a print, and Python forbids nested prints.
         os.write(2, b"\ntrain.py: stopping after this volume; "
                     b"once more stops without saving it\n")
 
@@ -129,12 +129,13 @@ def stopped(number, checkpoint):
     number : int
         Number of the signal.
     checkpoint : Checkpoint
-        Its request decides the advice: a training begun with --restart continues without it.
+        The checkpoint of the training. If its request has --restart, the message says to leave
+        --restart out.
 
     Returns
     -------
     int
-        The exit status that shells expect.
+        Exit status, as shells expect it after a signal.
     """
     each = ({record.name for record in records} for records in checkpoint.ledger.kept.values())
     done = len(set.intersection(*each))

@@ -1,4 +1,4 @@
-"""Locks on files; the system releases them at the end of their process, even if it is killed."""
+"""Locks on files; the system releases a lock when its process ends, even if it is killed."""
 import contextlib
 import os
 
@@ -10,12 +10,12 @@ def holds_lock(file, path):
     ----------
     file : binary file
     path : path-like
-        Path that it was opened with.
+        Path from which the file was opened.
 
     Returns
     -------
     bool
-        True if it is still the file at that path; otherwise its holder has just removed it.
+        True if `file` is still the file at `path`. False if its previous holder has removed it.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def lock_file(file):
     Parameters
     ----------
     file : binary file
-        Or its descriptor, except on Windows.
+        An open file; except on Windows, also a file descriptor.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def lock_file(file):
 
 @contextlib.contextmanager
 def only_one_in(folder):
-    """Inside, other callers for this folder wait, if the system can lock folders."""
+    """A context that makes other callers for the folder wait, if the system can lock folders."""
     handle = None
     with contextlib.suppress(ImportError, OSError):
         import fcntl  # imported here: Windows does not have it, and cannot open folders

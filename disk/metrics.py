@@ -5,7 +5,7 @@ import numpy as np
 
 from disk.files import whole_file
 
-FORMULAS = tuple("=+-@\t\r＝＋－＠")  # first signs of formulas in spreadsheets
+FORMULAS = tuple("=+-@\t\r＝＋－＠")  # first characters of spreadsheet formulas
 
 
 def metrics_row(name, voxels, by_image):
@@ -25,9 +25,9 @@ def mean_row(rows):
 
 
 def no_formula(value):
-    """A value for a spreadsheet: a name that it would take for a formula gets ./ in front.
+    """A value that is safe in a spreadsheet: a name that looks like a formula gets the prefix ./
 
-    The name still names the file.
+    The name with the prefix is still a path of the file.
 
     Examples
     --------
@@ -48,5 +48,5 @@ def write_metrics(path, rows):
 
 
 def start_name(start):
-    """Name of the initial estimate in tables: LR for the published one, else start."""
+    """Name of the initial estimate in tables: LR for the published one, otherwise start."""
     return "LR" if start == "quadratic" else "start"

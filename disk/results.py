@@ -1,8 +1,8 @@
 """The folder of a run's results, and checks that test.py replaces only files that it wrote.
 
-No other run writes into the folder of a finished run. An interrupted run leaves a record of itself
-in its folder, with which the same command finds the folder again and continues. A run holds a lock
-on its record while it works.
+No other run writes into the folder of a finished run. An interrupted run leaves a record in its
+folder. With this record, the same command finds the folder again and continues. A run locks its
+record while it works.
 """
 import contextlib
 import csv
@@ -18,10 +18,10 @@ from disk.locks import holds_lock, only_one_in
 from machine.errors import CannotWrite, UserError
 from machine.sources import all_sources, digest_of
 
-MADE_BY = "3D MRI super-resolution by learned filters"  # marks pictures and pages as ours
-UNFINISHED = ".unfinished.json"  # the record of a run, until it is finished
-VIEWERS = ".viewers"  # the viewers for its page, until the page is written
-HEAD_BYTES = 4096  # MADE_BY is in the first bytes of a file
+MADE_BY = "3D MRI super-resolution by learned filters"  # marks our pictures and pages
+UNFINISHED = ".unfinished.json"  # record of a run until the run is finished
+VIEWERS = ".viewers"  # folder of viewers until the page of the run is written
+HEAD_BYTES = 4096  # number of bytes at the start of a file that are searched for MADE_BY
 # Settings without effect on the results.
 NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 
@@ -30,11 +30,11 @@ NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 
 @contextlib.contextmanager
 def run_folder(request, volumes, filters=None):
-    """The folder of a run's results: that of --output, or one for this hour.
+    """The folder of a run's results: the folder of --output, or a folder named after this hour.
 
-    If another run made the folder of this hour, finished or not, a new folder is made
-    (``112522-2``, ``112522-3`` ...). The command of an interrupted run takes the folder of that run
-    again, of any hour.
+    If another run made the folder of this hour, finished or not, a new folder with a number is made
+    (``112522-2``, ``112522-3`` ...). The command of an interrupted run continues in the folder of
+    that run, even at another hour.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def run_folder(request, volumes, filters=None):
     volumes : list of Path
         Volumes to restore.
     filters : dict, optional
-        SHA-256 of the filters' files, by name; by default of the filters in --arrays_dir.
+        SHA-256 of the filters' files, by file name; by default for the filters in --arrays_dir.
 
     Yields
     ------
@@ -90,7 +90,7 @@ def names_beside(target):
 
 
 def _about(request, volumes, filters=None):
-    """The properties that identify a run, as JSON returns them."""
+    """The properties that identify a run, in the data types of JSON."""
     decides = {name: value for name, value in request.as_dict().items()
                if name not in NOT_OF_RESULTS}
     if filters is None:
@@ -121,7 +121,7 @@ def _taken(folder, about):
     Returns the run's record, open and locked; None if the folder belongs to another run.
     """
     try:
-        folder.mkdir()  # fails where another process was first
+        folder.mkdir()  # fails if another process made it first
     except FileExistsError:
         return _locked_record(folder, about)
     except OSError as fault:
@@ -132,7 +132,7 @@ def _taken(folder, about):
 
 
 def _locked_record(folder, about):
-    """The record of this run, interrupted before; None for another run, or one still at work."""
+    """The locked record of this interrupted run; None for another run, or a run still at work."""
     path = folder / UNFINISHED
     try:
         if read_json(path) != about:
@@ -151,7 +151,7 @@ def _locked_record(folder, about):
 # --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, request):
-    """Refuse to replace files that are not ours, beside the results or at --output.
+    """Check that no file is replaced that test.py did not write, beside results or at --output.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def check_beside(folder, names, request):
     Raises
     ------
     UserError
-        For the first foreign file, before anything is written.
+        For the first file that test.py did not write; no file is written before this check.
     """
     wanted = [] if request.upscale else [folder / "metrics.csv"]
     if request.report:
@@ -186,9 +186,9 @@ def check_beside(folder, names, request):
 
 
 def _check_output(path, name, overwrite):
-    """Refuse an --output that cannot be written, or that would replace a file that is not ours.
+    """Raise an error if --output is not writable, or would replace a file not written by test.py.
 
-    `name` is the name of the files beside it, without their endings.
+    `name` is the common name of the files beside the output, without their endings.
     """
     if path.is_dir():
         raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
@@ -206,7 +206,7 @@ def _check_output(path, name, overwrite):
 
 
 def _is_recorded(path, name):
-    """True if a record beside a volume, hidden or not, has the digest of this file."""
+    """True if a record beside a volume, visible or hidden, holds the digest of the volume."""
     for report in (True, False):
         with contextlib.suppress(OSError, ValueError):
             about = read_json(names_of_sidecars(name, report)[1])
@@ -221,7 +221,7 @@ def names_of_sidecars(name, report):
     Parameters
     ----------
     name : Path
-        As `sidecar_names` gives it.
+        A name from `sidecar_names`.
     report : bool
         The option --report. With --no-report, the record is a hidden file, and there is no
         picture.
@@ -230,7 +230,7 @@ def names_of_sidecars(name, report):
     -------
     picture, record : Path
     others : list of Path
-        Files that a run with the other setting of --report leaves.
+        Files that a run with the opposite value of --report writes.
     """
     picture, shown, hidden = (name.with_name(text.format(name.name))
                               for text in ("{}.png", "{}.json", ".{}.json"))
@@ -238,7 +238,7 @@ def names_of_sidecars(name, report):
 
 
 def own_page(name):
-    """The page of one of several upscaled volumes; `name` is as `sidecar_names` gives it."""
+    """Path of the page of one of several upscaled volumes; `name` is from `sidecar_names`."""
     return name.with_name(f"{name.name}.html")
 
 
@@ -253,8 +253,8 @@ def sidecar_names(targets):
     Returns
     -------
     list of Path
-        The name of each result without .nii or .nii.gz; with this ending, if two results in one
-        folder differ only in it, or if the name is that of the run's page.
+        The name of each result without .nii or .nii.gz. The ending stays if two results in one
+        folder differ only in the ending, or if the name equals the name of the run's page.
 
     Examples
     --------

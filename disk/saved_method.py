@@ -25,12 +25,12 @@ def checked_settings(saved: Any) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        With the name of the setting.
+        If a setting is not valid. The message names it.
     """
     entries = {entry.name: entry for entry in dataclasses.fields(Method)}
     if not isinstance(saved, dict):
         raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
-    # Filters of earlier versions lack some options, and were learned with their defaults.
+    # Settings of earlier versions lack some options; their filters were learned with the defaults.
     newer: dict[str, Any] = {name: entry.default for name, entry in entries.items()
                              if "since" in entry.metadata}
     values = newer | saved

@@ -36,7 +36,7 @@ class Seal:
 
 
 def _state(path):
-    """Values that change with a file's content or with the file; None if there is no file."""
+    """Values that change if a file is changed or replaced; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:

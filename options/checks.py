@@ -18,7 +18,7 @@ VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def checked(request, command):
-    """The request, completed by the options that others imply.
+    """The request after all checks, with the grid that the LR type implies.
 
     Raises ValueError for values out of range and for options without effect.
     """
@@ -54,7 +54,7 @@ def checked(request, command):
     if "grid" in given and lr_type == "kspace":
         raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; "
                          "leave --grid out")
-    asked = command == "train" or "lr_type" in given  # else the filters may decide it
+    asked = command == "train" or "lr_type" in given  # otherwise the filters may decide it
     if "kspace_keep" in given and lr_type != "kspace" and asked:
         raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {lr_type}; "
                          "leave one of the two out")
@@ -136,7 +136,7 @@ def _fault_of_mask(pattern):
 
 
 def _check_spaces(method, given):
-    """Refuse options of the other feature space."""
+    """Raise ValueError for options of the other feature space."""
     space = method.feature_space
     for name in ONLY_SPHERICAL if method.octahedral else ONLY_OCTAHEDRAL:
         if name in given:
@@ -153,7 +153,7 @@ def _check_spaces(method, given):
 
 
 def _check_scan(method, given):
-    """Refuse options that do not fit --lr_type scan, or that need it."""
+    """Raise ValueError for options that contradict --lr_type scan, or that require it."""
     if method.lr_type != "scan":
         for name in ONLY_SCAN:
             if name in given:

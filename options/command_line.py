@@ -1,6 +1,7 @@
 """The command lines of train.py and test.py, made from the options of `filter_constant`.
 
-This file imports the standard library only, so that ``--help`` and a typing error answer at once.
+This file imports the standard library only, so that ``--help`` and wrong options are answered
+without delay.
 """
 from dataclasses import replace
 
@@ -86,7 +87,7 @@ def run(command, story):
 
 
 def _three(name, values, kind):
-    """Three values, from one for all axes or one for each."""
+    """Three values, from one value for all axes or one value for each axis."""
     if len(values) not in (1, 3):
         raise ValueError(f"argument --{name}: one {kind} or three, not {len(values)}")
     return tuple(values * 3 if len(values) == 1 else values)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from report.pictures import png
 
-TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # side of a bucket; limits for the side of a map
+TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # inches: side of a bucket; limits for a map's side
 
 
 def picture_filters(h, classes, names=()):
@@ -16,7 +16,7 @@ def picture_filters(h, classes, names=()):
     Parameters
     ----------
     h : ndarray, shape (buckets, P)
-        Not a number if a bucket has no filter.
+        NaN for buckets without a filter.
     classes : tuple of int
         Classes per feature.
     names : sequence of str, optional
@@ -36,7 +36,7 @@ def picture_filters(h, classes, names=()):
         tiles = np.full((rows, side + 1, columns, side + 1), np.nan, np.float32)
         tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
         around = np.abs(slices)
-        around[:, :, side // 2, side // 2] = 0  # the centre is far larger than the other weights
+        around[:, :, side // 2, side // 2] = 0  # the centre weight is far larger than others
         limit = np.nanquantile(around, 0.99) or 1
         style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
         maps.append((tiles.reshape(rows * (side + 1), -1), title, style))
@@ -44,14 +44,14 @@ def picture_filters(h, classes, names=()):
 
 
 def picture_counts(count, classes, names=()):
-    """A PNG of the number of samples in each bucket, laid out as the filters are.
+    """A PNG of the number of samples in each bucket, in the layout of `picture_filters`.
 
     Parameters
     ----------
     count : array_like, shape (buckets,)
-        Not a number counts as 0.
+        NaN counts as 0.
     classes, names
-        As for `picture_filters`.
+        See `picture_filters`.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def picture_counts(count, classes, names=()):
 def grid_of_buckets(values, classes):
     """Lay out values of buckets in rows and columns.
 
-    Rows are the classes of the first, third, ... feature, columns those of the second, fourth, ...
-    feature. The first feature of each varies slowest.
+    Rows are the classes of the first, third, ... feature. Columns are the classes of the second,
+    fourth, ... feature. In rows and in columns, the first feature varies slowest.
 
     Parameters
     ----------
@@ -101,14 +101,14 @@ def maps_of_buckets(maps, grid, tile, classes, names, what):
     Parameters
     ----------
     maps : list of tuple
-        For each map: its pixels, an ndarray of shape (rows * tile, columns * tile); its title; and
-        its ``imshow`` options for colours.
+        For each map: pixels (ndarray of shape (rows * tile, columns * tile)), title, and options of
+        ``imshow`` for colours.
     grid : tuple of two int
         Rows and columns.
     tile : int
         Side of a tile, pixels.
     classes, names
-        As for `picture_filters`.
+        See `picture_filters`.
     what : str
         Label of the colour bar.
 
@@ -139,7 +139,7 @@ def maps_of_buckets(maps, grid, tile, classes, names, what):
 def _label_classes(axis, number, tile, classes, names):
     """Number the classes of the features along an axis of `number` tiles, and name the features.
 
-    Ticks mark the classes of the first feature. Within each of them the other features repeat.
+    Ticks mark the classes of the first feature. Within each class, the other features repeat.
     """
     step = max(number // classes[0], 1) if classes else 1
     ticks = np.arange(0, number, step)

@@ -1,8 +1,8 @@
 """The HTML page of a run: figures, settings, and a viewer of each volume.
 
-This file writes no files: the page is returned in pieces of text, so that memory need not hold the
-slices of all volumes. The page holds all its content, with the slices, and needs no network. Its
-style and script, which all pages share, are in page.html.
+This module writes no files. The page is returned in pieces of text, so that memory need not hold
+the slices of all volumes. The page contains all slices, and needs no network. Its style and script
+are in page.html, and are the same for all pages.
 """
 import html
 import itertools
@@ -30,13 +30,13 @@ def make_page(about, rows, viewers, pictures=None):
     Parameters
     ----------
     about : dict
-        As `record.about_run` makes it; with "results", the SHA-256 of each volume's result.
+        Dict from `record.about_run`, with "results", the SHA-256 of each volume's result.
     rows : list of dict
         Figures of each volume, or descriptions of upscaled volumes.
     viewers : iterable of dict
-        As `viewer.make_viewer` makes them; taken one at a time.
+        Viewers from `viewer.make_viewer`, taken one at a time.
     pictures : dict of str to str, optional
-        For volumes without viewer: the path of the picture from the page, by name of the volume.
+        For volumes without a viewer: path of the picture relative to the page, by volume name.
 
     Yields
     ------
@@ -56,15 +56,15 @@ def make_page(about, rows, viewers, pictures=None):
 
 
 def fill_template(title, content, about):
-    """A page in pieces.
+    """A page made from the template, in pieces.
 
     Parameters
     ----------
     title : str
     content : iterable of str
-        HTML; taken one at a time.
+        Pieces of HTML, taken one at a time.
     about : dict
-        As for `make_page`.
+        See `make_page`.
 
     Yields
     ------
@@ -74,7 +74,7 @@ def fill_template(title, content, about):
     parts = {"MADE_BY": MADE_BY, "TITLE": html.escape(title), "ABOUT": about_html(about)}
 
     def filled(text):
-        # All placeholders at once: names of files may look like placeholders.
+        # All placeholders are replaced at once, because file names may look like placeholders.
         return re.sub(f"@({'|'.join(parts)})@", lambda found: parts[found[1]], text)
 
     yield filled(before)
@@ -97,7 +97,7 @@ def goal_in_words(settings):
 
 
 def named(row):
-    """The name of a row's volume, and of the mask of its brain, as HTML."""
+    """The names of a row's volume and of its brain mask, as HTML."""
     mask = f'<br><small>mask: {html.escape(row["mask"])}</small>' if "mask" in row else ""
     return html.escape(row["volume"]) + mask
 
@@ -108,7 +108,7 @@ def table_figures(rows, start):
     Parameters
     ----------
     rows : list of dict
-        As `disk.metrics.metrics_row` makes them.
+        Rows from `disk.metrics.metrics_row`.
     start : str
         The option --start: the initial estimate.
 
@@ -141,7 +141,7 @@ def table_upscaled(rows):
     Parameters
     ----------
     rows : list of dict
-        volume; from and to, voxels along each axis; voxel_size and its unit; seconds.
+        Keys: volume; from and to (voxels along each axis); voxel_size and unit; seconds.
 
     Returns
     -------
@@ -159,12 +159,12 @@ def table_upscaled(rows):
 
 
 def plot_gains(rows):
-    """Gain over the best spline of each volume, as an inline SVG that takes the page's colours.
+    """Each volume's gain over the best spline, as an inline SVG in the colours of the page.
 
     Parameters
     ----------
     rows : list of dict
-        volume and gain_over_spline, dB.
+        Keys: volume; gain_over_spline (dB).
 
     Returns
     -------
@@ -172,7 +172,7 @@ def plot_gains(rows):
     """
     gains = [row["gain_over_spline"] for row in rows]
     low, high = min(0, *gains), max(0, *gains) or 1
-    scale, left, step = 360 / (high - low or 1), 230, 22  # pixels per dB, for names, per row
+    scale, left, step = 360 / (high - low or 1), 230, 22  # pixels: per dB, for names, per row
     zero = left - low * scale
     bars = []
     for n, (row, gain) in enumerate(zip(rows, gains, strict=True)):
@@ -191,14 +191,14 @@ def plot_gains(rows):
 
 
 def links_html(pictures):
-    """Links to pictures, by name of their volumes, as HTML; empty if there are no pictures."""
+    """Links to the pictures of volumes, as HTML; empty if there are no pictures."""
     links = ", ".join(f'<a href="{quote(path, errors="surrogateescape")}">{html.escape(name)}</a>'
                       for name, path in pictures.items())
     return f"<p>Pictures of volumes without a viewer: {links}</p>" if links else ""
 
 
 def about_html(about):
-    """The command and its settings as HTML tables that unfold; `about` is as for `make_page`."""
+    """The command and its settings as HTML tables that unfold; for `about` see `make_page`."""
     steps = "".join(unfolding(f"Filters × {by_axis(step['factor'])}, learned with",
                               step["learned_with"]) for step in about.get("steps", ()))
     return (f'<p><code>{html.escape(about["command"])}</code></p>'

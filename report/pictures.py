@@ -10,23 +10,23 @@ from disk.results import MADE_BY
 from util import tight_box
 
 SURROUND = 3  # voxels of black surround that are kept around the brain
-PLANES = ("sagittal", "coronal", "axial")  # across the axes of a canonical (RAS) volume
+PLANES = ("sagittal", "coronal", "axial")  # perpendicular to axes of a RAS volume
 # Directions at the left, right, top and bottom of each plane.
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
 COLUMN_INCHES = 2.6  # width of a slice
-LONGEST = 20  # longest drawn side of a voxel over its shortest side, to limit the picture's size
+LONGEST = 20  # largest ratio of a drawn voxel's sides, to limit the size of pictures
 GOLD = "#ffb000"  # frames of enlarged squares
 
 
 def canonical(images, affine):
-    """Cut off the black surround and turn volumes to axes nearest to right, anterior, superior.
+    """Crop the black surround, and turn volumes to axes right, anterior, superior (RAS).
 
     Parameters
     ----------
     images : dict of str to ndarray, shape (X, Y, Z)
-        The first image decides where the black surround ends.
+        The first image defines the black surround.
     affine : ndarray, shape (4, 4)
-        From voxel indices to mm.
+        Affine from voxel indices to mm.
 
     Returns
     -------
@@ -47,16 +47,16 @@ def canonical(images, affine):
 
 
 def plane(image, axis, place):
-    """A slice as it is shown: superior at the top, in axial slices anterior.
+    """A slice in the orientation of the pictures: superior is at the top.
 
-    In sagittal slices, anterior is at the left.
+    In axial slices, anterior is at the top. In sagittal slices, anterior is at the left.
 
     Parameters
     ----------
     image : ndarray, shape (X, Y, Z)
         Its axes point right, anterior, superior.
     axis : int
-        The axis across the slice.
+        Axis perpendicular to the slice.
     place : int
         Index of the slice along that axis.
 
@@ -75,7 +75,7 @@ def plane(image, axis, place):
 
 
 def middle(image):
-    """Indices of the slices to show: per axis the slice with most signal.
+    """Indices of the slices to show: for each axis, the slice with most signal.
 
     Parameters
     ----------
@@ -90,16 +90,16 @@ def middle(image):
 
 
 def picture_volume(images, affine, compare=True):
-    """A PNG of three planes of each image; with `compare` also error maps against the first.
+    """A PNG of three planes of each image, and with `compare` of each error map.
 
     Parameters
     ----------
     images : dict of str to ndarray, shape (X, Y, Z), in [0, 1]
-        The first image is the original, which the others are compared with, or the LR volume.
+        The first image is the original, the reference of error maps, or the LR volume.
     affine : ndarray, shape (4, 4)
         Only its directions and voxel sizes are used.
     compare : bool, optional
-        True to show error maps, all on one scale.
+        True to add error maps, all on one scale.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def _black_grid(volume, sizes, columns, compare, scale):
     """A black figure with a grid of three rows, whose heights fit the planes of the volume.
 
     `sizes` are voxel sizes in mm. `compare` makes the figure higher. With `scale`, there is room
-    below the grid for the scale of errors.
+    below the grid for the colour bar of errors.
     """
     shapes = [plane(volume, axis, 0).shape * np.delete(sizes, axis)[::-1] for axis in range(3)]
     heights = [shape[0] / shape[1] for shape in shapes]
@@ -178,7 +178,7 @@ def inset_place(volumes, axis, cut):
     volumes : list of ndarray, shape (X, Y, Z)
         Two or more.
     axis, cut : int
-        As for `plane`.
+        Axis and index of the slice, see `plane`.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def inset_place(volumes, axis, cut):
 
 
 def add_inset(axes, pixels, square, aspect, style):
-    """Draw an enlarged square of a slice in its darkest corner, and frame the square itself.
+    """Draw an enlarged square of a slice in the slice's darkest corner, and frame the square.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def add_inset(axes, pixels, square, aspect, style):
         The axes with the slice.
     pixels : ndarray, shape (rows, columns)
     square : tuple of three int
-        As `inset_place` gives it.
+        Square from `inset_place`.
     aspect : float
         Height of a pixel over its width.
     style : dict

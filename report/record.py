@@ -20,7 +20,7 @@ def about_run(request, method, command, steps=()):
     command : list of str
         The command line.
     steps : sequence of dict
-        All sets of filters that were used, as `steps_of` gives them.
+        Descriptions from `steps_of` of all sets of filters that were used.
 
     Returns
     -------
@@ -52,8 +52,8 @@ def steps_of(uses):
 
 
 def about_volume(found, request, command):
-    """As `about_run`, of one restored volume; `found` is a `restoring.steps.Restored`."""
-    request = replace(request, arrays_dir=found.uses[-1].folder)  # where they were found
+    """`about_run` for one restored volume; `found` is a `restoring.steps.Restored`."""
+    request = replace(request, arrays_dir=found.uses[-1].folder)  # of the filters
     return about_run(request, found.method, command, steps_of(found.uses))
 
 
@@ -63,18 +63,18 @@ def write_record(target, name, found, about, digest, files, sidecar):
     Parameters
     ----------
     target : Path
-        The result.
+        Path of the result.
     name : Path
-        The record.
+        Path of the record.
     found : restoring.steps.Restored
     about : dict
-        As `about_volume` makes it.
+        Dict from `about_volume`.
     digest : str
-        SHA-256 of the result, which ties the record to this file.
+        SHA-256 of the result, which links the record to the result.
     files : disk.files.WholeFiles
         The files of the result.
     sidecar : dict
-        Fields of a BIDS sidecar, which come first; empty outside of BIDS.
+        Fields of a BIDS sidecar, written first; empty if the input is not in BIDS.
     """
     figures = {name: value for name, value in found.row.items() if name != "seconds"}
     write_json(name, {**sidecar, **found.origin, "result": target.name,
@@ -91,14 +91,14 @@ def finished(job, title, name, pattern):
     title : str
         Name of the volume in figures.
     name : Path
-        The record.
+        Path of the record.
     pattern : str
         The option --mask.
 
     Returns
     -------
     dict
-        None if there is no record, or if result, input or mask are other files now.
+        None if there is no record, or if result, input or mask have changed since.
     """
     try:
         about = read_json(name)
@@ -118,11 +118,11 @@ def write_beside(title, name, found, volumes, files, compare):
     title : str
         Name of the volume on the page.
     name : Path
-        The picture.
+        Path of the picture.
     found : restoring.steps.Restored
     volumes : int
-        Number of volumes that share the page's slices, see `viewer.make_viewer`; 0 if the page does
-        not show this one.
+        Number of volumes that share one page, see `viewer.make_viewer`; 0 if the page does not show
+        this volume.
     files : disk.files.WholeFiles
         The files of the result.
     compare : bool
@@ -131,15 +131,15 @@ def write_beside(title, name, found, volumes, files, compare):
     Returns
     -------
     dict
-        Its viewer, for the page; None if the page does not show it.
+        Viewer of the volume, for the page; None if the page does not show the volume.
     """
-    # Imported here: drawing takes half a second to load, and --no-report does not wait for it.
+    # Imported here: matplotlib takes half a second to load, and --no-report does not need it.
     from report.pictures import picture_volume
     from report.viewer import make_viewer
 
     views = found.images, found.affine
     with found.watch("picture and viewer"), ThreadPoolExecutor(1) as aside:
-        # One draws while the other packs slices.
+        # One thread draws the picture while the other encodes slices.
         picture = aside.submit(picture_volume, *views, compare=compare)
         shown = make_viewer(title, *views, volumes) if volumes else None
         write_whole(name, picture.result(), files)
@@ -152,9 +152,9 @@ def write_own_page(name, about, row, digest, viewer, files):
     Parameters
     ----------
     name : Path
-        The page.
+        Path of the page.
     about : dict
-        As `about_volume` makes it.
+        Dict from `about_volume`.
     row : dict
         Description of the upscaled volume.
     digest : str
@@ -166,7 +166,7 @@ def write_own_page(name, about, row, digest, viewer, files):
     Returns
     -------
     dict
-        What the page of the folder shows of it: its "thumbnail".
+        For the page of the folder: the volume's "thumbnail".
     """
     # Imported here, as above.
     from report.page import make_page

@@ -1,7 +1,7 @@
 """The HTML page of a folder of upscaled volumes: a table with one row for each volume.
 
-This file writes no files. The page holds small pictures; each volume's viewer is on a page of its
-own, beside the result. Style and script of the table are in study.html.
+This module writes no files. The page holds thumbnails. Each volume's viewer is on a separate page
+beside the result. Style and script of the table are in study.html.
 """
 import html
 import math
@@ -14,14 +14,14 @@ from disk.metrics import no_formula
 from report.page import by_axis, fill_template, goal_in_words
 
 TABLE = Path(__file__).with_name("study.html")  # with placeholders such as @ROWS@
-FEWEST = 10  # volumes: the median of fewer says little of what is usual
+FEWEST = 10  # volumes needed to search for outliers; the median of fewer is unreliable
 FAR = 3.5  # robust standard deviations from the median (Iglewicz and Hoaglin 1993)
-NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
-# Columns that are searched for outliers, and their smallest standard deviation: estimates from one
-# scanner scatter so little that harmless differences would stand out.
+NORMAL = 1.4826  # ratio of standard deviation to median absolute deviation, normal distribution
+# Columns that are searched for outliers, and the smallest standard deviation to assume. Estimates
+# from one scanner vary so little that harmless differences would otherwise be marked.
 SEARCHED = {"noise": 0.001, "distance": 0.05}
 STATES = ("failed", "incomplete", "outlier", "done")  # the worst first
-COLUMNS = (  # title, how it is sorted, explanation
+COLUMNS = (  # title, kind of sorting, explanation
     ("volume", "text", "Name of the volume, with a link to its viewer"),
     ("state", "number", "failed, incomplete, outlier or done"),
     ("messages", "text", "Messages about the volume, or why it failed"),
@@ -43,13 +43,13 @@ def study_page(about, rows, thumbnails):
     Parameters
     ----------
     about : dict
-        As for `page.make_page`.
+        See `page.make_page`.
     rows : list of dict
-        Of each volume: volume, its name; page, the path of its viewer from here, or None; missed,
-        the number of volumes of a series that could not be restored; and its description, see
-        `restoring.upscaling`. Of a volume that failed: volume and failed, the reason.
+        One for each volume, with its description (see `restoring.upscaling`) and the keys: volume
+        (name); page (relative path of its viewer, or None); missed (number of volumes of a series
+        that could not be restored). For a volume that failed: volume; failed (reason).
     thumbnails : iterable of str
-        For each row, base64 of a JPEG file, or empty; taken one at a time.
+        For each row, a JPEG file in base64, or an empty str; taken one at a time.
 
     Yields
     ------
@@ -80,19 +80,19 @@ def _content(rows, marks, states, thumbnails):
 
 
 def find_outliers(rows):
-    """Marks of values far from those of most volumes.
+    """Marks of values that are far from the median of all volumes.
 
-    The distance from the training is searched for large values only: no volume is too usual.
+    For "distance", only large values are marked, because a small distance is no problem.
 
     Parameters
     ----------
     rows : list of dict
-        As for `study_page`.
+        See `study_page`.
 
     Returns
     -------
     list of dict
-        For each row the words "high" or "low", by name of the column.
+        For each row, "high" or "low" by column name.
 
     Examples
     --------
@@ -118,14 +118,14 @@ def find_outliers(rows):
 
 
 def state_of(row, mark):
-    """The state of a row: one of STATES; `mark` is as `find_outliers` gives it."""
+    """The state of a row: one of STATES; `mark` is from `find_outliers`."""
     if "failed" in row:
         return "failed"
     return "incomplete" if row.get("missed") else "outlier" if mark else "done"
 
 
 def counts_in_words(states, marks):
-    """Number of volumes in each state that is not usual, as HTML."""
+    """Numbers of upscaled, failed, incomplete and outlying volumes, as HTML."""
     failed, incomplete = states.count("failed"), states.count("incomplete")
     words = [f"{len(states) - failed} of {len(states)} volumes upscaled"]
     words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
@@ -140,11 +140,11 @@ def counts_in_words(states, marks):
 
 
 def row_html(row, mark, state, thumbnail):
-    """A row of the table as HTML; parameters are those of one volume in `study_page`.
+    """A row of the table as HTML; for the parameters of a volume see `study_page`.
 
-    ``data-v`` holds the value that a column is sorted by.
+    ``data-v`` holds the value for sorting by this column.
     """
-    folder, slash, name = (html.escape(no_formula(part))  # each in a line of its own
+    folder, slash, name = (html.escape(no_formula(part))  # on separate lines
                            for part in row["volume"].rpartition("/"))
     named = f'<img class="thumb" alt="" data-jpeg="{html.escape(thumbnail)}">' if thumbnail else ""
     folder = f"<small>{folder}{slash}</small><br>" if slash else ""
@@ -167,13 +167,13 @@ def row_html(row, mark, state, thumbnail):
 
 
 def _cell(value, shown, kind=""):
-    """A cell as HTML: the value that it is sorted by, its HTML, and the class of its style."""
+    """A cell as HTML, from its value for sorting, its content as HTML, and its CSS class."""
     kind = f' class="{kind}"' if kind else ""
     return f'<td{kind} data-v="{html.escape(str(value))}">{shown}</td>'
 
 
 def _number(row, name, form, mark, scale=1):
-    """A cell with a number, and a word if it is an outlier; empty without a value."""
+    """A cell with a number, and a mark if it is an outlier; empty without a value."""
     if name not in row:
         return _cell("", "")
     word = f'<br><span class="mark">outlier: {mark[name]}</span>' if name in mark else ""

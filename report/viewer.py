@@ -11,17 +11,17 @@ from machine.threads import in_threads
 from report.pictures import EDGES, PLANES, canonical, middle, plane
 from util import tight_box
 
-VOLUME_BYTES = 4_500_000  # most bytes of a volume's slices on the page
-PAGE_BYTES = 60_000_000  # most bytes of all slices, which a browser still opens at once
-SLICE_QUALITY = 91  # JPEG: a quarter of the time of an equally good WebP, and 1.7 times its size
-THUMBNAIL, THUMBNAIL_QUALITY = 96, 75  # pixels of the longer side: sharp at 48 on a fine screen
+VOLUME_BYTES = 4_500_000  # largest size of a volume's slices on the page
+PAGE_BYTES = 60_000_000  # largest size of all slices that a browser opens without delay
+SLICE_QUALITY = 91  # JPEG: a quarter of the time of WebP of equal quality, and 1.7 times its size
+THUMBNAIL, THUMBNAIL_QUALITY = 96, 75  # pixels of the longer side; shown at 48 pixels
 
 
 def make_viewer(name, images, affine, volumes=1):
     """The viewer's data: slices of a volume in three planes, as base64 of JPEG files.
 
-    The slices are evenly spread. Their number is limited by VOLUME_BYTES and by the volume's share
-    of PAGE_BYTES.
+    The slices are evenly spaced. VOLUME_BYTES and the volume's share of PAGE_BYTES limit their
+    number.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ def make_viewer(name, images, affine, volumes=1):
     affine : ndarray, shape (4, 4)
         Only its directions and voxel sizes are used.
     volumes : int, optional
-        Number of volumes that the page will show.
+        Number of volumes on the page.
 
     Returns
     -------
     dict of plain values
     """
     images, sizes = canonical(images, affine)
-    # Slice by slice: whole volumes of floats would take more memory than restoring did.
+    # Converted slice by slice: whole volumes of floats would take more memory than restoring.
     images = {label: np.stack([np.rint(np.clip(cut, 0, 1) * 255).astype(np.uint8) for cut in image])
               for label, image in images.items()}
     first = next(iter(images.values()))
@@ -66,17 +66,17 @@ def make_viewer(name, images, affine, volumes=1):
 
 
 def thumbnail(viewer):
-    """A small picture of a volume: the slice that a viewer shows first in its last plane.
+    """A small picture of a volume: the first slice that its viewer shows in the last plane.
 
     Parameters
     ----------
     viewer : dict
-        As `make_viewer` makes it.
+        Viewer from `make_viewer`.
 
     Returns
     -------
     str
-        Base64 of a JPEG file of some 2 kB.
+        JPEG file of about 2 kB in base64.
     """
     cut = viewer["planes"][-1]
     shown = cut["slices"][viewer["kinds"][-1]][cut["start"]]
@@ -88,14 +88,15 @@ def thumbnail(viewer):
 
 
 def spread(used, number):
-    """Indices of slices, evenly spread.
+    """Indices of slices, evenly spaced.
 
     Parameters
     ----------
     used : slice
         The range of slices that are not empty.
     number : int
-        Three or more slices reach both ends; one or two avoid the ends, which show little.
+        Number of slices. Three or more include both ends; one or two avoid the ends, which show
+        little of the brain.
 
     Returns
     -------
@@ -127,9 +128,9 @@ def viewer_html(number, viewer):
     Parameters
     ----------
     number : int
-        Its number on the page, from 0.
+        Number of the viewer on the page, from 0.
     viewer : dict
-        As `make_viewer` makes it.
+        Viewer from `make_viewer`.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def plane_html(axis, cut, kinds):
     ----------
     axis : int
     cut : dict
-        As `make_viewer` describes a plane.
+        A plane of a viewer from `make_viewer`.
     kinds : list of str
         Labels of the images.
 
