@@ -3,14 +3,14 @@
     python bench.py                         the volume in test/ (see sample.py), or a synthetic one
     python bench.py --volume brain.nii.gz   another volume
     python bench.py --json                  one JSON object instead of the table
-    python bench.py --quick                 one run only: a rough look, not for comparisons
+    python bench.py --quick                 one run only: a rough estimate, not for comparisons
 
-Machines differ and are busy with other work. So the results to compare are ratios of times that
+Machines differ, and may be busy with other work. So the results to compare are ratios of times that
 were measured close together: restoring against scipy.ndimage.zoom, learning against a matrix
-product, solving against a Cholesky factorisation. Every run gives one ratio of each kind, and the
-report has the median over the runs. The volume is measured at its own size and tiled to 2 and 4
-times its voxels. train.py and test.py are measured as whole processes on the volume, and test.py on
-the volume of 4 times the voxels, too.
+product, solving against a Cholesky factorisation. Each run gives one ratio of each kind; the report
+gives the median over the runs. Steps are measured on the volume at its own size, and tiled to 2 and
+4 times its number of voxels. train.py and test.py are also measured as whole processes on the
+volume, and test.py on the volume of 4 times the voxels.
 """
 import argparse
 import json
@@ -65,7 +65,7 @@ def main():
 
 
 def command_line():
-    """The options."""
+    """Read the options."""
     parser = argparse.ArgumentParser(prog="bench.py",
                                      description="Measure speed and memory, with references.")
     parser.add_argument("--volume", metavar="PATH", help="NIfTI volume of a brain (default: the "
@@ -83,7 +83,7 @@ def command_line():
 
 
 def volume_to_measure(path):
-    """The volume to measure with, unchanged, and a description of it."""
+    """The volume for the measurements, unchanged, and its description."""
     from nifti.study import find_volumes  # as in main
     from nifti.volumes import read_volume  # as in main
 
@@ -97,7 +97,7 @@ def volume_to_measure(path):
 
 
 def made_up_brain(shape=(181, 217, 181), seed=0):
-    """An ellipsoid of smooth noise in a black surround, float32; by default as large as a brain."""
+    """An ellipsoid of smooth noise in a black surround, float32; default size: a whole brain."""
     import numpy as np  # as in main
     from scipy.ndimage import gaussian_filter
 
@@ -129,7 +129,7 @@ def measure(paths, method, folder):
 
 
 def measure_volume(path, method, target, times, only_once):
-    """Time each step on one volume, with the references between.
+    """Time each step on one volume, and the references between the steps.
 
     With `only_once`, steps that do not depend on the size are timed, too.
     """
@@ -168,7 +168,7 @@ def measure_volume(path, method, target, times, only_once):
     h = np.full((method.buckets, method.taps), 1 / method.taps, np.float32)
     sr = clock("apply", lambda: filter_voxels(pair.lr, voxels, bucket, h, method.filter_len))
     clock("write", lambda: write_volume(target, pair.whole(sr), volume.image))
-    # The number of samples is equal at every size: the time per sample is compared.
+    # The number of samples is the same at every size, to compare the time per sample.
     drawn = sample_voxels(np.arange(voxels.size), method.sample_rate * times, method.seed,
                           "bench")
     gram = Gram(method.buckets, method.taps)
@@ -194,7 +194,7 @@ def measure_volume(path, method, target, times, only_once):
 
 
 def gather_all(pair, voxels, method):
-    """Gather the patches of these voxels, without using them."""
+    """Gather the patches of voxels, without further use of the patches."""
     import numpy as np  # as in main
 
     from machine.simd import LANES
@@ -214,7 +214,7 @@ def gather_all(pair, voxels, method):
 
 
 def product(method):
-    """The reference for learning: an sgemm of matrices as wide as a patch, in BLAS's threads."""
+    """The reference for learning: an sgemm with one column per patch voxel, with BLAS threads."""
     import numpy as np  # as in main
 
     a, b = np.random.default_rng(0).random((2, ROWS, method.taps), np.float32)
@@ -222,9 +222,9 @@ def product(method):
 
 
 def measure_factorisation(clock, method):
-    """The reference for solving: one dpotrf as wide as a patch, in one thread or in all.
+    """The reference for solving: a dpotrf with one row per patch voxel.
 
-    The clock keeps the quicker one.
+    It runs in one thread and in all threads; the clock keeps the shorter time.
     """
     import numpy as np  # as in main
     from scipy.linalg.lapack import dpotrf
@@ -237,7 +237,7 @@ def measure_factorisation(clock, method):
 
 
 def measure_stages(clock, image, low, method):
-    """Restoring by the project's filters: one stage of best, all of best, upscaling a scan."""
+    """Time the filters of the presets: one stage of best, all of best, upscaling with scan."""
     from disk.filters import PRETRAINED, load_filters  # as in main
     from get_lar import make_fine, make_pair
     from octahedral.stages import apply_stage, scene_of
@@ -266,7 +266,7 @@ def measure_stages(clock, image, low, method):
 # ---------------------------------------------------------------------------------- whole processes
 
 def measure_processes(paths, method, folder):
-    """Seconds and peak memory of train.py and test.py, also for a first run, which compiles."""
+    """Seconds and peak memory of train.py and test.py, also for a first run with compilation."""
     from machine.measure import process  # as in main
 
     option = ["--filter_len", method.filter_len, "--grad_len", method.grad_len]

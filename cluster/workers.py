@@ -1,7 +1,7 @@
-"""The workers of a Dask cluster: finding them, giving them work, waiting for it, and errors.
+"""The workers of a Dask cluster: connection, tasks, results and errors.
 
-Tasks are pure functions of their arguments, or write equal whole files again. So Dask may run them
-again after the loss of a worker.
+A task is a pure function of its arguments, or writes the same complete files each time. So Dask may
+run a task again after the loss of a worker.
 """
 import contextlib
 import functools
@@ -26,7 +26,7 @@ from machine.remarks import listening
 from machine.sources import ROOT, all_sources, digest_of, versions_of
 
 PATIENCE = 60  # seconds to wait for the first worker
-ALONE = 300  # seconds without any worker before a command gives up: busy machines start slowly
+ALONE = 300  # seconds without workers before a command gives up: busy machines start them slowly
 LOOK = 10  # seconds between checks for workers
 AHEAD = 2  # volumes submitted per slot, so that no worker waits for the next one
 NONE_LEFT = "the cluster has lost all its workers; run the same command again"
@@ -94,9 +94,9 @@ class Workers:
         return max(sum(about["nthreads"] for about in self.about.values()), 1)
 
     def smallest(self):
-        """The worker with the least memory for a task: its address, and bytes.
+        """Address and memory (bytes) of the worker with the least memory for a task.
 
-        If all workers are lost it waits for one; raises UserError if none comes back.
+        If all workers are lost, waits for one; raises UserError if no worker comes back.
         """
         begun = time.monotonic()
         while not (workers := self.about):
@@ -108,7 +108,7 @@ class Workers:
         return min(each.items(), key=lambda item: item[1])
 
     def check(self):
-        """Raise UserError if there is no worker, or one has other software than the command."""
+        """Raise UserError if no worker exists, or a worker has other software than the command."""
         try:
             self.client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as fault:
@@ -122,10 +122,10 @@ class Workers:
 
     @contextlib.contextmanager
     def noting_interrupts(self):
-        """Note Ctrl-C and SIGTERM, besides the usual KeyboardInterrupt.
+        """A context that notes Ctrl-C and SIGTERM, and also raises KeyboardInterrupt.
 
-        Python drops a KeyboardInterrupt in the finalizer of a future. It is then raised again while
-        waiting for volumes.
+        Python drops a KeyboardInterrupt in the finalizer of a future. The KeyboardInterrupt is then
+        raised again while the command waits for volumes.
         """
         def note(number, frame):
             self.interrupted = True
@@ -140,7 +140,7 @@ class Workers:
         Parameters
         ----------
         work : callable
-            Sent to the workers once.
+            A function, sent to the workers once.
         items : iterable
             Volumes: paths, or objects with an attribute `path`.
 
@@ -148,7 +148,7 @@ class Workers:
         ------
         item
         result : callable
-            Prints the messages about the volume; returns the result of `work` or raises its
+            Prints the messages about the volume. Returns the result of `work`, or raises its
             UserError.
 
         Raises
@@ -166,7 +166,7 @@ class Workers:
             item, future = begun.popleft()
             self._wait([future])
             if future.status == "error" and isinstance(future.exception(), KilledWorker):
-                # Dask blames all tasks that wait on a killed worker: run this one again, alone.
+                # All tasks that wait on a killed worker fail in Dask: run this one again, alone.
                 self._wait([other for _, other in begun])
                 future = submit(_done, shared, item)
                 self._wait([future])
@@ -188,7 +188,7 @@ class Workers:
     def _fetched(self, future, path):
         """The result of a finished future; Dask computes it again if its worker is lost.
 
-        Raises UserError if that fails, or if all workers are lost and none comes back.
+        Raises UserError if the task fails again, or if all workers are lost and none comes back.
         """
         seen = time.monotonic()
         while True:
@@ -205,7 +205,7 @@ class Workers:
                 raise error_of(fault, f"{path}: ") from fault
 
     def _wait(self, futures):
-        """Wait for futures, whether they succeed or fail."""
+        """Wait until all futures have succeeded or failed."""
         for _ in self.completed(futures, whatever=True):
             pass
 
@@ -242,7 +242,7 @@ class Workers:
                 continue
             if future is None:  # a stop
                 continue
-            if future.status == "lost":  # with its worker; Dask computes it again
+            if future.status == "lost":  # lost with its worker; Dask computes it again
                 with contextlib.suppress(TimeoutError, CancelledError):
                     wait(future, timeout=1)
                 done.put(future)
@@ -270,13 +270,13 @@ def demand_same(asked, there, worker):
 
 
 def demand_same_here(asked):
-    """`demand_same` on a worker, which may have joined after the start."""
+    """Call `demand_same` on a worker, because it may have joined after the start."""
     with contextlib.suppress(ValueError):  # not on a worker
         demand_same(asked, software(), get_worker().address)
 
 
 def with_remedy(fault, path):
-    """A fault of a volume with the worker's address, and a remedy if the file is missing there."""
+    """Message of a fault with the worker's address, and a remedy if the file is missing there."""
     missing = "" if Path(path).exists() else "; volumes must lie there at the same paths as here"
     try:
         return f"{fault} (on worker {get_worker().address}{missing})"
@@ -285,7 +285,7 @@ def with_remedy(fault, path):
 
 
 def error_of(fault, about=""):
-    """The error of a task in one line with a remedy; `about` names the volume."""
+    """The error of a task as one line with a remedy; `about` names the volume."""
     if isinstance(fault, UserError):
         return fault
     if isinstance(fault, KilledWorker):
@@ -299,7 +299,7 @@ def error_of(fault, about=""):
 
 
 def itself(work):
-    """Used instead of `scatter`, whose data are not computed again when a worker dies."""
+    """Return `work`. Used instead of `scatter`, whose data are lost when a worker dies."""
     return work
 
 

@@ -298,7 +298,7 @@ def array_header(file):
     Parameters
     ----------
     file : binary file
-        Its position is moved to the array's values.
+        Its position moves to the array's values.
 
     Returns
     -------

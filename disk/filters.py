@@ -16,7 +16,7 @@ from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 
 FORMAT, EARLIER = 4, 3  # formats of the saved settings; both can be read
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # filters that come with it
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # the project's own filters
 PRETRAINED_SCAN = PRETRAINED / "scan"  # filters for real scans
 
 
@@ -144,7 +144,7 @@ def load_filters(request, factor=None):
 def digests_there(request, factors):
     """SHA-256 of the filters' files for some factors, by file name: dict.
 
-    It is read from the settings files. Factors without readable settings are left out.
+    The digests are read from the settings files. Factors without readable settings are left out.
     """
     found = {}
     for factor in factors:

@@ -151,7 +151,7 @@ def _locked_record(folder, about):
 # --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, request):
-    """Check that no file is replaced that test.py did not write, beside results or at --output.
+    """Raise an error if a result or a file beside it would replace a file not written by test.py.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def check_beside(folder, names, request):
     Raises
     ------
     UserError
-        For the first file that test.py did not write; no file is written before this check.
+        For the first file that was not written by test.py. Nothing is written before.
     """
     wanted = [] if request.upscale else [folder / "metrics.csv"]
     if request.report:

@@ -1,4 +1,4 @@
-"""The graphics cards that CuPy finds. CuPy is imported only when cards are looked for."""
+"""Search for graphics cards with CuPy. CuPy is imported only for this search."""
 import contextlib
 import importlib.util
 import os
@@ -12,10 +12,10 @@ from machine.errors import UserError, first_line
 
 
 class Card(NamedTuple):
-    """A graphics card, or a replacement of one in tests."""
+    """A graphics card, or a substitute in tests."""
 
     xp: Any  # the array module
-    to_host: Callable  # from an array of xp to an array of NumPy
+    to_host: Callable  # converts an array of xp to a NumPy array
     solve_triangular: Callable  # same arguments as in scipy.linalg
     free: Callable  # () -> bytes still free for arrays
     release: Callable  # () -> None; gives back the memory of deleted arrays
@@ -25,7 +25,7 @@ class Card(NamedTuple):
 
 
 def find_cards(device, most=None):
-    """The cards to work on (none: the CPU), and the reason.
+    """The cards to use, and the reason; without cards, the CPU is used.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ def find_cards(device, most=None):
     Raises
     ------
     UserError
-        If `device` is "gpu" and there is no card to work on.
+        If `device` is "gpu" and there is no usable card.
     """
     try:
         # This is quick; importing CuPy takes half a second.
         if importlib.util.find_spec("cupy") is None:
             raise ImportError("CuPy is not installed, see requirements-gpu.txt")
         cards, left_out = cupy_cards(most)
-    except Exception as fault:  # drivers and libraries raise classes of their own
+    except Exception as fault:  # drivers and libraries raise their own exceptions
         if device == "gpu":
             raise UserError(f"argument --device: no GPU to work on: {first_line(fault)}; correct "
                             "this, or leave --device out") from fault
@@ -63,9 +63,9 @@ def cupy_cards(most=None):
     Raises
     ------
     Exception
-        Of a class of CuPy, a driver or a compiler, if there is no card to work on.
+        If there is no usable card. The class is from CuPy, a driver or a compiler.
     """
-    # A user's value of 1 would round factors to eleven bits. CuPy reads it at the first product.
+    # A value of 1 would round operands to eleven bits. CuPy reads it at the first product.
     os.environ["CUPY_TF32"] = "0"
     # Imported here: CuPy is optional, and its import takes half a second.
     import cupy
@@ -87,7 +87,7 @@ def cupy_cards(most=None):
 
 
 def cupy_card(cupy, number):
-    """One card, after a small trial."""
+    """One card, after a small test computation."""
     # Imported here, like CuPy itself.
     from cupyx.scipy.linalg import solve_triangular
 
@@ -97,7 +97,7 @@ def cupy_card(cupy, number):
     card = Card(cupy, cupy.asnumpy, solve_triangular,
                 lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
                 f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}",
-                lambda: cupy.cuda.Device(number))  # a new one each time: threads must not share
+                lambda: cupy.cuda.Device(number))  # a new Device each time: not shared by threads
     try:
         with card.use():
             try_out(card)
@@ -109,8 +109,8 @@ def cupy_card(cupy, number):
 def try_out(card):
     """Call each library once.
 
-    So a missing library is found at once, not after an hour, and the memory that libraries take is
-    no longer counted as free.
+    So a missing library is detected at the start, not after an hour, and the memory that libraries
+    take no longer counts as free.
     """
     xp = card.xp
     cube, at = xp.asarray(np.ones((3, 3, 3), np.float32)), xp.asarray(np.array([13], np.int32))

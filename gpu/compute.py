@@ -1,13 +1,13 @@
-"""The engine of graphics cards: sum the Gram matrices, solve for the filters, apply them.
+"""The engine of graphics cards: it sums Gram matrices, solves for filters and applies filters.
 
 Each function takes the card as an argument. Its array module `xp` is CuPy or, in tests, NumPy. The
 code is the same for both: arrays pass between card and main memory only by ``xp.asarray`` and
 ``card.to_host``. CuPy has a current card for each thread, so work on a card begins with
 ``with card.use()``.
 
-Features and buckets stay on the CPU (hashtable.py). As in matrix_compute.py, products are float32,
-of at most `BLOCK` samples at a time, and sums are float64. Filters differ from those of the CPU by
-rounding.
+The CPU computes features and buckets (hashtable.py). As in matrix_compute.py, products are float32,
+of at most `BLOCK` samples at a time, and sums are float64. Filters from a card and from the CPU
+differ by rounding.
 """
 import contextlib
 from functools import partial
@@ -20,10 +20,10 @@ from machine.errors import UserError
 from matrix_compute import BLOCK, bucket_order
 from published.apply_filters import TILE
 
-BATCH = 32  # filters solved at a time, if they fit: their sums, 7 MB each, are copied
-LEAST_BLOCK = 16  # samples or voxels at a time; if even these do not fit, work on the card ends
-FREE_SHARE = 0.85  # of the free memory: the rest is for libraries and gaps between arrays
-WORK_BYTES = 64 << 20  # for a block of samples: indices, patches, product; 24 MB at 1024 of 11^3
+BATCH = 32  # filters solved at a time, if memory allows: the sums of each, 7 MB, are copied
+LEAST_BLOCK = 16  # fewest samples or voxels at a time; if they do not fit, work on the card ends
+FREE_SHARE = 0.85  # share of the free memory that is used; libraries and gaps need the rest
+WORK_BYTES = 64 << 20  # for a block's indices, patches, product; 24 MB at 1024 patches of 11^3
 TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or give "
             "--device cpu")
 
@@ -33,9 +33,9 @@ TOO_FULL = ("the GPU has too little free memory; close other programs that use i
 class Cards:
     """Graphics cards as an engine, like `engine.CPU`.
 
-    Each card sums one volume at a time into its own Gram matrices. They are later added to those in
-    main memory. A training uses one thread for each card and one more, which prepares the next
-    volume. Solving and applying use the first card.
+    Each card sums one volume at a time into its own Gram matrices. These matrices are later added
+    to the Gram matrices in main memory. A training uses one thread for each card, and one more
+    thread that prepares the next volume. Solving and applying use the first card.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Cards:
 
     @contextlib.contextmanager
     def place(self):
-        """Give a card for one volume; waits for an idle card."""
+        """A context that gives an idle card for one volume; waits until a card is idle."""
         stream = self.idle.get()
         try:
             yield stream
@@ -67,10 +67,10 @@ class Cards:
 
     @contextlib.contextmanager
     def settled(self, gram):
-        """Inside, all cards are idle, and `gram` holds the sums of all cards.
+        """A context in which all cards are idle, and `gram` holds the sums of all cards.
 
-        If the summing of a volume failed, its exception is raised again: part of the volume may be
-        in the sums, so they must not be saved.
+        If the summing of a volume failed, its exception is raised again. A part of the volume may
+        be in the sums, so the sums must not be saved.
         """
         taken = [self.idle.get() for _ in self.streams]
         try:
@@ -87,9 +87,9 @@ class Cards:
 class Stream:
     """One card's part of the sums.
 
-    The card holds the packed lower triangles of all buckets if they fit, otherwise of one group of
-    buckets after another. If memory runs out, the group is halved, and the work continues with the
-    samples that are left.
+    The card holds the packed lower triangles of all buckets if memory allows, otherwise of one
+    group of buckets after another. If memory runs out, the group is halved, and the work continues
+    with the remaining samples.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Stream:
     def add(self, gram, drawn, method, advance=lambda samples: None):
         """Add a volume's samples, like `engine.CPU.add`.
 
-        They reach the sums of `gram` only with `settle`.
+        Only `settle` adds them to the sums of `gram`.
         """
         reached = drawn.ends[:-1].copy()  # per bucket, the first sample not added yet
         with self.card.use():
@@ -124,7 +124,7 @@ class Stream:
         self.touched, self.buckets = set(), range(0)
 
     def _add(self, gram, drawn, reached, method, advance):
-        """Add samples bucket after bucket; note the progress in `reached`, and return it."""
+        """Add samples bucket by bucket; note the progress in `reached`, and return `reached`."""
         xp, ends, volume = self.card.xp, drawn.ends[1:], drawn.volume
         lr, hr = xp.asarray(volume.lr.reshape(-1)), xp.asarray(volume.hr.reshape(-1))
         voxels = xp.asarray(drawn.voxels.astype(index_type(volume.lr)))
@@ -136,7 +136,7 @@ class Stream:
                 stop = min(reached[b] + self.block, ends[b])
                 rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets,
                                    method.solver == "ridge")
-                # float32 to float64; without enough memory nothing of the block is added.
+                # float32 to float64. If memory runs out here, no sample of the block is added.
                 sums += xp.take(rows.T @ rows, lower)
                 advance(stop - reached[b])
                 reached[b] = stop
@@ -148,7 +148,7 @@ class Stream:
             self.settle(gram)
             buckets, length = gram.packed.shape
             if self.packed is None or self.packed.shape[1] != length:
-                self.packed = None  # freed first: both might not fit
+                self.packed = None  # freed first: old and new might not fit together
                 room = FREE_SHARE * self.card.free() - WORK_BYTES - next_volume
                 self.most = min(max(int(room // (8 * length)), 1), buckets, self.most or buckets)
                 self.packed = self.card.xp.zeros((self.most, length))
@@ -158,7 +158,7 @@ class Stream:
         return self.packed[b - self.buckets.start]
 
     def _shrink(self, gram):
-        """Halve the buckets on the card, or else the samples at a time, from now on."""
+        """Halve the number of buckets on the card, or else the number of samples at a time."""
         self.settle(gram)
         if self.most is not None and self.most > 1:
             self.most //= 2
@@ -171,9 +171,9 @@ class Stream:
 
 
 def if_it_fits(work, *arguments):
-    """The result of the work; None if the card's memory did not suffice.
+    """The result of ``work(*arguments)``; None if the card has too little memory.
 
-    On return the exception is gone, and with it the arrays that it referred to.
+    On return, the exception and the arrays that it referred to are released.
     """
     try:
         return work(*arguments)
@@ -196,7 +196,7 @@ def patch_offsets(shape, length):
 def index_type(volume):
     """Data type of flat indices: int32 if it suffices, otherwise int64.
 
-    Arrays of indices are a large part of the memory that a gather writes.
+    Index arrays are a large part of the memory that `gather_rows` writes.
     """
     return np.int32 if volume.size < 1 << 31 else np.int64
 
@@ -209,7 +209,7 @@ def lower_triangle(side):
 def gather_rows(xp, lr, hr, voxels, offsets, centred):
     """Rows [patch, target] of voxels, from flat volumes.
 
-    If `centred`, the LR voxel at the patch's centre is subtracted from both.
+    If `centred`, the LR voxel at the patch's centre is subtracted from patch and target.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def gather_rows(xp, lr, hr, voxels, offsets, centred):
 def ridge_filters(card, gram, buckets, weight, g0, g, advance):
     """`matrix_compute.ridge_filters` on the card, a batch of buckets at a time.
 
-    The batch is halved if memory does not suffice.
+    The batch is halved if memory is too small.
     """
     with card.use():
         each = 6 * 8 * gram.side**2  # bytes: matrices, factors, temporary arrays
@@ -279,9 +279,9 @@ def solve_batch(card, packed, side, weight, g0):
 # ----------------------------------------------------------------------------------------- applying
 
 def filter_voxels(card, lr, voxels, bucket, h, filter_len):
-    """`published.apply_filters.filter_voxels` on the card, bucket after bucket.
+    """`published.apply_filters.filter_voxels` on the card, bucket by bucket.
 
-    Takes fewer voxels at a time if memory does not suffice.
+    Filters fewer voxels at a time if memory is too small.
     """
     order, ends = bucket_order(bucket, len(h))
     voxels, tile = voxels[order], TILE

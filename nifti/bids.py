@@ -7,7 +7,7 @@ from disk.results import MADE_BY
 from nifti.slices import sidecar_beside
 
 BIDS_FILE = "dataset_description.json"  # in the root of a dataset
-VERSION = "1.10.0"  # of the BIDS specification, if the dataset states no version
+VERSION = "1.10.0"  # version of BIDS, if the dataset states none
 NAME = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z0-9]+)")
 DESCRIBED = re.compile(r"_?desc-([a-zA-Z0-9]+)_")
 LABEL = "fine"  # label of the entity desc, if --suffix has no letters or digits

@@ -1,4 +1,4 @@
-"""Checks of a NIfTI file before it is used: the file is whole, and its header is plausible.
+"""Checks of a NIfTI file before it is used: the file is complete, and its header is plausible.
 
 Any program may have written the header. Its sizes are compared with the size of the file and with
 the free memory before anything is allocated. A gzip stream is read to its end, which holds its
@@ -17,7 +17,7 @@ from machine.memory import GB, VOXEL_BYTES, free_memory
 from nifti.geometry import mend_geometry
 
 IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # class by length of the header in bytes
-MOST_DEFLATED = 1032  # bytes that one byte of a gzip stream can expand to, at most
+MOST_DEFLATED = 1032  # largest number of bytes from one byte of a gzip stream
 OFFSET_MAX = 64 << 20  # bytes: largest offset of the voxels that is accepted
 EXTENSIONS_MAX = 1000
 HEAD_BYTES = 64  # enough to recognise a pointer or another format in place of a volume
@@ -36,13 +36,13 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     dimensions : tuple of int
         Accepted numbers of axes, after trailing axes of one element are dropped.
     voxel_bytes : float, optional
-        Bytes of memory that the work needs for each voxel. The sum is compared with the free
-        memory.
+        Bytes of memory that the work needs for each voxel. If more than the free memory is needed,
+        an error is raised.
 
     Returns
     -------
     image : nibabel image
-        Its voxels are still in the file. Its header holds only a valid position in space;
+        Its voxels are not read yet. Its header has a valid position in space.
         ``image.extra["remarks"]`` lists the repairs, as str.
     shape : tuple of int
         Shape without trailing axes of one element, beyond the third axis.

@@ -33,7 +33,8 @@ def mend_geometry(header):
     Raises
     ------
     ValueError
-        If no form that is present is valid, or no form is present and the voxel sizes are invalid.
+        If every form (sform, qform) that is present is invalid, or if both are absent and the voxel
+        sizes are invalid.
 
     Examples
     --------

@@ -35,7 +35,7 @@ class Mask(NamedTuple):
     """The brain mask of a volume."""
 
     path: Path
-    inside: np.ndarray  # of bool, shape (X, Y, Z)
+    inside: np.ndarray  # bool, shape (X, Y, Z): True in the brain
     digest: str  # SHA-256 of its file
 
 
@@ -160,7 +160,7 @@ def find_mask(path, pattern):
     Raises
     ------
     UserError
-        If no file matches, or more than one file.
+        If no file or more than one file matches.
     """
     found = _found(Path(path), pattern)
     if len(found) == 1:

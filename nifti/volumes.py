@@ -17,7 +17,7 @@ from machine.progress import say
 from nifti.bids import derivative_stem, makes_derivatives
 from nifti.checks import checked_image, clean_voxels, read_voxels
 
-GZIP_LEVEL = 2  # of igzip: as small as level 1 of zlib, in a seventh of the time
+GZIP_LEVEL = 2  # level of igzip: file size as with level 1 of zlib, in a seventh of the time
 
 
 class Volume(NamedTuple):
@@ -151,7 +151,7 @@ def read_series(path):
     Returns
     -------
     Volume
-        As from `read_volume`, with data of shape (X, Y, Z) or (X, Y, Z, T).
+        See `read_volume`; data of shape (X, Y, Z) or (X, Y, Z, T).
 
     Raises
     ------

@@ -54,7 +54,7 @@ def checked(request, command):
     if "grid" in given and lr_type == "kspace":
         raise ValueError("argument --grid: the spectrum sets the grid of k-space volumes; "
                          "leave --grid out")
-    asked = command == "train" or "lr_type" in given  # otherwise the filters may decide it
+    asked = command == "train" or "lr_type" in given  # otherwise the filters may set lr_type
     if "kspace_keep" in given and lr_type != "kspace" and asked:
         raise ValueError(f"argument --kspace_keep: has no effect with --lr_type {lr_type}; "
                          "leave one of the two out")
@@ -97,7 +97,7 @@ def checked(request, command):
 
 
 def without_effect(request, drawn):
-    """A message about an option of test.py that has no effect with the filters that were found.
+    """A message about an option of test.py that has no effect with the filters in use.
 
     Parameters
     ----------

@@ -90,12 +90,12 @@ def middle(image):
 
 
 def picture_volume(images, affine, compare=True):
-    """A PNG of three planes of each image, and with `compare` of each error map.
+    """A PNG of three planes of each image; `compare` adds error maps against the first image.
 
     Parameters
     ----------
     images : dict of str to ndarray, shape (X, Y, Z), in [0, 1]
-        The first image is the original, the reference of error maps, or the LR volume.
+        The first image is the original (the reference of the error maps), or the LR volume.
     affine : ndarray, shape (4, 4)
         Only its directions and voxel sizes are used.
     compare : bool, optional

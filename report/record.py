@@ -53,7 +53,7 @@ def steps_of(uses):
 
 def about_volume(found, request, command):
     """`about_run` for one restored volume; `found` is a `restoring.steps.Restored`."""
-    request = replace(request, arrays_dir=found.uses[-1].folder)  # of the filters
+    request = replace(request, arrays_dir=found.uses[-1].folder)  # folder of the filters used
     return about_run(request, found.method, command, steps_of(found.uses))
 
 

@@ -108,7 +108,7 @@ def find_outliers(rows):
             continue
         middle = np.median(known)
         deviation = max(NORMAL * np.median(np.abs(known - middle)), least)
-        scores = (values - middle) / deviation  # not a number where there is no value
+        scores = (values - middle) / deviation  # NaN for missing values
         for mark, score in zip(marks, scores, strict=True):
             if score > FAR:
                 mark[name] = "high"
