@@ -74,7 +74,7 @@ def choose_engine(device, cpu_only="", most=None):
         If --device gpu finds no card.
     """
     if device == "cpu":
-        cards, why = [], "as --device asks for"
+        cards, why = [], "requested by --device"
     elif cpu_only:
         cards, why = [], cpu_only
     else:

@@ -176,7 +176,6 @@ class Method:
         return tag_of(self.factor)
 
 
-
 @dataclass(frozen=True)
 class Request:
     """All options of one run: the method, the way to apply it, and the folders.

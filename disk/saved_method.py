@@ -36,7 +36,7 @@ def checked_settings(saved: Any) -> dict[str, Any]:
     values = newer | saved
     for name, still in GONE.items():
         if values.pop(name, still) != still and still is not None:
-            raise ValueError(f"{name}: this version knows only {still}")
+            raise ValueError(f"{name}: this version supports only {still}")
     if set(values) != set(entries):
         odd = sorted(map(str, set(values) ^ set(entries)))[:3]
         raise ValueError(f"settings missing or unknown: {', '.join(odd)}")

@@ -27,6 +27,8 @@ ANNEX_GET = "datalad get or git annex get"
 STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # errors of reading a file
 LARGEST = 1e30  # larger intensities count as infinite: sums of their squares overflow float32
 SMALLEST = 1e-30
+
+
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     """Open a NIfTI file; read and check its header.
 

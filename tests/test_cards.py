@@ -29,7 +29,7 @@ def test_the_device_is_said_in_one_line(capsys, monkeypatch):
     assert first.startswith("Device: CPU, ")
     assert "CuPy is not installed" in first
     assert "requirements-gpu.txt" in first
-    assert second == "Device: CPU, as --device asks for" and "octahedral" in third
+    assert second == "Device: CPU, requested by --device" and "octahedral" in third
     with pytest.raises(
         UserError, match="argument --device: no GPU to work on: CuPy is not installed"
     ):
