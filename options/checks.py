@@ -79,8 +79,8 @@ def checked(request, command):
     if request.tls and len(request.tls) != 3:
         raise ValueError(f"argument --tls: three files, CA CERT KEY, not {len(request.tls)}")
     if request.tls and not request.scheduler.startswith("tls://"):
-        raise ValueError("argument --tls: works only with --scheduler tls://ADDRESS; give that address, "
-                         "or leave --tls out")
+        raise ValueError("argument --tls: works only with --scheduler tls://ADDRESS; give that "
+                         "address, or leave --tls out")
     if request.overwrite and not request.output:
         raise ValueError("argument --overwrite: has no effect without --output; leave it out")
     if command == "test" and request.scheduler and request.device == "gpu":
