@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 
-from published.structure_tensor import BATCH, eigen_batch
+from published.structure_tensor import BATCH, _angle_classes, eigen_batch
 
 
 def eigen_of(entries):
@@ -110,3 +110,13 @@ def test_equal_eigenvalues_of_float32_are_themselves():
     for size in (1.2298989e-14, 0.1, 3e5):
         entries = np.array([size] * 3 + [0] * 3, np.float32)
         assert eigen_3x3(*entries) == pytest.approx((*entries[:3], 0, 0, 1), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "direction", [(1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (1, 0, 1), (-1, 0, 1)], ids=str
+)
+def test_directions_between_x_and_z_have_the_classes_of_the_twin(direction):
+    v, edges = np.array(direction) / np.linalg.norm(direction), (5, 7)
+    p, t = (np.arange(1, bins) * np.pi / bins for bins in edges)
+    found = _angle_classes(*v, np.sin(p), np.cos(p), np.cos(t))
+    assert found == naive.angle_classes(v, *edges)

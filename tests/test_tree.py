@@ -4,7 +4,7 @@ import naive_octahedral
 import numpy as np
 import pytest
 
-from octahedral.tree import Tree, errors_left, grow, read_tree
+from octahedral.tree import BINS, Tree, errors_left, grow, read_tree
 from octahedral.voxel_features import BEND, FEATURE_NAMES, MEAN, VOXEL_FEATURES
 
 RANDOM = np.random.default_rng(0)
@@ -37,6 +37,14 @@ def test_a_tree_finds_the_features_that_matter_and_where():
     assert {FEATURE_NAMES[f] for f in tree.feature[tree.feature >= 0]} == {"bend", "mean"}
     thresholds = {FEATURE_NAMES[f]: t for f, t in zip(tree.feature, tree.threshold) if f >= 0}
     assert abs(thresholds["bend"] - 0.3) < 0.15 and abs(thresholds["mean"] + 0.2) < 0.25
+
+
+def test_a_threshold_lies_where_the_law_changes_to_half_a_bin():
+    features, samples = two_laws()
+    features[:, BEND] = (np.argsort(np.argsort(features[:, BEND])) + 0.5) / len(features)
+    samples[:, -1] = np.where(features[:, BEND] < 0.5, samples[:, 0], -samples[:, 0])
+    tree = grow(features, samples, 2)
+    assert tree.feature[0] == BEND and abs(tree.threshold[0] - 0.5) < 0.5 / BINS
 
 
 def test_a_tree_does_not_depend_on_the_threads_and_grows_by_adding_leaves(monkeypatch):
