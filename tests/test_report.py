@@ -16,7 +16,7 @@ import train
 from disk.files import file_digest
 from filter_constant import Method, Request
 from options.command_line import command_line
-from report.page import make_page
+from report.page import make_page, plot_gains
 from report.pictures import canonical, plane
 from report.record import about_run
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
@@ -173,6 +173,32 @@ def test_names_from_the_user_are_text_in_the_page():
     images = {"LR": np.ones((9, 9, 9)), "Restored": np.ones((9, 9, 9))}
     text = "".join(make_page(about, [row], [make_viewer("</script><b>", images, np.eye(4))]))
     assert "<b>" not in text and "<script>&" not in text and text.count("</script>") == 2
+
+
+def test_names_from_the_user_are_text_beside_the_gains():
+    figures = {f"{image}_{kind}": 1.0 for image in ("lr", "spline5", "sr")
+               for kind in ("psnr", "ssim")}
+    row = {"volume": "</svg><b>.nii", "mask": "<i>.nii", "gain_over_spline": 0.5} | figures
+    about = {"command": "", "settings": {"factor": (2, 2, 2), "start": "spline"}, "filters": {},
+             "versions": {}}
+    text = make_page(about, [row], [])
+    assert text.count("&lt;/svg&gt;&lt;b&gt;.nii") == 2 and text.count("&lt;i&gt;.nii") == 1
+    assert text.count("</svg>") == 1 and "<b>" not in text and "<i>" not in text
+
+
+def test_the_bars_of_gains_are_as_long_as_their_gains():
+    rows = [{"volume": f"{gain}", "gain_over_spline": gain} for gain in (2.0, -0.5, 0.0, 1.0)]
+    text = plot_gains(rows)
+    bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" y="(\d+)" width="([\d.]+)"', text)
+    kinds, x, y, width = zip(*bars)
+    x, y, width = (np.array(column, float) for column in (x, y, width))
+    zero = float(re.search(r'<line x1="([\d.]+)"', text)[1])
+    assert kinds == ("better", "worse", "better", "better")
+    np.testing.assert_allclose(width / width[0], [1, 0.25, 0, 0.5], atol=1e-3)
+    np.testing.assert_allclose(x, [zero, zero - width[1], zero, zero], atol=0.2)
+    assert len(set(np.diff(y))) == 1 and y[0] >= 0  # one under the other, on the picture
+    box = re.search(r'viewBox="0 0 (\d+) (\d+)"', text)
+    assert (x + width).max() < float(box[1]) and y[-1] < float(box[2])
 
 
 def test_a_viewer_stays_within_its_share_whatever_the_volume():

@@ -10,10 +10,12 @@ from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Request
 from get_lar import make_fine
 from learning.acquisitions import (
+    FAINTEST,
     NOISY_ORIGINALS,
     sample_acquisition,
     sampled_volumes,
     with_original_noise,
+    with_sharpness,
 )
 from octahedral.scene import REACH
 from octahedral.stages import NEAR, restore_stages, what_stages_learn_from
@@ -87,6 +89,15 @@ def test_many_originals_are_noisy_and_stay_in_their_outline():
     middle = (hr > 0.3) & (hr < 0.8)
     assert (noisy - hr)[middle].std() == pytest.approx(0.04, rel=0.05) and noisy.max() <= 1
     assert with_original_noise(hr, 0.0, random_of(0, "grain")) is hr
+
+
+def test_dark_tissue_stays_tissue_under_noise_and_sharpening():
+    hr = np.where(phantom(1) > 0, phantom(1) / 1000 - 0.24, 0).clip(0).astype(np.float32)
+    sharp = sample_acquisition(SCAN, random_of(0, "a"))._replace(softness=(0.0, 0.0, 0.0), sharpening=3.0)
+    for found in (with_original_noise(hr, 0.04, random_of(0, "grain")), with_sharpness(hr, sharp)):
+        np.testing.assert_array_equal(found > 0, hr > 0)
+        assert found[hr > 0].min() == np.float32(FAINTEST) and found.max() <= 1
+    assert FAINTEST < 0.01  # fainter than tissue, so that it brightens none
 
 
 def test_later_stages_learn_from_voxels_whose_surroundings_are_restored(shipped):
