@@ -11,6 +11,7 @@ from degrading.descriptors import (
     descriptors_of,
     differences_along,
     head_in_zeros,
+    noise_of,
 )
 from octahedral.features import noise_strength
 
@@ -161,3 +162,10 @@ def test_slices_that_repeat_two_by_two_give_descriptors_that_are_numbers(axis):
     along[2::2], along[3::2] = along[0], along[1]
     assert np.isfinite(descriptors_of(volume / 2, (2, 2, 2))).all()
     assert np.isfinite(differences_along(volume, axis)).all()
+
+
+def test_noise_is_zero_where_the_flattest_part_has_none():
+    """Its extrapolation is below zero there, which has no root."""
+    unit = np.random.default_rng(0).normal(0.5, 0.05, (20, 20, 20)).astype(np.float32)
+    unit[:4] = 0.5  # a ninth of the voxels with neighbours on all sides
+    assert noise_of(unit)[1] == 0 and noise_of(unit[4:])[1] > 0.03
