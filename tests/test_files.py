@@ -1,12 +1,22 @@
 """disk/files.py: files that are whole or not there at all."""
 import hashlib
+import io
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from disk import files
-from disk.files import file_digest, read_json, remove_unfinished, whole_file, write_json
+from disk.files import (
+    array_header,
+    file_digest,
+    read_json,
+    remove_unfinished,
+    whole_file,
+    write_json,
+)
+from machine.errors import CannotWrite
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -67,3 +77,26 @@ def test_what_killed_processes_left_unfinished_is_removed_and_nothing_else(tmp_p
     remove_unfinished(tmp_path)
     assert not (tmp_path / left[0]).exists()
     assert all((tmp_path / name).exists() for name in kept)
+
+
+@pytest.mark.parametrize("name, suffix", [("x.png", ""), (f"{60 * 'a'}.nii.gz", ".nii.gz")])
+def test_what_is_written_has_a_name_that_is_known_as_unfinished(tmp_path, name, suffix):
+    with pytest.raises(CannotWrite), whole_file(tmp_path / name, suffix) as temporary:
+        assert temporary.endswith(suffix)
+        remove_unfinished(tmp_path, [name])
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("array, good", [
+    (np.zeros((2, 3)), True), (np.zeros(3), True), (np.zeros(3, order="F"), True),
+    (np.zeros((2, 3), order="F"), False), (np.zeros((2, 3, 4), order="F"), False),
+    (np.array([None]), False)], ids=["2-D", "1-D", "1-D F", "2-D F", "3-D F", "objects"])
+def test_the_header_of_an_array_in_another_order_is_refused(array, good):
+    file = io.BytesIO()
+    np.save(file, array)
+    file.seek(0)
+    if good:
+        assert array_header(file) == (array.shape, array.dtype)
+    else:
+        with pytest.raises(ValueError, match="objects, Fortran order"):
+            array_header(file)
