@@ -1,5 +1,6 @@
 """LR volumes as scanners make them: profiles, noise, what is drawn, read off and gained."""
 from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -224,6 +225,10 @@ def test_axes_are_exchanged_to_those_that_were_learned():
     for asked in ((4, 1, 1), (1, 4, 1), (1, 1, 4)):
         axes = axes_between(asked, (1, 1, 4))
         assert tuple(asked[axis] for axis in axes) == (1, 1, 4)
+    for learned, asked in product(permutations((1, 1, 4)), repeat=2):
+        axes = axes_between(asked, learned)
+        assert tuple(asked[axis] for axis in axes) == learned
+        assert axes in ((0, 1, 2), (1, 2, 0), (2, 0, 1))  # a turn, no mirror image
 
 
 def test_scan_filters_read_the_noise_and_say_it(learned, tmp_path, capsys):

@@ -4,6 +4,7 @@ import signal
 import time
 import tracemalloc
 from threading import Event, Thread
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,7 @@ from synthetic import PATIENT, brain
 
 from degrading.spline import upsample
 from disk import files
-from disk.interrupt import Stop
+from disk.interrupt import Stop, stopped
 from filter_constant import Method, Request
 from get_lar import make_fine, make_pair
 from hashtable import nearest_buckets
@@ -173,3 +174,13 @@ def test_the_second_signal_interrupts_at_once():
         assert stop.asked == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("volumes, words", [([], "0 volumes"), (["a"], "1 volume"),
+                                            (["a", "b"], "2 volumes")])
+def test_a_stop_counts_the_volumes_in_all_files_of_sums(volumes, words, capsys):
+    kept = [SimpleNamespace(name=name) for name in volumes]
+    ledger = SimpleNamespace(kept={0: kept, 9: [*kept, SimpleNamespace(name="ahead")]})
+    checkpoint = SimpleNamespace(ledger=ledger, request=Request(restart=True), folder="arrays")
+    assert stopped(signal.SIGTERM, checkpoint) == 143
+    assert f"; {words} saved in arrays. The same command without" in capsys.readouterr().out
