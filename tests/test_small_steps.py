@@ -176,6 +176,15 @@ def test_the_second_signal_interrupts_at_once():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_after_the_work_signals_do_what_they_did_before():
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with Stop():
+        assert all(signal.getsignal(number) != handler
+                   for number, handler in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 @pytest.mark.parametrize("volumes, words", [([], "0 volumes"), (["a"], "1 volume"),
                                             (["a", "b"], "2 volumes")])
 def test_a_stop_counts_the_volumes_in_all_files_of_sums(volumes, words, capsys):
