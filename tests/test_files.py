@@ -16,7 +16,8 @@ from disk.files import (
     whole_file,
     write_json,
 )
-from machine.errors import CannotWrite
+from disk.seal import Seal
+from machine.errors import CannotWrite, UserError
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -100,3 +101,17 @@ def test_the_header_of_an_array_in_another_order_is_refused(array, good):
     else:
         with pytest.raises(ValueError, match="objects, Fortran order"):
             array_header(file)
+
+
+def test_a_file_that_is_gone_after_it_was_read_is_named(tmp_path):
+    path = tmp_path / "x.nii"
+    path.write_bytes(b"voxels")
+    seal = Seal(path)
+    assert seal.digest() == file_digest(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"x.nii: cannot be read any more \(No such file"):
+        seal.digest()
+    unseen = Seal(path)  # not there yet
+    path.write_bytes(b"voxels")
+    with pytest.raises(UserError, match="x.nii: was changed while it was read"):
+        unseen.digest()

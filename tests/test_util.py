@@ -17,7 +17,7 @@ from synthetic import filter_paths, one_stage
 
 from disk.files import write_whole
 from disk.filters import load_filters, save_filters
-from disk.metrics import metrics_row, write_metrics
+from disk.metrics import mean_row, metrics_row, write_metrics
 from filter_constant import Method, Request
 from hashtable import Boundaries
 from machine.progress import Stopwatch
@@ -245,6 +245,13 @@ def test_brain_mask_holds_what_is_not_black_five_voxels_from_the_faces_of_the_vo
         hr=hr[:8, :8, :8], box=(slice(0, 8),) * 3, operator=SimpleNamespace(shape=(8, 8, 8))
     )
     assert brain_mask(tiny).sum() == 8**3 - 1
+
+
+def test_the_mean_has_all_figures_and_no_names():
+    rows = [{"volume": "a", "mask": "m", "brain_voxels": 10, "sr_psnr": 30.0},
+            {"volume": "b", "mask": "n", "brain_voxels": 20, "sr_psnr": 32.0}]
+    assert mean_row(rows) == {"volume": "mean", "brain_voxels": 15, "sr_psnr": 31.0}
+    assert mean_row(rows[:1]) == {"volume": "mean", "brain_voxels": 10, "sr_psnr": 30.0}
 
 
 def test_metrics_are_written_as_csv_with_one_row_a_volume(tmp_path):

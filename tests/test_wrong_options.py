@@ -143,6 +143,8 @@ def test_settings_from_a_file_are_checked(name, value):
     for other in (None, [], "x", {}, {k: v for k, v in good.items() if k != "seed"}):
         with pytest.raises(ValueError):
             checked_settings(other)
+    with pytest.raises(ValueError, match=r"unknown: a, b, c$"):
+        checked_settings({**good, "d": 0, "c": 0, "b": 0, "a": 0})
 
 
 # ---- a user's mistake found later
