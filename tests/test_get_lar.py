@@ -240,6 +240,14 @@ def test_pair_does_not_hang_on_the_intensity_unit(brain):
     assert other.scale == pytest.approx(1000 * one.scale)
 
 
+@pytest.mark.parametrize("length, side", [(7, 9), (13, 13)])
+def test_a_volume_without_a_whole_patch_names_the_side_of_a_patch(length, side):
+    volume = np.zeros((30, 28, 26), np.float32)
+    volume[:2, :2] = 7
+    with pytest.raises(ValueError, match=f"has a whole patch of {side} voxels around it"):
+        make_pair(volume, Method(filter_len=length))
+
+
 def test_volume_without_a_voxel_above_zero_is_refused():
     for image in (np.zeros((20, 20, 20), np.float32), np.full((20, 20, 20), -3, np.float32)):
         with pytest.raises(ValueError, match="above zero"):

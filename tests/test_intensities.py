@@ -9,8 +9,8 @@ from synthetic import brain, command, save
 from degrading.acquisition import original_of
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import Method, Request
-from get_lar import make_fine
-from intensities import shift_of
+from get_lar import brightness_of, make_fine
+from intensities import shift_of, surround_of
 from nifti.volumes import read_series, read_volume
 from restoring.steps import upscale
 from util import bright_level, bright_level_of_scan
@@ -259,6 +259,29 @@ def test_single_voxels_of_the_value_of_a_slab_are_tissue():
     work = shift_of(volume).work(volume)
     assert (work[:, :, :5] == 0).all() and (work[:, :, 6:] > 0).all()
     assert (volume[:, :, 6:] == 0).any()
+
+
+def test_the_value_of_most_voxels_on_the_faces_surrounds():
+    volume = np.random.default_rng(5).uniform(1, 2, (12, 12, 12)).astype(np.float32)
+    for axis in range(3):  # one voxel thick: of no region, but three of the six faces
+        np.moveaxis(volume, axis, 0)[-1] = 0
+    assert surround_of(volume) == (0, "all")
+    volume[-1] = 3  # two of the six faces
+    assert surround_of(volume) == (None, "all")
+
+
+def test_a_small_block_of_one_value_at_a_face_is_tissue():
+    volume = np.random.default_rng(5).uniform(1, 2, (30, 30, 30)).astype(np.float32)
+    volume[:6, :6, :6] = 0  # fewer than one voxel in a hundred
+    assert surround_of(volume) == (None, "all")
+    volume[:7, :7, :7] = 0
+    assert surround_of(volume) == (0, "solid")
+
+
+def test_an_empty_volume_has_no_brightness():
+    empty = np.zeros((8, 8, 8), np.float32)
+    assert brightness_of(empty) == 0
+    assert brightness_of(empty + 5, inside=empty > 0) == 0
 
 
 def test_a_small_object_keeps_its_voxels_below_zero():

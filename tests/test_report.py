@@ -16,7 +16,7 @@ import train
 from disk.files import file_digest
 from filter_constant import Method, Request
 from options.command_line import command_line
-from report.page import make_page, plot_gains
+from report.page import make_page, plot_gains, table_figures
 from report.pictures import canonical, plane
 from report.record import about_run
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
@@ -184,6 +184,14 @@ def test_names_from_the_user_are_text_beside_the_gains():
     text = make_page(about, [row], [])
     assert text.count("&lt;/svg&gt;&lt;b&gt;.nii") == 2 and text.count("&lt;i&gt;.nii") == 1
     assert text.count("</svg>") == 1 and "<b>" not in text and "<i>" not in text
+
+
+@pytest.mark.parametrize("start, name", [("quadratic", "LR"), ("cubic", "start")])
+def test_the_table_calls_only_the_published_estimate_lr(start, name):
+    figures = {f"{image}_{kind}": 1.0 for image in ("lr", "spline5", "sr")
+               for kind in ("psnr", "ssim")}
+    table = table_figures([{"volume": "a", "gain_over_spline": 0.5} | figures], start)
+    assert f'scope="colgroup">{name}</th>' in table and f"{name}: the initial estimate" in table
 
 
 def test_the_bars_of_gains_are_as_long_as_their_gains():
