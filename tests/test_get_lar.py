@@ -243,7 +243,7 @@ def test_pair_does_not_hang_on_the_intensity_unit(brain):
 @pytest.mark.parametrize("length, side", [(7, 9), (13, 13)])
 def test_a_volume_without_a_whole_patch_names_the_side_of_a_patch(length, side):
     volume = np.zeros((30, 28, 26), np.float32)
-    volume[:2, :2] = 7
+    volume[15, 0], volume[0, 14] = 5.5, 6  # planes inside, but each voxel is at a face
     with pytest.raises(ValueError, match=f"has a whole patch of {side} voxels around it"):
         make_pair(volume, Method(filter_len=length))
 
