@@ -87,6 +87,23 @@ def test_good_extensions_come_with_the_volume_and_its_result(tmp_path, kind, ord
         assert [(int(part.get_code()), part.get_content()) for part in header.extensions] == parts
 
 
+@pytest.mark.parametrize("bytes_left, padding", [(15, True), (16, False)])
+def test_fewer_bytes_than_an_extension_has_are_padding(tmp_path, bytes_left, padding):
+    path = volume(tmp_path / "v.nii", b"\7" * bytes_left)
+    if padding:
+        np.testing.assert_array_equal(read_volume(path).data, brain(0, SHAPE))
+    else:
+        assert "v.nii: header extension 1 claims" in one_line(checked_image, path)
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_some_bytes_behind_the_voxels_do_no_harm_and_many_are_refused(tmp_path, ending):
+    path = volume(tmp_path / f"v.{ending}", behind=bytes(1 << 20))
+    np.testing.assert_array_equal(read_volume(path).data, brain(0, SHAPE))
+    volume(path, behind=bytes((1 << 24) + 1))
+    assert "has more than 16,777,216 bytes after its voxels" in one_line(read_volume, path)
+
+
 @pytest.mark.parametrize("field, value", [
     ("dim", [3, 2**62, 2**62, 2**62, 1, 1, 1, 1]), ("dim", [2**62, *SHAPE, 1, 1, 1, 1]),
     ("dim", [3, -(2**63), *SHAPE[1:], 1, 1, 1, 1]), ("dim", [7, *SHAPE, 2**40, 2, 2, 2]),

@@ -12,6 +12,7 @@ import pytest
 from synthetic import brain, command, save
 
 from machine.errors import UserError
+from machine.memory import GB
 from nifti.checks import checked_image
 from nifti.study import find_volumes
 from nifti.volumes import read_volume, relative_name
@@ -86,6 +87,9 @@ def test_a_whole_volume_is_refused_where_the_work_on_it_does_not_fit(tmp_path, m
     monkeypatch.setattr("nifti.checks.free_memory", lambda: needed - 1)
     with pytest.raises(UserError, match="v.nii: its shape .* GB of memory, .* are free; crop it"):
         checked_image(path, voxel_bytes=100)
+    monkeypatch.setattr("nifti.checks.free_memory", lambda: 3 * GB)
+    with pytest.raises(UserError, match="needs 43.7 GB of memory, 3.0 GB are free"):
+        checked_image(path, voxel_bytes=2 * GB / 1000)
 
 
 def odd_extension(content):
