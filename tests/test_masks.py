@@ -48,6 +48,18 @@ def test_auto_finds_masks_by_usual_names(tmp_path, volume, mask):
     assert find_mask(tmp_path / volume, "auto") == tmp_path / mask
 
 
+@pytest.mark.parametrize("deeper, found", [("", True), ("more", False)])
+def test_a_dataset_is_searched_for_no_further_up_than_bids_has_folders(tmp_path, deeper, found):
+    volume = tmp_path / "ds" / deeper / "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii"
+    mask = (tmp_path / "ds/derivatives/prep" / deeper
+            / "sub-1/ses-2/anat/sub-1_ses-2_desc-brain_mask.nii")
+    tree(tmp_path, volume, mask)
+    if found:
+        assert find_mask(volume, "auto") == mask
+    else:
+        assert "finds no mask for it" in one_line(find_mask, volume, "auto")
+
+
 def test_masks_of_the_volumes_own_space_and_folder_come_first(tmp_path):
     volume = f"{RAW}/sub-1_ses-2_T1w.nii.gz"
     ever_nearer = [f"{DERIVED.format('prep')}/sub-1_ses-2_space-MNI_res-2_desc-brain_mask.nii.gz",
@@ -139,13 +151,14 @@ def moved(by):
 
 @pytest.mark.parametrize("spoil, words", [
     (lambda folder: pair(folder, INSIDE[1:]), ["the shape (13, 13, 12)", "(14, 13, 12)"]),
+    (lambda folder: pair(folder, np.pad(INSIDE, 1)), ["the shape (16, 15, 14)", "(14, 13, 12)"]),
     (lambda folder: pair(folder, affine=moved(1)), ["up to 1 voxels away"]),
     (lambda folder: pair(folder, affine=np.diag([-1, 1, 1, 1])), ["up to 26 voxels away"]),
     (lambda folder: pair(folder, np.zeros(SHAPE, "u1")), ["no voxel above 0.5"]),
     (lambda folder: pair(folder, np.stack([INSIDE, INSIDE], -1)), ["4 dimensions"]),
     (lambda folder: pair(folder, volume=CUT * 0 + np.where(INSIDE, 0, HEAD)),
      ["inside its mask", "no voxel above zero"]),
-], ids=["shape", "place", "flipped", "empty", "series", "dark"])
+], ids=["shape", "larger", "place", "flipped", "empty", "series", "dark"])
 def test_a_mask_of_no_use_is_one_line(tmp_path, spoil, words):
     text = one_line(read_brain, spoil(tmp_path), "auto")
     for word in (tmp_path / "v.nii", *words):

@@ -187,6 +187,8 @@ def test_labels_behind_many_voxels_of_background_and_those_by_the_header_are_fou
     late = np.zeros((80, 80, 80), np.uint8)
     late[:, :, 70:] = 3
     assert is_label_map(write_nifti(tmp_path / "late.nii.gz", late), 32)
+    halves = np.repeat(np.uint8([0, 3]), 1 << 18).reshape(64, 64, 128, order="F")
+    assert is_label_map(write_nifti(tmp_path / "halves.nii", halves), 32)
     late[:, :, 79] = np.arange(80)
     assert not is_label_map(write_nifti(tmp_path / "scan.nii.gz", late), 32)
     assert is_label_map(write_nifti(tmp_path / "header.nii", late, intent_code=1002), 32)
