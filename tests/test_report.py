@@ -16,6 +16,7 @@ import train
 from disk.files import file_digest
 from filter_constant import Method, Request
 from options.command_line import command_line
+from report.filter_pictures import picture_filters
 from report.page import make_page, plot_gains, table_figures
 from report.pictures import canonical, plane
 from report.record import about_run
@@ -104,6 +105,13 @@ def test_pictures_are_pictures(runs, path):
     folder, name = path.split("/")
     pixels = np.asarray(Image.open(runs[folder] / name).convert("L"))
     assert min(pixels.shape) > 200 and pixels.std() > 10
+
+
+def test_weights_around_the_centre_are_coloured():
+    h = np.random.default_rng(0).choice([-0.02, 0.02], (64, 27))
+    h[:, 13] = 1  # far larger than the others
+    pixels = np.asarray(Image.open(io.BytesIO(picture_filters(h, (8, 8)))).convert("RGB"))
+    assert (np.ptp(pixels.astype(int), axis=2) > 60).mean() > 0.3
 
 
 def test_only_where_there_is_an_original_errors_are_shown_in_colours(runs):
