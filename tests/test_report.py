@@ -18,7 +18,7 @@ from filter_constant import Method, Request
 from options.command_line import command_line
 from report.filter_pictures import picture_filters
 from report.page import make_page, plot_gains, table_figures
-from report.pictures import canonical, plane
+from report.pictures import _darkest_corner, canonical, inset_place, picture_volume, plane
 from report.record import about_run
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
 
@@ -134,6 +134,34 @@ def test_no_report_leaves_only_results_and_a_hidden_record(runs, tmp_path):
     assert script.main(command_line("test", [*words, "--no-report"])) == 0
     result = next(tmp_path.iterdir())
     assert sorted(path.name for path in result.iterdir()) == [".b.json", "b.nii.gz", "metrics.csv"]
+
+
+def test_the_enlarged_square_is_where_images_differ_most():
+    first = np.random.default_rng(0).random((60, 50, 40))
+    second = first.copy()
+    second[20:28, 30, 10:18] += 1  # in a coronal slice
+    square = inset_place([first, second], 1, 30)
+    changed = plane(second, 1, 30) != plane(first, 1, 30)
+    rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+    assert square == (rows[0], columns[0], 8)
+    assert inset_place([first[:10], second[:10]], 1, 30) is None
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_the_enlarged_square_is_drawn_in_the_darkest_corner(corner):
+    pixels = np.ones((40, 40))
+    right, top = corner
+    pixels[:20 if top else 40, 20 * right:20 * right + 20][20 * (1 - top):] = 0
+    assert _darkest_corner(pixels) == corner
+
+
+def test_each_image_of_a_picture_is_as_wide_as_the_others():
+    volume = np.random.default_rng(0).random((20, 20, 20))
+    widths = []
+    for names in ("ab", "abcd"):
+        picture = picture_volume({name: volume for name in names}, np.eye(4), compare=False)
+        widths.append(Image.open(io.BytesIO(picture)).width)
+    assert widths[1] == pytest.approx(2 * widths[0], abs=2)
 
 
 def test_the_recorded_command_can_be_pasted_back():
