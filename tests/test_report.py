@@ -8,6 +8,7 @@ import shlex
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import read_rows
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -90,12 +91,15 @@ def test_every_result_has_its_picture_and_record(runs):
         "figures",
         "picture and viewer",
     }
+    assert set(about["figures"]) == set(read_rows(runs["result"] / "metrics.csv")[0])
     assert sorted(path.name for path in runs["fine"].iterdir()) == [
         "b.json",
         "b.nii.gz",
         "b.png",
         "report.html",
     ]
+    figures = json.loads((runs["fine"] / "b.json").read_text())["figures"]
+    assert set(figures) >= {"volume", "from", "to", "voxel_size"} and "seconds" not in figures
 
 
 @pytest.mark.parametrize(
