@@ -13,7 +13,7 @@ from get_lar import brightness_of, make_fine
 from intensities import shift_of, surround_of
 from nifti.volumes import read_series, read_volume
 from restoring.steps import upscale
-from util import bright_level, bright_level_of_scan
+from util import bright_level, bright_level_of_scan, clipping_in_words
 
 SHIPPED = Request.of(arrays_dir=str(PRETRAINED))
 
@@ -276,6 +276,15 @@ def test_a_small_block_of_one_value_at_a_face_is_tissue():
     assert surround_of(volume) == (None, "all")
     volume[:7, :7, :7] = 0
     assert surround_of(volume) == (0, "solid")
+
+
+def test_more_than_one_clipped_voxel_in_a_hundred_above_zero_is_said():
+    image = np.zeros((10, 10, 10), np.float32)
+    image[0] = 3
+    image[0, 0, 0] = 9
+    assert clipping_in_words(image, 5.0) == ""
+    image[0, 0, 1] = 9
+    assert clipping_in_words(image, 5.0).startswith("2.0% of its voxels above zero are clipped to 5")
 
 
 def test_an_empty_volume_has_no_brightness():
