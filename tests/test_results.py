@@ -1,6 +1,7 @@
 """Where results go: no run writes into another's folder, nor over a file that is not ours."""
 import json
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -117,6 +118,32 @@ def test_two_runs_at_once_share_no_folder(folder):
         for place in (one, two, three):
             (place / "x").write_text("")
     assert sorted(os.listdir(folder / "result")) == ["112522", "112522-2", "112522-3"]
+
+
+@pytest.mark.parametrize("newer", ["112520", "112521"])
+def test_of_two_interrupted_runs_the_newer_is_gone_on_with(folder, newer):
+    request = Request(result_dir=str(folder / "result"))
+    with pytest.raises(KeyboardInterrupt), run_folder(request, [], {}) as place:
+        (place / "x").write_text("")
+        raise KeyboardInterrupt
+    for name in ("112520", "112521"):
+        shutil.copytree(place, folder / "result" / name)
+        os.utime(folder / "result" / name / UNFINISHED, (9, 9 + (name == newer)))
+    shutil.rmtree(place)
+    with run_folder(request, [], {}) as again:
+        assert again.name == newer
+    assert not (again / UNFINISHED).exists() and (again / "x").exists()
+
+
+def test_a_folder_whose_run_ends_at_this_moment_is_left_to_it(folder, monkeypatch):
+    request = Request(result_dir=str(folder / "result"))
+    with pytest.raises(KeyboardInterrupt), run_folder(request, [], {}) as first:
+        (first / "x").write_text("")
+        raise KeyboardInterrupt
+    # The record that was locked is no longer the file of that name.
+    monkeypatch.setattr("disk.results.holds_lock", lambda _, path: path.parent != first)
+    with run_folder(request, [], {}) as second:
+        assert second.name == f"{first.name}-2"
 
 
 def test_an_interrupted_run_with_other_filters_is_another(folder):
