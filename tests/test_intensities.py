@@ -284,7 +284,8 @@ def test_more_than_one_clipped_voxel_in_a_hundred_above_zero_is_said():
     image[0, 0, 0] = 9
     assert clipping_in_words(image, 5.0) == ""
     image[0, 0, 1] = 9
-    assert clipping_in_words(image, 5.0).startswith("2.0% of its voxels above zero are clipped to 5")
+    said = clipping_in_words(image, 5.0)
+    assert said.startswith("2.0% of its voxels above zero are clipped to 5")
 
 
 def test_an_empty_volume_has_no_brightness():
