@@ -1,5 +1,6 @@
-"""learning/ledger.py: the volumes that are in the sums of each bucket."""
+"""Checkpoints in one process: the volumes that are in the sums of each bucket, and their files."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ from filter_constant import Method, Request
 from hashtable import Boundaries
 from learning.ledger import Finished, fingerprint
 from learning.steps import checkpoint_of
-from machine.errors import UserError
+from learning.sums import SPARE_DISK, SumFiles
+from machine.errors import CannotWrite, UserError
+from machine.memory import MB, row_bytes
+from matrix_compute import Gram
 from structure import structure_of
 
 SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2)  # 36 buckets
@@ -16,10 +20,15 @@ CLASSES = Boundaries(np.array([0.1, 0.2]), np.array([0.3, 0.6]))
 A, B = Finished("a.nii", 1, "aa"), Finished("b.nii", 2, "bb")
 
 
-def ledger_of(folder, step=None, sources=(), **options):
+def checkpoint_in(folder):
+    """The checkpoint of a training in a folder."""
+    return checkpoint_of(structure_of(SMALL), [], Request(
+        SMALL, arrays_dir=str(folder), train_dir=str(folder)))
+
+
+def ledger_of(folder, step=None, sources=()):
     """The ledger of a training in a folder; with `step`, one that begins."""
-    checkpoint = checkpoint_of(structure_of(SMALL), [], Request(
-        SMALL, arrays_dir=str(folder), train_dir=str(folder), **options))
+    checkpoint = checkpoint_in(folder)
     if step:
         checkpoint.folder.mkdir(exist_ok=True)
         checkpoint.ledger.begin(CLASSES, list(sources), step)
@@ -112,3 +121,63 @@ def test_options_that_the_sums_depend_on_are_compared(tmp_path):
                             arrays_dir=str(tmp_path))
     with pytest.raises(UserError, match="was begun with --seed 0, not 7; give that, or --restart"):
         other.read()
+
+
+# ---- files of sums
+
+def saved(folder, step):
+    """Random sums that were saved with a volume in them."""
+    checkpoint = checkpoint_in(folder)
+    checkpoint.begin(CLASSES, [A])
+    ledger = checkpoint.ledger
+    ledger._divide(CLASSES, 36, 27, step)
+    gram, random = Gram(36, 27), np.random.default_rng(0)
+    gram.packed[:] = random.random(gram.packed.shape)
+    gram.count[:] = random.integers(0, 3, 36)  # some have no samples
+    ledger.add(ledger.lacking(range(36), B), B)
+    assert checkpoint.save(gram) == sum(
+        path.stat().st_size for path in checkpoint.folder.glob("sums_*.npy"))
+    gram.packed[gram.count == 0] = 0
+    return gram
+
+
+def test_sums_come_back_as_they_were_saved(tmp_path):
+    gram = saved(tmp_path, 36)
+    checkpoint = checkpoint_in(tmp_path)
+    assert checkpoint.find() and checkpoint.ledger.names() == ({"b.nii"}, set())
+    found = checkpoint.load(range(36))
+    np.testing.assert_array_equal(found.packed, gram.packed)
+    np.testing.assert_array_equal(found.count, gram.count)
+    assert checkpoint.save(found) == 0  # nothing is ahead of its file
+
+
+def test_sums_after_other_stages_are_removed(tmp_path):
+    saved(tmp_path, 36)
+    checkpoint = checkpoint_in(tmp_path)
+    path = checkpoint.ledger.path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"after": "other stages"}))
+    assert not checkpoint.find() and not list(checkpoint.folder.iterdir())
+    assert not checkpoint.find()  # where there is none
+
+
+def test_the_last_file_has_the_buckets_that_are_left(tmp_path):
+    files = SumFiles(tmp_path, "key", 36, 27, 16)
+    assert [files.inside(start) for start in (0, 16, 32)] == [
+        range(16), range(16, 32), range(32, 36)]
+
+
+@pytest.mark.parametrize("taps", [100, 4000], ids=["little", "much"])
+def test_a_checkpoint_needs_its_size_once_more_than_it_grows_and_some_to_spare(
+        tmp_path, monkeypatch, taps):
+    files, full = SumFiles(tmp_path, "key", 36, taps, 16), SimpleNamespace(
+        count=np.ones(36, int), first=0)
+    needed = (36 + 16) * row_bytes(taps)  # all files, and the largest of them twice
+    enough = needed + min(SPARE_DISK, needed)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=enough))
+    files.demand_space(full, [0, 16, 32])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=enough - 1))
+    files.demand_space(full, [])
+    words = f"needs {needed / MB:.0f} MB more, {(enough - 1) / MB:.0f} MB are free"
+    with pytest.raises(CannotWrite, match=words):
+        files.demand_space(full, [0, 16, 32])
+    assert SPARE_DISK == 1 << 25
