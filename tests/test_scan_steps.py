@@ -126,3 +126,10 @@ def test_inside_is_what_lies_five_voxels_deep(shipped, monkeypatch):
     whole = binary_dilation(hr > 0, iterations=2)
     assert seen[0] == pytest.approx(missed[inside].mean(), rel=1e-5)
     assert seen[len(seen) // 2] == pytest.approx(missed[whole].mean(), rel=1e-5)
+
+
+def test_the_noise_that_is_found_stands_beside_the_noise_that_was_added(shipped, monkeypatch):
+    monkeypatch.setattr(evaluation, "restore", lambda fine, *_: fine.lr)
+    for noise in (2, 6):
+        row = evaluation.evaluate_scan(phantom(3), shipped, REQUEST, "box", noise, "brain")
+        assert row["noise"] == noise and noise / 2 < row["noise_found"] < 2 * noise

@@ -20,7 +20,9 @@ from hashtable import Boundaries
 from machine.errors import UserError
 from matrix_compute import apply_filters
 from options.command_line import command_line
+from restoring.comparison import comparison_images, spline_onto
 from restoring.steps import upscale
+from util import bright_level_of_scan
 
 HERE = Path(__file__).resolve().parent.parent
 METHOD = Method(filter_len=5, grad_len=5)
@@ -304,3 +306,19 @@ def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, re
     assert (said.stdout, said.stderr) == ("", "")
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert said.stderr == "" and said.stdout.splitlines()[-1].endswith("report.html")
+
+
+def test_the_images_to_compare_with_lie_on_the_grid_of_the_result():
+    low = np.random.default_rng(0).uniform(1, 9, (7, 8, 6)).astype(np.float32)
+    fine = np.kron(low, np.ones((2, 2, 2), np.float32))
+    fine[:3] = 0
+    onto = np.diag([0.5, 0.5, 0.5, 1])
+    onto[:3, 3] = -0.25  # both grids have the same faces
+    images = comparison_images(low, fine, onto)
+    scale = np.float32(bright_level_of_scan(low))
+    nearest = np.clip(np.kron(low, np.ones((2, 2, 2))) / scale, 0, 1)
+    np.testing.assert_allclose(images["LR"], nearest, rtol=1e-6)
+    np.testing.assert_allclose(images["Restored"], np.clip(fine / scale, 0, 1), rtol=1e-6)
+    spline = np.clip(spline_onto(low, fine.shape, onto) / scale, 0, 1)
+    assert not images["Spline"][:3].any() and spline[:3].any()
+    np.testing.assert_allclose(images["Spline"][3:], spline[3:], rtol=1e-6)
