@@ -69,3 +69,19 @@ def test_made_up_brain_has_a_black_surround_and_texture():
     brain = bench.made_up_brain((20, 22, 24))
     assert brain.shape == (20, 22, 24) and (brain >= 0).all()
     assert not brain[0].any() and brain[10, 11, 6:18].std() > 0
+
+
+def test_ratios_are_those_of_their_names():
+    steps = [*bench_figures.STEPS, *bench_figures.YARDSTICKS]
+    one = {name: 2.0 + place for place, name in enumerate(steps)} | {
+        "voxels": 1000, "side": 10, "samples": 50, "flops": 1e4, "buckets": 5}
+    four = {name: 5 * one[name] for name in steps} | {"voxels": 4000}
+    found = bench_figures.ratios_of_run({"1x": one, "4x": four})
+    for name in ("scaling_4x", "restoring_scaling_4x", "best_scaling_4x", "upscale_scaling_4x"):
+        assert math.isclose(found[name], 5 / 4)
+    assert math.isclose(found["solve_vs_dpotrf"], one["solve"] / 5 / one["dpotrf"])
+    assert math.isclose(found["gram_vs_sgemm"], (10**2 * 50 / one["gather and Gram products"])
+                        / (1e4 / one["sgemm"]))
+    moved = one["read"] + one["write"]
+    computed = sum(one[name] for name in ("degrade", "interpolate", "features", "apply"))
+    assert math.isclose(found["io_share"], moved / (moved + computed))

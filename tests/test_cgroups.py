@@ -42,6 +42,7 @@ def test_the_closest_limit_of_all_groups_above_counts(tmp_path, version, mount, 
     group(tmp_path, f"{top}/user.slice/job", version, 700, 500)
     group(tmp_path, f"{top}/user.slice", version, 5000, 100)
     group(tmp_path, f"{top}/user.slice/job/sibling", version, 10, 10)
+    group(tmp_path, "sys/fs/cgroup/cpu/user.slice/job/step", version, 10, 10)  # not of memory
     assert group_memory(tmp_path) == 200 * MB
     group(tmp_path, f"{top}/user.slice/job", version, 700, 500, cache=450)
     assert group_memory(tmp_path) == 650 * MB

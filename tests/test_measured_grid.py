@@ -11,7 +11,12 @@ from test_scan import phantom
 
 from degrading.banded import apply_operators, banded
 from degrading.measured_grid import MeasuredGrid, measured_grid, onto_measured, wave_matrix
+from filter_constant import Request
 from nifti.slices import filled_up
+from nifti.volumes import Volume
+from restoring.measured_scan import Scan, as_measured
+from restoring.spacing import route_to
+from restoring.steps import FilterStore
 
 
 def filled(low, axes, times=2):
@@ -96,7 +101,7 @@ def test_an_interpolated_scan_is_restored_from_what_was_measured(tmp_path, capsy
                     "--output", target, "--no-report") == 0
     said = capsys.readouterr().out
     assert "axis 0: 1 mm on a grid of 0.5; axis 1: 1 mm on a grid of 0.5" in said
-    assert "--profile" not in said
+    assert "--profile" not in said and "axis 2: 1 mm on a grid" not in said
     told = tmp_path / "told.nii.gz"
     assert run_here("test", "--upscale", "--profile", "box", "--test_dir",
                     tmp_path / "scan.nii.gz", "--output", told, "--no-report") == 0
@@ -130,3 +135,19 @@ def test_a_scan_measured_in_full_has_nothing_to_restore_on_its_own_grid(tmp_path
     assert run_here("test", "--upscale", "--voxel_size", "0.5", "0.5", "1", "--test_dir",
                     tmp_path / "scan.nii.gz", "--output", tmp_path / "own.nii.gz") == 2
     assert "is hardly finer: there is nothing to restore" in capsys.readouterr().err
+
+
+def test_each_volume_of_an_interpolated_series_comes_onto_the_measured_grid():
+    lows = [filled(scan(seed, shape=(40, 36, 30)), (0, 1)) for seed in (0, 1)]
+    store = FilterStore(Request.of(preset="scan", upscale=True))
+    filters = store((2, 2, 2))
+    image = nib.Nifti1Image(np.stack(lows, -1), np.diag([0.5, 0.5, 1, 1]))
+    route = route_to((0.25, 0.25, 0.5), np.array([0.5, 0.5, 1]), store.there)
+    series = Scan(Volume(np.stack(lows, -1), image), None, np.array([0.5, 0.5, 1]), route, [filters],
+                  np.eye(4), ())
+    found = as_measured("series", series, store)
+    assert found.volume.data.shape == (40, 36, 30, 2)
+    np.testing.assert_array_equal(found.sizes, [1, 1, 1])
+    for number, low in enumerate(lows):
+        np.testing.assert_array_equal(found.volume.data[..., number],
+                                      onto_measured(low, measured_grid(low)))

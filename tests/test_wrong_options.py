@@ -7,7 +7,8 @@ from conftest import assert_one_line, refused, run_command
 
 from disk.saved_method import checked_settings
 from filter_constant import ONLY_SPHERICAL, Method
-from machine.errors import UserError
+from machine import errors
+from machine.errors import UserError, first_line
 from options.command_line import command_line, run
 
 
@@ -157,6 +158,17 @@ def test_user_error_becomes_one_line_and_status_2(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     assert run("train", story) == 2
     assert capsys.readouterr().err == "train.py: error: x.nii.gz: is no volume; replace it\n"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_runs_print_nothing_to_standard_output(capsys, quiet):
+    assert errors.run("train", lambda: print("a line") or 0, quiet) == 0
+    assert capsys.readouterr().out == ("" if quiet else "a line\n")
+
+
+def test_a_fault_without_a_message_is_named_by_its_class():
+    assert first_line(ValueError("one line\nand another")) == "one line"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_other_faults_are_not_hidden(monkeypatch):
