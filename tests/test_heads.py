@@ -19,6 +19,7 @@ from filter_constant import Request
 from get_lar import make_fine
 from restoring.adaptation import adapt_to_scan
 from restoring.evaluation import evaluate_scan
+from restoring.planning import find_head
 from restoring.steps import restore, upscale
 from util import decibel
 
@@ -40,6 +41,17 @@ def all_is_restored(monkeypatch):
 @pytest.fixture(scope="module")
 def shipped():
     return load_filters(REQUEST)
+
+
+def test_a_head_is_found_in_noisy_air_and_in_zeros_and_a_brain_is_none():
+    head = np.zeros((40, 40, 40), np.float32)
+    head[5:35, 5:35, 5:35] = 100
+    head[10:30, 10:30, 10:30] = 300
+    found, bright = find_head(head, np.array([5, 5, 5]))
+    assert found and bright.sum() == 20**3
+    air = np.random.default_rng(0).uniform(1, 9, head.shape).astype(np.float32)
+    assert find_head(np.maximum(head, air), np.array([1, 1, 1])) == (True, None)
+    assert find_head(head, np.array([1, 1, 1])) == (False, None)  # no larger than a brain
 
 
 def test_descriptors_of_a_head_in_noisy_air_are_those_of_its_brain_cut_out():

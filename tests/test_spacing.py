@@ -21,6 +21,8 @@ TABLE = load_script("docs/spacings")
 @pytest.mark.parametrize("sizes, asked, factors, most", [
     ((0.43, 0.43, 5.5), (1, 1, 1), [(1, 1, 5)], False),
     ((0.43, 0.43, 5.5), (0.43, 0.43, 0.43), [(1, 1, 8)], True),
+    ((1, 1, 8.5), (1, 1, 1), [(1, 1, 8)], False),
+    ((1, 1, 9.5), (1, 1, 1), [(1, 1, 8)], True),
     ((1, 4, 1), (1, 1, 1), [(1, 4, 1)], False),
     ((2, 2, 2), (1, 1, 1), [(2, 2, 2)], False),
     ((2, 2, 2), (0.8, 0.8, 0.8), [(3, 3, 3)], False),
@@ -34,6 +36,22 @@ TABLE = load_script("docs/spacings")
 def test_filters_follow_from_the_header(sizes, asked, factors, most):
     route = route_to(asked, sizes, SCAN)
     assert route == Route(factors, asked, most)
+
+
+def test_axes_are_called_slices_where_only_one_is_refined():
+    assert describe(Way([(1, 1, 4)], (1, 1, 1)), (1, 1, 4)).startswith("slices of 4 mm along axis")
+    two = describe(Way([(2, 1, 1), (1, 2, 1)], (1, 1, 1)), (2, 2, 1))
+    assert two.count("voxels of 2 mm along axis") == 2 and "slices" not in two
+
+
+def test_a_grid_of_other_voxels_has_the_centre_of_the_volume():
+    fine, low_shape = np.zeros((20, 12, 30), np.float32), (10, 12, 30)
+    to_low = np.diag([0.5, 1, 1, 1.0])
+    to_low[0, 3] = -0.25
+    result, found = onto_sizes(fine, to_low, low_shape, (2, 1, 1), (0.8, 1, 1.3))
+    assert result.shape == (25, 12, 23)
+    middle = found[:3, :3] @ (np.array(result.shape) - 1) / 2 + found[:3, 3]
+    np.testing.assert_allclose(middle, (np.array(low_shape) - 1) / 2)
 
 
 def test_filters_for_single_axes_do_where_there_are_none_for_all():
