@@ -5,6 +5,7 @@ How large they are is not tested: machines are busy.
 
 import json
 import math
+import time
 
 from conftest import golden_figures, run_command, write_nifti
 
@@ -41,7 +42,9 @@ def numbers(value):
 
 def test_every_figure_is_there_and_positive(tmp_path):
     volume = write_nifti(tmp_path / "brain.nii.gz", golden_figures(2).volume)
+    begun = time.perf_counter()
     finished = run_command("bench.py", "--volume", volume, "--filter_len", 5, "--quick", "--json")
+    elapsed = time.perf_counter() - begun
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert set(report["ratios"]) == RATIOS and report["runs"] == 1
@@ -54,7 +57,9 @@ def test_every_figure_is_there_and_positive(tmp_path):
         found = numbers(report[part])
         assert found and all(math.isfinite(number) and number > 0 for number in found)
     for name in ("train", "test", "test 4x", "train, nothing compiled", "test, nothing compiled"):
-        assert all(number > 0 for number in numbers(report["processes"][name]))
+        found = report["processes"][name]
+        assert all(number > 0 for number in numbers(found))
+        assert found["peak_gb"] < 100 and found["seconds"] < elapsed  # in their units
     assert "restore_vs_cubic_zoom" in bench.table(report)
 
 

@@ -11,6 +11,7 @@ from disk.filters import PRETRAINED, load_filters
 from filter_constant import Method, Request
 from get_lar import make_pair
 from machine.errors import UserError
+from machine.remarks import each_once, withheld
 from nifti.checks import checked_image
 from nifti.study import find_volumes
 from nifti.volumes import read_volume
@@ -182,3 +183,13 @@ def test_options_that_would_have_no_effect_are_refused_before_work(tmp_path, opt
     finished = run_command("test.py", "--test_dir", path, "--result_dir", tmp_path / "r", *options)
     assert finished.returncode == 2 and f"argument --{name}: has no effect" in finished.stderr
     assert not (tmp_path / "r").exists() and not (tmp_path / "x.nii").exists()
+
+
+def test_each_line_of_standard_error_is_printed_once_within_each_command():
+    for _ in range(2):  # a second command prints it again
+        with each_once():
+            assert [withheld("a", "stderr") for _ in range(3)] == [False, True, True]
+            with each_once():  # a command within a command
+                assert [withheld("a", "stderr") for _ in range(2)] == [False, True]
+            assert not withheld("b", "stdout") and not withheld("b", "stdout")
+    assert not withheld("a", "stderr") and not withheld("a", "stderr")  # outside of commands
