@@ -5,7 +5,6 @@ How large they are is not tested: machines are busy.
 
 import json
 import math
-import time
 
 from conftest import golden_figures, run_command, write_nifti
 
@@ -42,9 +41,7 @@ def numbers(value):
 
 def test_every_figure_is_there_and_positive(tmp_path):
     volume = write_nifti(tmp_path / "brain.nii.gz", golden_figures(2).volume)
-    begun = time.perf_counter()
     finished = run_command("bench.py", "--volume", volume, "--filter_len", 5, "--quick", "--json")
-    elapsed = time.perf_counter() - begun
     assert finished.returncode == 0, finished.stderr
     report = json.loads(finished.stdout)
     assert set(report["ratios"]) == RATIOS and report["runs"] == 1
@@ -59,7 +56,7 @@ def test_every_figure_is_there_and_positive(tmp_path):
     for name in ("train", "test", "test 4x", "train, nothing compiled", "test, nothing compiled"):
         found = report["processes"][name]
         assert all(number > 0 for number in numbers(found))
-        assert found["peak_gb"] < 100 and found["seconds"] < elapsed  # in their units
+        assert found["peak_gb"] < 1000  # not bytes
     assert "restore_vs_cubic_zoom" in bench.table(report)
 
 
