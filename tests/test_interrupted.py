@@ -1,15 +1,20 @@
 """An interrupted run of a folder goes on: what is finished is known by its record."""
+import copy
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import load_script, read_rows
 from synthetic import brain, save
 
 from disk import results
+from disk.filters import Filters
+from filter_constant import Method, Request
 from nifti.volumes import write_volume
 from options.command_line import command_line
 from restoring import steps, upscaling, whole_volume
+from restoring.whole_volume import _finished_before
 
 SHAPE = (18, 17, 16)
 
@@ -131,3 +136,23 @@ def test_a_page_of_many_volumes_shows_the_first_and_links_to_the_pictures_of_oth
     assert page.count('<section class="viewer"') == 2
     assert '<a href="deeper/it%27s%20%234.png">' in page and '<a href="2.png">' in page
     assert '<a href="0.png">' not in page
+
+
+def test_a_volume_that_was_finished_before_has_the_settings_and_figures_of_its_record():
+    methods = {factor: Method(factor=factor, seed=seed)
+               for seed, factor in enumerate([(2, 2, 2), (1, 1, 4), (2, 2, 8)])}
+
+    def store(factor):
+        return Filters(["stages"], methods[factor], (0, 1, 2), {}, "arrays")
+
+    store.request = Request(upscale=True)
+    about = {"settings": {"factor": [2, 2, 8]}, "figures": {"volume": "a.nii"}, "missed": 1,
+             "result_sha256": "abc", "seconds": {"restore": 2.0, "interpolate": 1.0, "other": 9.0}}
+    steps = {"steps": [{"factor": [2, 2, 2]}, {"factor": [1, 1, 4]}]}
+    found = _finished_before(copy.deepcopy(about | steps), store)
+    assert found.method == replace(methods[1, 1, 4], factor=(2, 2, 8))
+    assert [use.method.seed for use in found.uses] == [0, 1]
+    assert not any(use.stages for use in found.uses)
+    assert found.row == {"volume": "a.nii", "seconds": 3.0}
+    assert (found.before, found.missed, found.digest, found.viewer) == (True, 1, "abc", None)
+    assert _finished_before(about, store).uses[0].method.seed == 2  # one set of filters
