@@ -136,6 +136,11 @@ def test_places_are_the_same_from_both_ends():
             np.testing.assert_array_equal(np.where(half, along, -along), along[::-1])
 
 
+def test_places_are_distances_from_the_nearest_lr_sample():
+    np.testing.assert_allclose(places(6, 0.5, -0.25), [-0.25, 0.25] * 3)
+    np.testing.assert_allclose(places(5, 0.25, 0.5), [0.5, -0.25, 0, 0.25, 0.5])
+
+
 def test_classify_walks_the_tree_that_their_features_decide():
     scene = scene_of(landscape())
     voxels = everything(scene)

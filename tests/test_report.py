@@ -16,8 +16,9 @@ import test as script
 import train
 from disk.files import file_digest
 from filter_constant import Method, Request
+from octahedral.picture_layout import leaves_in_rows
 from options.command_line import command_line
-from report.filter_pictures import picture_filters
+from report.filter_pictures import grid_of_buckets, picture_filters
 from report.page import make_page, plot_gains, table_figures
 from report.pictures import _darkest_corner, canonical, inset_place, picture_volume, plane
 from report.record import about_run
@@ -116,6 +117,16 @@ def test_weights_around_the_centre_are_coloured():
     h[:, 13] = 1  # far larger than the others
     pixels = np.asarray(Image.open(io.BytesIO(picture_filters(h, (8, 8)))).convert("RGB"))
     assert (np.ptp(pixels.astype(int), axis=2) > 60).mean() > 0.3
+
+
+def test_leaves_lie_in_rows_with_most_samples_first():
+    values = [np.arange(5.0), np.array([7.0, 9.0, 8.0])]
+    counts = [np.array([50, 40, 30, 20, 10]), np.array([5, 1, 3])]
+    laid, classes, names = leaves_in_rows(values, counts, columns=2)
+    grid = grid_of_buckets(laid, classes)  # the rows of each stage below those of the one before
+    assert classes == (2, 2, 3) and len(names) == 3
+    np.testing.assert_array_equal(grid, [[0, 1], [2, 3], [4, np.nan],
+                                         [7, 8], [9, np.nan], [np.nan, np.nan]])
 
 
 def test_only_where_there_is_an_original_errors_are_shown_in_colours(runs):

@@ -119,6 +119,9 @@ def test_fourier_transforms_work_in_as_many_threads_as_are_set(monkeypatch, brai
 def test_number_of_threads_can_be_set(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads.thread_count() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(7), raising=False)
+    assert threads.thread_count() == 7
     for nonsense in ("", "0", "-1", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
         assert threads.thread_count() >= 1
