@@ -72,6 +72,20 @@ def test_small_volumes_keep_their_grid():
     assert measured_grid(filled(scan(shape=(10, 12, 9)), (0, 1))).is_own
 
 
+@pytest.mark.parametrize("sides", [(16, 8), (8, 16), (15, 6), (6, 15)])
+def test_waves_below_the_highest_frequency_of_both_grids_are_kept_and_it_is_dropped(sides):
+    n_in, n_out = sides
+    at_in = (np.arange(n_in) + 0.5) / n_in
+    at_out = (np.arange(n_out) + 0.5) / n_out
+    matrix, highest = wave_matrix(n_in, n_out), min(sides) // 2
+    for cycles in range(highest):
+        wave = np.cos(2 * np.pi * (cycles * at_in + 0.1))
+        np.testing.assert_allclose(
+            matrix @ wave, np.cos(2 * np.pi * (cycles * at_out + 0.1)), atol=1e-9)
+    wave = np.cos(2 * np.pi * (highest * at_in + 0.1))
+    np.testing.assert_allclose(matrix @ wave, 0, atol=1e-9)
+
+
 # ---- sidecars
 
 def test_a_sidecar_says_what_was_measured_of_the_plane(tmp_path):
