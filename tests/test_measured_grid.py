@@ -43,6 +43,15 @@ def test_a_volume_filled_up_with_zeros_is_known_as_one(axes, sigma):
     assert grid.shape == low.shape and not grid.is_own
 
 
+def test_two_thirds_are_known_as_a_share_too():
+    low = scan(sigma=0.03, shape=(72, 64, 60))
+    sides = [(72, 108), (64, 64), (60, 60)]
+    fine = apply_operators(low, [banded(wave_matrix(*pair)) for pair in sides])
+    inside = (low > 0)[np.arange(108) * 2 // 3]
+    grid = measured_grid((np.maximum(fine, 1e-3) * inside).astype(np.float32))
+    assert grid.shares == (2 / 3, 1.0, 1.0) and grid.shape == low.shape
+
+
 @pytest.mark.parametrize("sigma", [0, 0.03])
 def test_a_volume_that_was_measured_in_full_keeps_its_grid(sigma):
     assert measured_grid(scan(sigma=sigma)).is_own
