@@ -18,6 +18,14 @@ def test_options_of_the_spherical_space_are_refused_with_the_best_preset(capsys,
     assert f"--{name}" in refused(capsys, "train", "--preset", "best", f"--{name}", value)
 
 
+@pytest.mark.parametrize("name", ["q_angle_p", "q_angle_t"])
+def test_at_most_64_classes_of_an_angle_are_taken(capsys, name):
+    for count in (1, 64):
+        assert getattr(command_line("train", [f"--{name}", str(count)]).method, name) == count
+    for count in (0, 65):
+        assert f"--{name}" in refused(capsys, "train", f"--{name}", count)
+
+
 @pytest.mark.parametrize("name", ["filter_len", "grad_len"])
 def test_even_lengths_are_refused(capsys, name):
     assert "odd" in refused(capsys, "train", f"--{name}", 8)
