@@ -89,3 +89,19 @@ def test_groups_of_buckets_are_solved_as_all_at_once(solver):
         parts.append(Gram(len(buckets), method.taps, buckets.start))
         parts[-1].packed[:], parts[-1].count[:] = whole.packed[buckets], whole.count[buckets]
     np.testing.assert_array_equal(solve_groups(parts, method), solve(whole, method))
+
+
+@pytest.mark.parametrize("volumes", [1, 5, 100, 1000])
+def test_trees_are_grown_from_volumes_of_all_the_folder(volumes):
+    most = structure.TREE_VOLUMES
+    found = structure.Octahedral(Method(feature_space="octahedral", filter_len=7)).survey_volumes(
+        list(range(volumes)))
+    assert found[0] == 0 and len(found) <= most and len(set(np.diff(found))) <= 1
+    assert len(found) == volumes if volumes <= most else found[-1] > volumes / 2
+
+
+def test_stages_need_the_memory_of_their_trees_too(monkeypatch):
+    method = Method(feature_space="octahedral", filter_len=7, trees=1, leaves=8)
+    before = structure.Octahedral(method).plan(10**6, 1e12, 1).needed
+    monkeypatch.setattr(structure, "TREE_BYTES", structure.TREE_BYTES + 5e9)
+    assert structure.Octahedral(method).plan(10**6, 1e12, 1).needed == before + 5e9

@@ -199,6 +199,17 @@ def test_the_page_holds_all_it_needs(runs):
         assert file_digest(runs["arrays"] / "h_2.npy") in text
 
 
+def test_the_page_of_thick_slices_names_the_factor_that_they_got(tmp_path):
+    thick = np.asarray(brain(4, (20, 18, 6)).dataobj)
+    nib.save(nib.Nifti1Image(thick, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "thick.nii")
+    words = ["--upscale", "--isotropic", "--no-adapt", "--test_dir", str(tmp_path / "thick.nii"),
+             "--output", str(tmp_path / "fine.nii")]
+    assert script.main(command_line("test", words)) == 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="row">factor</th><td>[1, 1, 4]</td>' in text.replace("(", "[").replace(
+        ")", "]")
+
+
 def test_names_that_look_like_places_of_the_template_are_text_in_the_page():
     rows = [{"volume": "@ABOUT@@CONTENT@.nii", "from": (1, 1, 1), "to": (2, 2, 2),
              "voxel_size": (1, 1, 1), "unit": "mm", "seconds": 1.0}]
