@@ -267,6 +267,10 @@ def test_the_bars_of_gains_are_as_long_as_their_gains():
     np.testing.assert_allclose(width / width[0], [1, 0.25, 0, 0.5], atol=1e-3)
     np.testing.assert_allclose(x, [zero, zero - width[1], zero, zero], atol=0.2)
     assert len(set(np.diff(y))) == 1 and y[0] >= 0  # one under the other, on the picture
+    names = re.findall(r'<text x="[\d.]+" y="(\d+\.?\d*)" text-anchor="end">', text)
+    high = re.findall(r'<rect [^>]* height="([\d.]+)"', text)
+    for top, baseline, height in zip(y, map(float, names), map(float, high), strict=True):
+        assert 8 < height < np.diff(y)[0] and top < baseline <= top + height
     box = re.search(r'viewBox="0 0 (\d+) (\d+)"', text)
     assert (x + width).max() < float(box[1]) and y[-1] < float(box[2])
 
