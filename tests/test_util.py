@@ -1,6 +1,7 @@
 """util.py: filters on disk, and the figures."""
 
 import csv
+import io
 import json
 import os
 import pickle
@@ -20,7 +21,7 @@ from disk.filters import load_filters, save_filters
 from disk.metrics import mean_row, metrics_row, write_metrics
 from filter_constant import Method, Request
 from hashtable import Boundaries
-from machine.progress import Stopwatch
+from machine.progress import Stopwatch, progress
 from nifti.volumes import write_volume
 from restoring.figures import brain_mask, figures
 
@@ -305,3 +306,16 @@ def test_times_of_a_step_add_up(monkeypatch):
         with watch(step):
             pass
     assert watch.seconds == {"read": 0.75, "restore": 1.0}
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_bar_is_shown_on_a_terminal_unless_quiet(monkeypatch, quiet):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress(3, "summing", "volume", quiet) as bar:
+        bar.update()
+    assert ("summing" in terminal.getvalue()) == (not quiet)
