@@ -86,19 +86,6 @@ def test_an_interpolated_scan_is_known_and_measured_sizes_are_named(tmp_path, ca
     assert request.voxel_size == (0.5, 0.5, 1) and not request.known_profile
 
 
-@pytest.mark.parametrize("side, finer", [(0.5, True), (1.5, False)])
-def test_a_measured_size_decides_whether_the_result_is_finer_than_brains_learned_from(
-        tmp_path, capsys, monkeypatch, side, finer):
-    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1)
-    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 48))))
-    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
-    scan(tmp_path / "zip.nii", np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))),
-         (side / 2, side / 2, side))
-    about = looked(capsys, tmp_path)[1]["zip.nii"]
-    assert f"axis 1: {side:g} mm measured" in about["measured"] and "--factor 2" in about["try"]
-    assert ("the result is finer than" in about["because"]) == finer
-
-
 @pytest.mark.parametrize("sizes, thick", [((3, 3, 3), False), ((0.4, 0.4, 0.8), True)])
 def test_slices_are_thick_against_the_plane_whatever_its_size(tmp_path, capsys, sizes, thick):
     scan(tmp_path / "v.nii", brain(1, (48, 48, 48)), sizes)

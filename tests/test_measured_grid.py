@@ -166,8 +166,8 @@ def test_each_volume_of_an_interpolated_series_comes_onto_the_measured_grid():
     filters = store((2, 2, 2))
     image = nib.Nifti1Image(np.stack(lows, -1), np.diag([0.5, 0.5, 1, 1]))
     route = route_to((0.25, 0.25, 0.5), np.array([0.5, 0.5, 1]), store.there)
-    series = Scan(Volume(np.stack(lows, -1), image), None, np.array([0.5, 0.5, 1]), route, [filters],
-                  np.eye(4), ())
+    series = Scan(Volume(np.stack(lows, -1), image), None, np.array([0.5, 0.5, 1]), route,
+                  [filters], np.eye(4), ())
     found = as_measured("series", series, store)
     assert found.volume.data.shape == (40, 36, 30, 2)
     np.testing.assert_array_equal(found.sizes, [1, 1, 1])

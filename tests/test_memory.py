@@ -93,9 +93,8 @@ def test_groups_of_buckets_are_solved_as_all_at_once(solver):
 
 @pytest.mark.parametrize("volumes", [1, 5, 100, 1000])
 def test_trees_are_grown_from_volumes_of_all_the_folder(volumes):
-    most = structure.TREE_VOLUMES
-    found = structure.Octahedral(Method(feature_space="octahedral", filter_len=7)).survey_volumes(
-        list(range(volumes)))
+    most, method = structure.TREE_VOLUMES, Method(feature_space="octahedral", filter_len=7)
+    found = structure.Octahedral(method).volumes_to_sample(list(range(volumes)))
     assert found[0] == 0 and len(found) <= most and len(set(np.diff(found))) <= 1
     assert len(found) == volumes if volumes <= most else found[-1] > volumes / 2
 

@@ -243,9 +243,9 @@ def test_names_from_the_user_are_text_beside_the_gains():
     row = {"volume": "</svg><b>.nii", "mask": "<i>.nii", "gain_over_spline": 0.5} | figures
     about = {"command": "", "settings": {"factor": (2, 2, 2), "start": "spline"}, "filters": {},
              "versions": {}}
-    text = make_page(about, [row], [])
-    assert text.count("&lt;/svg&gt;&lt;b&gt;.nii") == 2 and text.count("&lt;i&gt;.nii") == 1
-    assert text.count("</svg>") == 1 and "<b>" not in text and "<i>" not in text
+    text = "".join(make_page(about, [row], []))
+    assert text.count("&lt;/svg&gt;&lt;b&gt;.nii") >= 2 and "&lt;i&gt;.nii" in text
+    assert "</svg><b>" not in text and "<i>.nii" not in text
 
 
 @pytest.mark.parametrize("start, name", [("quadratic", "LR"), ("cubic", "start")])

@@ -93,7 +93,8 @@ def test_many_originals_are_noisy_and_stay_in_their_outline():
 
 def test_dark_tissue_stays_tissue_under_noise_and_sharpening():
     hr = np.where(phantom(1) > 0, phantom(1) / 1000 - 0.24, 0).clip(0).astype(np.float32)
-    sharp = sample_acquisition(SCAN, random_of(0, "a"))._replace(softness=(0.0, 0.0, 0.0), sharpening=3.0)
+    sampled = sample_acquisition(SCAN, random_of(0, "a"))
+    sharp = sampled._replace(softness=(0.0, 0.0, 0.0), sharpening=3.0)
     for found in (with_original_noise(hr, 0.04, random_of(0, "grain")), with_sharpness(hr, sharp)):
         np.testing.assert_array_equal(found > 0, hr > 0)
         assert found[hr > 0].min() == np.float32(FAINTEST) and found.max() <= 1

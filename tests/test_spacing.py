@@ -39,8 +39,9 @@ def test_filters_follow_from_the_header(sizes, asked, factors, most):
 
 
 def test_axes_are_called_slices_where_only_one_is_refined():
-    assert describe(Way([(1, 1, 4)], (1, 1, 1)), (1, 1, 4)).startswith("slices of 4 mm along axis")
-    two = describe(Way([(2, 1, 1), (1, 2, 1)], (1, 1, 1)), (2, 2, 1))
+    one = describe(Route([(1, 1, 4)], (1, 1, 1)), (1, 1, 4))
+    assert one.startswith("slices of 4 mm along axis")
+    two = describe(Route([(2, 1, 1), (1, 2, 1)], (1, 1, 1)), (2, 2, 1))
     assert two.count("voxels of 2 mm along axis") == 2 and "slices" not in two
 
 
