@@ -204,3 +204,10 @@ def test_importing_changes_nothing_of_the_host():
             "before = state()\nimport api\nassert state() == before\n")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def test_the_largest_factor_is_taken_and_the_next_one_refused():
+    array = np.random.default_rng(0).uniform(1, 2, 3 * (2 * api.MOST + 2,)).astype(np.float32)
+    assert api.degrade(array, api.MOST).shape == (2, 2, 2)
+    with pytest.raises(ValueError, match=f"a whole number from 2 to {api.MOST}"):
+        api.degrade(array, api.MOST + 1)
