@@ -9,7 +9,9 @@ from synthetic import ROOT, command
 from trainings import learned, little_memory, small_files, training
 
 import structure
-from filter_constant import Method
+from engine import CPU
+from filter_constant import Method, Request
+from learning import steps
 from machine import memory
 from machine.errors import UserError
 from matrix_compute import Gram, solve, solve_groups
@@ -104,3 +106,12 @@ def test_stages_need_the_memory_of_their_trees_too(monkeypatch):
     before = structure.Octahedral(method).plan(10**6, 1e12, 1).needed
     monkeypatch.setattr(structure, "TREE_BYTES", structure.TREE_BYTES + 5e9)
     assert structure.Octahedral(method).plan(10**6, 1e12, 1).needed == before + 5e9
+
+
+def test_on_the_cpu_one_volume_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    method = Method(feature_space="octahedral", filter_len=7, trees=1, leaves=8)
+    stages = structure.Octahedral(method)
+    checkpoint = steps.checkpoint_of(stages, [], Request(method, arrays_dir=str(tmp_path)))
+    monkeypatch.setattr(steps, "largest_volume", lambda _: 10**6)
+    planned = steps.plan_memory(stages, [], checkpoint, CPU(), 1e12)
+    assert planned.needed == stages.plan(10**6, 1e12).needed
