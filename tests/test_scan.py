@@ -117,7 +117,7 @@ def test_every_profile_and_many_levels_are_drawn_and_options_narrow_them():
     assert (sigmas == 0).mean() == pytest.approx(acquisitions.CLEAN, abs=0.06)
     assert 0.06 < sigmas.max() <= 0.07
     assert np.median(sigmas[sigmas > 0]) < 0.03  # low noise is more frequent
-    of_each = [sum(PROFILES_OF[name] in draw.profiles for draw in drawn if not draw.given)
+    of_each = [sum(PROFILES_OF[name] in one.profiles for one in drawn if not one.given)
                for name in ("kspace", "box", "gap", "gauss", "sharp")]
     assert of_each[0] > 1.8 * max(of_each[1:])  # little blur is drawn more often
     narrow = replace(SCAN, profile=("gap",), noise=2.0)
