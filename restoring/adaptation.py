@@ -1,15 +1,15 @@
 """Fine-tune filters on a scan of thick slices, with training examples from its own plane.
 
-Within their plane, thick slices are fine. The scan is blurred along an axis of the plane as the
-scanner blurred across it. The blurred scan is an LR volume with a known original: the scan itself,
-with its weighting, its noise and its anatomy. The filters of the project are corrected by their
-error on this example; a ridge limits the correction. So a FLAIR scan gets filters that learned from
-T1-weighted volumes and from the scan itself.
+Thick slices have a high resolution within their plane. The scan is blurred along an in-plane axis
+as the scanner blurred it across the slices. The blurred scan is an LR volume with a known original:
+the scan itself, with its weighting, its noise and its anatomy. The error of the project's filters
+on this example corrects the filters; a ridge limits the correction. So a FLAIR scan gets filters
+that learned from T1-weighted volumes and from the scan itself.
 
 The noise of the scan would be in the example and in its original, and filters would learn to keep
-it. So noise e with the scan's own level s is added to one and subtracted from the other, in a
-proportion that leaves no common noise (Pang et al., CVPR 2021, section 3): the noises of y + t e
-and y - e / t have covariance s^2 - s^2 = 0.
+it. To prevent this, noise e with the scan's own level s is added to one and subtracted from the
+other, in a proportion that leaves no common noise (Pang et al., CVPR 2021, section 3): the noises
+of y + t e and y - e / t have covariance s^2 - s^2 = 0.
 """
 from typing import NamedTuple
 
@@ -28,10 +28,10 @@ from util import random_of, tight_box
 
 ADAPTING_RIDGE = 5e5  # samples: weight of the pull to the uncorrected filters
 TRUST = 0.5  # share of a correction that is applied: 3/4 of its gain for 1/4 of its risk
-MOST_VOXELS = 4_000_000  # fine voxels to learn from, for each axis of the plane
+MOST_VOXELS = 4_000_000  # largest number of fine voxels to learn from, for each in-plane axis
 LEAST_SAMPLES = 50_000
-AS_FINE = 1.15  # an axis of the plane may be coarser than the new slices by this factor
-SAME = 1.02  # an axis of the plane is resampled if it is finer by more than this factor
+AS_FINE = 1.15  # an in-plane axis may be coarser than the new slices by this factor
+SAME = 1.02  # an in-plane axis is resampled if it is finer by more than this factor
 
 
 class Adapted(NamedTuple):
@@ -51,9 +51,9 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
         Background 0.
     stages : list of Stage
     method : Method
-        Of the filters, for one thick axis.
+        Method of the filters, for one thick axis.
     voxel_size : sequence of three float, optional
-        Of `low`, in any unit. By default the plane is as fine as the new slices.
+        Voxel size of `low`, in any unit. By default in-plane voxels are as small as the new slices.
 
     Returns
     -------
@@ -95,9 +95,9 @@ class Scan(NamedTuple):
     unit: np.ndarray  # (x, y, z) float32, in [0, 1]
     thick: int  # the thick axis
     factor: int  # the slices become finer by this factor
-    shrink: dict  # axis of the plane to float: spacing of the new slices over its own spacing
+    shrink: dict  # in-plane axis to float: spacing of the new slices over the axis's own spacing
     descriptors: np.ndarray
-    noise: np.ndarray  # (x, y, z) float32, random, as strong as the scan's
+    noise: np.ndarray  # (x, y, z) float32, random noise with the scan's noise level
 
     @classmethod
     def of(cls, low, method, thick, voxel_size):
@@ -114,13 +114,13 @@ class Scan(NamedTuple):
 
     @property
     def axes(self):
-        """The axes of the plane that are fine enough to learn from."""
+        """The in-plane axes that are fine enough to learn from."""
         return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
 
     def resizing(self, axis):
-        """The matrix that brings an axis of the plane to the spacing of the new slices.
+        """The matrix that resamples an in-plane axis to the spacing of the new slices.
 
-        Its length is cut to a multiple of the factor, as the original of an example needs it.
+        The new length is cut to a multiple of the factor, since an original needs such a length.
         """
         side = self.unit.shape[axis]
         fine = side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
@@ -132,8 +132,8 @@ class Scan(NamedTuple):
         Parameters
         ----------
         blur : ndarray, shape (n, side)
-            Matrix that will blur the first of them along an axis. The added noise is scaled so
-            that, after blurring, this volume is as noisy as the scan.
+            Blur matrix for the first of the two volumes. The added noise is scaled so that, after
+            this blur, the volume is as noisy as the scan.
         """
         kept = np.square(blur[len(blur) // 2]).sum()
         share = np.sqrt(max(1 / kept - 1, 0.1))
@@ -143,12 +143,11 @@ class Scan(NamedTuple):
 
 
 def profile_of_slices(scan):
-    """Estimate the slice profile: it makes the plane look like the scan across its slices.
+    """Estimate the slice profile that makes an in-plane axis look like the thick axis.
 
-    Each profile is tried along the axes of the plane. In the blurred volume, the blurred axis and
-    the thick axis are then sampled alike. The profile for which the differences along the two axes
-    agree best is taken. It is ``box`` if there are too few slices for an estimate.
-
+    The in-plane axes are blurred with each profile. The blurred axis then has the same sampling as
+    the thick axis. The profile with the best agreement of the differences along the two axes is
+    chosen. If there are too few slices for an estimate, the profile is ``box``.
     Parameters
     ----------
     scan : Scan
@@ -179,15 +178,15 @@ def own_example(scan, axis, profile, method):
     ----------
     scan : Scan
     axis : int
-        Of the plane.
+        The in-plane axis to blur.
     profile : str
     method : Method
 
     Returns
     -------
     LRVolume
-        Its axes are exchanged: the blurred axis stands where the filters expect the thick axis.
-        None if there is no brain in it.
+        Its axes are permuted: the blurred axis takes the position of the thick axis. None if the
+        example holds no brain.
     """
     fine = scan.resizing(axis)
     noisy, original = scan.twins(_blur(fine, scan.factor, profile))
@@ -195,7 +194,7 @@ def own_example(scan, axis, profile, method):
     planes = _middle(scan.unit, other, len(fine) * scan.unit.shape[scan.thick] * scan.factor)
 
     def on_fine_grid(volume, order):
-        """Resample the axis of the plane, and the slices by a spline, to the new spacing."""
+        """Resample the in-plane axis and, by a spline, the thick axis to the new spacing."""
         side = scan.unit.shape[scan.thick]
         volume = _along(volume[planes], fine, axis)
         matrix = zoom_matrix(side, side * scan.factor, order, True, "edges")
@@ -223,7 +222,7 @@ def own_example(scan, axis, profile, method):
 
 
 def _blur(fine, factor, profile):
-    """The matrix from an axis of the plane to thick voxels."""
+    """The matrix from an in-plane axis to thick voxels."""
     return profile_matrix(len(fine), factor, profile) @ fine
 
 

@@ -1,4 +1,4 @@
-"""Images to compare a restored volume with, on its own grid."""
+"""Comparison images for a restored volume, on its own grid."""
 import numpy as np
 
 from degrading.banded import apply_operators
@@ -7,7 +7,7 @@ from util import bright_level_of_scan
 
 
 def comparison_images(low, fine, fine_to_low):
-    """The images for a report of an upscaled volume, on its grid and in [0, 1].
+    """Comparison images for the report of an upscaled volume, on its grid and in [0, 1].
 
     Parameters
     ----------
@@ -16,12 +16,12 @@ def comparison_images(low, fine, fine_to_low):
     fine : ndarray of float32, shape (X, Y, Z)
         The upscaled scan.
     fine_to_low : ndarray, shape (4, 4)
-        From its voxels to those of the scan.
+        Matrix from voxels of `fine` to voxels of `low`.
 
     Returns
     -------
     dict of str to ndarray
-        The LR voxels as they are, the quintic spline, the restored volume.
+        LR voxels by nearest neighbour, the quintic spline, and the restored volume.
     """
     scale = np.float32(bright_level_of_scan(low) or low.max())
     places = zip(_places(fine.shape, fine_to_low), low.shape, strict=True)
@@ -36,21 +36,21 @@ def comparison_images(low, fine, fine_to_low):
 
 
 def spline_onto(low, shape, fine_to_low, order=5):
-    """Interpolate a volume on another grid by a spline, as a user would without filters.
+    """Interpolate a volume to another grid by a spline, the alternative without filters.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
     shape : tuple of three int
-        Of the other grid.
+        Shape of the other grid.
     fine_to_low : ndarray, shape (4, 4)
-        From its voxels to those of `low`.
+        Matrix from voxels of the other grid to voxels of `low`.
     order : int, optional
 
     Returns
     -------
     ndarray of float32, of `shape`
-        Not below zero.
+        Intensities not below zero.
     """
     places = zip(low.shape, _places(shape, fine_to_low), strict=True)
     operators = [spline_operator(side, along, order, at_faces=True) for side, along in places]

@@ -1,8 +1,9 @@
-"""Evaluation on simulated scans: PSNR and figures of use, also of splines for comparison.
+"""Evaluation on simulated scans: PSNR and figures of use, for the filters and for splines.
 
-A high-resolution volume is degraded by a slice profile, noise is added, and the outline is cut from
-the LR volume itself. Restoring gets nothing of the original. The restored volume is compared with
-the original. So are three splines and, if noise was added, a denoiser before the quintic spline.
+A high-resolution volume is degraded by a slice profile, noise is added, and the result is masked on
+the LR grid. Restoring gets no information from the original. The original is then compared with the
+restored volume, with three splines and, if noise was added, with a denoiser before the quintic
+spline.
 """
 import contextlib
 import itertools
@@ -31,14 +32,14 @@ from restoring.figures_of_use import figures_of_use, regions_of, table_of_use, t
 from restoring.steps import origin_of, restore
 from util import decibel, random_of
 
-FINISHED = ".finished"  # folder with the figures of each volume of a run, until all are there
+FINISHED = ".finished"  # folder with the figures of finished volumes, until the run ends
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
-AROUND = 2  # voxels: `whole` is the brain dilated by this
+AROUND = 2  # voxels: `whole` is the brain dilated by this distance
 
 
 def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
                   voxel_size=(1, 1, 1), regions=None):
-    """Degrade a volume as a scanner does, restore it, and compare.
+    """Degrade a volume as a scanner does, restore it, and compare it with the original.
 
     Parameters
     ----------
@@ -49,23 +50,22 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     profile : str
         A key of `degrading.slice_profile.PROFILES`.
     noise : float
-        Per cent of the 99.9 % intensity, Rician standard deviation.
+        Standard deviation of the Rician noise, in per cent of the 99.9 % intensity.
     name : str
-        Of the volume. The random noise depends on it.
+        Name of the volume. The random noise depends on the name.
     engine : engine.CPU or its like, optional
     voxel_size : sequence of three float, optional
-        Of the image, in mm. It decides how fine the plane of thick slices is, and if the volume is
-        a whole head.
+        Voxel size of the image, in mm. It gives the in-plane resolution of thick slices, and helps
+        to recognise a whole head.
     regions : figures_of_use.Regions, optional
-        Of the original; by default they are found.
+        Regions of the original; by default they are computed.
 
     Returns
     -------
     row : dict
         PSNR in dB of each method inside the brain and over the whole brain, and the gains of the
-        filters over the best other method. The figures of use of the original, the best spline
-        inside, the denoised volume if noise was added, and the restored volume; see
-        `figures_of_use`.
+        filters over the best alternative. Figures of use (see `figures_of_use`) of the original,
+        the best spline inside, the denoised volume if noise was added, and the restored volume.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
 
 
 def _columns_of_use(compared, regions, tissue):
-    """Figures of use of the original and of the volumes to compare, a dict of arrays by name."""
+    """Figures of use of the original, and of each volume in the dict `compared`, by column name."""
     figures = {}
 
     def measure(way):
@@ -134,18 +134,18 @@ def _columns_of_use(compared, regions, tissue):
 
 
 def evaluate_file(path, filters, request, engine):
-    """Evaluate a volume at each of --test_profile and --test_noise.
+    """Evaluate a volume for each pair of --test_profile and --test_noise.
 
     Parameters
     ----------
     path : Path
     filters, request, engine
-        As for `evaluate_scan`.
+        See `evaluate_scan`.
 
     Returns
     -------
     dict
-        Its "origin", see `steps.origin_of`, and its "rows", as `evaluate_volume` gives them.
+        "origin": the result of `steps.origin_of`; "rows": the result of `evaluate_volume`.
 
     Raises
     ------
@@ -165,21 +165,21 @@ def evaluate_file(path, filters, request, engine):
 
 
 def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
-    """Evaluate a volume at each of --test_profile and --test_noise.
+    """Evaluate a volume for each pair of --test_profile and --test_noise.
 
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
         Background 0.
     voxel_size : ndarray, shape (3,)
-        In mm.
+        Voxel size of `data`, in mm.
     filters, request, name, engine
-        As for `evaluate_scan`.
+        See `evaluate_scan`.
 
     Returns
     -------
     list of dict
-        For each pair of profile and noise: the volume and the row of `evaluate_scan`.
+        One row for each pair of profile and noise: the volume's name, and `evaluate_scan`.
     """
     axes = list(filters.axes)
     image, sizes = data.transpose(axes), voxel_size[axes]
@@ -190,10 +190,10 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
 
 
 def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
-    """Evaluate each volume at each of --test_profile and --test_noise; returns the exit status.
+    """Evaluate volumes for each pair of --test_profile and --test_noise; returns the exit status.
 
-    The figures are written to metrics.csv in the folder; a table is printed. `each` calls the work
-    for each volume, as `machine.threads.in_turn` does.
+    The figures are written to metrics.csv in the folder, and a table is printed. `each` applies the
+    work to each volume, like `machine.threads.in_turn`.
     """
     make_folder(folder)
     print(f"Degrading {len(volumes)} volume(s) of {request.test_dir} as scanners do, "
@@ -240,9 +240,9 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
 
 
 def _finished_before(kept, mask):
-    """Rows of the volumes that the same run finished before it was interrupted: a dict by path.
+    """Rows of the volumes that the interrupted run finished: a dict by path.
 
-    A volume is left out if its file, or its mask, is another one now.
+    A volume is left out if its file or its mask has changed since.
     """
     found = {}
     for path, file in kept.items():

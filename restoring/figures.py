@@ -11,11 +11,11 @@ FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 
 
 def brain_mask(volume):
-    """The voxels that figures are computed over: ndarray of bool, shape of the box.
+    """Mask of the voxels for PSNR and SSIM: ndarray of bool, shape of the box.
 
-    These are the HR voxels that are not zero, FIGURE_MARGIN or more from the faces of the volume:
-    nearer to the faces, the published filters have no whole patch. If the volume is too small for
-    this, all HR voxels that are not zero are taken.
+    It holds the nonzero HR voxels at a distance of FIGURE_MARGIN or more from the faces of the
+    volume. Nearer to the faces, the published filters lack a whole patch. If the volume is too
+    small for this, the mask holds all nonzero HR voxels.
     """
     mask = volume.hr != 0
     for axis, (part, side) in enumerate(zip(volume.box, volume.operator.shape, strict=True)):
@@ -28,16 +28,16 @@ def brain_mask(volume):
 def figures(hr, estimate, mask):
     """PSNR (dB) and SSIM of an estimate, data range 1.
 
-    They are computed over the brain, and over the whole cropped box as published. Every method
-    restores the black surround of the box without error. So figures over the box are higher and
-    less informative. If all errors lie within the brain, the difference in PSNR between two methods
-    is the same over both.
+    Both are computed over the brain and, as published, over the whole cropped box. Every method
+    restores the black surround of the box without error. So the values over the box are higher and
+    less informative. If all errors lie within the brain, the PSNR difference between two methods is
+    the same over the brain and over the box.
 
     Parameters
     ----------
     hr, estimate : ndarray of float32, shape (X, Y, Z), in [0, 1]
     mask : ndarray of bool, shape (X, Y, Z)
-        The brain.
+        Brain mask.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def figures(hr, estimate, mask):
 
 
 def _similarity(hr, estimate):
-    """scikit-image's SSIM of each voxel, some planes at a time: pairs of a slice and an ndarray.
+    """Yield scikit-image's SSIM of each voxel, some planes at a time: a slice and an ndarray.
 
     The whole volume at once would take the memory of a dozen volumes.
     """
@@ -86,7 +86,7 @@ def _similarity(hr, estimate):
 
 
 def figures_of(hr, estimates, mask):
-    """The figures of several estimates, a dict of arrays; computed in parallel."""
+    """The figures of several estimates (a dict of arrays by name), computed in parallel."""
     found = {}
 
     def measure(name):

@@ -1,8 +1,8 @@
 """Figures for the use of a restored volume: means, edges, noise and tissue, against the original.
 
-PSNR does not tell blur from noise. These figures measure separately what later tools depend on. The
-voxels that they are taken over are chosen from the original alone, so they are the same for all
-volumes that are compared.
+PSNR does not distinguish blur from noise. These figures measure separately the properties that
+later tools depend on. They are computed over voxels that are chosen from the original alone, so all
+compared volumes use the same voxels.
 """
 from dataclasses import dataclass, field, replace
 
@@ -12,15 +12,15 @@ from scipy.stats import median_abs_deviation
 from skimage.filters import threshold_multiotsu
 
 CLASSES = ("dark", "middle", "bright")  # CSF, grey matter and white matter in T1-weighted brains
-DEEP = 5  # voxels: the inside is the brain eroded by this
+DEEP = 5  # voxels: `inside` is the brain eroded by this distance
 EDGE_SMOOTHING, FLAT_SMOOTHING = 1.0, 2.0  # voxels, standard deviations
-FLAT_SHARE = 0.2  # of the voxels inside: those with the smallest gradient are flat
-WINDOW = 5  # voxels: noise that lasts over two or three voxels is left out by a smaller window
-FEWEST = 30  # voxels that a figure is taken from; it is left out if there are fewer
+FLAT_SHARE = 0.2  # share of the voxels inside, with the smallest gradients, that count as flat
+WINDOW = 5  # voxels: a smaller window would miss noise that extends over two or three voxels
+FEWEST = 30  # smallest number of voxels for a figure; with fewer, the figure is left out
 TEN_TO_NINETY = 2.563 / np.sqrt(2 * np.pi)  # 10-90 % width of a Gaussian edge, times its slope
 
 COMPARED = {"spline": "best spline", "denoised": "denoised", "restored": "restored"}  # in tables
-# Figure, its name in tables, its unit, if each class has one, decimals.
+# Figure, name in tables, unit, True if each class has a value, decimals.
 COLUMNS = (("edge_width", "edge", "mm", False, 2), ("noise_left", "noise", "%", False, 2),
            ("bias", "bias, %", "", True, 1), ("dice", "Dice", "", True, 3),
            ("volume_error", "volumes off, %", "", True, 1))
@@ -29,26 +29,26 @@ CELL = 8  # characters
 
 @dataclass(frozen=True)
 class Regions:
-    """Voxels of an original that figures are taken over; `classes` is None if it has no three.
+    """Voxels of an original for the figures; `classes` is None unless there are three classes.
 
     Attributes
     ----------
     brain, inside : ndarray of bool, shape (X, Y, Z)
-        Voxels that are not zero; those of them that are more than DEEP voxels from the outline.
+        Nonzero voxels; nonzero voxels that are more than DEEP voxels from the outline.
     classes : ndarray of uint8, one for each voxel of the brain, or None
-        0, 1, 2 as in CLASSES.
+        0, 1, 2: indices in CLASSES.
     means : ndarray, shape (3,), or None
         Mean intensity of each class.
     edge : ndarray of int
         Flat indices of the voxels on the edge between the middle and the bright class.
     distance : ndarray of float32
-        Signed distance of these voxels from the edge in mm, positive on the bright side.
+        Signed distance of the `edge` voxels from the edge in mm, positive on the bright side.
     contrast : float
         Difference of the medians of the bright and the middle class.
     flat : ndarray of int
-        Flat indices of the voxels in flat places.
+        Flat indices of the voxels in regions of small gradient.
     own : dict of str to float
-        ``edge_width`` and ``noise_left`` of the original itself, as `figures_of_use` gives them.
+        ``edge_width`` and ``noise_left`` of the original itself, see `figures_of_use`.
     """
 
     brain: np.ndarray
@@ -63,14 +63,14 @@ class Regions:
 
 
 def regions_of(hr, voxel_size=(1, 1, 1)):
-    """Choose the voxels of an original that figures are taken over.
+    """Choose the voxels of an original for the figures.
 
     Parameters
     ----------
     hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
         Background 0.
     voxel_size : sequence of three float, optional
-        In mm.
+        Voxel size in mm.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def regions_of(hr, voxel_size=(1, 1, 1)):
 def _slope(volume, smoothing, voxel_size):
     """Gradient magnitude per mm of a smoothed volume, by derivatives of a Gaussian.
 
-    Differences of neighbours would be 8 % too small at the sharpest edges.
+    Differences of neighbouring voxels would be 8 % too small at the sharpest edges.
     """
     squares = np.zeros(volume.shape, np.float32)
     for axis, size in enumerate(voxel_size):
@@ -108,7 +108,7 @@ def _slope(volume, smoothing, voxel_size):
 
 
 def _three_classes(values):
-    """Thresholds and classes by three-class multi-Otsu; None, None if there are no three."""
+    """Thresholds and classes by three-class multi-Otsu; None, None if there are fewer classes."""
     try:
         thresholds = threshold_multiotsu(values, len(CLASSES))
     except ValueError:  # fewer than three intensities
@@ -126,8 +126,8 @@ def _means(values, classes):
 def _edge(hr, inside, thresholds, voxel_size):
     """Voxels on the edge between the middle and the bright class, and their signed distances.
 
-    The edge is where the smoothed original crosses the upper threshold. Places with the dark class
-    or the background within two voxels are left out: the step there is another one.
+    On the edge, the smoothed original crosses the upper threshold. Voxels within two voxels of the
+    dark class or of the background are left out: they lie on a different edge.
     """
     smooth = gaussian_filter(hr, EDGE_SMOOTHING)
     slope = _slope(hr, EDGE_SMOOTHING, voxel_size)
@@ -145,7 +145,7 @@ def figures_of_use(volume, regions):
     volume : ndarray of float32, shape (X, Y, Z), in [0, 1]
         A volume to compare with the original, or the original itself.
     regions : Regions
-        Of the original.
+        Regions of the original.
 
     Returns
     -------
@@ -180,9 +180,10 @@ def figures_of_use(volume, regions):
 def edge_width(volume, regions):
     """Width of the edge between the middle and the bright class, 10 to 90 %, in mm.
 
-    It follows from the slope across the edge: intensities within half a voxel of the edge, against
-    the distance from it. Noise does not steepen this slope, since the distance is taken from the
-    original. A Gaussian edge with the original's contrast and this slope would have the width.
+    The slope across the edge comes from a regression of the intensities within half a voxel of the
+    edge on their distance from it. Noise does not steepen this slope, since the distance comes from
+    the original. The result is the width of a Gaussian edge with the original's contrast and this
+    slope.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def edge_width(volume, regions):
     Returns
     -------
     float or None
-        None if there are too few voxels on the edge, or the volume shows no edge there.
+        None if there are too few voxels on the edge, or the volume has no edge there.
     """
     if len(regions.edge) < FEWEST:
         return None
@@ -202,7 +203,7 @@ def edge_width(volume, regions):
 
 
 def noise_left(volume, regions):
-    """Standard deviation about the local mean in flat places, by the median absolute deviation.
+    """Standard deviation from the local mean in flat regions, by the median absolute deviation.
 
     Parameters
     ----------
@@ -212,16 +213,17 @@ def noise_left(volume, regions):
     Returns
     -------
     float
-        In the intensities of the volume.
+        In intensity units of the volume.
     """
     rest = volume.ravel()[regions.flat] - uniform_filter(volume, WINDOW).ravel()[regions.flat]
     return float(median_abs_deviation(rest, scale="normal"))
 
 
 def tissue_figures(volume, regions):
-    """Agreement of a plain segmentation of a volume with the same segmentation of the original.
+    """Agreement of a simple segmentation of a volume with that of the original.
 
-    Each is divided by three-class multi-Otsu of its own intensities within the original's brain.
+    Each volume is segmented by three-class multi-Otsu of its own intensities, within the original's
+    brain.
 
     Parameters
     ----------
@@ -231,8 +233,9 @@ def tissue_figures(volume, regions):
     Returns
     -------
     dict of str to float
-        ``dice_dark`` and so on: 2 |A and B| / (|A| + |B|). ``volume_error_dark`` and so on: per
-        cent of the original's volume. Empty if one of the two has no three classes.
+        ``dice_dark`` and so on: 2 |A and B| / (|A| + |B|). ``volume_error_dark`` and so on: error
+        in per cent of the original's volume. Empty if one of the volumes has fewer than three
+        classes.
     """
     _, classes = _three_classes(volume[regions.brain])
     if regions.classes is None or classes is None:
@@ -247,18 +250,18 @@ def tissue_figures(volume, regions):
 
 
 def table_of_use(rows):
-    """The figures of an evaluation for people: means over its volumes.
+    """Text table of the figures of an evaluation: means over its volumes.
 
     Parameters
     ----------
     rows : list of dict
-        As `evaluation.evaluate_scan` gives them; rows of an older version have no figures of use.
+        Rows of `evaluation.evaluate_scan`; rows of an older version have no figures of use.
 
     Returns
     -------
     list of str
-        Lines: three heads, the original, and each volume that was compared, by profile and noise.
-        Bias and errors are means of absolute values. No line if there are no figures.
+        Lines: three headings, the original, and each compared volume, by profile and noise. Bias
+        and errors are means of absolute values. Empty if there are no figures.
     """
     groups = {("original", "original"): rows}
     for row in rows:

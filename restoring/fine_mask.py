@@ -15,17 +15,17 @@ def write_fine_mask(target, mask, image, shape, to_low, root, files=None):
     Parameters
     ----------
     target : Path
-        The result; a name of BIDS.
+        Path of the result, a BIDS name.
     mask : nifti.masks.Mask
-        On the grid of the scan.
+        Mask on the grid of the scan.
     image : nibabel image
         The scan.
     shape : tuple of three int
-        Of the result.
+        Shape of the result.
     to_low : ndarray, shape (4, 4)
-        From voxels of the result to those of the scan.
+        Matrix from voxels of the result to voxels of the scan.
     root : Path
-        The raw dataset.
+        Folder of the raw dataset.
     files : disk.files.WholeFiles, optional
         Group of files that the mask belongs to.
     """

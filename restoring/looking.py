@@ -96,7 +96,7 @@ def look(path, store):
 
 
 def _content(low, in_mm, mask, inside):
-    """Content of the volume in words; voxels in which brightness, noise and blur are estimated."""
+    """Content of the volume in words, and the voxels to estimate brightness, noise and blur in."""
     if mask:
         return f"a head with a mask, {mask.path.name}", inside
     head, bright = find_head(low, in_mm)
@@ -109,7 +109,7 @@ def _content(low, in_mm, mask, inside):
 
 
 def _reader(store, factor):
-    """The reader of slice profiles; None if the filters are not there or have no reader."""
+    """The reader of slice profiles; None if the filters are missing or have no reader."""
     try:
         filters = store(factor)
     except UserError:

@@ -1,4 +1,4 @@
-"""A scan on the grid that it was measured on: the input of upscaling."""
+"""A scan on its measured grid: the input of upscaling."""
 from typing import NamedTuple
 
 import numpy as np
@@ -11,28 +11,28 @@ from restoring.spacing import Route, describe, route_to
 
 
 class Scan(NamedTuple):
-    """The volumes of a file on the grid from which they are upscaled, and the filters for them."""
+    """The volumes of a file on the grid from which they are upscaled, and their filters."""
 
     volume: Volume
-    inside: np.ndarray | None  # of bool: the brain, from the mask
-    sizes: np.ndarray  # (3,) of its voxels
+    inside: np.ndarray | None  # of bool: brain mask
+    sizes: np.ndarray  # (3,): voxel sizes of `volume`
     route: Route
     uses: list  # of Filters
-    to_low: np.ndarray  # (4, 4), from its voxels to those of the file
-    profiles: tuple  # of three str; empty if they are not known
+    to_low: np.ndarray  # (4, 4): matrix from voxels of `volume` to voxels of the file
+    profiles: tuple  # of three str: slice profiles; empty if unknown
 
 
 def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
-    """The scan on the grid that it was measured on, if it was interpolated afterwards.
+    """The scan on its measured grid, if the scanner interpolated it.
 
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the scan, for messages.
     scan : Scan
     store : restoring.steps.FilterStore
     filled : sequence of three float, optional
-        Measured shares of its voxels along each axis, from the sidecar.
+        Measured share of the voxels along each axis, from the sidecar.
 
     Returns
     -------
@@ -73,6 +73,6 @@ def volumes_of(volume):
 
 
 def first_seen(volume):
-    """The first volume of a file that is not black; if all are, the first."""
+    """The first volume of a file that is not black, or the first volume if all are black."""
     lows = volumes_of(volume)
     return next(filter(np.any, lows), lows[0])

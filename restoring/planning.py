@@ -16,14 +16,14 @@ from restoring.measured_scan import first_seen
 from restoring.spacing import Route, describe, of_three, route_to
 from structure import structure_of
 
-THICK = 1.5  # times longer than another axis: slices count as thick
-ADAPT_BYTES = 0.45 * GB  # while filters are fine-tuned on a scan
-LAST_SPLINE_BYTES = 12  # per voxel: the last spline works along one axis after another
-WORK_BYTES = 0.45 * GB  # a tile at work; without volumes and compiled code
+THICK = 1.5  # ratio of voxel sizes of two axes, above which slices count as thick
+ADAPT_BYTES = 0.45 * GB  # memory to fine-tune filters on a scan
+LAST_SPLINE_BYTES = 12  # memory per voxel; the last spline works along one axis after another
+WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and compiled code
 
 
 def plan(path, name, store):
-    """The `Route` to the requested voxel sizes, and its filters, from header and sidecar alone."""
+    """The `Route` to the requested voxel sizes, and its filters; voxels are read only if needed."""
     request = store.request
     image, shape = checked_image(path, (3, 4), SERIES_BYTES)
     sizes, unit = voxel_sizes_of(image), unit_of(image)
@@ -46,7 +46,7 @@ def plan(path, name, store):
 
 
 def _from_measured(path, goal, sizes, shape, store, fault):
-    """The way from the measured grid, for a scan whose own grid is as fine as requested.
+    """Route, voxel sizes and shape on the measured grid, for a scan that is as fine as requested.
 
     Raises UserError with the given fault if the scan was not interpolated.
     """
@@ -71,33 +71,34 @@ def check_slices(name, shape, factor):
 
 
 def find_head(low, voxel_size):
-    """Find out whether a volume without a mask seems to be a whole head.
+    """Decide whether a volume without a mask seems to be a whole head.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
-        In mm.
+        Voxel size in mm.
 
     Returns
     -------
     head : bool
     bright : ndarray of bool, shape (x, y, z), or None
-        Its bright part, if its air is zeros; in noisy air, the descriptors find it themselves.
+        Bright part of a head with zeros for air. It is None for noisy air: the descriptors then
+        find the bright part themselves.
     """
     bright = head_in_zeros(low, voxel_size)
     return bright is not None or bright_part(low) is not None, bright
 
 
 def read_inside(name, low, voxel_size, use, mask=None):
-    """The voxels in which the brightness and the descriptors of a whole head are estimated.
+    """Choose the voxels to estimate the brightness and the descriptors of a whole head in.
 
-    A message reports this.
+    A message reports the choice.
 
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the volume, for messages.
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
         In mm.
@@ -109,7 +110,7 @@ def read_inside(name, low, voxel_size, use, mask=None):
     inside : ndarray of bool, shape (x, y, z), or None
         None if there is no mask and no whole head with zeros for air is found.
     head : bool or None
-        Whether it is a whole head, or seems to be one; None if the filters do not ask.
+        True if it is a whole head, or seems to be one; None if the filters do not need this.
     """
     drawn = use.method.for_scans
     if mask:
@@ -127,7 +128,7 @@ def read_inside(name, low, voxel_size, use, mask=None):
 
 
 def warn_of_axis(path, factor, sizes, unit="mm"):
-    """Warn if slices are thick along another axis than the refined one."""
+    """Warn if slices are thick along an axis other than the refined one."""
     refined = [axis for axis in range(3) if factor[axis] > 1]
     thick = int(np.argmax(sizes))
     if len(refined) == 1 and sizes[thick] > THICK * sizes[refined[0]]:
@@ -138,7 +139,7 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
 
 
 def is_thick(use):
-    """True if filters are for thick slices of scans, and so can be fine-tuned on a scan."""
+    """True for filters for thick slices of scans: they can be fine-tuned on a scan."""
     return use.method.for_scans and sorted(use.method.factor)[1] == 1
 
 
@@ -153,7 +154,7 @@ def _check_memory(path, image, shape, sizes, route, uses, request):
                          for side, size, goal in zip(shape, sizes, route.sizes, strict=True))
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(route.sizes, unit_of(image))}"
-    learning = ADAPT_BYTES if request.adapt and any(map(is_thick, uses)) else 0  # earlier
+    learning = ADAPT_BYTES if request.adapt and any(map(is_thick, uses)) else 0  # before restoring
     storing = count * voxels * image.get_data_dtype().itemsize if request.dtype == "same" else 0
     needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):

@@ -1,4 +1,4 @@
-"""From a volume's voxel sizes to the requested ones: choice of the filters, and the last spline.
+"""Route from a volume's voxel sizes to the requested ones: choice of filters, and last spline.
 
 Filters serve whole factors only. For any other ratio the nearest filters are used. Their grid is
 about as fine as requested; a spline then brings the volume to the exact voxel sizes. Nothing here
@@ -14,7 +14,7 @@ from disk.filters import tags
 
 SAME = 1e-5  # relative: a smaller difference of voxel sizes comes from rounding in headers
 LEAST_RATIO = 1.1  # an axis that becomes finer by less than this factor needs no filters
-LEAST_REST = 1.5  # this limit for the rest of a ratio, after filters of a cubic factor
+LEAST_REST = 1.5  # the same limit for the ratio that remains after filters of a cubic factor
 # A ratio may exceed a whole factor by this much; from there on the filters of the next factor
 # restore more (measured, see docs/scans.md).
 OVER, OVER_FROM_3 = 0.2, 0.5
@@ -25,7 +25,7 @@ class Route(NamedTuple):
     """The steps from a volume to the requested voxel sizes."""
 
     factors: list  # of tuple of three int: factors of the filters, in the order of their use
-    sizes: tuple | None  # of three float: final voxel sizes; None: those that the filters give
+    sizes: tuple | None  # of three float: final voxel sizes; None: no last spline
     most: bool = False  # True if an axis needs a larger factor than any filters have
 
     @property
@@ -40,15 +40,15 @@ def route_to(asked, sizes, there, unit="mm"):
     Parameters
     ----------
     asked, sizes : sequence of three float
-        Voxel sizes: the requested ones, and those of the volume.
+        Requested voxel sizes, and voxel sizes of the volume.
     there : iterable of tuple of three int
-        Factors of the available filters; the order of axes does not matter.
+        Factors of the available filters, in any order of axes.
     unit : str, optional
-        Of the sizes.
+        Unit of the sizes.
 
     Returns
     -------
-    Way
+    Route
 
     Raises
     ------
@@ -123,13 +123,13 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
     ----------
     fine : ndarray of float32, shape (X, Y, Z)
     fine_to_low : ndarray, shape (4, 4)
-        From its voxels to those of the volume it came from.
+        Matrix from voxels of `fine` to voxels of the LR volume.
     low_shape : tuple of three int
-        Of that volume.
+        Shape of the LR volume.
     sizes, goal : sequence of three float
-        Voxel sizes of that volume, and the requested ones.
+        Voxel sizes of the LR volume, and the requested ones.
     least : float, optional
-        The lowest intensity: results are clipped to it.
+        Lowest intensity; results below it are clipped.
     background : float, optional
         The intensity of the background; None if there is none.
 
@@ -139,7 +139,7 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
         It covers the field of view, to the nearest voxel. If `fine` already has the requested
         sizes, it is `fine` itself.
     to_low : ndarray, shape (4, 4)
-        From its voxels to those of the volume it came from.
+        Matrix from voxels of `volume` to voxels of the LR volume.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
             operators.append(identity(side))
             middles.append(np.arange(side))
             continue
-        new_step = goal[axis] / sizes[axis]  # in voxels of the volume it came from
+        new_step = goal[axis] / sizes[axis]  # in LR voxels
         count = max(round(low_side / new_step), 1)
         new_start = (low_side - 1) / 2 - (count - 1) / 2 * new_step
         places = (new_start + new_step * np.arange(count) - start) / step
@@ -182,7 +182,7 @@ def _mean_operator(side, places, ratio):
 
 
 def describe(route, sizes, unit="mm"):
-    """Describe the way for a volume of these voxel sizes, in words.
+    """The route for a volume of these voxel sizes, in words.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The steps of restoring volumes, degraded here or truly low-resolution, and files to degrade.
+"""Steps to restore volumes, degraded here or truly low-resolution, and to degrade files.
 
 restoring/upscaling.py upscales files that are truly low-resolution.
 """
@@ -30,16 +30,16 @@ class Restored(NamedTuple):
 
     row: dict  # figures, or facts about the upscaling
     images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
-    affine: np.ndarray  # (4, 4), of the images' orientation and voxel size
+    affine: np.ndarray  # (4, 4): orientation and voxel size of the images
     watch: Stopwatch
-    method: Method  # of the last filters, with the total factor
+    method: Method  # method of the last filters, with the total factor
     uses: list  # of Filters, in the order of their use
     origin: dict  # the input files and their SHA-256, see `origin_of`
     missed: int = 0  # volumes of a series that could not be restored
 
 
 class FilterStore:
-    """Filters by their factor. Each is read once.
+    """Filters by their factor. Each file is read once.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class FilterStore:
         return self._read[factor]
 
     def digests(self):
-        """SHA-256, by file name, of all filters that volumes may be restored with: a dict."""
+        """SHA-256 of all filters that may be used for restoring: a dict by file name."""
         if self.by_size:
             return digests_there(self.request, self.there)
         return self.first().digests
@@ -110,12 +110,12 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
     volume : get_lar.LRVolume
     stages : list of Stage
     method : Method
-        Of the filters.
+        Method of the filters.
     engine : engine.CPU or its like, optional
     advance : callable, optional
         Called from time to time with the share of the work done since the last call.
     blend_threshold : int, optional
-        As --blend_threshold.
+        See --blend_threshold.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def upscale(low, stages, method, engine=None, inside=None):
         Background 0. If more than one voxel in a hundred is below zero, see `intensities`.
     stages : list of Stage
     method : Method
-        Of the filters.
+        Method of the filters.
     engine : engine.CPU or its like, optional
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, see `get_lar.make_fine`.
@@ -158,7 +158,7 @@ def upscale(low, stages, method, engine=None, inside=None):
     Returns
     -------
     fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensities of `low`. `Degradation.fine_to_low` gives the positions of its voxels.
+        In intensity units of `low`. `Degradation.fine_to_low` gives the positions of its voxels.
 
     Examples
     --------
@@ -185,9 +185,9 @@ def upscale(low, stages, method, engine=None, inside=None):
 def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     """Put a restored box back into the whole volume, and restore the brain outside the box.
 
-    The published crop leaves out the last plane of a brain that fills its array, and the trailing
-    planes of a side that is not a multiple of the factor. These planes are restored from the volume
-    mirrored at its faces. Figures are computed in the box, as published.
+    The published crop omits the last plane of a brain that fills its array. It also omits the
+    trailing planes of a side that is not a multiple of the factor. These planes are restored from
+    the volume mirrored at its faces. Figures are computed in the box, as published.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     volume : get_lar.LRVolume
     sr : ndarray of float32, shape of ``volume.lr``
     stages, method, engine, blend_threshold
-        As for `restore`.
+        See `restore`.
 
     Returns
     -------

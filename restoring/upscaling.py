@@ -108,12 +108,12 @@ def upscale_file(path, target, store, engine, files=None):
 
 
 class Estimates(NamedTuple):
-    """Estimates from a volume."""
+    """Estimates from a volume: noise, blur, and trust in the filters."""
 
     descriptors: np.ndarray | None  # of noise and blur; None if the filters do not use them
     trust: float  # share of the filters' change that was applied, see degrading/profile_reader.py
-    # Distance of the descriptors from those of the training, and the slice profile that they are
-    # most like; None if the filters do not use them.
+    # Distance of the descriptors from those of the training, and the most similar slice profile;
+    # None if the filters do not use descriptors.
     distance: float | None
     like: str | None
 
@@ -122,11 +122,11 @@ class Upscaled(NamedTuple):
     """The upscaled volumes of a file."""
 
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
-    to_low: np.ndarray  # (4, 4), from their voxels to those of the file
+    to_low: np.ndarray  # (4, 4): matrix from voxels of `fine` to voxels of the file
     first: int  # number of the first volume that could be restored: the report shows it
     seen: Estimates  # estimates from the first restored volume
-    profile: str | None  # of its slices, if the filters were fine-tuned on it
-    head: bool | None  # whether it seems to be a whole head; None if the filters do not ask
+    profile: str | None  # slice profile of the scan, if the filters were fine-tuned on it
+    head: bool | None  # True if it seems to be a whole head; None if the filters do not need this
     missed: list  # of str: messages about volumes that could not be restored
 
 
@@ -136,15 +136,15 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the scan, for messages.
     scan : measured_scan.Scan
     request : Request
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     mask : nifti.masks.Mask, optional
-        Of a whole head, on the grid of the file.
+        Mask of a whole head, on the grid of the file.
     path : Path, optional
-        For errors, instead of the name.
+        Path for error messages, instead of the name.
 
     Returns
     -------
@@ -210,14 +210,14 @@ def adapted(name, low, sizes, use, inside=None):
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the scan, for messages.
     low : ndarray of float32, shape (x, y, z)
         A volume of the scan.
     sizes : sequence of three float
-        Its voxel sizes.
+        Voxel sizes of `low`.
     use : Filters
     inside : ndarray of bool, shape (x, y, z), optional
-        The brain of a whole head: only these voxels are learned from.
+        Brain of a whole head: only these voxels are used for fine-tuning.
 
     Returns
     -------
@@ -251,18 +251,18 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, see `get_lar.make_fine`.
     profiles : sequence of three str, optional
-        Of the axes of `low`, if they are known.
+        Slice profile of each axis of `low`, if known.
     blend_threshold : int, optional
-        As --blend_threshold.
+        See --blend_threshold.
 
     Returns
     -------
     fine : ndarray of float32, shape (X, Y, Z)
-        In the intensities of `low` before the shift.
+        In intensity units of `low` before the shift.
     to_low : ndarray, shape (4, 4)
-        From its voxels to those of `low`.
-    seen : Seen
-        From the first use of filters.
+        Matrix from voxels of `fine` to voxels of `low`.
+    seen : Estimates
+        Estimates at the first use of filters.
 
     Raises
     ------
@@ -276,7 +276,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             within = None if inside is None else inside.transpose(use.axes)
             known = [profiles[axis] for axis in use.axes] if len(profiles) and not number else ()
             if number and use.method.for_scans:
-                known = UNBLURRED  # the filters before have restored what the scanner blurred
+                known = UNBLURRED  # earlier filters have removed the scanner's blur
             lr_volume = make_fine(low.transpose(use.axes), use.method, within, known)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,
@@ -319,7 +319,7 @@ def _say_of_trust(name, seen):
 
 
 def _say_of_later(name, uses):
-    """Report filters for thick slices that come after others: they cannot be fine-tuned."""
+    """Report filters for thick slices that follow other filters: they cannot be fine-tuned."""
     for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use)):
         say(f"{name}: filters for {tag} are used as they are: filters before them "
             "have changed the plane that they would be fine-tuned on")
@@ -331,7 +331,7 @@ def _range_of(fine, shift):
 
 
 def _own_spline(low, shape, to_low, shift):
-    """The cubic spline through a volume on another grid, in the intensities before the shift."""
+    """Cubic spline of a volume on another grid, in the intensities before the shift."""
     if not shift:
         return spline_onto(low, shape, to_low, 3)
     own = shift.undo(low)

@@ -1,7 +1,7 @@
 """All work of test.py on one volume of a folder, in one function for workers of a cluster.
 
 A volume is restored or upscaled and written. Its picture and its record are written beside it. All
-files appear together: so no record stands beside the result of another run.
+files appear together, so a record never stands beside the result of another run.
 """
 import dataclasses
 from pathlib import Path
@@ -23,13 +23,12 @@ class Job(NamedTuple):
     """A volume to restore, and the paths of its results."""
 
     path: Path
-    target: Path  # of the result
-    name: Path  # of picture and record, without their extensions
+    target: Path  # path of the result
+    name: Path  # path of picture and record, without extensions
     shown: bool = True  # True if the page shows it in a viewer
-    # File that keeps, until the page of the run is written, what that shows of it: the viewer, or
-    # the thumbnail. None: kept in memory.
+    # File for the viewer or thumbnail, until the page of the run is written. None: kept in memory.
     viewer: Path | None = None
-    page: Path | None = None  # of its own, with its viewer; None: the page of the run shows it
+    page: Path | None = None  # own page with its viewer; None: the page of the run shows the volume
     go_on: bool = False  # True if a result of the interrupted run is kept
 
 
@@ -37,11 +36,11 @@ class Done(NamedTuple):
     """The results of a restored volume for the page and the table."""
 
     row: dict  # figures, or facts about the upscaling
-    # For the page of the run: the viewer, or with a page of its own the thumbnail. None without
-    # --report, or if it is kept in a file.
+    # For the page of the run: the viewer, or the thumbnail if the volume has its own page. None
+    # without --report, or if it is kept in a file.
     viewer: dict | None
     method: Method  # of the last filters, with the total factor
-    uses: tuple  # of Filters without their stages: those that restored it
+    uses: tuple  # of Filters, without their stages, that restored the volume
     missed: int  # volumes of a series that could not be restored
     digest: str  # SHA-256 of the result
     before: bool = False  # True if the interrupted run had finished it
@@ -106,15 +105,15 @@ def restore_volume(job, store, volumes, command, engine=None):
 
 
 def without_name(line, path, title):
-    """A message about a volume without the names in front, which a table shows beside it.
+    """A message about a volume without the leading names, which a table shows beside it.
 
     Parameters
     ----------
     line : str
     path : Path
-        Of the volume.
+        Path of the volume.
     title : str
-        Its name in figures.
+        Name of the volume in figures.
 
     Examples
     --------
