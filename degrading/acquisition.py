@@ -27,7 +27,7 @@ def original_of(image, factor):
 
 
 def make_low(hr, operator, sigma, random):
-    """Simulate the LR volume of a fine volume, with noise and without background.
+    """Simulate the LR volume of a fine volume, with noise and with a background of zeros.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def make_low(hr, operator, sigma, random):
         Background 0.
     operator : degradation.SliceProfile
     sigma : float
-        Standard deviation of the noise in both parts of the complex signal: Rician.
+        Standard deviation of the noise in the real and in the imaginary part: Rician noise.
     random : numpy.random.Generator
 
     Returns

@@ -1,11 +1,11 @@
 """Back-projection: correct an estimate until its degraded version equals the LR volume.
 
 The degradation is known: a multiplication by a small matrix D along each axis. The residual of an
-estimate x is y - D x. The matrix M = C D^T (D C D^T + s I)^-1 brings it back to the fine grid. This
-is the best linear estimate if C is the covariance of neighbouring voxels. The fine volume is also
-known to be zero outside the brain and to lie in [0, 1]. These constraints are enforced in turn
-(projections onto convex sets). This restores detail that no spline restores, without learning.
-Momentum as in Nesterov's accelerated gradient method speeds it up.
+estimate x is y - D x. The matrix M = C D^T (D C D^T + s I)^-1 brings the residual back to the fine
+grid. The result is the best linear estimate if C is the covariance of neighbouring voxels. The fine
+volume is also known to be zero outside the brain and to lie in [0, 1]. The constraints are enforced
+in turn (projections onto convex sets). This restores detail that no spline restores, without
+learning. Momentum as in Nesterov's accelerated gradient method speeds up the convergence.
 """
 from functools import partial
 
@@ -16,18 +16,18 @@ from degrading.banded import apply_operators, banded
 from machine.kernels import njit
 from machine.threads import in_threads, spans, thread_count
 
-COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; of exp(-(distance / length)^power)
+COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; covariance exp(-(distance / length)^power)
 ITERATIONS = 10
 PIECE = 1 << 17  # voxels per task of a thread
-RESIDUAL_NOISE = 1e-2  # s, over the variance of a voxel
-NEGLIGIBLE = 1e-3  # of M's largest weight: smaller weights are dropped; costs less than 0.001 dB
+RESIDUAL_NOISE = 1e-2  # s, relative to the variance of a voxel
+NEGLIGIBLE = 1e-3  # share of M's largest weight: dropping smaller ones costs less than 0.001 dB
 
 
 class DataConsistency:
     """Constraints on a fine volume: zero outside a mask, in [0, 1], and agreement with LR.
 
     Each subclass for an LR volume has a method ``correction(estimate)``. It returns the volume to
-    add to an estimate to make it agree with the LR volume.
+    add to the estimate, so that the sum agrees with the LR volume.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Projection(DataConsistency):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        In the units of the estimates: [0, 1].
+        LR volume in the units of the estimates: [0, 1].
     degrading : sequence of three ndarray of float64
         The matrix D of each axis, shape (side of low, side of the fine volume).
     box : tuple of three slice
@@ -95,12 +95,12 @@ class Projection(DataConsistency):
         for matrix, side in zip(degrading, box, strict=True):
             inside = matrix[:, side]
             rows = np.flatnonzero(np.abs(inside).max(1) > 0)
-            # No LR voxel sees a thin box that lies between two: keep one whose weights are zero.
+            # A thin box may lie between two LR voxels: then keep one LR voxel, with zero weights.
             seen.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1))
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)
-            # Not by `banded`, which would keep small weights on one side of a row only.
+            # Set to zero here: `banded` would keep small weights on one side of a row.
             matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0
             self.back.append(banded(matrix))
         self.low = np.ascontiguousarray(low[tuple(seen)])
@@ -108,8 +108,8 @@ class Projection(DataConsistency):
     def correction(self, estimate):
         """The residual of an estimate, brought back to the fine grid.
 
-        The residual is ignored where the LR volume is zero: there the head was cut away, and its
-        measured values are unknown.
+        The residual is ignored where the LR volume is zero: there the background was removed, and
+        its measured values are unknown.
         """
         residual = np.where(self.low > 0, self.low - apply_operators(estimate, self.down), 0)
         return apply_operators(residual, self.back)
@@ -123,7 +123,7 @@ class SpectrumProjection(DataConsistency):
     spectrum : ndarray of complex64
         The middle of the centred spectrum of the fine volume, in the scaling of ``fftn``.
     shape : tuple of int
-        Of the fine volume.
+        Shape of the fine volume.
     box, mask
         See `Projection`.
     """
@@ -150,7 +150,7 @@ def middle(shape, kept):
     Parameters
     ----------
     shape : tuple of int
-        Of the spectrum.
+        Shape of the spectrum.
     kept : tuple of int
         Number of frequencies along each axis.
 
@@ -177,7 +177,7 @@ def returning(degrading):
 
     Examples
     --------
-    Its output, degraded, is the residual again, less the part that counts as noise:
+    The degraded output equals the residual, except for the part that counts as noise:
 
     >>> mean_of_two = np.kron(np.eye(4), [0.5, 0.5])
     >>> np.allclose(mean_of_two @ returning(mean_of_two), np.eye(4), atol=0.15)

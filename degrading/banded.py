@@ -6,9 +6,9 @@ import numpy as np
 from machine.kernels import njit
 from machine.threads import in_threads, spans
 
-COLUMN = 2048  # voxels at a time that stay in the first-level cache while taps are added
-COLUMNS = 128  # of a matrix that are in memory at a time while its band is found
-ROWS = 64  # output rows or planes per task of a thread, at least
+COLUMN = 2048  # voxels per step, which stay in the first-level cache while taps are added
+COLUMNS = 128  # columns of a matrix in memory at a time, while its band is determined
+ROWS = 64  # smallest number of output rows or planes per task of a thread
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ def degradation_of(shape, method, low_shape=None):
     Parameters
     ----------
     shape : tuple of three int
-        Of the fine volume; multiples of the factor.
+        Shape of the fine volume: multiples of the factor.
     method : Method
     low_shape : tuple of three int, optional
-        Of an existing LR volume; by default the shape that degrading gives.
+        Shape of an existing LR volume; by default the shape that degrading gives.
 
     Returns
     -------
@@ -54,19 +54,19 @@ class Degradation:
     Parameters
     ----------
     shape : tuple of three int
-        Of the fine volume; multiples of the factor.
+        Shape of the fine volume: multiples of the factor.
     method : Method
 
     Attributes
     ----------
     shape, low_shape : tuple of three int
-        Of the fine and of the LR volume.
+        Shapes of the fine volume and of the LR volume.
     grid : {"centers", "edges", "first"}
         Alignment of the two grids, see `degrading.spline.spacing_and_start`.
     """
 
-    least_side = 1  # voxels along an axis of the fine volume
-    masked = True  # True: in training and evaluation the outline of the brain is that of HR
+    least_side = 1  # smallest side of the fine volume, in voxels
+    masked = True  # True if training and evaluation use the brain outline of HR
 
     def __init__(self, shape, method):
         self.shape, self.factor, self.method = tuple(shape), method.factor, method
@@ -78,7 +78,8 @@ class Degradation:
     def matrix(self, axis):
         """The matrix D along an axis, shape (side of low, side of fine), float64 or complex128.
 
-        With factor 1 it is the identity; in `TruncatedSpectrum` it is then the Fourier transform.
+        With factor 1 it is the identity, except in `TruncatedSpectrum`: there it is the Fourier
+        transform.
         """
         raise NotImplementedError
 
@@ -104,7 +105,7 @@ class Degradation:
         return 5 if self.method.start == "quintic" else 3
 
     def spline(self, low, order=5):
-        """The interpolating spline of the LR volume, as a user would choose without filters."""
+        """Interpolating spline of the LR volume: the alternative without filters."""
         return upsample(low, self.shape, order, grid=self.grid)
 
     def step_and_start(self, axis):
@@ -147,16 +148,16 @@ class Degradation:
     # ---- information from the LR volume
 
     def descriptors(self, unit):
-        """Noise and blur descriptors of an LR volume in [0, 1]; None if both are known."""
+        """Noise and blur descriptors of an LR volume in [0, 1]; None if both values are known."""
         return None
 
     def consistency(self, low, box, mask):
-        """Constraints of an LR volume on the fine volume.
+        """Constraints on the fine volume, from an LR volume.
 
         Parameters
         ----------
         low : ndarray
-            As `degrade` gives it, in [0, 1].
+            Result of `degrade`, in [0, 1].
         box : tuple of three slice
             Position of the estimates in the fine volume.
         mask : ndarray of bool, shape of the box
@@ -203,8 +204,8 @@ class TruncatedSpectrum(Degradation):
     """The middle of the centred spectrum. `forward` returns this spectrum, complex64.
 
     With ``--kspace_keep third`` the spectrum is the LR volume for every factor, as published. With
-    ``auto`` the LR volume is the magnitude image of the spectrum: scanners give no more, so
-    upscaling has no more.
+    ``auto`` the LR volume is the magnitude image of the spectrum: scanners deliver only this image,
+    so upscaling has only this image.
     """
 
     least_side = 6
@@ -273,7 +274,7 @@ class SliceProfile(Degradation):
     Attributes
     ----------
     profiles : tuple of three str or slice_profile.Profile
-        One for each axis, see `degrading.slice_profile.PROFILES`.
+        Profile of each axis, see `degrading.slice_profile.PROFILES`.
     """
 
     masked = False
@@ -294,7 +295,7 @@ class SliceProfile(Degradation):
         return descriptors_of(unit, self.factor)
 
     def consistency(self, low, box, mask):
-        # No agreement with the LR volume, which would put its noise back.
+        # The LR volume is no constraint: agreement with it would put its noise back.
         return DataConsistency(mask)
 
 
@@ -322,7 +323,7 @@ def kspace_kept(side, factor, keep):
 
 
 def spectrum_of(volume):
-    """The centred spectrum of a volume over its number of voxels; complex input is returned."""
+    """Centred spectrum of a volume over its number of voxels; complex input stays unchanged."""
     if np.iscomplexobj(volume):
         return volume
     spectrum = scipy.fft.fftn(volume, workers=thread_count())

@@ -1,8 +1,8 @@
 """Noise and blur descriptors of an LR volume: its noise, its spectrum and the shape of its edges.
 
-The blur and the noise of a scan are unknown. The descriptors are computed from the volume, alike in
-training and restoring. Trees split on the first two, and on the reading that profile_reader.py
-computes from all of them. So the choice of filters is learned.
+The blur and the noise of a scan are unknown. The descriptors are computed from the volume, in the
+same way in training and in restoring. Trees split on the first two descriptors, and on the reading
+that profile_reader.py computes from all descriptors. So the trees learn the choice of filters.
 """
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -12,16 +12,16 @@ from util import bright_level_of_scan
 
 DESCRIPTOR_NAMES = (
     "floor",  # standard deviation of the finest detail, in the flattest tenth of the brain
-    "noise",  # the floor without the contribution of structure: the noise
-    "second",  # log energy of second differences, over that of differences across two voxels
-    "lag",  # log energy of differences across four voxels, over that across two
-    "edge_2",  # rise of strong edges across four voxels, over that across two
-    "edge_3",  # rise across six voxels, over that across two
-    "grain",  # log energy of the floor, over that of differences across two voxels
-    "fourth",  # log energy of fourth differences, over that of differences across two voxels
+    "noise",  # noise: the floor without the contribution of structure
+    "second",  # log energy ratio: second differences over differences across two voxels
+    "lag",  # log energy ratio: differences across four voxels over those across two
+    "edge_2",  # rise of strong edges across four voxels over the rise across two
+    "edge_3",  # rise of strong edges across six voxels over the rise across two
+    "grain",  # log energy ratio: floor over differences across two voxels
+    "fourth",  # log energy ratio: fourth differences over differences across two voxels
     *(f"spectrum_{k}" for k in range(3, 17)),  # log power at k / 16 of the highest frequency
 )
-SPECTRUM = np.arange(3, 17) / 16  # frequencies of spectrum_*, over the highest frequency
+SPECTRUM = np.arange(3, 17) / 16  # frequencies of spectrum_*, relative to the highest frequency
 SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # index of the first spectral descriptor
 FLOOR, NOISE = 0, 1  # indices of the first two descriptors
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # unit energy: noise keeps its sigma
@@ -29,15 +29,15 @@ FLATTEST, FLAT = 0.1, 0.3  # shares of the voxels inside the brain
 NOISE_GAIN = 2.54  # noise^2 = gain flattest^2 - (gain - 1) flat^2: structure cancels
 MEDIAN_OF_NORMAL = 0.6745  # median of |x|, x of standard deviation 1
 REACH = 4  # LR voxels on either side of a voxel
-WINDOWS = 60_000  # voxels per axis whose surroundings are used
+WINDOWS = 60_000  # largest number of voxels per axis whose surroundings are used
 LINE, LINE_STEP = 32, 4  # voxels of a line for the spectrum, and between starts of lines
-SHORT_LINE, SHORT_FROM = 16, 3  # line length from this factor on, with few voxels in a brain
+SHORT_LINE, SHORT_FROM = 16, 3  # length of lines from this factor on: brains then have few voxels
 LINES, LEAST_LINES = 20_000, 50  # lines per axis, at most and at least
 LEAST_SIGNAL = 0.05  # lowest share of signal in the power at a frequency
 STRONG = 0.9  # quantile of the differences that count as strong edges
 HEAD_ZEROS = 0.1  # share of voxels: skull-stripped brains have more voxels equal to zero
 MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with their fluid have up to 2 litres
-AIR = 1 / 3  # median below Otsu's threshold over median above it: at most this in air
+AIR = 1 / 3  # largest ratio of medians in air: below Otsu's threshold over above it
 
 
 def descriptors_of(unit, factor):
@@ -58,7 +58,7 @@ def descriptors_of(unit, factor):
     Returns
     -------
     descriptors : ndarray of float32, shape (len(DESCRIPTOR_NAMES),)
-        Zeros for descriptors that the volume is too small for.
+        Zeros for descriptors that need a larger volume.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def descriptors_of(unit, factor):
 
 
 def edge_density(unit):
-    """Median over root mean square of the differences across two voxels, within the brain.
+    """Median divided by root mean square of the differences across two voxels, in the brain.
 
     It is small if a few sharp edges hold all the contrast, as in a CT or a phantom without noise.
 
@@ -122,7 +122,7 @@ def bright_part(volume):
     Parameters
     ----------
     volume : ndarray of float32, shape (x, y, z)
-        Not below zero.
+        Intensities not below zero.
 
     Returns
     -------
@@ -151,9 +151,9 @@ def head_in_zeros(volume, voxel_size):
     Parameters
     ----------
     volume : ndarray of float32, shape (x, y, z)
-        Not below zero.
+        Intensities not below zero.
     voxel_size : sequence of three float
-        In mm.
+        Voxel size in mm.
 
     Returns
     -------
@@ -175,8 +175,8 @@ def head_in_zeros(volume, voxel_size):
 
 def _bright(volume):
     """Voxels above Otsu's threshold; None if there are none."""
-    # Clipped, because otherwise only a few saturated voxels might be bright. Flat, because
-    # scikit-image would take three slices for colours.
+    # Clipped: otherwise a few saturated voxels might be the only bright ones. Flattened:
+    # scikit-image would treat three slices as colour channels.
     clipped = np.minimum(volume, np.float32(bright_level_of_scan(volume)))
     bright = volume > threshold_otsu(clipped.reshape(-1))
     return bright if bright.any() else None
@@ -185,9 +185,9 @@ def _bright(volume):
 def noise_of(unit):
     """Standard deviations of the finest detail and of the noise in it.
 
-    Second differences along all three axes leave mostly noise. The median over flat places is
-    robust against the rest. The contribution of structure grows from the flattest tenth of the
-    voxels to the flattest three tenths. So it can be extrapolated and removed.
+    Second differences along all three axes leave mostly noise. The median over regions of small
+    gradient is robust against other content. The contribution of structure grows from the flattest
+    tenth of the voxels to the flattest three tenths. So it can be extrapolated and removed.
 
     Parameters
     ----------
@@ -246,9 +246,9 @@ def _log_spectrum(along, noise, factor):
     Parameters
     ----------
     along : list of ndarray of float32
-        Views of the volume, one for each axis, which is the last axis of its view.
+        One view of the volume for each axis, with this axis last.
     noise : float
-        Standard deviation.
+        Standard deviation of the noise.
     factor : int
         The largest factor. It decides the length of the lines.
 
@@ -265,7 +265,7 @@ def _log_spectrum(along, noise, factor):
         return np.zeros(len(SPECTRUM))
     power = np.mean(powers, axis=0)
     low = power[line // 16:line // 8].mean()
-    # If most of the power is noise, the rest of it is not known.
+    # If most of the power is noise, the power of the signal is not known.
     clean = np.maximum(power - noise**2, LEAST_SIGNAL * power)
     return np.interp(SPECTRUM, np.linspace(0, 1, len(power)), np.log(clean / (low + 1e-12) + 1e-9))
 

@@ -1,9 +1,9 @@
 """Scans that the scanner interpolated: the grid on which they were measured.
 
-A scanner often fills the spectrum of a plane with zeros and writes a grid twice as fine (zero
-filling: "ZIP 512", "Interpolation2D"). Filters would take the missing frequencies for blur, and
+A scanner often pads the spectrum of a plane with zeros and writes a grid twice as fine (zero
+filling: "ZIP 512", "Interpolation2D"). Filters would mistake the missing frequencies for blur, and
 sharpen the scan and its noise. An interpolated scan loses nothing when it is brought back to its
-measured grid. The filters restore it from there.
+measured grid. The filters restore it from this grid.
 """
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from degrading.descriptors import power_along
 from degrading.spline import zoom_matrix
 
 LINE = 32  # voxels of a line for the spectrum: its frequencies have steps of 1/16
-SHARP_DROP = 13.0  # dB within two steps: with a Hamming window or blur power drops by at most 10
-TOLD_DROP = 6.0  # dB at the end stated by a sidecar; without interpolation 3 to 5
+SHARP_DROP = 13.0  # dB within two steps; a Hamming window or blur makes power drop by at most 10
+TOLD_DROP = 6.0  # dB at the end of the spectrum that a sidecar states; without interpolation 3 to 5
 LOWEST = 4  # first step that is used: at lower frequencies the power of anatomy drops steeply
-RATIOS = (1 / 2, 2 / 3)  # shares that scanners fill up: the nearest is used
-NEAR_ENOUGH = 0.07  # largest distance from this share
+RATIOS = (1 / 2, 2 / 3)  # usual measured shares of a grid; the nearest is used
+NEAR_ENOUGH = 0.07  # largest distance from the nearest share
 
 
 class MeasuredGrid(NamedTuple):
@@ -77,7 +77,7 @@ def measured_grid(low, told=(1.0, 1.0, 1.0)):
 
 
 def onto_measured(low, grid):
-    """Bring a volume to its measured grid, by the waves through its voxels.
+    """Bring a volume to its measured grid by Fourier interpolation.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def onto_measured(low, grid):
     Returns
     -------
     ndarray of float32, shape ``grid.shape``
-        Not below zero; 0 where more than half of a voxel is background.
+        Intensities not below zero; 0 where more than half of a voxel is background.
     """
     sides = list(zip(low.shape, grid.shape, strict=True))
     found = apply_operators(low, [banded(wave_matrix(*pair)) for pair in sides])
@@ -104,7 +104,7 @@ def mask_onto_measured(inside, grid):
 
 
 def wave_matrix(n_in, n_out):
-    """Interpolation from n_in to n_out voxels by waves below the highest frequency of both grids.
+    """Fourier interpolation from n_in to n_out voxels, below the highest frequency of both grids.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def wave_matrix(n_in, n_out):
 
 
 def _share_along(volume, told):
-    """End of the spectrum along the last axis, over the highest frequency; 1 if it does not end."""
+    """End of the spectrum along the last axis, over the highest frequency; 1 if there is none."""
     power = power_along(volume, LINE)
     if power is None:
         return 1.0

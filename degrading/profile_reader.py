@@ -1,13 +1,13 @@
 """Estimate of a scan's blur from its noise and blur descriptors, and the trust in the filters.
 
 No single descriptor shows the slice profile of a scanner: each also depends on the sharpness of the
-originals, on noise and on anatomy. All together show more. The reading is a ridge regression from
-all descriptors to the profile's transfer at two frequencies. Trees split on the reading, or on the
-transfer of the profile that the user states.
+originals, on noise and on anatomy. All descriptors together show more. The reading is the profile's
+transfer at two frequencies, estimated from all descriptors by ridge regression. Trees split on the
+reading, or on the transfer of a profile that the user states.
 
-Filters of brains make a phantom or a CT worse. Two measures detect these: the distance of the
-descriptors from those of the training, and the sparsity of edges. If one of them is too large, the
-filters give way to the spline.
+Filters trained on brains make a phantom or a CT worse. Two measures detect such volumes: the
+distance of the descriptors from those of the training, and the sparsity of edges. If one of them is
+too large, the filters give way to the spline.
 """
 import numpy as np
 
@@ -15,14 +15,14 @@ from degrading.descriptors import SPECTRAL
 from degrading.slice_profile import PROFILES, transfer
 
 READING_NAMES = (
-    "transfer_3_4",  # of the profile, at 3/4 of the highest frequency of the LR grid
-    "transfer_end",  # at the highest frequency
+    "transfer_3_4",  # transfer of the profile at 3/4 of the highest frequency of the LR grid
+    "transfer_end",  # transfer of the profile at the highest frequency
 )
-SHARES = (0.75, 1.0)  # of the highest frequency, as above
-TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the profile was stated, 0 if it was read
+SHARES = (0.75, 1.0)  # frequencies of the readings, relative to the highest frequency
+TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the profile was stated, 0 if estimated
 RIDGE = 3.0  # weight of the ridge, in sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, so that directions that hardly vary count less
-USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: filters work in full up to USUAL, not from TOO_STRANGE
+USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: full effect up to USUAL, none from TOO_STRANGE
 # Edge density: 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. Filters
 # work in full from DENSE on, and not at all below SPARSE. A CT with 3 % of noise has 0.36, and
 # filters gain there as in other volumes.
@@ -30,7 +30,7 @@ DENSE, SPARSE = 0.3, 0.2
 
 
 def blur_of(profiles, factor):
-    """The correct reading of profiles: the mean of their transfers over refined axes.
+    """True reading for known profiles: the mean of their transfers over refined axes.
 
     Parameters
     ----------
@@ -57,15 +57,15 @@ def fit_reader(descriptors, blur):
     Parameters
     ----------
     descriptors : ndarray, shape (draws, descriptors)
-        Of the sampled acquisitions (draws).
+        Descriptors of the sampled acquisitions (draws).
     blur : ndarray, shape (draws, len(READING_NAMES))
         `blur_of` of each sampled acquisition.
 
     Returns
     -------
     reader : ndarray of float64, shape (len(READING_NAMES) + descriptors, 1 + descriptors)
-        In each row a constant, then a weight for each descriptor. The first rows give the readings.
-        The others whiten the descriptors (mean 0, variance about 1), for `strangeness`.
+        Each row holds a constant, then a weight for each descriptor. The first rows give the
+        readings. The others whiten the descriptors (mean 0, variance about 1), for `strangeness`.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def read(reader, descriptors, reading_error=0.0):
 
 
 def nearest_profile(reading):
-    """The name of the slice profile that is most like a reading of `read`.
+    """The name of the slice profile that is most similar to a reading of `read`.
 
     Examples
     --------
@@ -108,16 +108,16 @@ def nearest_profile(reading):
 
 
 def strangeness(reader, descriptors):
-    """Distance of descriptors from those of the training, for which it is about 0.5.
+    """Distance of descriptors from those of the training; about 0.5 for training volumes.
 
-    The root mean square of the whitened descriptors; 0 for filters without a reader.
+    It is the root mean square of the whitened descriptors; 0 for filters without a reader.
     """
     rows, descriptors = reader[len(READING_NAMES):], _completed(reader, descriptors)
     return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ descriptors))))
 
 
 def _completed(reader, descriptors):
-    """The descriptors, with the usual spectrum if the volume is too small for its own."""
+    """The descriptors; a volume that is too small for a spectrum gets the usual spectrum."""
     if len(descriptors) <= SPECTRAL or np.any(descriptors[SPECTRAL:]) or not reader.any():
         return descriptors
     constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
@@ -157,7 +157,7 @@ def told_or_read(reader, descriptors, blur=None, reading_error=None):
     reader : ndarray, see `fit_reader`
     descriptors : ndarray of float32, shape (descriptors,)
     blur : ndarray of float32, shape (len(READING_NAMES),), optional
-        Transfer of the stated profile, see `blur_of`. By default it is read.
+        Transfer of the stated profile, see `blur_of`. By default it is estimated.
     reading_error : ndarray of float32, optional
         See `read`.
 

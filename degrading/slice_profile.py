@@ -1,6 +1,6 @@
 """Slice profiles: the blur of a scanner along one axis, as matrices from fine to thick voxels.
 
-The field of view is kept: along an axis of factor R, thick voxel i has its centre at
+Both grids have the same field of view: along an axis of factor R, thick voxel i has its centre at
 ``(i + 1/2) R - 1/2`` fine voxels.
 """
 from typing import NamedTuple
@@ -14,12 +14,12 @@ class Profile(NamedTuple):
     """A slice profile, or the window of an acquisition in k-space."""
 
     kind: str  # box, gauss or kspace
-    width: float = 1.0  # of box and gauss, in spacings of the thick voxels
-    damping: float = 0.0  # of kspace: share that a raised cosine removes at the highest frequency
+    width: float = 1.0  # width of box and gauss, in spacings of the thick voxels
+    damping: float = 0.0  # for kspace: share that a raised cosine removes at the highest frequency
 
 
 PROFILES = {
-    "box": Profile("box"),  # the mean over the slice: touching slices
+    "box": Profile("box"),  # mean over the slice; the slices touch
     "gap": Profile("box", 0.75),  # a quarter of the spacing is not measured
     "gauss": Profile("gauss"),
     "sharp": Profile("gauss", 0.6),  # hardly blurred, so aliased
@@ -45,7 +45,7 @@ def profile_matrix(side, factor, profile):
     Parameters
     ----------
     side : int
-        Fine voxels, a multiple of the factor.
+        Number of fine voxels, a multiple of the factor.
     factor : int
         With 1 the matrix is the identity.
     profile : str or Profile
@@ -68,7 +68,7 @@ def profile_matrix(side, factor, profile):
     centres = (np.arange(side // factor) + 0.5) * factor - 0.5
     apart = centres[:, None] - np.arange(side)
     if kind == "kspace":
-        # A cosine window in k-space adds copies that are one thick voxel to either side.
+        # A cosine window in k-space adds copies, shifted by one thick voxel to either side.
         beside = _dirichlet(apart - factor, side, factor) + _dirichlet(apart + factor, side, factor)
         return (1 - damping / 2) * _dirichlet(apart, side, factor) + damping / 4 * beside
     if kind == "box":
@@ -85,13 +85,13 @@ def profile_of(profile):
 
 
 def transfer(profile, share):
-    """The transfer function of a profile: the share of a wave's amplitude that it keeps.
+    """The transfer function of a profile: the share of a wave's amplitude that remains.
 
     Parameters
     ----------
     profile : str or Profile
     share : float
-        Frequency of the wave, over the highest one of the thick grid; at most 1.
+        Frequency of the wave, over the highest frequency of the thick grid; at most 1.
 
     Returns
     -------

@@ -21,12 +21,12 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     ----------
     low : ndarray of float32, shape (x, y, z)
     shape : tuple of three int
-        Of the fine volume.
+        Shape of the fine volume.
     order : int
-        Of the spline: 2 is quadratic, 3 cubic.
+        Order of the spline: 2 is quadratic, 3 cubic.
     prefilter : bool, optional
-        If True, the spline interpolates the voxels; otherwise they are its coefficients, which
-        blurs.
+        If True, the spline interpolates the voxels. Otherwise the voxels are its coefficients,
+        which blurs.
     grid : {"centers", "edges", "first"}, optional
         Alignment of the two grids, see `spacing_and_start`.
 
@@ -58,16 +58,16 @@ def spacing_and_start(n_in, n_out, grid):
     Parameters
     ----------
     n_in, n_out : int
-        Voxels of the input and of the finer grid.
+        Numbers of voxels of the input and of the finer grid.
     grid : {"centers", "edges", "first"}
         ``centers``: the first and the last centres of both grids coincide, as in
-        scipy.ndimage.zoom. ``edges``: the field of view is kept. ``first``: the first centres
-        coincide and the step is n_in / n_out, as for a spectrum padded with zeros.
+        scipy.ndimage.zoom. ``edges``: both grids have the same field of view. ``first``: the first
+        centres coincide and the step is n_in / n_out, as for a spectrum padded with zeros.
 
     Returns
     -------
     step : float
-        From one output voxel to the next, in input voxels.
+        Step from one output voxel to the next, in input voxels.
     start : float
         Position of the first output voxel, in input voxels.
 
@@ -111,7 +111,7 @@ def _coefficients(side, order, at_faces, first, last):
 
 
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
-    """Matrix of the spline of n_in voxels along an axis at the positions of n_out voxels.
+    """Matrix that evaluates the spline of n_in voxels along an axis at n_out positions.
 
     On the grid ``centers`` it equals scipy.ndimage.zoom with ``mode="mirror"``, on ``edges`` zoom
     with ``grid_mode=True, mode="grid-mirror"``. If n_in equals n_out it is the identity, although
@@ -136,7 +136,7 @@ def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
 
 
 def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
-    """The values at `positions` of the splines that interpolate each unit vector.
+    """Values, at `positions`, of the splines that interpolate each unit vector.
 
     Without prefilter the unit vectors are the splines' coefficients. Beyond the ends the samples
     are mirrored about the centres of the first and the last voxel. With `at_faces` they are
@@ -151,7 +151,7 @@ def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
 
 
 def spline_operator(n_in, positions, order, prefilter=True, *, at_faces):
-    """`spline_matrix` as a banded matrix; its memory is proportional to the sides."""
+    """`spline_matrix` as a banded matrix; memory use is proportional to the sides."""
     columns = spline_columns(n_in, positions, order, prefilter, at_faces)
     return banded_by_columns(len(positions), n_in, columns)
 
@@ -180,7 +180,7 @@ def spline_columns(n_in, positions, order, prefilter, at_faces):
 
 
 def resizing_matrix(n_in, n_out):
-    """Resampling of an axis with its field of view kept, by Lanczos' kernel of three lobes.
+    """Resampling of an axis over the same field of view, by Lanczos' kernel of three lobes.
 
     For a coarser spacing the kernel is wider by the ratio of spacings, to avoid aliasing.
 

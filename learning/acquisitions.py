@@ -1,10 +1,10 @@
-"""Sampled acquisitions: LR training volumes as scanners make them, blurred, noisy and outlined.
+"""Sampled acquisitions: simulated LR training volumes with a scanner's blur, noise and outline.
 
-A volume is cut into slabs along its first axis. Each slab is learned from as the core of an LR
-volume of its own: the slab and the planes around it are degraded with a slice profile, a noise
-level and other properties that are drawn at random. So a few volumes give hundreds of acquisitions.
-The random choice depends only on the seed, the volume's name and the acquisition's number: so every
-pass makes the same LR volumes, also after a stop.
+A training volume is cut into slabs along its first axis. Each slab gives the training samples of
+one LR volume: the slab and the planes around it are degraded with a slice profile, a noise level
+and other properties that are drawn at random. So a few volumes give hundreds of acquisitions. The
+random choice depends only on the seed, the volume's name and the acquisition's number. So every
+pass makes the same LR volumes, also after an interruption.
 """
 from typing import NamedTuple
 
@@ -24,17 +24,17 @@ AROUND = 32  # planes on either side of a slab that are degraded with it
 CLEAN = 0.35  # share of acquisitions without noise
 LOW_NOISE = 1.5  # power of a uniform random number: low noise is more frequent than high
 NOISY_ORIGINALS = 0.4  # share of acquisitions whose original gets noise
-FAINTEST = 1e-3  # of the brightest intensity: least brain value after sharpening or noise
-# Relative frequency of each profile where it is not given to the filters. A profile with little
-# blur is drawn more often than it occurs, and the strong window never: to take a scan for more
-# blurred than it is does most harm.
+FAINTEST = 1e-3  # share of the brightest intensity: lowest brain value after sharpening or noise
+# Relative frequency of each profile if it is not given to the filters. Profiles with little blur
+# are drawn more often than they occur, and the strong window never: an overestimated blur does most
+# harm.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
 EXACT, WIDER = 0.5, 0.15  # share of nominal profiles; largest change in width of the others
 READING_ERROR = (0.08, 0.1)  # standard deviation of the errors added to readings in training
 MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
-# Share of originals that are sharpened, by which share of their finest detail at most, and the
-# sigma (voxels) of the Gaussian that removes this detail; share of originals that stay as they are.
-# The others are blurred by a Gaussian: least and largest sigma (voxels), variation between axes.
+# Share of sharpened originals; largest share of their finest detail that is added; sigma (voxels)
+# of the Gaussian that removes this detail; share of unchanged originals. The other originals are
+# blurred by a Gaussian: smallest and largest sigma (voxels), variation between axes.
 SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
 AS_IT_IS = 0.2
 LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
@@ -46,12 +46,12 @@ class SampledAcquisition(NamedTuple):
     """One sampled acquisition: how its LR volume is made."""
 
     profiles: tuple  # of three slice_profile.Profile, one for each axis
-    sigma: float  # of the noise, as a share of the brightest intensity
+    sigma: float  # standard deviation of the noise, as a share of the brightest intensity
     softness: tuple  # of three float: sigma of the blur of the original along each axis, voxels
     sharpening: float  # share of the original's finest detail that is added to it
     original_noise: float  # sigma of the original's noise, as a share of the brightest intensity
     given: bool  # True if the profiles are given to the filters
-    reading_error: np.ndarray  # (len(READING_NAMES),): error of the reading, if none is given
+    reading_error: np.ndarray  # (len(READING_NAMES),): error of the reading, if no profile is given
 
 
 def sample_acquisition(method, random):
@@ -109,14 +109,14 @@ def sampled_volumes(image, method, name):
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     method : Method
-        Of --preset scan.
+        Method of --preset scan.
     name : str
-        Of the volume. It decides, with the seed, the random choice.
+        Name of the volume. The name and the seed determine the random choice.
 
     Yields
     ------
     LRVolume
-        With its original; `training_mask` marks the voxels of the slab inside the mask.
+        It includes the original. `training_mask` marks the voxels of the slab inside the mask.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def sampled_volumes(image, method, name):
 def _sampled_volume(hr, method, random, first, last):
     """One LR volume of `hr` for the planes first to last; None if they hold no brain."""
     acquisition, step = sample_acquisition(method, random), method.factor[0]
-    # Enough planes around for noise and blur descriptors like those of a whole volume.
+    # Enough planes around the slab for descriptors like those of a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
     hr = with_original_noise(with_sharpness(hr, acquisition), acquisition.original_noise, random)
@@ -183,7 +183,7 @@ def with_sharpness(hr, acquisition):
 
 
 def _blurred(volume, sigmas):
-    """The volume under a Gaussian of these standard deviations along its axes, in voxels."""
+    """The volume smoothed by a Gaussian; `sigmas`: standard deviation along each axis, voxels."""
     operators = []
     for side, sigma in zip(volume.shape, sigmas, strict=True):
         apart = np.arange(side)[:, None] - np.arange(side)
@@ -193,10 +193,9 @@ def _blurred(volume, sigmas):
 
 
 def with_original_noise(hr, sigma, random):
-    """Add noise to the original itself. It is part of the target, so filters learn to keep it.
+    """Add noise to the original itself. Filters learn to keep it, since it is part of the target.
 
-    Good volumes of many scanners are noisy. Then the LR volume shows this noise, and the original
-    holds it too.
+    Good volumes of many scanners are noisy. This noise is in the LR volume and in the original.
     """
     if not sigma:
         return hr

@@ -4,8 +4,8 @@
 (`learning.ledger`) in ``about.json``, and files of sums (`learning.sums`), ``sums_<n>.npy``. Each
 file is complete in itself. Files are replaced one after another, each as a whole. If the program is
 killed between two files, some buckets are one volume ahead of others. The next run adds to each
-bucket the volumes that it still lacks, in the same order. So replacing them needs spare disk space
-for one file only, and a training in several passes uses the same files.
+bucket the volumes that it still lacks, in the same order. So the replacement of files needs spare
+disk space for one file only. A training in several passes uses the same files.
 """
 import time
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from learning.ledger import Ledger
 from learning.sums import SumFiles, buckets_per_file
 from matrix_compute import Gram
 
-# A checkpoint is written no sooner than this many times the seconds that the last one took.
+# Shortest wait between two saves, in multiples of the seconds that the last save took.
 WRITE_SHARE = 10
 
 
 class Sums(NamedTuple):
-    """The stage that a checkpoint holds sums of."""
+    """The stage whose sums a checkpoint holds."""
 
-    folder: str  # under arrays/
-    read: Callable  # makes the classes from a dict of lists; ValueError if they are damaged
-    layout: Callable  # of the classes: gives the numbers of buckets and of taps
-    after: str = ""  # digest of the stages before, which these sums depend on
+    folder: str  # subfolder of arrays/
+    read: Callable  # function: classes from a dict of lists; ValueError if they are damaged
+    layout: Callable  # function of the classes: the numbers of buckets and of taps
+    after: str = ""  # digest of the earlier stages, on which these sums depend
 
 
 class Checkpoint:
@@ -75,7 +75,7 @@ class Checkpoint:
         ledger = self.ledger
         if not ledger.path.exists():
             return False
-        if not ledger.read():  # the stages before were learned anew since
+        if not ledger.read():  # the earlier stages have been learned again since
             self.clear()
             return False
         for start in ledger.starts:
@@ -95,7 +95,7 @@ class Checkpoint:
         Parameters
         ----------
         classes : Boundaries or Tree
-            They sort voxels into buckets.
+            Classes that sort voxels into buckets.
         sources : list of Finished
             The volumes that the classes were learned from.
 
@@ -109,7 +109,7 @@ class Checkpoint:
         self.ledger.begin(classes, sources, buckets_per_file(*self.sums.layout(classes)))
 
     def load(self, buckets):
-        """Load the saved sums of a range of buckets; zeros where nothing was saved.
+        """Load the saved sums of a range of buckets; buckets without saved sums get zeros.
 
         Parameters
         ----------
@@ -141,12 +141,12 @@ class Checkpoint:
         return time.monotonic() - self.saved_at >= wait
 
     def save(self, gram, advance=lambda buckets: None):
-        """Write the sums that hold more volumes than their files.
+        """Write the sums that contain more volumes than their files on disk.
 
         Parameters
         ----------
         gram : Gram
-            All buckets of one or more files.
+            Sums of all buckets of one or more files.
         advance : callable, optional
             Called with 1 for each bucket that is written.
 
@@ -182,9 +182,9 @@ class Checkpoint:
         Parameters
         ----------
         passes : list of range
-            Of buckets.
+            Buckets of each pass.
         gram : Gram, optional
-            The sums in memory, of the last pass.
+            Sums of the last pass, which are still in memory.
 
         Returns
         -------

@@ -21,12 +21,12 @@ from machine.errors import UserError, first_line
 from nifti.masks import find_mask
 from nifti.volumes import relative_name
 
-FORMAT = 2  # of about.json and of the files of sums
+FORMAT = 2  # format number of about.json and of the files of sums
 FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # the sums do not depend on them
 
 
 class Finished(NamedTuple):
-    """A volume that was summed: its file at that time."""
+    """A volume in the sums: its file at the time when it was added."""
 
     name: str  # relative to the training folder
     size: int
@@ -40,7 +40,7 @@ def fingerprint(path, folder):
     ----------
     path : Path
     folder : path-like
-        Of the training volumes.
+        Folder of the training volumes.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def fingerprint(path, folder):
     Raises
     ------
     UserError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
@@ -75,16 +75,16 @@ class Ledger:
     Attributes
     ----------
     key : str or None
-        Identifies this training; its files of sums hold the key too. If no training was begun here,
-        it is None and the other attributes are empty.
+        Identifies this training; its files of sums contain the key too. If no training was begun
+        here, the key is None and the other attributes are empty.
     classes : Boundaries or Tree or None
-        They sort voxels into buckets.
+        Classes that sort voxels into buckets.
     sources : list of Finished
         The volumes that the classes were learned from.
     buckets, taps : int
         Number of buckets, and of taps of a filter.
     step : int
-        Buckets in a file of sums.
+        Number of buckets in a file of sums.
     starts : range
         First bucket of each file.
     finished, kept : dict of int to list of Finished
@@ -107,11 +107,11 @@ class Ledger:
         Parameters
         ----------
         classes : Boundaries or Tree
-            They sort voxels into buckets.
+            Classes that sort voxels into buckets.
         sources : list of Finished
             The volumes that the classes were learned from.
         step : int
-            Buckets in a file of sums.
+            Number of buckets in a file of sums.
 
         Raises
         ------
@@ -133,8 +133,8 @@ class Ledger:
         Returns
         -------
         bool
-            True if its sums can be used for this stage; False if the stages before were learned
-            anew since.
+            True if its sums can be used for this stage; False if the earlier stages have been
+            learned again since.
 
         Raises
         ------
@@ -181,19 +181,19 @@ class Ledger:
     # ---- volumes in the buckets
 
     def compare(self, volumes, folder):
-        """Check that all volumes that were learned from are there and have not changed.
+        """Check that all volumes of the earlier run are present and have not changed.
 
         Parameters
         ----------
         volumes : list of Path
             The training volumes of this run.
         folder : path-like
-            Their folder.
+            Folder of these volumes.
 
         Raises
         ------
         UserError
-            If one has changed or is missing; the message names the volume.
+            If a volume has changed or is missing; the message names the volume.
         """
         paths = {relative_name(path, folder): path for path in volumes}
         known = {record.name: record for records in (self.sources, *self.finished.values())
@@ -217,7 +217,7 @@ class Ledger:
         return in_all, set.union(*each) - in_all
 
     def lacking(self, buckets, record):
-        """The buckets of a range that have not seen a volume.
+        """The buckets of a range whose sums lack a volume.
 
         Parameters
         ----------
@@ -228,12 +228,12 @@ class Ledger:
         Returns
         -------
         ndarray of bool, shape (all buckets,), or None
-            None if all buckets of the range have seen it.
+            None if the sums of all buckets of the range contain the volume.
 
         Raises
         ------
         UserError
-            If some buckets have seen a different file of this name.
+            If the sums of some buckets contain a different file of this name.
         """
         wanted, record = np.zeros(self.buckets, bool), self._with_mask(record)
         for start in self.starts_in(buckets):
@@ -245,7 +245,7 @@ class Ledger:
         return wanted if wanted.any() else None
 
     def add(self, wanted, record):
-        """Note that the buckets that lacked a volume have now seen it.
+        """Record that the buckets that lacked a volume now contain it.
 
         Parameters
         ----------
@@ -259,9 +259,9 @@ class Ledger:
                 self.finished[start].append(record)
 
     def _with_mask(self, record):
-        """The record of a volume and its mask in one: the sums depend on both files.
+        """One record for a volume and its mask: the sums depend on both files.
 
-        With --mask only. Raises UserError if the volume has no mask.
+        Without --mask the record stays unchanged. Raises UserError if the volume has no mask.
         """
         if not self.request.mask:
             return record

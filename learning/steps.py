@@ -43,18 +43,18 @@ class Learned(NamedTuple):
 
 
 class Here:
-    """Place of the work: in this process. `cluster.training.OnCluster` is another place."""
+    """Work in this process. `cluster.training.OnCluster` has the same methods for a cluster."""
 
     def in_order(self, work, paths):
-        """As `machine.threads.in_turn`."""
+        """See `machine.threads.in_turn`."""
         return in_turn(work, paths)
 
     def budget(self, max_memory):
-        """As `machine.memory.memory_budget`."""
+        """See `machine.memory.memory_budget`."""
         return memory_budget(max_memory)
 
     def sum_samples(self, *arguments):
-        """As the function of that name."""
+        """See the function `sum_samples`."""
         return sum_samples(*arguments)
 
 
@@ -66,7 +66,7 @@ def learn_stages(volumes, request, place=None):
     volumes : list of Path
     request : Request
     place : Here or its like, optional
-        Place where volumes are surveyed and summed.
+        Place where volumes are sampled and summed: this process or a cluster.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def learn_stages(volumes, request, place=None):
     """
     structure, place = structure_of(request.method), place or Here()
     engine = choose_engine(request.device, structure.cpu_only)
-    # `before`: the stages without the held-out voxels. Later stages are trained on their output.
+    # `before`: stages without the held-out voxels; later stages are trained on its output.
     stages, before, counts, failed, saved = [], [], [], set(), True
     for number in range(structure.stages):
         checkpoint = checkpoint_of(structure, before, request)
@@ -173,7 +173,7 @@ def begin(checkpoint, structure, volumes, stages, place):
 
 
 def sample_volume(path, stages, request, volumes):
-    """Sample features of one of `volumes` volumes: pairs of a sample and its number of voxels."""
+    """Sample features of one of `volumes` volumes: pairs of a sample and its voxel count."""
     structure = structure_of(request.method)
     return [structure.sample_features(pair, stages, name, volumes)
             for name, pair in pairs_of(path, request)]
@@ -226,7 +226,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
     def sum_volume(path):
         """Add a volume's samples to the sums, and its record to the ledger.
 
-        Returns the number of samples, None if the sums hold them already; and the error, if any.
+        Returns the number of samples, or None if the sums contain them already; and the error or
+        None.
         """
         try:
             record = fingerprint(path, request.train_dir)
@@ -296,7 +297,7 @@ def save(checkpoint, gram, passes):
 
 
 def solve(checkpoint, structure, engine, groups, request):
-    """Solve the sums of a stage; gives `structure.Solved`. Every volume must be in all buckets."""
+    """Solve the sums of a stage: `structure.Solved`. Every volume must be in all buckets."""
     if partly := checkpoint.ledger.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")

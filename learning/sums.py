@@ -21,10 +21,10 @@ from learning.ledger import FORMAT, checked_volumes, damaged
 from machine.errors import CannotWrite
 from machine.memory import MB, row_bytes
 
-# Sums in one file: large enough to write at full speed, small enough for a second copy on disk.
+# Size of a file: large enough to write at full speed, small enough for a second copy on disk.
 FILE_BYTES = 128 << 20
 SPARE_DISK = 32 << 20
-MOST_SAMPLES = 2**62  # of a bucket: counts must fit into int64
+MOST_SAMPLES = 2**62  # largest number per bucket: counts must fit into int64
 
 
 def buckets_per_file(buckets, taps):
@@ -49,11 +49,11 @@ class SumFiles:
     ----------
     folder : Path
     key : str
-        Identifies the training that they belong to.
+        Identifies the training that the files belong to.
     buckets, taps : int
         Number of all buckets, and of taps of a filter.
     step : int
-        Buckets in a file.
+        Number of buckets in a file.
     """
 
     folder: Path
@@ -96,7 +96,7 @@ class SumFiles:
         start : int
             First bucket of the file.
         gram : Gram
-            It covers the buckets of the file, and perhaps others. Their sums are replaced.
+            It covers at least the buckets of the file; the sums of these buckets are replaced.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class SumFiles:
         start : int
             First bucket of the file.
         gram : Gram
-            It covers the buckets of the file, and perhaps others.
+            It covers at least the buckets of the file.
         volumes : list of Finished
             The volumes in these sums.
         advance : callable, optional
@@ -213,7 +213,7 @@ class SumFiles:
         Raises
         ------
         CannotWrite
-            If it has not; the message states the needed and the free space.
+            If the space is too small; the message states the needed and the free space.
         """
         row = row_bytes(self.taps)
         new = [len(self._seen(start, gram)) * row for start in starts]

@@ -1,4 +1,4 @@
-"""Results of bench.py: ratios of times that were measured close together, and the table."""
+"""Results of bench.py: ratios of times that were measured close together, and a table."""
 import statistics
 
 STEPS = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products",

@@ -1,10 +1,10 @@
-"""The few BLAS and LAPACK routines that take most of the time of training, free to run in threads.
+"""The BLAS and LAPACK routines that take most of the time of training, callable in threads.
 
 SciPy's own wrappers hold the interpreter's lock. NumPy's wrappers copy their input, and mirror or
-clear triangles that nobody reads. This file calls the routines that SciPy offers to Cython through
-ctypes, which works in place and releases the lock.
+clear triangles that are not needed. This file uses ctypes to call the routines that SciPy offers to
+Cython. They work in place and release the lock.
 
-Matrices are C-contiguous, and only their lower triangles count. Fortran sees them transposed, so
+Matrices are C-contiguous, and only their lower triangles are used. Fortran sees them transposed, so
 the calls name upper triangles.
 """
 import ctypes
@@ -66,7 +66,7 @@ def cholesky_in_place(matrix):
 def solve_transposed(factor, vector):
     """Solve ``L.T x = vector`` in place, and return the vector.
 
-    L is the leading part of the lower triangle `factor`, with the length of the vector.
+    L is the leading part of the lower triangle `factor`; its side is the length of the vector.
     """
     routine("blas", "dtrsv", 8)(UPPER, NO_TRANSPOSE, NOT_UNIT, whole(vector.size),
                                 factor.ctypes.data, whole(len(factor)),
@@ -75,9 +75,9 @@ def solve_transposed(factor, vector):
 
 
 def symmetric_product(matrix, vector):
-    """``Q @ vector``, with Q the leading part of a symmetric matrix, of the vector's length.
+    """``Q @ vector``, with Q the leading part of a symmetric matrix.
 
-    Only the lower triangle of the matrix is read.
+    The side of Q is the length of the vector. Only the lower triangle of the matrix is used.
     """
     vector, result = np.ascontiguousarray(vector, np.float64).reshape(-1), np.empty(vector.size)
     one, zero = ctypes.byref(ctypes.c_double(1)), ctypes.byref(ctypes.c_double(0))

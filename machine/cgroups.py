@@ -1,6 +1,6 @@
 """Memory still available under the limits of Linux control groups (containers, SLURM, systemd).
 
-A process belongs to one group of each hierarchy, and the limits of all groups above apply, too.
+A process belongs to one group of each hierarchy, and the limits of all parent groups apply, too.
 There are two versions of control groups; version 1 has a separate hierarchy for memory.
 """
 import contextlib
@@ -24,7 +24,7 @@ VERSIONS = {
 
 
 def group_memory(root="/"):
-    """Bytes that this process may still take within its groups.
+    """Bytes that this process may still use within its control groups.
 
     The system's cache of files counts as free, since it is dropped on demand.
 
@@ -58,7 +58,7 @@ def _free_in(group, version):
 
 
 def _groups(root):
-    """The mounted groups of this process, and all groups above them: (folder, Version)."""
+    """The mounted groups of this process, and all their parent groups: (folder, Version)."""
     try:
         of_process = Path(root, "proc/self/cgroup").read_text().splitlines()
         mounts = Path(root, "proc/self/mountinfo").read_text().splitlines()

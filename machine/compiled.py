@@ -1,4 +1,4 @@
-"""The folder of numba's compiled code: beside the sources, in the user's cache, or for this run.
+"""The folder of numba's compiled code: beside the sources, in the user's cache, or temporary.
 
 In containers and shared installs, the clone may be read-only and the user may have no home folder.
 numba then finds no place for compiled code, and refuses to compile at all.
@@ -9,10 +9,10 @@ import tempfile
 
 
 def keep_compiled_code():
-    """Give numba a folder for compiled code; a message reports if it is for this run only.
+    """Give numba a folder for compiled code; a message reports if the folder is temporary.
 
-    It must be called before a module with kernels is imported. The folder of a single run is
-    removed at its end: in a place where all users write, others could put code into it.
+    It must be called before a module with kernels is imported. A temporary folder is removed at the
+    end of the run: in a place where all users write, others could put code into it.
     """
     # Imported here: numba takes half a second, and --help does not wait for it.
     import numba

@@ -11,11 +11,11 @@ from machine.remarks import each_once, withheld
 
 
 class UserError(Exception):
-    """A fault that the user can mend: printed as one line, exit status 2."""
+    """A fault that the user can correct: printed as one line, exit status 2."""
 
 
 class CannotWrite(UserError):
-    """A folder that takes no files, or a full disk; the command stops before other volumes."""
+    """A folder that cannot be written to, or a full disk; no other volume is begun."""
 
 
 def quiet_nibabel():
@@ -39,10 +39,10 @@ def run(command, story, quiet=False):
     quiet_nibabel()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream of the caller's own
-            # A file name may hold what the terminal cannot show.
+            # A file name may contain characters that the terminal cannot show.
             stream.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # not in the main thread
-        # As Ctrl-C, so that temporary files are removed.
+        # SIGTERM acts like Ctrl-C, so that temporary files are removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence = (
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
@@ -76,7 +76,7 @@ def run(command, story, quiet=False):
 def _open_standard_streams():
     """Replace closed standard streams by the null device; some schedulers close them.
 
-    Otherwise the next file that is opened takes their number, and messages are written into it.
+    Otherwise the next file that is opened takes the number of a closed stream, and gets messages.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -91,7 +91,7 @@ def _open_standard_streams():
 
 @contextlib.contextmanager
 def blamed_on(item):
-    """Inside, an error of the file system counts as a fault of this volume; others are still done.
+    """Inside, an error of the file system becomes a fault of this volume; the other volumes go on.
 
     Its disk may be unmounted, or its file moved, during the work.
 
@@ -123,7 +123,7 @@ def complain(command, text):
 
 
 def one_line(text):
-    """A text in one line that any terminal can show, with escapes for odd signs in file names."""
+    """A text in one line that any terminal can show, with escapes for unprintable characters."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
         for sign in str(text)
@@ -131,7 +131,7 @@ def one_line(text):
 
 
 def short(name, most=32):
-    """A name in one line of so many signs, cut in the middle: runs differ at the end.
+    """A name in one line of `most` characters or less, cut in the middle: names differ at the end.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def short(name, most=32):
 
 
 def short_names(names):
-    """Short names that tell all volumes apart: `short`, or the whole name where two are equal.
+    """Short names that distinguish all volumes: `short`, or the whole name if two are equal.
 
     Parameters
     ----------

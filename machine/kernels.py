@@ -1,7 +1,7 @@
-"""Kernels that numba compiles and keeps until one of their source files changes.
+"""Kernels that numba compiles and caches until one of their source files changes.
 
 numba itself checks only the file of the kernel. But kernels use functions and constants of other
-files. So the names of the kept files hold a digest of all source files.
+files. So the names of the cached files contain a digest of all source files.
 """
 import contextlib
 from functools import cache
@@ -15,12 +15,12 @@ from machine.sources import digest_of, sources_behind
 
 
 def njit(**options):
-    """Compile as `numba.njit` with these options, and keep the compiled code.
+    """Compile as `numba.njit` with these options, and cache the compiled code.
 
     Parameters
     ----------
     **options
-        Options of `numba.njit`. Code is always kept, with or without ``cache=True``.
+        Options of `numba.njit`. Code is always cached, with or without ``cache=True``.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def njit(**options):
 
 
 class _KeptCode(FunctionCache):
-    """numba's kept code of a function, in files whose names hold the digest of all its sources."""
+    """numba's cached code of a function, in files whose names hold the digest of all sources."""
 
     def __init__(self, function):
         super().__init__(function)
@@ -49,7 +49,7 @@ class _KeptCode(FunctionCache):
         self._cache_file = IndexDataCacheFile(self._cache_path, self._base, stamp)
 
     def save_overload(self, sig, data):
-        """Keep the compiled code, and remove the code of earlier sources."""
+        """Save the compiled code, and remove the code of earlier sources."""
         super().save_overload(sig, data)
         name, _, rest = self._impl.filename_base.rpartition("-")
         python = rest.partition(".")[2]

@@ -16,7 +16,7 @@ from machine.threads import thread_count
 
 
 class Clock:
-    """``clock("read", work)`` runs work and notes its seconds; it keeps the shortest of a name."""
+    """``clock("read", work)`` runs work and records its seconds: the shortest time of each name."""
 
     def __init__(self):
         self.seconds = {}

@@ -8,7 +8,7 @@ from machine.errors import UserError
 
 GB, MB = 1e9, 1e6
 CODE_BYTES = 0.15 * GB  # memory of compiled code
-VOXEL_BYTES = 64  # work per voxel of the largest volume; 43 to 52 were measured in training
+VOXEL_BYTES = 64  # work memory per voxel of the largest volume; 43 to 52 were measured in training
 SERIES_BYTES = 16  # per voxel of a file that is upscaled, to read it and keep it in memory
 SPARE = 0.1  # share of the free memory that is not used
 
@@ -43,7 +43,7 @@ def memory_budget(max_memory):
     Parameters
     ----------
     max_memory : float or None
-        GB that the process may take in all. None: the free memory, less the share SPARE.
+        Total memory in GB that the process may take. None: the free memory minus the share SPARE.
     """
     if max_memory is not None:
         return max_memory * GB - psutil.Process().memory_info().rss
@@ -56,7 +56,7 @@ def row_bytes(taps):
 
 
 def plan_passes(buckets, row, work, budget, step):
-    """Lay out the sums of all buckets in memory.
+    """Divide the sums of all buckets into passes that fit into memory.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def plan_passes(buckets, row, work, budget, step):
     row : float
         Bytes of one bucket's sums.
     work : float
-        Bytes beside the sums.
+        Bytes needed besides the sums.
     budget : float
         Bytes that may be used.
     step : int

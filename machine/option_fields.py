@@ -1,6 +1,7 @@
 """A command line made from a dataclass: each field is one option, with its help and limits.
 
-This file imports the standard library only, so that ``--help`` and a typing error answer at once.
+This file imports the standard library only, so that ``--help`` and messages about wrong options
+appear at once.
 """
 import argparse
 import math
@@ -17,18 +18,18 @@ def option(default, group, text, kind=None, **limits):
     default : object
         None if the option is off or is determined automatically by default.
     group : str
-        Its heading in ``--help``.
+        Heading of the option in ``--help``.
     text : str
-        Its help.
+        Help text of the option.
     kind : type, optional
         Type of its values; by default the type of `default`.
     limits
         ``choices``, ``low``, ``high``, ``odd``: limits of its values. ``none``: a number that means
-        None. ``auto``: True if the word "auto" means None. ``bare``: its value if it is given
-        without one. ``flag``: its name on the command line, if it differs from the field's name.
-        ``switch``: True if it has a ``--no-`` form. ``several``: True if it takes several values.
-        ``metavar``: name of its value in the help. ``since``: True if filters of earlier versions
-        lack it; they were learned with its default.
+        None. ``auto``: True if the word "auto" means None. ``bare``: value of the option if it is
+        given without a value. ``flag``: name on the command line, if it differs from the field's
+        name. ``switch``: True if it has a ``--no-`` form. ``several``: True if it takes several
+        values. ``metavar``: name of its value in the help. ``since``: True if filters of earlier
+        versions lack it; they were learned with its default.
     """
     kind = kind or type(default)
     return field(default=default, metadata={"group": group, "help": text, "kind": kind, **limits})

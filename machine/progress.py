@@ -10,7 +10,7 @@ from machine.remarks import is_heard, withheld
 
 
 def progress(total, what, unit, quiet=False):
-    """A progress bar with rate and time left on a terminal; none elsewhere, or if quiet."""
+    """A progress bar with rate and remaining time on a terminal; no bar elsewhere, or if quiet."""
     quiet = quiet or is_heard()  # on a worker
     return Bar(total=total, desc=one_line(what), unit=unit, unit_scale=True, leave=False,
                disable=quiet or None, dynamic_ncols=True)

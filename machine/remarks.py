@@ -2,8 +2,8 @@
 
 Nobody reads the output of a cluster's worker. So its messages are collected, and the command prints
 them. A worker may have several threads, each with a volume of its own, and collects the messages of
-each thread apart. A volume that is read several times gives equal messages each time; a command
-prints them once.
+each thread separately. A volume that is read several times gives equal messages each time; a
+command prints such messages once.
 """
 import contextlib
 import threading
@@ -30,7 +30,7 @@ def listening():
 
 @contextlib.contextmanager
 def noting():
-    """Inside, note the messages of this thread; they are printed or collected as without it.
+    """Inside, note the messages of this thread; they are also printed or collected as usual.
 
     Yields
     ------
@@ -65,7 +65,7 @@ def withheld(line, stream):
 
 @contextlib.contextmanager
 def each_once():
-    """Inside, each line of standard error is printed once, from whichever thread."""
+    """Inside, each line of standard error is printed once, also if several threads print it."""
     _printed.append(set())
     try:
         yield

@@ -1,6 +1,6 @@
 """Vectors of sixteen or eight float32 numbers, for kernels that numba compiles.
 
-Without them, the compiler turns loops over a patch into gathers of single voxels. The operations
+Without vectors, the compiler turns loops over a patch into gathers of single voxels. The operations
 are LLVM's own, so every processor runs them: in one AVX-512 register, in two registers of AVX2, in
 four of SSE or NEON. Arrays of any shape are addressed by flat indices. They must be C-contiguous,
 and bounds are not checked.

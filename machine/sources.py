@@ -1,6 +1,6 @@
 """Source files of this project and their digests, and versions of packages.
 
-The digests tell whether compiled code, a worker or an interrupted run has the present version. This
+The digests show whether compiled code, a worker or an interrupted run has the current version. This
 file imports the standard library only.
 """
 import hashlib

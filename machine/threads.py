@@ -119,8 +119,8 @@ def in_turn(work, items, ahead=0):
     work : callable
     items : iterable
     ahead : int
-        Number of the next items that are worked on meanwhile, each in a thread of its own. With 0,
-        the function that is yielded does the work when it is called.
+        Number of following items that are processed in advance, each in its own thread. With 0, the
+        function that is yielded does the work when it is called.
 
     Examples
     --------

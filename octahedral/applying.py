@@ -1,9 +1,9 @@
 """Apply the filters of a stage: each voxel gets the filter of its leaf, turned to its orientation.
 
-A ball of voxels is the same in all 48 orientations. So the voxels around a voxel are always read as
-the same lines, eight voxels at a time. Only the weights of the filter change places. A bucket is a
-pair of a leaf and an orientation. Voxels are visited bucket after bucket: the weights change places
-once per bucket, and four of its voxels are computed at a time.
+A ball of voxels is the same in all 48 orientations. So the voxels around a voxel are always loaded
+as the same lines, eight voxels at a time. Only the weights of the filter are permuted. A bucket is
+a pair of a leaf and an orientation. Voxels are processed bucket by bucket: the weights are permuted
+once per bucket, and the results of four voxels are computed at a time.
 """
 from typing import NamedTuple
 
@@ -15,27 +15,27 @@ from machine.threads import in_threads, spans
 from octahedral.scene import turned
 
 ORIENTATIONS = 48
-SPAN = 1 << 17  # voxels at a time: enough to fill buckets, few enough that patches lie close
+SPAN = 1 << 17  # voxels at a time: enough to fill buckets, few enough that patches are close
 
 
 class Lines(NamedTuple):
-    """The voxels that filters see, in the estimate and the initial estimate: lines of `HALF`."""
+    """Voxels under a filter, in the estimate and the initial estimate: lines of `HALF` voxels."""
 
-    in_estimate: np.ndarray  # (lines,) int64: offset from a voxel to each line's first voxel, flat
+    in_estimate: np.ndarray  # (lines,) int64: flat offset from a voxel to each line's first voxel
     in_start: np.ndarray  # (lines of the initial estimate,) int64
-    slots: np.ndarray  # (48, taps) int64: place of each turned tap among the lines' voxels
-    centre: int  # the place of the voxel itself
+    slots: np.ndarray  # (48, taps) int64: index of each turned tap among the lines' voxels
+    centre: int  # index of the voxel itself
 
 
 def lines_of(taps, shape):
-    """The lines that hold the taps of a filter, and the places of the turned taps in them.
+    """The lines that contain the taps of a filter, and the indices of the turned taps in them.
 
     Parameters
     ----------
     taps : pair of ndarray of int, shape (taps, 3)
         Displacements in the estimate, a ball of radius 1 or more, and in the initial estimate.
     shape : tuple of three int
-        Of the padded volume.
+        Shape of the padded volume.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def lines_of(taps, shape):
         at = turned(displacements)
         across, line = np.unique(at[..., :2].reshape(-1, 2), axis=0, return_inverse=True)
         first = across @ np.array([shape[1] * shape[2], shape[2]]) - reach
-        pieces = HALF * np.arange(-(-(2 * reach + 1) // HALF))  # of a line
+        pieces = HALF * np.arange(-(-(2 * reach + 1) // HALF))  # starts of the pieces of a line
         side = HALF * len(pieces)
         slots.append(before + line.reshape(at.shape[:2]) * side + at[..., 2] + reach)
         begins.append((first[:, None] + pieces).reshape(-1))
@@ -74,12 +74,12 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
     estimate, start, result : ndarray of float32, flat
         Padded volumes; `start` is the initial estimate.
     voxels : ndarray of int64, shape (n,)
-        Flat indices.
+        Flat indices of the voxels to restore.
     leaf : ndarray of int32, shape (trees, n)
     orientation : ndarray of uint8, shape (n,)
     lines : Lines
     weights : ndarray of float32, shape (leaves, taps)
-        They multiply each tap less the voxel's own estimate. The sum is added to this estimate.
+        Each weight multiplies a tap minus the voxel's own estimate. The sum is added to it.
     """
     buckets, sides = ORIENTATIONS * len(weights), len(lines.in_estimate) + len(lines.in_start)
 
@@ -144,7 +144,7 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
 
 @njit(cache=True, inline="always")
 def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum2, sum3):
-    """The sums at four voxels, plus the products of lines; their weights begin at line `first`."""
+    """Add the products of lines to the sums at four voxels; weights begin at line `first`."""
     for line in range(lines.size):
         w, offset = load_half(filter_, (first + line) * HALF), lines[line]
         sum0 = multiply_add(w, load_half(volume, at + offset), sum0)
@@ -156,11 +156,11 @@ def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum
 
 @njit(cache=True)
 def _turn(weights, slots, centre, filter_):
-    """Put weights into their places; the voxel itself gets the weight that makes their sum 1."""
+    """Write weights to their indices; the voxel itself gets the weight that makes their sum 1."""
     filter_[:] = 0
     rest = 1.0
     for tap in range(weights.size):
         filter_[slots[tap]] = weights[tap]
         rest -= weights[tap]
-    # In later stages the voxel is also a tap of the initial estimate, in another place.
+    # In later stages the voxel is also a tap of the initial estimate, at another index.
     filter_[centre] = rest

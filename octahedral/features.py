@@ -22,13 +22,13 @@ from octahedral.voxel_features import (
     write_leaves,
 )
 
-SLAB, PIECE = 48, 4096  # planes at a time; voxels of them that a thread takes at a time
+SLAB, PIECE = 48, 4096  # planes per slab; voxels per task of a thread
 WINDOW, WIDE_WINDOW, MEAN_WINDOW = (np.asarray(weights, np.float32) for weights in (
     gaussian_weights(9, WINDOW_SIGMA), gaussian_weights(11, 2.0), np.full(5, 1 / 5)))
 
 
 def in_slabs(scene, voxels, work):
-    """Go through a scene in slabs, and through the voxels of each slab in threads.
+    """Process a scene in slabs, and the voxels of each slab in threads.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def features_of_voxels(scene, voxels):
         If the scene has descriptors, every row also holds them and the known reading of the
         profile; an unknown reading is NaN.
     orientation : ndarray of uint8, shape (n,)
-        Row of `turned_offsets`.
+        Row number in `turned_offsets`.
 
     Examples
     --------
@@ -137,9 +137,9 @@ def classify(scene, voxels, tree):
     Returns
     -------
     leaf : ndarray of int32, shape (roots, n)
-        Of each tree.
+        Leaf of each voxel in each tree.
     orientation : ndarray of uint8, shape (n,)
-        Row of `turned_offsets`.
+        Row number in `turned_offsets`.
     """
     leaf = np.empty((len(tree.roots), voxels.size), np.int32)
     orientation = np.empty(voxels.size, np.uint8)
@@ -168,7 +168,7 @@ def for_volume(tree, whole):
     Returns
     -------
     Tree
-        Without a reader.
+        The simplified tree, without a reader.
     """
     if tree.feature.max() < OVER_NOISE:
         return tree._replace(reader=NO_READER)
@@ -189,19 +189,19 @@ def for_volume(tree, whole):
 def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, result):
     """Smooth a volume, or the product of its central differences along two axes.
 
-    The window is the product of one window along each axis. All arrays are flat. A window that
-    reaches over the end of a row or plane reads the next one. So the result is right only at
+    The window is the product of one window along each axis. All arrays are flat. Beyond the end of
+    a row or plane, a window extends into the next row or plane. So the result is correct only at
     REACH - 1 voxels or more from the faces, and only these voxels are used.
 
     Parameters
     ----------
     x : ndarray of float32, shape (n,)
     plane, row : int
-        Voxels in a plane and in a row.
+        Numbers of voxels in a plane and in a row.
     step_a, step_b : int
-        From a voxel to the next along the two axes; 0 for the volume itself.
+        Offsets to the next voxel along the two axes; 0 to smooth the volume itself.
     weights : ndarray of float32, shape (9,) or so
-        At most REACH - 1 on either side of the middle.
+        With at most REACH - 1 weights on either side of the middle.
     values, smooth, smoothed : ndarray of float32
         Scratch for two planes and the volume.
     result : ndarray of float32, shape (n,)

@@ -1,16 +1,16 @@
-"""Layout of the filters of leaves for pictures that were made for buckets."""
+"""Layout of the filters of leaves for pictures that were designed for buckets."""
 import numpy as np
 
 
 def leaves_in_rows(values, counts, columns=32):
-    """Lay out values of each stage's leaves as if they were buckets, most samples first.
+    """Lay out values of each stage's leaves like those of buckets, most samples first.
 
     Parameters
     ----------
     values : list of ndarray, shape (leaves, ...)
-        One per stage.
+        Values of each stage.
     counts : list of ndarray, shape (leaves,)
-        Samples of each leaf.
+        Number of samples of each leaf, for each stage.
     columns : int, optional
 
     Returns
@@ -18,7 +18,7 @@ def leaves_in_rows(values, counts, columns=32):
     values : ndarray of float32, shape (stages * columns * rows, ...)
         NaN where a stage has fewer leaves.
     classes, names : tuple
-        For `report.filter_pictures`.
+        Arguments for `report.filter_pictures`.
     """
     rows, shape = -(-max(map(len, values)) // columns), values[0].shape[1:]
     grid = np.full((len(values), rows * columns, *shape), np.nan, np.float32)
@@ -35,7 +35,7 @@ def as_cubes(weights, displacements):
     Parameters
     ----------
     weights : ndarray, shape (n, taps or more)
-        Weights after those of the displacements are dropped.
+        Weights beyond those of the displacements are dropped.
     displacements : ndarray of int, shape (taps, 3)
 
     Returns

@@ -1,4 +1,4 @@
-"""Filters of a stage's leaves: ridge regressions, each pulled to the filter of the node above."""
+"""Filters of a stage's leaves: ridge regressions, each pulled towards its parent's filter."""
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +7,7 @@ from scipy.linalg import cho_factor, cho_solve
 from machine.threads import in_threads
 from matrix_compute import unpacked
 
-USUAL_RIDGE = 300.0  # samples: the choice of the first stage on a dozen brains
+USUAL_RIDGE = 300.0  # samples: chosen by the first stage on a dozen brains
 RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
 
 
@@ -15,10 +15,10 @@ class Solved(NamedTuple):
     """The filters of a stage, and how its ridge was chosen."""
 
     weights: np.ndarray  # (leaves, taps) float32, learned from all voxels
-    # Learned without the held-out voxels if they chose the ridge; otherwise equal to `weights`.
+    # Learned without the held-out voxels if the ridge was chosen on these; otherwise `weights`.
     without_held_out: np.ndarray
     ridge: float  # samples
-    missed: dict  # for each ridge that could be solved: mean squared error, held out
+    missed: dict  # mean squared error on held-out voxels, for each ridge that could be solved
 
 
 def solve_stage(gram, tree, method):
@@ -26,9 +26,9 @@ def solve_stage(gram, tree, method):
 
     A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``. r is the ridge, a
     number of samples, times the mean square of a tap. ``--ridge auto`` tries all RIDGES and takes
-    the one with the least error on the held-out voxels; the filters are then learned from all
-    voxels. While later stages are learned, their input is restored with the filters without the
-    held-out voxels: so no filter that affects the choice of their ridge has learned these voxels.
+    the one with the smallest error on the held-out voxels. The filters are then learned from all
+    voxels. The input of later stages is restored with filters that were learned without the
+    held-out voxels. So no earlier filter has learned from the voxels that choose a later ridge.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def corrected_filters(gram, tree, weights, ridge, trust):
     tree : Tree
     weights : ndarray of float32, shape (leaves, taps)
     ridge : float
-        Samples.
+        Weight of the ridge, in samples.
     trust : float
         Share of the correction that is applied.
 

@@ -1,10 +1,10 @@
-"""The volumes that a stage works on, and the places around a voxel in the voxel's own frame."""
+"""The input volumes of a stage, and positions around a voxel in the voxel's own frame."""
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-REACH = 6  # voxels: the farthest that features and taps reach
+REACH = 6  # voxels: largest distance of features and taps from their voxel
 PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
 
 
@@ -14,10 +14,10 @@ class Scene(NamedTuple):
     estimate: np.ndarray  # (X, Y, Z) float32, in [0, 1]: output of the stage before
     start: np.ndarray  # (X, Y, Z) float32: the initial estimate
     mask: np.ndarray  # (X, Y, Z) bool: brain
-    place: np.ndarray  # (3, longest side) float32: along each axis, from the nearest LR sample
+    place: np.ndarray  # (3, longest side) float32: signed distance from the nearest LR sample
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
     descriptors: np.ndarray | None = None  # float32: noise and blur descriptors of the LR volume
-    blur: np.ndarray | None = None  # float32: reading of its profile, where this is known
+    blur: np.ndarray | None = None  # float32: true reading of the volume's profile, if known
     reading_error: np.ndarray | None = None  # float32: error added to the reading in training
 
 
@@ -36,14 +36,14 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
         The part of the volumes to restore; by default the whole.
     ends : sequence of three pairs of bool, optional
         For both faces of each axis: True if the face is also a face of the array that the volumes
-        were cropped from. Beyond this face the mask is mirrored, as the voxels are. Beyond all
-        other faces there is no brain.
+        were cropped from. Beyond such a face the mask is mirrored like the voxels. Beyond all other
+        faces the mask is False.
     blur, reading_error : ndarray of float32, optional
 
     Returns
     -------
     Scene
-        Of the tile and its surroundings.
+        Scene of the tile and its surroundings.
     """
     tile = tile or tuple(slice(0, side) for side in mask.shape)
     longest = max(side.stop - side.start for side in tile)
@@ -89,7 +89,7 @@ def places(side, step, first):
 
 
 def ball(radius_squared, centre=True):
-    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if it is < 0.
+    """Displacements (taps, 3) to the voxels within a radius, in raster order; empty if it is < 0.
 
     Examples
     --------

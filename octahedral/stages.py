@@ -1,7 +1,7 @@
 """Restoring in stages: each stage corrects the output of the stage before, in the voxel's frame.
 
 A stage has one or more trees that sort voxels into classes, and one linear filter for each class.
-Its filters see a ball of the estimate so far and, from the second stage on, a smaller ball of the
+Its filters use a ball of the current estimate and, from the second stage on, a smaller ball of the
 initial estimate. After each stage the estimate is clipped. With --back_projections it is also
 back-projected.
 """
@@ -21,17 +21,17 @@ from octahedral.tree import NO_READER, grow, together
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
 from util import random_of, tight_box
 
-TILE_VOXELS = 3_500_000  # in a tile with its surroundings: some 70 bytes of memory each
-LEAST_TILE = 8  # voxels across a tile
-NEAR = 4  # voxels: this far around the learned voxels, the input of later stages is restored
-START_RADIUS_SQUARED = 6  # of the ball of the initial estimate that later stages see
-SMALL_BALL = ball(3, centre=False), np.array(  # taps of the filters in growing
+TILE_VOXELS = 3_500_000  # largest tile with its surroundings: some 70 bytes of memory per voxel
+LEAST_TILE = 8  # smallest width of a tile in voxels
+NEAR = 4  # voxels: the input of later stages is restored this far around the training voxels
+START_RADIUS_SQUARED = 6  # of the ball of the initial estimate, for later stages
+SMALL_BALL = ball(3, centre=False), np.array(  # taps of the filters while trees are grown
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
-TREE_SAMPLES = 400_000  # voxels that the trees of a stage are grown from
+TREE_SAMPLES = 400_000  # voxels from which the trees of a stage are grown
 HELD_OUT_BLOCK = 16  # voxels: side of the cubes that are held out of learning, to choose the ridge
 HELD_OUT_SHARE = 1 / 16
-# Columns of features: the descriptors of the volume, the reading of its profile, whether this
-# reading is given; HIDDEN are the descriptors for the reader alone, not for trees.
+# Columns of features: descriptors of the volume, reading of its profile, and 1 if this reading is
+# given. HIDDEN: descriptors for the reader alone, not for trees.
 DESCRIPTORS = slice(OVER_NOISE + 1, OVER_NOISE + 1 + len(DESCRIPTOR_NAMES))
 TOLD = DESCRIPTORS.stop + len(READING_NAMES)
 BLUR = slice(DESCRIPTORS.stop, TOLD)
@@ -84,14 +84,14 @@ def restore_stages(volume, stages, method, near=None, advance=lambda share: None
                 scene = scene_of(volume, estimate, method, inner)
                 restored[inner] = apply_stage(scene, stage, number, method, wanted[inner])
             advance(1 / (len(tiles) * len(stages)))
-        estimate = restored  # frees the memory of the one before
+        estimate = restored  # frees the memory of the previous estimate
         del restored
         estimate = volume.consistency.refine(estimate, method.back_projections)
     return estimate
 
 
 def what_stages_learn_from(volume, stages, method):
-    """The scene of a volume for the stage after `stages`, and the voxels it learns from, flat."""
+    """Scene of a volume for the stage after `stages`, and flat indices of its training voxels."""
     training_mask, near = volume.mask, None
     if volume.training_mask is not None:
         training_mask = volume.training_mask
@@ -123,7 +123,7 @@ def tiles_of(shape):
 
 
 def part_of(tile, wanted):
-    """The smallest part of a tile that holds its wanted voxels; None where it has none.
+    """The smallest part of a tile that contains its wanted voxels; None if it has none.
 
     Examples
     --------
@@ -169,22 +169,22 @@ def sample_features(volume, stages, method, count, name):
     Parameters
     ----------
     volume : LRVolume
-        With its original.
+        LR volume with its original.
     stages : list of Stage
-        The stages before.
+        Earlier stages.
     method : Method
     count : int
         Largest number of voxels.
     name : str
-        Of the volume. It decides, with the seed, which voxels are taken and which are held out.
+        Name of the volume. The name and the seed determine the sampled and the held-out voxels.
 
     Returns
     -------
     features : ndarray of float32
-        As `features_of_voxels` gives them. If the true profile is known, the reading is the true
-        one, and `reading_error` follows in further columns.
+        Result of `features_of_voxels`. If the true profile is known, the reading is the true one,
+        and further columns hold `reading_error`.
     rows : ndarray of float32, shape (n, taps + 1)
-        A few taps and the target, less the voxel's own estimate.
+        A few taps and the target, minus the voxel's own estimate.
     """
     scene, voxels = what_stages_learn_from(volume, stages, method)
     learned = voxels[~held_out(voxels, scene.mask.shape, method.seed, name)]
@@ -224,13 +224,13 @@ def stage_tree(feature_samples, method, advance=lambda leaves: None):
 
 
 def _with_readings(feature_samples):
-    """Fit a reader to sampled features; write its readings where no profile is given.
+    """Fit a reader to sampled features; write its readings if no profile is given.
 
     Returns
     -------
     reader : ndarray
     feature_samples : list
-        Features without the columns that are not for trees, and rows.
+        Pairs of features, without the columns that trees do not use, and rows.
     """
     whole = np.array([features[0] for features, _ in feature_samples])
     reader = fit_reader(whole[:, DESCRIPTORS], whole[:, BLUR])
@@ -251,19 +251,19 @@ def stage_samples(volume, stages, tree, method, name, wanted=None):
     Parameters
     ----------
     volume : LRVolume
-        With its original.
+        LR volume with its original.
     stages : list of Stage
-        The stages before.
+        Earlier stages.
     tree : Tree
     method : Method
     name : str
-        Of the volume. It decides, with the seed, which voxels are drawn and which are held out.
+        Name of the volume. The name and the seed determine the sampled and the held-out voxels.
     wanted : ndarray of bool, shape (buckets,), optional
-        Only the samples of these buckets are drawn.
+        Buckets to draw samples of; by default all.
 
     Returns
     -------
-    Drawn
+    TrainingSamples
         One bucket for each leaf, then as many buckets for the held-out voxels.
     """
     scene, voxels = what_stages_learn_from(volume, stages, method)
@@ -284,8 +284,8 @@ def stage_samples(volume, stages, tree, method, name, wanted=None):
 def row_filler(scene, volume, voxels, orientation, taps):
     """A function that writes the rows of a slice of the voxels.
 
-    A row is [taps of the estimate, taps of the initial estimate, target], less the voxel's own
-    estimate. It is multiplied by the square root of the volume's weight: so squared errors are
+    A row is [taps of the estimate, taps of the initial estimate, target], minus the voxel's own
+    estimate. It is multiplied by the square root of the volume's weight, so squared errors are
     multiplied by this weight.
     """
     in_estimate, in_start = _offsets(taps, scene)
@@ -319,7 +319,7 @@ def _offsets(taps, scene):
 
 @njit(cache=True, nogil=True)
 def _gather(x, start, hr, voxels, orientation, in_estimate, in_start, rows):
-    """Rows [taps of x, taps of start, hr] of the voxels, all less x at the voxel."""
+    """Write rows [taps of x, taps of start, hr] of the voxels, minus x at the voxel."""
     taps, more = in_estimate.shape[1], in_start.shape[1]
     for n in range(voxels.size):
         at, row = voxels[n], rows[n]

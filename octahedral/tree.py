@@ -1,9 +1,9 @@
 """A tree with learned splits, which sorts voxels into classes.
 
-To find a node's split, each feature is tried with a few thresholds. For each threshold, the voxels
-on either side get a small linear filter of their own. The best split is the one that reduces the
-squared error to the HR voxels most. The node with the largest reduction is split first. This is the
-regression tree of Breiman et al. (1984) with linear models in its leaves, grown best-first.
+To find a node's split, each feature is tried with a few thresholds. For each threshold, a small
+linear filter is fitted to the voxels on either side. The best split reduces the squared error to
+the HR voxels most. The node with the largest reduction is split first. This is the regression tree
+of Breiman et al. (1984) with linear models in its leaves, grown best-first.
 """
 import heapq
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ MOST_SAMPLES = 20_000  # largest number of samples from which a node chooses its
 MOST_LEAVES, MOST_TREES = 4096, 8
 MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
 LEAST = 200  # smallest number of samples on either side of a split
-SMALL_RIDGE = 0.05  # share of the mean square of a regressor
+SMALL_RIDGE = 0.05  # as a share of the mean square of a regressor
 NO_READER = np.zeros((len(READING_NAMES) + len(DESCRIPTOR_NAMES), 1 + len(DESCRIPTOR_NAMES)))
 
 
@@ -33,7 +33,7 @@ class Tree(NamedTuple):
     There may be several trees, one after another. Then a voxel has one leaf in each tree.
     """
 
-    feature: np.ndarray  # (nodes,) int64: the feature that decides; -1 in a leaf
+    feature: np.ndarray  # (nodes,) int64: index of the feature to split on; -1 in a leaf
     threshold: np.ndarray  # (nodes,) float32: a feature >= this leads to child 1, else to 0
     child: np.ndarray  # (nodes, 2) int64; 0 in a leaf
     leaf: np.ndarray  # (nodes,) int64: number of the leaf among all trees; -1 elsewhere
@@ -128,7 +128,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
     ----------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
     samples : ndarray of float32, shape (n, regressors + 1)
-        A few voxels of each patch, less its centre, and HR less the centre.
+        A few voxels of each patch, and the HR voxel, all minus the centre of the patch.
     leaves : int
         Largest number of leaves.
     advance : callable, optional
@@ -137,7 +137,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
     Returns
     -------
     Tree
-        Does not depend on the number of threads.
+        The tree does not depend on the number of threads.
 
     Examples
     --------
@@ -220,7 +220,7 @@ def errors_left(grams, counts, ridge):
     """Squared errors of ridge regressions, from Gram matrices of [regressors, target].
 
     The error is the square of the last diagonal entry of the Cholesky factor. A regressor that is a
-    linear combination of the ones before it is left out.
+    linear combination of earlier regressors is left out.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def errors_left(grams, counts, ridge):
     counts : ndarray of int, shape (m,)
         Number of samples.
     ridge : float
-        Times the number of samples, it is added to the diagonal.
+        Multiplied by the number of samples, then added to the diagonal.
 
     Returns
     -------

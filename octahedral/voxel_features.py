@@ -2,10 +2,10 @@
 
 A cube has 48 symmetries: 6 orders of the axes times 8 flips. Each voxel's surroundings are turned
 by the symmetry that brings its principal gradient direction v into a fixed range: v points along
-the smoothed gradient, and its components are positive and descending. So an edge that runs up and
-an edge that runs left are one case, learned together; a filter is stored once instead of 48 times.
-The features below describe the surroundings in this frame. If the factor differs between axes, only
-axes of equal factor change places.
+the smoothed gradient, and its components are positive and descending. So edges of different
+orientations count as one case and are learned together; a filter is stored once instead of 48
+times. The features below describe the surroundings in this frame. If the factor differs between
+axes, only axes of equal factor change places.
 
 The frame, and the features that need no neighbours, are computed in loops without a branch, several
 voxels at a time. The features that need neighbours follow, voxel by voxel.
@@ -29,11 +29,11 @@ FEATURE_NAMES = (
     "wide_bend_0", "wide_bend_1", "wide_bend_2",  # second differences over two voxels
     "twist_01", "twist_02", "twist_12",  # mixed differences
     "rise_0", "rise_1", "rise_2",  # first differences
-    "above_wide", "above_mean",  # voxel less a Gaussian mean, sigma 2; less the mean of 5^3 voxels
+    "above_wide", "above_mean",  # voxel minus Gaussian mean, sigma 2; minus the mean of 5^3 voxels
     "mean", "value",  # the mean of 5^3 voxels, and the voxel
-    "moved", "moved_raw",  # the voxel less its initial estimate
+    "moved", "moved_raw",  # the voxel minus its initial estimate
     "brain",  # share of the 5^3 voxels that are in the mask
-    "coherence",  # of the square roots of l1, l2, l3, as in the published method
+    "coherence",  # coherence of the square roots of l1, l2, l3, as in the published method
 )
 # The column of each feature: integers, which numba compiles as constants.
 (STRENGTH, RATIO_2, RATIO_3, SLOPE_1, SLOPE_2, PLACE_0, PLACE_1, PLACE_2, APART_0, APART_1, APART_2,
@@ -51,13 +51,13 @@ class Slab(NamedTuple):
 
     estimate: np.ndarray
     start: np.ndarray
-    rows: int  # in a plane
+    rows: int  # number of rows in a plane
     row: int  # voxels in a row
     first: int  # number of the slab's first plane in the padded volume
     place: np.ndarray
     swaps: np.ndarray
     steps: np.ndarray  # (48, 3) int64: offset to the next voxel along the axes of each frame
-    axes: np.ndarray  # (48, 3) int64: the axes of the volume that these are
+    axes: np.ndarray  # (48, 3) int64: axis of the volume for each axis of each frame
     tensor: np.ndarray  # (6, n): xx, yy, zz, xy, xz, yz
     smooth: np.ndarray
     wide: np.ndarray
@@ -84,7 +84,7 @@ def write_features(voxels, slab, features, orientation):
     slab : Slab
     features : ndarray of float32, shape (n, VOXEL_FEATURES)
     orientation : ndarray of uint8, shape (n,)
-        Both are written.
+        Output, as is `features`.
     """
     w = np.zeros(WORK)
     for first in range(0, voxels.size, BATCH):
@@ -94,7 +94,7 @@ def write_features(voxels, slab, features, orientation):
 
 @njit(cache=True, nogil=True)
 def write_leaves(voxels, slab, tree, leaf, orientation):
-    """Leaves, int32, shape (roots, n), and orientation of voxels, see `write_features`."""
+    """Write leaves, int32, shape (roots, n), and orientation of voxels, see `write_features`."""
     w, features = np.zeros(WORK), np.zeros((BATCH, VOXEL_FEATURES), np.float32)
     found = np.zeros(BATCH, np.int32)
     # A leaf leads to itself.
@@ -113,7 +113,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
 
 @njit(cache=True, nogil=True)
 def _walk(tree, asked, child, root, f, leaf):
-    """The leaves of a batch in one tree. Four independent walks at a time hide delays."""
+    """The leaves of a batch in one tree. Four independent walks at a time hide latencies."""
     for m in range(0, BATCH, 4):
         a = b = c = d = np.int64(root)
         while tree.feature[a] & tree.feature[b] & tree.feature[c] & tree.feature[d] >= 0:

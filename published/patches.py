@@ -12,7 +12,7 @@ def patch_lines(shape, length):
     offsets : ndarray of int64, shape (vectors,)
         Offset of each vector's first voxel from the patch's centre, in the flat volume in C order.
     places : ndarray of int64, shape (vectors,)
-        Index of this voxel in the patch, in C order. A line's last vector reads beyond its end.
+        Index of this voxel in the patch, in C order. The last vector extends beyond its line.
     """
     reach, starts = np.arange(length) - length // 2, np.arange(0, length, LANES)
     lines = (reach[:, None, None] * shape[1] + reach[:, None]) * shape[2]

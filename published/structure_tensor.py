@@ -29,9 +29,9 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     first : ndarray of int64, shape (X + 1,)
         Index in `voxels` of the first voxel of each plane.
     start, stop : int
-        Planes.
+        First plane, and the plane after the last one.
     weights : ndarray of float32, shape (window side,)
-        Of the window, along each axis.
+        Weights of the window along each axis.
     sin_p, cos_p : ndarray of float64, shape (classes - 1,)
         Sines and cosines of the boundaries between classes of the azimuth.
     cos_t : ndarray of float64, shape (classes - 1,)
@@ -41,7 +41,7 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     fa : bool
         If True, the coherence is the fractional anisotropy.
     angle, strength, coherence : ndarray, shape (n, 2), (n,) and (n,)
-        Written for these voxels; see `hashtable.Features`.
+        Output for these voxels; see `hashtable.Features`.
     """
     half, length = weights.size // 2, weights.size
     ny, nz = lr.shape[1], lr.shape[2]
@@ -161,8 +161,8 @@ def eigen_batch(w):
     Parameters
     ----------
     w : ndarray of float64, shape (13 * BATCH,)
-        Rows of `BATCH` numbers: xx, yy, zz, xy, xz, yz are read, l1, l2, l3, vx, vy, vz written.
-        The last row is scratch.
+        Rows of `BATCH` numbers. Input: xx, yy, zz, xy, xz, yz. Output: l1, l2, l3, vx, vy, vz. The
+        last row is scratch.
 
     Examples
     --------
@@ -285,7 +285,7 @@ def _degenerate(xx, yy, zz, xy, xz, yz):
 
 @njit(cache=True, error_model="numpy")
 def _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t):
-    """Classes of a direction: the number of boundaries between classes below its angles.
+    """Classes of a direction: for each angle, the number of class boundaries below it.
 
     The boundaries are given by their sines and cosines, which saves an arc tangent per voxel.
     """
