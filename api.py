@@ -1,9 +1,9 @@
-"""One call from Python for each thing that the commands do: arrays in, arrays out.
+"""Python functions for all that the commands do: arrays in, arrays out.
 
     from api import degrade, evaluate, learn, upscale
 
-Results are those of the commands to the last bit. Nothing is printed: where a command would warn,
-these calls give a Python warning.
+Results equal those of the commands to the last bit. Nothing is printed: messages of a command
+become Python warnings.
 """
 import contextlib
 import io
@@ -36,7 +36,7 @@ from restoring.steps import FilterStore
 from restoring.upscaling import upscale_volumes
 from util import bright_level_of_scan, mod_crop, random_of
 
-MOST = 8  # times finer
+MOST = 8  # largest factor
 PER_AXIS = 3
 
 
@@ -51,30 +51,30 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     array : array_like, shape (x, y, z)
         Background 0. Voxels that are infinite or not a number count as background.
     factor : int or three int, optional
-        How many times finer each axis becomes, 1 to 8.
+        Number of times that voxels become finer, 1 to 8: for all axes, or for each.
     voxel_size : float or three float, optional
-        Of the array, in mm. By default the finer voxels are cubes of 1 mm.
+        Voxel size of the array, in mm. By default the finer voxels are cubes of 1 mm.
     mask : array_like, shape (x, y, z), optional
-        The brain in a whole head, where the mask is above 0.5: noise and blur are estimated
-        inside; the whole head is restored.
+        Brain mask of a whole head: voxels above 0.5 are brain. Noise and blur are estimated inside
+        the mask; the whole head is restored.
     profile : str or three str, optional
-        Slice profile of the scan, of all axes or of each: a key of
+        Slice profile of the scan, for all axes or for each: a key of
         `degrading.slice_profile.PROFILES`. By default it is estimated.
     adapt : bool, optional
-        Whether filters for thick slices are first fine-tuned on the scan's own plane.
+        If True, filters for thick slices are first fine-tuned on the scan's own plane.
     filters : Filters or path-like, optional
-        From `learn`, or a folder that ``train.py`` wrote. By default those for scans that come
-        with the project.
+        Result of `learn`, or a folder that ``train.py`` wrote. By default the filters for scans
+        that come with the project.
 
     Returns
     -------
     ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensities of `array`, over the same field of view.
+        In intensity units of `array`, over the same field of view.
 
     Raises
     ------
     ValueError
-        If an argument is not what it should be, or there is nothing to restore.
+        If an argument is not valid, or there is nothing to restore.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
 def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
             profile: str | Sequence[str] = "box", noise: float = 0.0,
             seed: int = 0) -> NDArray[np.float32]:
-    """Make of a volume what a scanner with coarser voxels would have made.
+    """Simulate the volume that a scanner with coarser voxels would have measured.
 
     Parameters
     ----------
@@ -116,17 +116,17 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     noise : float, optional
         Standard deviation of the Rician noise, in per cent of the 99.9 % intensity.
     seed : int, optional
-        Of the noise.
+        Seed of the noise.
 
     Returns
     -------
     ndarray of float32, shape (X // factor[0], Y // factor[1], Z // factor[2])
-        In the intensities of `array`; 0 where less than half a voxel is brain.
+        In intensity units of `array`; 0 where less than half a voxel is brain.
 
     Raises
     ------
     ValueError
-        If an argument is not what it should be.
+        If an argument is not valid.
 
     Examples
     --------
@@ -153,34 +153,34 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
              profiles: Sequence[str] = ("box", "kspace"), noises: Sequence[float] = (0, 3),
              name: str = "array", adapt: bool = True, tissue: bool = False,
              filters: Filters | str | Path | None = None) -> list[dict[str, Any]]:
-    """Degrade a volume, upscale it, and compare, as ``test.py --preset scan`` does.
+    """Degrade and upscale a volume, and compare the results, as ``test.py --preset scan`` does.
 
     Parameters
     ----------
     array : array_like, shape (X, Y, Z)
-        A good volume, skull-stripped, background 0.
+        High-resolution volume of good quality, skull-stripped, background 0.
     factor : int or three int, optional
     voxel_size : float or three float, optional
-        Of the array, in mm; default 1.
+        Voxel size of the array, in mm; default 1.
     profiles, noises : sequences, optional
-        Slice profiles, and noise in per cent of the 99.9 % intensity: each pair is a row.
+        Slice profiles, and noise in per cent of the 99.9 % intensity: each pair gives a row.
     name : str, optional
-        The noise hangs on it. The command takes the name of the file.
+        Name that the noise depends on. The command uses the name of the file.
     adapt, filters
-        As for `upscale`.
+        See `upscale`.
     tissue : bool, optional
-        Whether to compare three-class segmentations too.
+        If True, three-class segmentations are compared, too.
 
     Returns
     -------
     list of dict
-        PSNR in dB of each way, inside the brain and over the whole, the gains of the restored
-        volume over the best other way, and the figures of use. docs/scans.md explains the keys.
+        PSNR in dB of each method, inside the brain and over the whole brain; gains of the restored
+        volume over the best alternative; figures of use. docs/scans.md explains the keys.
 
     Raises
     ------
     ValueError
-        If an argument is not what it should be, or the volume is too small.
+        If an argument is not valid, or the volume is too small.
     """
     data, factor = _volume_like("array", array), _factor_of(factor)
     sizes = _sizes_of(1.0 if voxel_size is None else voxel_size, factor)
@@ -203,12 +203,12 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     Parameters
     ----------
     images : dict of str to array_like, or sequence of array_like, each of shape (X, Y, Z)
-        Skull-stripped, background 0. What is chosen at random hangs on the names; those of a
-        sequence are ``volume_000.nii`` and so on.
+        Skull-stripped, background 0. The random choices depend on the names; the volumes of a
+        sequence are named ``volume_000.nii`` and so on.
     factor : int or three int, optional
     preset : {"scan", "best", "paper"}, optional
     folder : path-like, optional
-        Where to keep the filters; by default they are only returned.
+        Folder for the filters; by default they are only returned.
     **options
         Other options of ``train.py``, by name: ``leaves=64``.
 
@@ -219,7 +219,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     Raises
     ------
     ValueError
-        If an argument is not what it should be, or a volume cannot be learned from.
+        If an argument is not valid, or a volume cannot be learned from.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
@@ -257,7 +257,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
 
 @contextlib.contextmanager
 def _as_python_does() -> Iterator[None]:
-    """Inside, what a command would say is a Python warning, and a user's fault a ValueError."""
+    """Inside, a command's messages become Python warnings, and a UserError a ValueError."""
     with listening() as lines:
         try:
             yield
@@ -275,7 +275,7 @@ def _store_of(request: Request, filters: Filters | str | Path | None) -> FilterS
 
 
 def _volume_like(name: str, array: ArrayLike) -> NDArray[np.float32]:
-    """A copy of an array as float32, its shape and type checked."""
+    """A copy of an array as float32, after checks of its shape and type."""
     found = np.asarray(array)
     if found.ndim != PER_AXIS:
         raise ValueError(f"{name} must be 3-D, got shape {found.shape}")

@@ -5,15 +5,15 @@ import numpy as np
 def black_crop_box(image, padding, factor):
     """The box around the voxels that are not black, with some padding.
 
-    Only slices between `padding` and ``size - padding`` that are not all zero count. On each axis,
-    the box starts `padding` before the first of them, rounded down to a multiple of the factor. It
-    ends `padding` after the last of them (exclusive index).
+    On each axis, only slices between `padding` and ``size - padding`` that are not all zero count.
+    The box starts `padding` before the first such slice, rounded down to a multiple of the factor.
+    It ends `padding` after the last such slice (exclusive index).
 
     Parameters
     ----------
     image : ndarray, shape (X, Y, Z)
     padding : int
-        Voxels; half a patch.
+        Half a patch, in voxels.
     factor : tuple of three int
 
     Returns

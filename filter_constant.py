@@ -1,8 +1,8 @@
 """The constants of the method, and all options: a `Method`, and a `Request` of one run.
 
 Every option of ``train.py`` and ``test.py`` is one field below, with its default, its help and its
-allowed values. This file imports the standard library only, so that ``--help`` and a typing error
-answer at once.
+allowed values. This file imports the standard library only, so that ``--help`` and messages about
+wrong options appear at once.
 """
 import dataclasses
 import math
@@ -25,7 +25,7 @@ DEVICES = ("auto", "cpu", "gpu")
 MASK_AUTO = "auto"  # value of --mask: masks are found by the names of BIDS and other common names
 MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # placeholders in the patterns of --mask
 
-QUANTIZATION_PATCHES = 2_500_000  # class boundaries come from the first volumes that exceed it
+QUANTIZATION_PATCHES = 2_500_000  # sampling for class boundaries ends above this number
 
 # Options that each preset sets; measured in docs/quality.md and docs/scans.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate")
 ONLY_OCTAHEDRAL = ("stages", "trees", "leaves", "back_projections")
-OCTAHEDRAL_FILTER_MAX = 13  # largest --filter_len there; volumes are padded by half of it
+OCTAHEDRAL_FILTER_MAX = 13  # largest octahedral --filter_len; volumes are padded by half of it
 ONLY_SCAN = ("profile", "noise", "original_noise", "draws")
 
 
@@ -63,8 +63,7 @@ class Method:
                          "best restores most in the published test; scan is for upscaling real "
                          "scans. Other options override its values", choices=tuple(PRESETS))
 
-    # Options that give a filter its meaning. Filters are applied only with the values that they
-    # were learned with.
+    # Options that define a filter. Filters are applied only with the values of their training.
     factor: tuple = option((2, 2, 2), "method", "number of times that voxels become finer: one "
                            "number, or one per axis", kind=int, several=True, low=1, high=8)
     lr_type: str = option("interpolation", "method", "degradation that makes LR volumes from HR "
@@ -154,7 +153,7 @@ class Method:
 
     @property
     def margin(self) -> int:
-        """Voxels between a face of the cropped box and the first voxel that is restored.
+        """Number of voxels between a face of the cropped box and the first restored voxel.
 
         Patch and window of this voxel lie inside the box. The margin is 0 in the octahedral space,
         where volumes are mirrored at the faces.
@@ -172,7 +171,7 @@ class Method:
 
     @property
     def tag(self) -> str:
-        """The factor in file names: ``2``, or ``1x1x4`` where axes differ."""
+        """The factor in file names: ``2``, or ``1x1x4`` if axes differ."""
         return tag_of(self.factor)
 
 
@@ -180,8 +179,8 @@ class Method:
 class Request:
     """All options of one run: the method, the way to apply it, and the folders.
 
-    Restoring takes the method of the filters that are found. The method here then gives the factor
-    and the preset to look for, and the options that the filters must agree with.
+    Restoring takes the method that was saved with the filters. The method here then gives the
+    factor and the preset of these filters, and the options that the filters must agree with.
     """
 
     method: Method = Method()

@@ -36,9 +36,9 @@ def sharpen(image, sigma=0.85):
     Parameters
     ----------
     image : ndarray, shape (X, Y, Z), float
-        In [0, 1].
+        Intensities in [0, 1].
     sigma : float, optional
-        Voxels, of the narrowest Gaussian. The wider ones have 1.414 times this sigma.
+        Sigma of the narrowest Gaussian, in voxels. The wider Gaussians have 1.414 times this sigma.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def sharpen(image, sigma=0.85):
 
 
 def census_changes(first, second):
-    """Number of each voxel's 26 neighbours that are darker than it in one volume only.
+    """Number of each voxel's 26 neighbours that are darker than the voxel in one volume only.
 
     Returns
     -------

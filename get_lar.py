@@ -1,7 +1,7 @@
 """LR volumes on the fine grid, ready for the filters.
 
 Learning and evaluation degrade a high-resolution (HR) volume and bring it back to its own grid.
-Upscaling begins with a volume that really is low-resolution. Later steps are equal for both.
+Upscaling begins with a volume that really is low-resolution. Later steps are the same for both.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,14 +33,14 @@ class LRVolume:
     operator : Degradation
         The degradation from the fine volume to `low`.
     box : tuple of three slice
-        Place of the restored voxels in the whole fine volume.
+        Position of the restored voxels in the whole fine volume.
     whole_shape : tuple of three int
         Shape of the fine volume that is written; ``operator.shape`` may be smaller (published
         crop).
     scale : float
-        The intensity that is 1 here.
+        The intensity that becomes 1.
     mask : ndarray of bool, shape of the box
-        The brain.
+        Brain mask.
     margin : int, default 0
         Voxels of `lr` beyond each face of the box, for whole patches at the faces.
     hr : ndarray of float32, shape of the box, optional
@@ -51,9 +51,9 @@ class LRVolume:
     descriptors : ndarray of float32, shape (len(descriptors.DESCRIPTOR_NAMES),), optional
         Noise and blur descriptors of `low`.
     blur : ndarray of float32, shape (len(profile_reader.READING_NAMES),), optional
-        The blur of `low` where its profiles are known; by default a reading of the descriptors.
+        Blur of `low` if its profiles are known; by default it is estimated from the descriptors.
     true_blur : ndarray of float32, optional
-        The true blur of a sampled acquisition, also where the filters do not get it.
+        True blur of a sampled acquisition, even if it is not given to the filters.
     reading_error : ndarray of float32, optional
         Error added to the reading in training, to prepare filters for wrong readings.
     density : float
@@ -61,7 +61,7 @@ class LRVolume:
     training_mask : ndarray of bool, shape of the box, optional
         The part of the mask with the training samples, if the rest only surrounds them.
     weight : float
-        Weight of each of its samples in training.
+        Weight of each training sample of this volume.
     """
 
     lr: np.ndarray
@@ -88,7 +88,7 @@ class LRVolume:
         return consistency_of(self.low, self.operator, self.box, self.mask, self.scale)
 
     def whole(self, restored):
-        """The whole fine volume in its own intensities, from a restored one as large as `lr`."""
+        """The whole fine volume in original intensities, from a restored one as large as `lr`."""
         margin = self.margin
         inner = tuple(slice(margin, side - margin) for side in restored.shape)
         volume = np.zeros(self.whole_shape, np.float32)
@@ -102,9 +102,9 @@ class LRVolume:
     def whole_shifted(self, whole, shift, own, black=None):
         """Undo the shift of intensities in the result of `whole`.
 
-        If zero is a background among the other intensities, the outline decides how much of the
-        shift a voxel gets. Filters are not reliable within about one LR voxel of the outline, so
-        voxels there take the plain spline instead.
+        If the background lies among the other intensities, filters are not reliable within about
+        one LR voxel of the outline. Voxels there get the plain spline instead. Voxels outside the
+        outline get the value of the background.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class LRVolume:
         own : ndarray of float32, shape of `low`
             The LR volume before it was shifted.
         black : ndarray of bool, shape of `low`, optional
-            The background of the LR volume; by default all voxels of the background's value.
+            Background voxels of the LR volume; by default all voxels with the background's value.
 
         Returns
         -------
@@ -155,7 +155,7 @@ def make_pair(image, method, level=None):
     Returns
     -------
     LRVolume
-        With its original.
+        It includes the original.
 
     Raises
     ------
@@ -219,10 +219,10 @@ def make_fine(low, method, inside=None, profiles=()):
     """Bring a truly low-resolution volume to the grid that is finer by the factor.
 
     Intensities are divided by the voxel at 99.9 % of the sorted voxels, as in training (in sparse
-    volumes, of the voxels that are not zero). Higher intensities are clipped for the filters, and
-    the clipped part is added to their result: a bright vessel or lesion stays bright. The
-    background is where the volume itself is zero. The volume is mirrored at its faces, to give
-    whole patches to the voxels there.
+    volumes, of the sorted nonzero voxels). Higher intensities are clipped for the filters. The
+    clipped part is added to the result of the filters: a bright vessel or lesion stays bright. The
+    background consists of the voxels of `low` that are zero. The volume is mirrored at its faces,
+    to give whole patches to the voxels there.
 
     Parameters
     ----------
@@ -230,8 +230,8 @@ def make_fine(low, method, inside=None, profiles=()):
         Voxels below zero, infinite or not a number count as background.
     method : Method
     inside : ndarray of bool, shape (x, y, z), optional
-        The brain in a whole head. The scale of intensities and the descriptors are computed from
-        it alone; the whole head is brought to the finer grid.
+        Brain of a whole head. The scale of intensities and the descriptors are computed from these
+        voxels alone; the whole head is brought to the finer grid.
     profiles : sequence of three str, optional
         Slice profile of each axis, see `degrading.slice_profile.PROFILES`; by default it is
         estimated.
@@ -244,7 +244,7 @@ def make_fine(low, method, inside=None, profiles=()):
     Raises
     ------
     ValueError
-        If the volume is all black, has a single slice along an axis to refine, or holds another
+        If the volume is all black, has a single slice along an axis to refine, or contains another
         part of the spectrum than the training volumes.
 
     Examples
@@ -311,7 +311,7 @@ def best_spline(volume, order=5):
     Parameters
     ----------
     volume : LRVolume
-        With its original.
+        LR volume with its original.
     order : int, optional
 
     Returns
@@ -325,5 +325,5 @@ def best_spline(volume, order=5):
 
 
 def with_sharp_original(volume, sharpen):
-    """The volume with its HR side sharpened by a function, as --sharpen learns from it."""
+    """The volume with its original sharpened by a function, for --sharpen."""
     return replace(volume, hr=sharpen(volume.hr))

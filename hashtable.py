@@ -1,4 +1,4 @@
-"""Features of a voxel, and the bucket they fall into (section 3.2 of the paper)."""
+"""Features of voxels, and the buckets that they belong to (section 3.2 of the paper)."""
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +65,7 @@ def features(lr, voxels, method):
     voxels : ndarray of int64, ascending
         Flat indices, at least half a gradient window from the faces.
     method : Method
-        grad_len, q_angle_p, q_angle_t, feature_type.
+        Its grad_len, q_angle_p, q_angle_t and feature_type are used.
 
     Returns
     -------
@@ -143,8 +143,8 @@ def nearest_buckets(served, method):
     """For each bucket the nearest bucket that `served` marks; a marked bucket is its own nearest.
 
     A bucket is a point in feature space: a direction (the middle of its bin), a class of strength
-    and a class of coherence. Opposite directions are equal. One bin of inclination, one class of
-    strength and one class of coherence have the distance 1 each.
+    and a class of coherence. Opposite directions are equal. Neighbouring bins of inclination,
+    classes of strength and classes of coherence have the distance 1.
 
     Parameters
     ----------

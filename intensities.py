@@ -4,28 +4,28 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-# A volume is shifted if more voxels are below zero; fewer are ringing or noise, and are clipped.
-NEGATIVE_SHARE = 0.01  # of all voxels
-OF_OBJECT = 0.05  # of the voxels that are not zero, for a small object in many zeros
+# A volume is shifted if more voxels are below zero. Fewer voxels are ringing or noise: clipped.
+NEGATIVE_SHARE = 0.01  # share of all voxels
+OF_OBJECT = 0.05  # share of the voxels that are not zero, for a small object in many zeros
 SURROUND = 0.5  # least share of the voxels on the faces with the value of a surrounding background
 SLAB = 0.01  # least share of a volume that a background fills if it does not surround the object
-SOLID = 0.5  # least share of its voxels with that value on all six sides; tissue has far fewer
+SOLID = 0.5  # least share of its voxels whose six neighbours have its value; tissue has far fewer
 CLEARANCE = 0.01  # distance of the lowest intensity from the background, as a share of the range
 OUTERMOST = 0.001  # share of the voxels that the range leaves out at either end
 OUTLYING = 0.25  # share of the range; voxels farther below the range are clipped
 
 
 class Shift(NamedTuple):
-    """Shift between a volume's own intensities and those for filters: background 0, none below.
+    """Shift from a volume's own intensities to those for filters: background 0, no negative values.
 
     Without a background, no value of the volume counts as background.
     """
 
     low: float  # the intensity that becomes zero
-    background: float | None  # the value of the background, before and after
+    background: float | None  # value of the background, in the original and in the result
     least: float = 0.0  # lowest shifted intensity of other voxels; outliers are clipped to it
-    # The voxels of the background's value that are background: "all", "solid" (those in regions of
-    # it), or "none". Voxels outside a mask or not a number are background in any case.
+    # Voxels of the background's value that count as background: "all", "solid" (those in regions of
+    # this value), or "none". Voxels outside a mask or not a number are background in any case.
     which: str = "all"
 
     def __str__(self):
@@ -40,7 +40,7 @@ class Shift(NamedTuple):
         ----------
         data : ndarray of float32, shape (X, Y, Z)
         outside : ndarray of bool, of the same shape, optional
-            Voxels that are background whatever their value.
+            Voxels that are background regardless of their value.
         """
         shifted = np.maximum(data - np.float32(self.low), np.float32(self.least))
         if self.background is not None and self.which != "none":
@@ -53,7 +53,7 @@ class Shift(NamedTuple):
         return shifted
 
     def undo(self, work, black=None):
-        """The volume in its own intensities, from a shifted one.
+        """The volume in its original intensities, from a shifted one.
 
         Parameters
         ----------
@@ -74,7 +74,7 @@ def shift_of(data, outside=None):
     the value of half of the voxels on the faces or more: the zeros around a z-scored brain, or the
     padding of a CT. A value that fills a whole region at the faces is background, too. The
     background keeps its value, and all other voxels are shifted above zero. Voxels far below all
-    others are clipped: a single one would compress the intensities of the rest.
+    others are clipped: otherwise a single one would compress the other intensities.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def surround_of(data, outside=None):
         The value of half of the voxels on the faces or more, or a value that fills a region there;
         None if there is none.
     which : str
-        As in a `Shift`.
+        See `Shift.which`.
     """
     faces = _faces(data)
     if outside is not None:

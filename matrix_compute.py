@@ -24,12 +24,12 @@ from published.apply_filters import filter_voxels
 from published.patches import patch_lines, readable
 
 BLOCK = 1024  # samples multiplied at a time: 5 MB of patches stay in the cache until the product
-ENOUGH_SAMPLES = 30  # a bucket with fewer samples takes the ridge filter of the nearest other one
+ENOUGH_SAMPLES = 30  # with fewer samples, a bucket takes the nearest bucket's ridge filter
 CG_RESIDUAL = 1e-5  # relative residual at which conjugate gradients stop, as published
 
 
 class Stage(NamedTuple):
-    """A sorting of voxels into classes, and one filter per class."""
+    """Classes of voxels, and one filter per class."""
 
     classes: Any  # hashtable.Boundaries or octahedral.tree.Tree
     weights: np.ndarray  # (classes, taps) float32
@@ -74,7 +74,7 @@ def training_samples(volume, boundaries, method, name, buckets=None, wanted=None
     Parameters
     ----------
     volume : LRVolume
-        With its original.
+        LR volume with its original.
     boundaries : Boundaries
     method : Method
     name : str
@@ -86,7 +86,7 @@ def training_samples(volume, boundaries, method, name, buckets=None, wanted=None
 
     Returns
     -------
-    Drawn
+    TrainingSamples
     """
     buckets = buckets or range(method.buckets)
     inside = interior_voxels(volume.hr != 0, method.margin)
@@ -129,9 +129,9 @@ def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: N
     gram : Gram
         Changed in place.
     volume, boundaries, method, name
-        As for `training_samples`.
+        See `training_samples`.
     advance : callable, optional
-        Called now and then with the number of samples that were added.
+        Called from time to time with the number of samples that were added.
 
     Returns
     -------
@@ -150,9 +150,9 @@ def sum_rows(gram, ends, fill, advance=lambda samples: None):
     ----------
     gram : Gram
     ends, fill
-        As in `TrainingSamples`. The buffer has room for one vector behind the rows of `fill`.
+        See `TrainingSamples`. The buffer has room for one more vector after the rows of `fill`.
     advance : callable, optional
-        Called now and then with the number of samples that were added.
+        Called from time to time with the number of samples that were added.
     """
     def add_bucket(b, buffer, product):
         for start in range(ends[b], ends[b + 1], BLOCK):
@@ -187,13 +187,13 @@ def solve(gram, method, advance=lambda buckets: None):
 
 
 def solve_groups(grams, method, advance=lambda buckets: None, solve_buckets=None):
-    """As `solve`, from Gram matrices of groups of buckets.
+    """Like `solve`, from Gram matrices of groups of buckets.
 
     Parameters
     ----------
     grams : iterable of Gram
-        Groups of buckets in ascending order; together they hold all buckets. They are read twice,
-        and only one needs to be in memory at a time. The filters do not depend on the grouping.
+        Groups of buckets in ascending order; together they contain all buckets. They are iterated
+        twice; only one needs to be in memory at a time. The filters do not depend on the grouping.
     solve_buckets : callable, optional
         Replacement for `ridge_filters` with its arguments, for a GPU.
     """
@@ -228,7 +228,7 @@ def pool(grams):
 
 
 def _solve_cg(gram, advance):
-    """Q h = V by conjugate gradients, the published way."""
+    """Q h = V by conjugate gradients, as published."""
     h = np.zeros((len(gram.count), gram.side - 1))
 
     def solve_bucket(b, matrix):
@@ -244,10 +244,10 @@ def _solve_cg(gram, advance):
 
 
 def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
-    """Least squares on centred patches; each filter g is pulled to the filter of all buckets.
+    """Least squares on centred patches; each filter g is pulled towards that of all buckets.
 
     It solves (Q + w I) g = V + w g0, with g0 the filter of all samples. The filter g predicts
-    HR - LR from the patch less its centre. The plain filter is g with 1 - sum(g) added at the
+    HR - LR from the patch minus its centre. The plain filter is g with 1 - sum(g) added at the
     centre.
     """
     taps = gram.side - 1
@@ -287,10 +287,10 @@ def ridge_filter(matrix, weight, towards):
 
 @njit(cache=True, nogil=True)
 def gather(lr, hr, voxels, offsets, places, centred, rows):
-    """Rows [patch, target] of the voxels. With `centred`, less the LR voxel at the patch's centre.
+    """Write rows [patch, target] of the voxels; with `centred`, minus the LR voxel at the centre.
 
     Vectors are longer than lines of a patch: each vector writes beyond its line, and the next one
-    overwrites this part. Behind the last row there must be room for it.
+    overwrites the excess. After the last row, `rows` must have room for the excess.
     """
     side = rows.shape[1]
     for n in range(voxels.size):
@@ -343,7 +343,7 @@ def apply_filters(lr, h, boundaries, method, apply=None):
     Returns
     -------
     sr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        `lr` itself outside the brain and near the faces of the box.
+        Equal to `lr` outside the brain and near the faces of the box.
     """
     voxels = interior_voxels(lr != 0, method.margin)
     bucket = buckets_of(features(lr, voxels, method), boundaries, method)

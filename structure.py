@@ -1,8 +1,9 @@
-"""The published and the octahedral structure, with one interface.
+"""The published and the octahedral method, with one interface.
 
-Both learn and restore in stages. A `Stage` sorts voxels into classes and has one filter for each
-class. The published structure is a single stage, whose classes are cut by boundaries. The
-octahedral structure has stages whose classes are leaves of trees. Only this file asks which it is.
+Both methods learn and restore in stages. A `Stage` sorts voxels into classes and has one filter for
+each class. The published method has a single stage, with boundaries between its classes. The
+octahedral method has several stages, whose classes are leaves of trees. Only this file
+distinguishes the methods.
 """
 import math
 from typing import NamedTuple
@@ -35,10 +36,10 @@ from octahedral.stages import (
 )
 from octahedral.tree import MOST_LEAVES, NO_READER, read_tree, tree_of_nodes
 
-CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # as Method.classes
-TREE_VOLUMES = 12  # a tree is grown from at most so many volumes
-STAGE_VOXEL_BYTES = 40  # memory for the work on a voxel, in learning by stages
-TREE_BYTES = 0.5 * GB  # samples that a tree is grown from
+CLASS_NAMES = ("azimuth", "inclination", "strength", "coherence")  # in the order of Method.classes
+TREE_VOLUMES = 12  # largest number of volumes from which a tree is grown
+STAGE_VOXEL_BYTES = 40  # work memory per voxel, in learning by stages
+TREE_BYTES = 0.5 * GB  # memory for the samples from which a tree is grown
 
 
 class Solved(NamedTuple):
@@ -57,11 +58,11 @@ class Layout(NamedTuple):
     name: str
     shape: tuple
     dtypes: tuple  # of type: the type that is written, then those of earlier versions
-    since: int = 0  # first format of the settings that has this file
+    since: int = 0  # first format number of the settings that has this file
 
 
 def structure_of(method):
-    """The structure of a method: `Published` or `Octahedral`."""
+    """The implementation of a method: `Published` or `Octahedral`."""
     return Octahedral(method) if method.octahedral else Published(method)
 
 
@@ -80,18 +81,18 @@ class Published:
     # ---- classes of voxels
 
     def volumes_to_sample(self, volumes):
-        """The training volumes that classes are found from, in order."""
+        """The training volumes from which classes are determined, in order."""
         return volumes
 
     def sample_features(self, volume, stages, name, volumes):
-        """Sampled features of one of the volumes, to find classes from; the number of voxels."""
+        """Features sampled from one of the volumes, to find classes, and the number of voxels."""
         method = self.method
         voxels = sample_voxels(interior_voxels(volume.lr != 0, method.margin),
                                method.quantization_rate, method.seed, f"{name} boundaries")
         return features(volume.lr, voxels, method), voxels.size
 
     def enough(self, voxels):
-        """True if this number of voxels is enough to find classes."""
+        """True if this number of voxels is enough to determine classes."""
         return voxels > QUANTIZATION_PATCHES
 
     def find_classes(self, feature_samples, advance=lambda classes: None):
@@ -117,7 +118,7 @@ class Published:
         return self.method.buckets, self.method.taps
 
     def plan(self, voxels, budget, step=None):
-        """`Plan` of a training; `voxels` of the largest volume, `step` as in `plan_passes`."""
+        """`Plan` of a training; `voxels`: size of the largest volume; `step`: see `plan_passes`."""
         method, row = self.method, row_bytes(self.method.taps)
         return plan_passes(method.buckets, row, work_bytes(method, voxels), budget,
                            step or method.buckets)
@@ -132,9 +133,9 @@ class Published:
         Parameters
         ----------
         grams : iterable of Gram
-            Together they hold all buckets; they are read several times.
+            Together they contain all buckets; they are iterated several times.
         counts : ndarray of int, shape (buckets,)
-            Samples of each bucket.
+            Number of samples of each bucket.
         classes : Boundaries or Tree
         engine : engine.CPU or gpu.compute.Cards
         advance : callable, optional
@@ -168,11 +169,11 @@ class Published:
         return sr
 
     def leaves(self, stages):
-        """Sizes of the stages, for the file of settings."""
+        """Number of leaves of each stage, for the file of settings; empty without trees."""
         return []
 
     def check_leaves(self, leaves):
-        """Raise ValueError if sizes of stages are not possible."""
+        """Raise ValueError if these numbers of leaves are not possible."""
         if leaves:
             raise ValueError("its stages are incomplete")
 
@@ -267,7 +268,7 @@ class Octahedral:
         chosen = ""
         if missed:
             decibel = -10 * math.log10(missed[ridge])
-            # Acquisitions have the weight 1 / error of their start, so this is a share of it.
+            # The weight is 1 / error of the initial estimate, so this is the gain over it.
             over = " over the start" if self.method.for_scans else ""
             chosen = f", chosen for {decibel:.2f} dB{over} on voxels held out"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
@@ -340,7 +341,7 @@ class Octahedral:
 
 
 def work_bytes(method, voxels):
-    """Memory beside the sums: the larger of work on a volume of `voxels`, and of solving."""
+    """Memory besides the sums, to sum a volume of `voxels` or to solve: the larger of the two."""
     threads, side = thread_count(), method.taps + 1
     copies = 1.5 if method.sharpen else 1
     summing = voxels * VOXEL_BYTES * copies + threads * (BLOCK + side) * side * 4

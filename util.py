@@ -1,16 +1,16 @@
 """Small steps that several files share: clipping, cropping, random generators."""
 import numpy as np
 
-CLIP_FRACTION = 0.999  # of the sorted voxels; clipping above keeps a vessel from setting the scale
+CLIP_FRACTION = 0.999  # quantile of the voxels to clip at, so that no bright vessel sets the scale
 SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
-MUCH = 0.01  # share of the voxels above zero; if published clipping takes more, a message says so
+MUCH = 0.01  # share of the voxels above zero; a message reports if published clipping affects more
 
 
 def bright_level(image):
     """The voxel at 99.9 % of the sorted voxels."""
     place = min(int(image.size * CLIP_FRACTION), image.size - 1)
-    # Only the brightest voxels need sorting: those above the 99th percentile of about one voxel in
-    # a hundred.
+    # Only the brightest voxels need sorting: those above the 99th percentile, which is estimated
+    # from about one voxel in a hundred.
     some = image.ravel()[::101]
     brightest = image[image > np.partition(some, int(some.size * 0.99))[int(some.size * 0.99)]]
     if brightest.size >= image.size - place:
@@ -24,7 +24,7 @@ def clip_bright(image):
 
 
 def bright_level_of_scan(image):
-    """As `bright_level`; in a sparse volume, such as an angiogram, zeros do not count.
+    """Like `bright_level`; in a sparse volume, such as an angiogram, zeros do not count.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ def bright_level_of_scan(image):
 
 
 def clipping_in_words(image, scale):
-    """A message about a sparse volume of which the published clipping cuts off much.
+    """A message about a sparse volume if the published clipping changes many of its voxels.
 
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
         Background 0.
     scale : float
-        The intensity that it is clipped to: the voxel at 99.9 % of all sorted voxels.
+        Intensity to which the volume is clipped: the voxel at 99.9 % of all sorted voxels.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def random_of(seed, name):
 
 
 def decibel(error):
-    """PSNR in dB of a mean squared error, for a peak of 1; not a number if the error is not."""
+    """PSNR in dB of a mean squared error, for a peak of 1; NaN if the error is NaN."""
     if np.isnan(error):
         return float("nan")
     return float(-10 * np.log10(error)) if error > 0 else float("inf")
