@@ -57,7 +57,7 @@ ONLY_SCAN = ("profile", "noise", "original_noise", "draws")
 
 @dataclass(frozen=True)
 class Method:
-    """The method of filters and of their training; it is saved and read together with them."""
+    """The method of filters and of their training; it is saved and loaded with the filters."""
 
     preset: str = option("paper", "preset", "set of defaults: paper is the published method; "
                          "best restores most in the published test; scan is for upscaling real "

@@ -16,7 +16,7 @@ OUTLYING = 0.25  # share of the range; voxels farther below the range are clippe
 
 
 class Shift(NamedTuple):
-    """Shift from a volume's own intensities to those for filters: background 0, no negative values.
+    """Shift from a volume's own intensities to intensities for filters: background 0, none below.
 
     Without a background, no value of the volume counts as background.
     """
@@ -125,8 +125,8 @@ def surround_of(data, outside=None):
     Returns
     -------
     background : float or None
-        The value of half of the voxels on the faces or more, or a value that fills a region there;
-        None if there is none.
+        The value of half or more of the voxels on the faces, or a value that fills a region at
+        the faces; None if there is no such value.
     which : str
         See `Shift.which`.
     """

@@ -1,9 +1,9 @@
 """Sum the Gram matrices of samples, and solve them for the filters.
 
 A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Each bucket has one Gram
-matrix of [a, b], of side P + 1, which holds Q = sum a a^T, V = sum a b and sum b b. Products are
+matrix of [a, b], of side P + 1. It holds Q = sum a a^T, V = sum a b and sum b b. Products are
 computed in float32 for about a thousand samples at a time. Sums are float64. Only the lower
-triangle is kept, row after row.
+triangle is stored, row after row.
 
 Each bucket is one task, done in one thread with single-threaded BLAS. So the sums do not depend on
 the number of threads.

@@ -2,7 +2,7 @@
 
 Both methods learn and restore in stages. A `Stage` sorts voxels into classes and has one filter for
 each class. The published method has a single stage, with boundaries between its classes. The
-octahedral method has several stages, whose classes are leaves of trees. Only this file
+octahedral method has one or more stages, whose classes are leaves of trees. Only this file
 distinguishes the methods.
 """
 import math
@@ -283,7 +283,7 @@ class Octahedral:
     def restore(self, volume, stages, engine, advance=lambda share: None):
         sr = restore_stages(volume, stages, self.method, advance=advance)
         share = self.trust(volume, stages)
-        if share < 1:  # the rest is the spline
+        if share < 1:  # the spline replaces the other share
             sr = volume.lr + np.float32(share) * (sr - volume.lr)
         return sr
 

@@ -1,7 +1,7 @@
 """Small steps that several files share: clipping, cropping, random generators."""
 import numpy as np
 
-CLIP_FRACTION = 0.999  # quantile of the voxels to clip at, so that no bright vessel sets the scale
+CLIP_FRACTION = 0.999  # quantile to clip at, so that no bright vessel sets the scale
 SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
 MUCH = 0.01  # share of the voxels above zero; a message reports if published clipping affects more
 

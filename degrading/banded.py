@@ -101,7 +101,7 @@ def apply_operators(volume, operators):
     """
     volume = np.ascontiguousarray(volume, np.float32)
     # Passes that leave the smallest volume come first. The pass along the last axis is slowest, so
-    # it comes first if the others enlarge the volume.
+    # it comes first if the other passes enlarge the volume.
     growth = [len(operator.start) / operator.n_in for operator in operators]
     for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
         operator = operators[axis]

@@ -109,7 +109,7 @@ class Degradation:
         return upsample(low, self.shape, order, grid=self.grid)
 
     def step_and_start(self, axis):
-        """Step between fine voxels along an axis and position of the first, in LR voxels."""
+        """Step between fine voxels along an axis, and position of the first one, in LR voxels."""
         return spacing_and_start(self.low_shape[axis], self.shape[axis], self.grid)
 
     def fine_to_low(self):
@@ -148,7 +148,7 @@ class Degradation:
     # ---- information from the LR volume
 
     def descriptors(self, unit):
-        """Noise and blur descriptors of an LR volume in [0, 1]; None if both values are known."""
+        """Noise and blur descriptors of an LR volume in [0, 1]; None if they are not needed."""
         return None
 
     def consistency(self, low, box, mask):

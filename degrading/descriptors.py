@@ -52,8 +52,8 @@ def descriptors_of(unit, factor):
 
     Notes
     -----
-    For a whole head in noisy air only the bright part is used: air has other noise than tissue,
-    and hides the shape of edges.
+    For a whole head in noisy air only the bright part is used: the noise of air differs from that
+    of tissue, and hides the shape of edges.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def descriptors_of(unit, factor):
 def edge_density(unit):
     """Median divided by root mean square of the differences across two voxels, in the brain.
 
-    It is small if a few sharp edges hold all the contrast, as in a CT or a phantom without noise.
+    It is small if a few sharp edges make all the contrast, as in a CT or a phantom without noise.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def noise_of(unit):
     Returns
     -------
     floor, noise : float
-        In the units of the volume.
+        In intensity units of the volume.
     """
     if min(unit.shape) < 3:
         return 0.0, 0.0
@@ -282,7 +282,7 @@ def power_along(volume, line):
     Returns
     -------
     ndarray of float64, shape (line // 2 + 1,)
-        From frequency zero to the highest frequency.
+        Power from frequency zero to the highest frequency.
     """
     if volume.shape[2] < line:
         return None

@@ -6,8 +6,8 @@ transfer at two frequencies, estimated from all descriptors by ridge regression.
 reading, or on the transfer of a profile that the user states.
 
 Filters trained on brains make a phantom or a CT worse. Two measures detect such volumes: the
-distance of the descriptors from those of the training, and the sparsity of edges. If one of them is
-too large, the filters give way to the spline.
+distance of the descriptors from the training descriptors, and the sparsity of edges. If one of them
+is too large, the spline replaces the filters.
 """
 import numpy as np
 
@@ -21,7 +21,7 @@ READING_NAMES = (
 SHARES = (0.75, 1.0)  # frequencies of the readings, relative to the highest frequency
 TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the profile was stated, 0 if estimated
 RIDGE = 3.0  # weight of the ridge, in sampled acquisitions
-SHRINKAGE = 0.1  # added to variances, so that directions that hardly vary count less
+SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
 USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: full effect up to USUAL, none from TOO_STRANGE
 # Edge density: 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. Filters
 # work in full from DENSE on, and not at all below SPARSE. A CT with 3 % of noise has 0.36, and
@@ -108,7 +108,7 @@ def nearest_profile(reading):
 
 
 def strangeness(reader, descriptors):
-    """Distance of descriptors from those of the training; about 0.5 for training volumes.
+    """Distance of descriptors from the training descriptors; about 0.5 for training volumes.
 
     It is the root mean square of the whitened descriptors; 0 for filters without a reader.
     """

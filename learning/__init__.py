@@ -1,1 +1,1 @@
-"""Training: the steps, the samples, and the sums that are kept on disk."""
+"""Training: the steps, the samples, and the sums on disk."""

@@ -1,8 +1,8 @@
 """Sampled acquisitions: simulated LR training volumes with a scanner's blur, noise and outline.
 
 A training volume is cut into slabs along its first axis. Each slab gives the training samples of
-one LR volume: the slab and the planes around it are degraded with a slice profile, a noise level
-and other properties that are drawn at random. So a few volumes give hundreds of acquisitions. The
+one LR volume: the slab and the planes around it are degraded. The slice profile, the noise level
+and other properties are drawn at random. So a few volumes give hundreds of acquisitions. The
 random choice depends only on the seed, the volume's name and the acquisition's number. So every
 pass makes the same LR volumes, also after an interruption.
 """
@@ -26,10 +26,10 @@ LOW_NOISE = 1.5  # power of a uniform random number: low noise is more frequent 
 NOISY_ORIGINALS = 0.4  # share of acquisitions whose original gets noise
 FAINTEST = 1e-3  # share of the brightest intensity: lowest brain value after sharpening or noise
 # Relative frequency of each profile if it is not given to the filters. Profiles with little blur
-# are drawn more often than they occur, and the strong window never: an overestimated blur does most
-# harm.
+# are drawn more often than they occur, and the strong window never: an overestimated blur is the
+# worst error.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
-EXACT, WIDER = 0.5, 0.15  # share of nominal profiles; largest change in width of the others
+EXACT, WIDER = 0.5, 0.15  # share of nominal profiles; largest change in width of other profiles
 READING_ERROR = (0.08, 0.1)  # standard deviation of the errors added to readings in training
 MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
 # Share of sharpened originals; largest share of their finest detail that is added; sigma (voxels)

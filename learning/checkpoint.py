@@ -42,7 +42,7 @@ class Checkpoint:
     ----------
     folder : Path
     ledger : learning.ledger.Ledger
-        Settings of the training, and the volumes that each bucket has seen.
+        Settings of the training, and the volumes in the sums of each bucket.
     """
 
     def __init__(self, request, sums):
@@ -65,7 +65,7 @@ class Checkpoint:
         Returns
         -------
         bool
-            True if there is one that belongs to this stage.
+            True if there is a checkpoint for this stage.
 
         Raises
         ------

@@ -89,7 +89,7 @@ class Ledger:
         First bucket of each file.
     finished, kept : dict of int to list of Finished
         The volumes in the sums of each file, by its first bucket: `finished` for the sums in
-        memory, `kept` for those on the disk.
+        memory, `kept` for the sums on disk.
     """
 
     def __init__(self, folder, request, sums):
@@ -164,7 +164,7 @@ class Ledger:
         return True
 
     def _compare_settings(self, saved):
-        """Raise UserError if the settings differ from those that the sums were begun with."""
+        """Raise UserError if the settings differ from those at the start of the sums."""
         for name, value in saved.items():
             now = self.request.value(name)
             if name not in FREE_TO_CHANGE and value != now:
@@ -211,7 +211,7 @@ class Ledger:
                                 "old one back, or --restart to begin anew")
 
     def names(self):
-        """Names of the volumes in all buckets, and of those in only some buckets: two sets."""
+        """Two sets of names: volumes in all buckets, and volumes in only some buckets."""
         each = [{record.name for record in records} for records in self.finished.values()]
         in_all = set.intersection(*each)
         return in_all, set.union(*each) - in_all

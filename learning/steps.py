@@ -237,7 +237,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             classes = checkpoint.ledger.classes
             parts = (structure.samples(pair, stages, classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
-            first = next(parts, None)  # faults of a volume are found here
+            first = next(parts, None)  # this call raises the errors of a volume
         except UserError as fault:
             return None, fault
         quiet, samples = request.quiet or engine.ahead > 1, 0

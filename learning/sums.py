@@ -36,7 +36,7 @@ class Head(NamedTuple):
     """The head of a file of sums."""
 
     buckets: list  # of int, ascending: buckets that have samples
-    counts: list  # of int: number of samples of each
+    counts: list  # of int: number of samples of each of these buckets
     finished: list  # of Finished: the volumes in these sums
     checksum: int  # CRC-32 of the matrices
 

@@ -2,7 +2,7 @@
 
 SciPy's own wrappers hold the interpreter's lock. NumPy's wrappers copy their input, and mirror or
 clear triangles that are not needed. This file uses ctypes to call the routines that SciPy offers to
-Cython. They work in place and release the lock.
+Cython. These routines work in place and release the lock.
 
 Matrices are C-contiguous, and only their lower triangles are used. Fortran sees them transposed, so
 the calls name upper triangles.

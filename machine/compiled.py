@@ -1,7 +1,7 @@
 """The folder of numba's compiled code: beside the sources, in the user's cache, or temporary.
 
 In containers and shared installs, the clone may be read-only and the user may have no home folder.
-numba then finds no place for compiled code, and refuses to compile at all.
+numba then finds no folder for compiled code, and does not compile at all.
 """
 import atexit
 import shutil
@@ -12,7 +12,7 @@ def keep_compiled_code():
     """Give numba a folder for compiled code; a message reports if the folder is temporary.
 
     It must be called before a module with kernels is imported. A temporary folder is removed at the
-    end of the run: in a place where all users write, others could put code into it.
+    end of the run: in a folder where all users write, other users could put code into it.
     """
     # Imported here: numba takes half a second, and --help does not wait for it.
     import numba

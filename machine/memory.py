@@ -9,7 +9,7 @@ from machine.errors import UserError
 GB, MB = 1e9, 1e6
 CODE_BYTES = 0.15 * GB  # memory of compiled code
 VOXEL_BYTES = 64  # work memory per voxel of the largest volume; 43 to 52 were measured in training
-SERIES_BYTES = 16  # per voxel of a file that is upscaled, to read it and keep it in memory
+SERIES_BYTES = 16  # per voxel of a file to upscale, to load it and hold it in memory
 SPARE = 0.1  # share of the free memory that is not used
 
 

@@ -1,6 +1,6 @@
 """Source files of this project and their digests, and versions of packages.
 
-The digests show whether compiled code, a worker or an interrupted run has the current version. This
+The digests show if compiled code, a worker or an interrupted run has the current version. This
 file imports the standard library only.
 """
 import hashlib
@@ -48,7 +48,7 @@ def sources_behind(path):
 
 @cache
 def _imported_by(path):
-    """The files of this project that a file imports itself, with those of their packages."""
+    """The files of this project that a file imports directly, and the files of their packages."""
     names = {path.relative_to(ROOT).with_suffix("").as_posix()} if ROOT in path.parents else set()
     names |= {name.replace(".", "/") for name in IMPORT.findall(path.read_text(encoding="utf-8"))}
     found = []

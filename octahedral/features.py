@@ -87,8 +87,8 @@ def features_of_voxels(scene, voxels):
     Returns
     -------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
-        If the scene has descriptors, every row also holds them and the known reading of the
-        profile; an unknown reading is NaN.
+        If the scene has descriptors, every row also holds the descriptors and the known reading
+        of the profile. An unknown reading is NaN.
     orientation : ndarray of uint8, shape (n,)
         Row number in `turned_offsets`.
 
@@ -156,8 +156,8 @@ def for_volume(tree, whole):
     """The tree simplified for one volume; it leads each voxel to the same leaf as before.
 
     Splits on features that are equal for all voxels of the volume are decided here. Splits on the
-    strength over the noise become splits on the strength. Nodes that cannot be reached any more
-    stay in the arrays.
+    strength over the noise become splits on the strength. Nodes that are no longer reachable stay
+    in the arrays.
 
     Parameters
     ----------

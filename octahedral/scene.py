@@ -135,7 +135,7 @@ def turned_offsets(displacements, shape):
     ----------
     displacements : ndarray of int, shape (taps, 3)
     shape : tuple of three int
-        Of the padded volume.
+        Shape of the padded volume.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from util import random_of, tight_box
 TILE_VOXELS = 3_500_000  # largest tile with its surroundings: some 70 bytes of memory per voxel
 LEAST_TILE = 8  # smallest width of a tile in voxels
 NEAR = 4  # voxels: the input of later stages is restored this far around the training voxels
-START_RADIUS_SQUARED = 6  # of the ball of the initial estimate, for later stages
+START_RADIUS_SQUARED = 6  # squared radius of the ball of the initial estimate
 SMALL_BALL = ball(3, centre=False), np.array(  # taps of the filters while trees are grown
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
 TREE_SAMPLES = 400_000  # voxels from which the trees of a stage are grown

@@ -23,14 +23,14 @@ MOST_SAMPLES = 20_000  # largest number of samples from which a node chooses its
 MOST_LEAVES, MOST_TREES = 4096, 8
 MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
 LEAST = 200  # smallest number of samples on either side of a split
-SMALL_RIDGE = 0.05  # as a share of the mean square of a regressor
+SMALL_RIDGE = 0.05  # ridge, as a share of the mean square of a regressor
 NO_READER = np.zeros((len(READING_NAMES) + len(DESCRIPTOR_NAMES), 1 + len(DESCRIPTOR_NAMES)))
 
 
 class Tree(NamedTuple):
     """Nodes in the order in which they were added: parents before children, node 0 is a root.
 
-    There may be several trees, one after another. Then a voxel has one leaf in each tree.
+    The nodes of several trees may follow each other. Then a voxel has one leaf in each tree.
     """
 
     feature: np.ndarray  # (nodes,) int64: index of the feature to split on; -1 in a leaf
@@ -175,7 +175,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
 
 
 def _queue(heap, node, rows, split):
-    """Add a node to those that may be split, if its best split reduces the error."""
+    """Add a node to the heap of nodes to split, if its best split reduces the error."""
     gain, feature, cut = split
     if gain > 0:
         heapq.heappush(heap, (-gain, node, rows, (feature, cut)))

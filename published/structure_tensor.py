@@ -1,10 +1,10 @@
 """The structure tensor of each voxel, its eigenvalues and its principal direction.
 
 The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the window of gradients
-around it (section 3.2 of the paper). The weights are separable, so the tensor is six products of
-gradients, each smoothed along the three axes: some 160 multiplications instead of the 729 x 729
-matrix of the formula. Each plane of products is smoothed along two axes and kept in a ring buffer
-that is long enough for the third axis. No temporary has the size of the volume.
+around it (section 3.2 of the paper). The weights are separable: the tensor consists of six products
+of gradients, each smoothed along the three axes. This takes some 160 multiplications instead of the
+729 x 729 matrix of the formula. Each plane of products is smoothed along two axes and stored in a
+ring buffer that is long enough for the third axis. No temporary has the size of the volume.
 """
 import numpy as np
 

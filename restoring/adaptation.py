@@ -7,9 +7,9 @@ on this example corrects the filters; a ridge limits the correction. So a FLAIR 
 that learned from T1-weighted volumes and from the scan itself.
 
 The noise of the scan would be in the example and in its original, and filters would learn to keep
-it. To prevent this, noise e with the scan's own level s is added to one and subtracted from the
-other, in a proportion that leaves no common noise (Pang et al., CVPR 2021, section 3): the noises
-of y + t e and y - e / t have covariance s^2 - s^2 = 0.
+it. To prevent this, noise e with the scan's noise level s is added to the example and subtracted
+from the original, in a proportion that leaves no common noise (Pang et al., CVPR 2021, section 3):
+the noises of y + t e and y - e / t have covariance s^2 - s^2 = 0.
 """
 from typing import NamedTuple
 
@@ -120,7 +120,7 @@ class Scan(NamedTuple):
     def resizing(self, axis):
         """The matrix that resamples an in-plane axis to the spacing of the new slices.
 
-        The new length is cut to a multiple of the factor, since an original needs such a length.
+        The new length is cut to a multiple of the factor, which the original of an example needs.
         """
         side = self.unit.shape[axis]
         fine = side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
@@ -200,7 +200,7 @@ def own_example(scan, axis, profile, method):
         matrix = zoom_matrix(side, side * scan.factor, order, True, "edges")
         volume = _along(volume, matrix, scan.thick)
         order = [other, scan.thick, axis]
-        order.insert(scan.thick, order.pop())  # the blurred axis takes the place of the thick one
+        order.insert(scan.thick, order.pop())  # the blurred axis replaces the thick one
         return np.ascontiguousarray(volume.transpose(order))
 
     brain = on_fine_grid((scan.unit > 0).astype(np.float32), 1) >= 0.5

@@ -223,7 +223,7 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     rows = [row for path in volumes for row in finished.get(path, ())]
     if not rows:
         return 2
-    # Without noise there is no denoising, and some volumes lack some figures.
+    # Rows may differ: there is no denoising without noise, and some volumes lack some figures.
     columns = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     write_metrics(folder / "metrics.csv", [dict.fromkeys(columns, "") | row for row in rows])
     shutil.rmtree(folder / FINISHED, ignore_errors=True)

@@ -19,7 +19,7 @@ WINDOW = 5  # voxels: a smaller window would miss noise that extends over two or
 FEWEST = 30  # smallest number of voxels for a figure; with fewer, the figure is left out
 TEN_TO_NINETY = 2.563 / np.sqrt(2 * np.pi)  # 10-90 % width of a Gaussian edge, times its slope
 
-COMPARED = {"spline": "best spline", "denoised": "denoised", "restored": "restored"}  # in tables
+COMPARED = {"spline": "best spline", "denoised": "denoised", "restored": "restored"}  # names
 # Figure, name in tables, unit, True if each class has a value, decimals.
 COLUMNS = (("edge_width", "edge", "mm", False, 2), ("noise_left", "noise", "%", False, 2),
            ("bias", "bias, %", "", True, 1), ("dice", "Dice", "", True, 3),

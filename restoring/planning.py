@@ -101,14 +101,14 @@ def read_inside(name, low, voxel_size, use, mask=None):
         Name of the volume, for messages.
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
-        In mm.
+        Voxel size in mm.
     use : Filters
     mask : nifti.masks.Mask, optional
 
     Returns
     -------
     inside : ndarray of bool, shape (x, y, z), or None
-        None if there is no mask and no whole head with zeros for air is found.
+        Brain mask or bright part of a head; None if there is neither of them.
     head : bool or None
         True if it is a whole head, or seems to be one; None if the filters do not need this.
     """

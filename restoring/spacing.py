@@ -15,7 +15,7 @@ from disk.filters import tags
 SAME = 1e-5  # relative: a smaller difference of voxel sizes comes from rounding in headers
 LEAST_RATIO = 1.1  # an axis that becomes finer by less than this factor needs no filters
 LEAST_REST = 1.5  # the same limit for the ratio that remains after filters of a cubic factor
-# A ratio may exceed a whole factor by this much; from there on the filters of the next factor
+# A ratio may exceed a whole factor by this much. For larger ratios, the filters of the next factor
 # restore more (measured, see docs/scans.md).
 OVER, OVER_FROM_3 = 0.2, 0.5
 SUB_VOXELS = 8  # positions that are averaged for a coarser voxel

@@ -85,7 +85,7 @@ class FilterStore:
         return self
 
     def first(self):
-        """The `Filters` for --factor; with --voxel_size or --isotropic the first available ones."""
+        """The `Filters` for --factor; the first available ones with --voxel_size or --isotropic."""
         return self(self.there[0] if self.by_size and self.there else self.request.method.factor)
 
     def __call__(self, factor):
@@ -133,8 +133,8 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
     sr = structure_of(method).restore(volume, stages, engine or CPU(), advance)
     if blend_threshold is None:
         return sr
-    # A voxel of the outermost shell lacks some of its 26 neighbours and becomes 0. Where the shell
-    # may hold brain, one more shell is added around it.
+    # A voxel of the outermost shell lacks some of its 26 neighbours and becomes 0. If the shell may
+    # contain brain, one more shell is added around it.
     around = 0 if method.margin else 1
     blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
                            blend_threshold)
@@ -227,7 +227,7 @@ def origin_of(path, digest, mask=None, mask_digest=""):
     ----------
     path : path-like
     digest : str
-        SHA-256 of the file, taken when it was read.
+        SHA-256 of the file at the time of reading.
     mask, mask_digest : optional
         Path and SHA-256 of its mask.
 

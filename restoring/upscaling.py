@@ -110,9 +110,9 @@ def upscale_file(path, target, store, engine, files=None):
 class Estimates(NamedTuple):
     """Estimates from a volume: noise, blur, and trust in the filters."""
 
-    descriptors: np.ndarray | None  # of noise and blur; None if the filters do not use them
+    descriptors: np.ndarray | None  # noise and blur; None if the filters do not use descriptors
     trust: float  # share of the filters' change that was applied, see degrading/profile_reader.py
-    # Distance of the descriptors from those of the training, and the most similar slice profile;
+    # Distance of the descriptors from the training descriptors, and the most similar slice profile;
     # None if the filters do not use descriptors.
     distance: float | None
     like: str | None
@@ -311,7 +311,7 @@ def _read_blur(descriptors, use):
 
 
 def _say_of_trust(name, seen):
-    """Report if the filters gave way to the spline."""
+    """Report if the spline replaces a share of the filters' work."""
     if seen.trust < 1:
         what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
         say(f"{name}: is unlike the brains that the filters have learned from; {what} of the "

@@ -39,7 +39,7 @@ class Done(NamedTuple):
     # For the page of the run: the viewer, or the thumbnail if the volume has its own page. None
     # without --report, or if it is kept in a file.
     viewer: dict | None
-    method: Method  # of the last filters, with the total factor
+    method: Method  # method of the last filters, with the total factor
     uses: tuple  # of Filters, without their stages, that restored the volume
     missed: int  # volumes of a series that could not be restored
     digest: str  # SHA-256 of the result
