@@ -267,7 +267,7 @@ class Request:
 
     @classmethod
     def of(cls, **values: Any) -> "Request":
-        """A request from options of both kinds, by name.
+        """A request from options of the method and of the run, by name.
 
         Examples
         --------
@@ -278,11 +278,11 @@ class Request:
         return cls(Method(**method), **values)
 
     def value(self, name: str) -> Any:
-        """The value of an option of either kind."""
+        """The value of an option of the method or of the run."""
         return getattr(self.method if name in METHOD_NAMES else self, name)
 
     def but(self, **values: Any) -> "Request":
-        """The request with other values of options of both kinds."""
+        """The request with other values of options of the method or of the run."""
         method = {name: values.pop(name) for name in METHOD_NAMES & set(values)}
         return dataclasses.replace(self, method=dataclasses.replace(self.method, **method),
                                    **values)

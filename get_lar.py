@@ -26,7 +26,7 @@ class LRVolume:
     Attributes
     ----------
     lr : ndarray of float32, shape (X, Y, Z)
-        The initial estimate, divided by `scale`: the box, with `margin` more voxels on every side.
+        The initial estimate in the box and in `margin` more voxels on every side, over `scale`.
     low : ndarray, shape (x, y, z)
         The low-resolution volume in its own intensities. With the published k-space degradation
         it is the complex spectrum.
@@ -59,7 +59,7 @@ class LRVolume:
     density : float
         Density of the edges of `low`, see `degrading.descriptors.edge_density`.
     training_mask : ndarray of bool, shape of the box, optional
-        The part of the mask with the training samples, if the rest only surrounds them.
+        Part of the mask with the training samples, if other voxels only surround these samples.
     weight : float
         Weight of each training sample of this volume.
     """
@@ -294,7 +294,7 @@ def above_zero(low, inside=None):
 
 
 def brightness_of(low, inside=None):
-    """The intensity that becomes 1 for the filters, of a volume or of the brain inside it."""
+    """Intensity of a volume, or of the brain inside it, that becomes 1 for the filters."""
     low = low if inside is None else low * inside
     return bright_level_of_scan(low) or float(low.max(initial=0))
 

@@ -100,7 +100,7 @@ def features(lr, voxels, method):
 
 
 def quantile_boundaries(values, classes):
-    """Boundaries between classes that each hold about as many of the values.
+    """Boundaries between classes with about equal numbers of values.
 
     Boundary i is element ``floor((i + 1) * count / classes)`` of the sorted values.
 

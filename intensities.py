@@ -114,7 +114,7 @@ def shift_of(data, outside=None):
 
 
 def surround_of(data, outside=None):
-    """The background of a volume, and which voxels of its value are background.
+    """The background of a volume, and the voxels of its value that are background.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class Gram:
         self.packed = np.zeros((buckets, side * (side + 1) // 2))  # untouched pages cost no memory
         self.count = np.zeros(buckets, np.int64)
 
-    def __sizeof__(self):  # Dask reads it before it moves an object
+    def __sizeof__(self):  # Dask calls it before it moves an object
         return object.__sizeof__(self) + self.packed.nbytes + self.count.nbytes
 
     @property

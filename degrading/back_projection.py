@@ -49,9 +49,9 @@ class DataConsistency:
         return estimate
 
     def refine(self, estimate, times=1):
-        """Back-project `times` times, each time clip to mask and [0, 1]; returns a new array.
+        """Back-project `times` times, with clipping to the mask and [0, 1]; returns a new array.
 
-        With `times` 0 it only clips.
+        If `times` is 0, the estimate is only clipped.
         """
         for _ in range(times):
             estimate = _voxelwise(_within_bounds, estimate, self.correction(estimate), self.mask)
@@ -116,7 +116,7 @@ class Projection(DataConsistency):
 
 
 class SpectrumProjection(DataConsistency):
-    """Agreement with the lowest frequencies of the fine volume, which are given.
+    """Agreement with known lowest frequencies of the fine volume.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class SpectrumProjection(DataConsistency):
         self.kept = middle(shape, spectrum.shape)
 
     def correction(self, estimate):
-        """The volume to add to an estimate to give it the known lowest frequencies."""
+        """The volume to add to an estimate, so that the sum has the known lowest frequencies."""
         full = np.zeros(self.shape, np.float32)
         full[self.box] = estimate
         lacks = np.zeros(self.shape, np.complex64)

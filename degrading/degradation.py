@@ -309,7 +309,7 @@ OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": Trunca
 
 
 def kspace_kept(side, factor, keep):
-    """First and last-plus-one index of the kept part of an axis's centred spectrum.
+    """First index and end (exclusive) of the retained part of an axis's centred spectrum.
 
     ``third`` keeps a third for every factor, as published; ``auto`` keeps side / factor. A factor
     of 1 keeps all.

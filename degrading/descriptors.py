@@ -241,7 +241,7 @@ def differences_along(volume, axis):
 
 
 def _log_spectrum(along, noise, factor):
-    """Log power of lines within the brain, without noise, over that of low frequencies.
+    """Log power of lines within the brain, without noise, over the power of low frequencies.
 
     Parameters
     ----------

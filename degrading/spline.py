@@ -113,9 +113,9 @@ def _coefficients(side, order, at_faces, first, last):
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
     """Matrix that evaluates the spline of n_in voxels along an axis at n_out positions.
 
-    On the grid ``centers`` it equals scipy.ndimage.zoom with ``mode="mirror"``, on ``edges`` zoom
-    with ``grid_mode=True, mode="grid-mirror"``. If n_in equals n_out it is the identity, although
-    zoom without prefilter would blur.
+    On the grid ``centers`` it equals scipy.ndimage.zoom with ``mode="mirror"``. On ``edges`` it
+    equals zoom with ``grid_mode=True, mode="grid-mirror"``. If n_in equals n_out it is the
+    identity, although zoom without prefilter would blur.
 
     Returns
     -------

@@ -136,7 +136,7 @@ def sampled_volumes(image, method, name):
 
 
 def _sampled_volume(hr, method, random, first, last):
-    """One LR volume of `hr` for the planes first to last; None if they hold no brain."""
+    """One LR volume of `hr` for the planes first to last; None if these planes hold no brain."""
     acquisition, step = sample_acquisition(method, random), method.factor[0]
     # Enough planes around the slab for descriptors like those of a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step

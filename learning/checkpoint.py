@@ -97,7 +97,7 @@ class Checkpoint:
         classes : Boundaries or Tree
             Classes that sort voxels into buckets.
         sources : list of Finished
-            The volumes that the classes were learned from.
+            Volumes from which the classes were learned.
 
         Raises
         ------

@@ -80,7 +80,7 @@ class Ledger:
     classes : Boundaries or Tree or None
         Classes that sort voxels into buckets.
     sources : list of Finished
-        The volumes that the classes were learned from.
+        Volumes from which the classes were learned.
     buckets, taps : int
         Number of buckets, and of taps of a filter.
     step : int
@@ -109,7 +109,7 @@ class Ledger:
         classes : Boundaries or Tree
             Classes that sort voxels into buckets.
         sources : list of Finished
-            The volumes that the classes were learned from.
+            Volumes from which the classes were learned.
         step : int
             Number of buckets in a file of sums.
 

@@ -30,7 +30,7 @@ def run(command, story, quiet=False):
     Parameters
     ----------
     command : str
-        Name of the script without ``.py``; the line begins with it.
+        Name of the script without ``.py``; the printed line begins with the name.
     story : callable
     quiet : bool, optional
         If True, nothing is printed to standard output.
@@ -102,7 +102,7 @@ def blamed_on(item):
     Raises
     ------
     UserError
-        In place of the OSError.
+        Instead of the OSError.
     """
     try:
         yield

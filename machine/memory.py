@@ -73,8 +73,8 @@ def plan_passes(buckets, row, work, budget, step):
     Returns
     -------
     Plan
-        The smallest number of passes that fits, of about equal size. The filters do not depend on
-        the plan.
+        The smallest number of passes that fits; the passes have about equal sizes. The filters do
+        not depend on the plan.
 
     Raises
     ------

@@ -75,9 +75,9 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     buffers : callable, optional
         Returns a tuple or list of the working memory of a thread.
     blas : bool, optional
-        True if the work calls BLAS or LAPACK. They then work in the calling thread alone, so that
-        results do not depend on the number of threads. Finding their libraries takes a millisecond,
-        so it is left out for other work.
+        True if the work calls BLAS or LAPACK. BLAS then works in the calling thread alone, so
+        that results do not depend on the number of threads. The search for the BLAS libraries takes
+        a millisecond, so it is omitted for other work.
     """
     tasks = list(tasks)
     alone = blas_alone() if blas else contextlib.nullcontext()

@@ -44,7 +44,7 @@ def solve_stage(gram, tree, method):
     Raises
     ------
     numpy.linalg.LinAlgError
-        If the ridge is too small; with auto, if all of RIDGES are.
+        If the ridge is too small; with auto, if all RIDGES are too small.
     """
     leaves = tree.leaves
     learned, held = gram.packed[:leaves], gram.packed[leaves:]

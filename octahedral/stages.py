@@ -1,4 +1,4 @@
-"""Restoring in stages: each stage corrects the output of the stage before, in the voxel's frame.
+"""Restoring in stages: each stage corrects the output of the previous one, in the voxel's frame.
 
 A stage has one or more trees that sort voxels into classes, and one linear filter for each class.
 Its filters use a ball of the current estimate and, from the second stage on, a smaller ball of the
@@ -139,7 +139,7 @@ def part_of(tile, wanted):
 
 
 def scene_of(volume, estimate, method, tile=None):
-    """The `Scene` of a volume, or of a tile of it, given the estimate so far."""
+    """The `Scene` of a volume, or of a tile of it, with the current estimate."""
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]

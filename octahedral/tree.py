@@ -122,7 +122,7 @@ def read_tree(held):
 
 
 def grow(features, samples, leaves, advance=lambda leaves: None):
-    """Grow a tree. Its splits aim at the least squared error of one linear filter per leaf.
+    """Grow a tree. Its splits reduce the squared error of one linear filter per leaf.
 
     Parameters
     ----------

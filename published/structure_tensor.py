@@ -138,7 +138,7 @@ def _smooth_plane(products, c, weights, rows, ring, place):
 
 @njit(cache=True, error_model="numpy")
 def _smooth_across(ring, weights, plane, row, low, high, tensor):
-    """Smooth a row of six products across the planes from `plane` on, between `low` and `high`."""
+    """Smooth voxels `low` to `high` of a row of six products across planes, from `plane` on."""
     length, _, height, width = ring.shape
     for c in range(6):
         for k in range(low // LANES * LANES, high, LANES):

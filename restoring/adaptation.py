@@ -43,7 +43,7 @@ class Adapted(NamedTuple):
 
 
 def adapt_to_scan(low, stages, method, voxel_size=None):
-    """Correct filters by their error on examples from the plane of a scan of thick slices.
+    """Correct filters by their error on examples from the own plane of a scan of thick slices.
 
     Parameters
     ----------

@@ -152,7 +152,7 @@ def figures_of_use(volume, regions):
     dict of str to float
         ``bias_dark``, ``bias_middle``, ``bias_bright`` (per cent of the original's mean in this
         class), ``edge_width`` (mm) and ``noise_left`` (per cent of the brightest intensity, 1). A
-        figure is left out if the original has no three classes, or too few voxels for it.
+        figure is left out if the original has fewer than three classes, or too few voxels for it.
 
     Examples
     --------

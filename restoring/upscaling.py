@@ -1,4 +1,4 @@
-"""The steps of upscaling a file: from its header to a finer volume, or series, on disk.
+"""The steps to upscale a file: from its header to a finer volume, or series, on disk.
 
 --factor uses the filters once. --voxel_size and --isotropic may use filters several times, one
 after another, and a last spline, see restoring/spacing.py.
@@ -245,7 +245,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     advance : callable, optional
-        Called from time to time with the per cent of the work done since the last call.
+        Called from time to time with the percentage of the work done since the last call.
     shift : intensities.Shift, optional
         The shift of intensities that gave `low`.
     inside : ndarray of bool, shape (x, y, z), optional
