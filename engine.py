@@ -27,7 +27,7 @@ class CPU:
         ----------
         gram : matrix_compute.Gram
             Changed in place.
-        drawn : matrix_compute.Drawn
+        drawn : matrix_compute.TrainingSamples
         method : Method
         advance : callable, optional
             Called repeatedly, with the number of samples added since the last call.
