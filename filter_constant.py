@@ -60,8 +60,8 @@ class Method:
     """The method of filters and of their training; it is saved and loaded with the filters."""
 
     preset: str = option("paper", "preset", "set of defaults: paper is the published method; "
-                         "best restores most in the published test; scan is for upscaling real "
-                         "scans. Other options override its values", choices=tuple(PRESETS))
+                         "best gives the highest PSNR in the published test; scan is for upscaling "
+                         "real scans. Other options override its values", choices=tuple(PRESETS))
 
     # Options that define a filter. Filters are applied only with the values of their training.
     factor: tuple = option((2, 2, 2), "method", "number of times that voxels become finer: one "
@@ -206,15 +206,14 @@ class Request:
                                          "than this many of a voxel's 26 neighbours change rank "
                                          "(census blend); off unless given, 10 if given without a "
                                          "number", kind=int, low=0, high=26, bare=10)
-    test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles for the "
-                                 "evaluation of filters for scans", kind=str, several=True,
-                                 choices=PROFILES)
-    test_noise: tuple = option((0.0, 3.0), "applying", "levels of noise for the evaluation of "
-                               "filters for scans, in per cent", kind=float, several=True, low=0,
-                               high=50)
+    test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles that "
+                                 "test volumes are degraded with, one after another (evaluation "
+                                 "of preset scan)", kind=str, several=True, choices=PROFILES)
+    test_noise: tuple = option((0.0, 3.0), "applying", "noise levels that are added to test "
+                               "volumes, in per cent (evaluation of preset scan)", kind=float,
+                               several=True, low=0, high=50)
     tissue: bool = option(False, "applying", "compare three-class segmentations of the volumes "
-                          "with that of the original (Dice, volumes), in the evaluation of "
-                          "filters for scans")
+                          "with that of the original: Dice, volumes (evaluation of preset scan)")
     dtype: str = option("float32", "applying", "data type of the restored volumes; same keeps the "
                         "input's type and scaling", choices=("float32", "same"))
     output: str = option("", "applying", "name of the restored volume, for a run that restores "

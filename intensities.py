@@ -72,7 +72,8 @@ def shift_of(data, outside=None):
 
     For a small object in many zeros, one in twenty of its own voxels is enough. The background is
     the value of half of the voxels on the faces or more: the zeros around a z-scored brain, or the
-    padding of a CT. A value that fills a whole region at the faces is background, too. The
+    padding of a CT. If no value reaches half, the
+    most frequent one on the faces is still background if its voxels form a solid block. The
     background keeps its value, and all other voxels are shifted above zero. Voxels far below all
     others are clipped: otherwise a single one would compress the other intensities.
 

@@ -3,7 +3,8 @@ import numpy as np
 
 CLIP_FRACTION = 0.999  # quantile to clip at, so that no bright vessel sets the scale
 SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
-MUCH = 0.01  # share of the voxels above zero; a message reports if published clipping affects more
+# A message reports if published clipping changes a larger share of the voxels above zero.
+MUCH = 0.01
 
 
 def bright_level(image):

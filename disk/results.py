@@ -20,7 +20,7 @@ from machine.sources import all_sources, digest_of
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # marks our pictures and pages
 UNFINISHED = ".unfinished.json"  # record of a run until the run is finished
-VIEWERS = ".viewers"  # folder of viewers until the page of the run is written
+VIEWERS = ".viewers"  # temporary folder for data of the page of the run; then removed
 HEAD_BYTES = 4096  # number of bytes at the start of a file that are searched for MADE_BY
 # Settings without effect on the results.
 NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}

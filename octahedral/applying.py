@@ -1,4 +1,7 @@
-"""Apply the filters of a stage: each voxel gets the filter of its leaf, turned to its orientation.
+"""Apply the filters of a stage.
+
+Each voxel gets the filter of the tree leaf that it belongs to. The filter is turned to the
+orientation of the voxel.
 
 A ball of voxels is the same in all 48 orientations. So the voxels around a voxel are always loaded
 as the same lines, eight voxels at a time. Only the weights of the filter are permuted. A bucket is
@@ -56,7 +59,7 @@ def lines_of(taps, shape):
         at = turned(displacements)
         across, line = np.unique(at[..., :2].reshape(-1, 2), axis=0, return_inverse=True)
         first = across @ np.array([shape[1] * shape[2], shape[2]]) - reach
-        pieces = HALF * np.arange(-(-(2 * reach + 1) // HALF))  # starts of the pieces of a line
+        pieces = HALF * np.arange(-(-(2 * reach + 1) // HALF))  # starts of eight voxels each
         side = HALF * len(pieces)
         slots.append(before + line.reshape(at.shape[:2]) * side + at[..., 2] + reach)
         begins.append((first[:, None] + pieces).reshape(-1))

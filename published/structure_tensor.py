@@ -4,7 +4,8 @@ The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the w
 around it (section 3.2 of the paper). The weights are separable: the tensor consists of six products
 of gradients, each smoothed along the three axes. This takes some 160 multiplications instead of the
 729 x 729 matrix of the formula. Each plane of products is smoothed along two axes and stored in a
-ring buffer that is long enough for the third axis. No temporary has the size of the volume.
+ring buffer of as many planes as the window along the third axis needs. No temporary has the size of
+the volume.
 """
 import numpy as np
 

@@ -321,8 +321,8 @@ def _say_of_trust(name, seen):
 def _say_of_later(name, uses):
     """Report filters for thick slices that follow other filters: they cannot be fine-tuned."""
     for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use)):
-        say(f"{name}: filters for {tag} are used as they are: filters before them "
-            "have changed the plane that they would be fine-tuned on")
+        say(f"{name}: the filters for {tag} are used as they are, not fine-tuned on the scan: "
+            "earlier filters have already changed its in-plane detail")
 
 
 def _range_of(fine, shift):

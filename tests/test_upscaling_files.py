@@ -274,7 +274,7 @@ def test_filters_for_thick_slices_that_come_second_are_said_to_be_used_as_they_a
     upscaled(tmp_path, brain(11, (20, 20, 16)), (1, 1, 2), report=False,
              voxel_size=(0.5, 0.5, 0.5))
     said = "".join(capsys.readouterr())
-    assert "filters for 1x1x2 are used as they are: filters before them have changed" in said
+    assert "the filters for 1x1x2 are used as they are, not fine-tuned on the scan" in said
     upscaled(tmp_path, brain(11, (20, 20, 16)), (1, 1, 2), report=False, adapt=False,
              voxel_size=(0.5, 0.5, 0.5))
     assert "used as they are" not in "".join(capsys.readouterr())
