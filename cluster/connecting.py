@@ -73,6 +73,8 @@ def _processes_here(count, stack):
         raise UserError("argument --scheduler: local needs the package cryptography, to keep other "
                         "users out; install it: python -m pip install -r "
                         "requirements-cluster.txt") from fault
+    # Dask would set variables in the command permanently, and so limit the command to one thread.
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
     with _environment(variables):
         cluster = stack.enter_context(LocalCluster(
             n_workers=count, threads_per_worker=1, processes=True, env=variables,
@@ -112,14 +114,12 @@ def _security_of(name, tls):
 def _environment(variables):
     """A context that sets environment variables for new processes, and then restores the old ones.
 
-    Numba, BLAS and malloc read the variables once, before a worker can set them. Dask itself would
-    set its variables in the command permanently, and so limit the command to a single thread.
+    Numba, BLAS and malloc read the variables once, before a worker can set them.
     """
     own = dict(os.environ)
     os.environ.update(variables)
     try:
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
-            yield
+        yield
     finally:
         os.environ.clear()
         os.environ.update(own)

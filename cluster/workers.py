@@ -82,6 +82,7 @@ class Workers:
 
     def __init__(self, client, name):
         self.client, self.name, self.interrupted = client, name, False
+        self._last_started = time.monotonic()  # local processes
 
     @property
     def about(self):
@@ -98,10 +99,9 @@ class Workers:
 
         If all workers are lost, waits for one; raises UserError if no worker comes back.
         """
-        begun = time.monotonic()
+        seen = time.monotonic()
         while not (workers := self.about):
-            if time.monotonic() - begun > ALONE:
-                raise UserError(NONE_LEFT)
+            seen = self._last_seen(seen)
             time.sleep(0.1)
         each = {address: (about["memory_limit"] or psutil.virtual_memory().total)
                 / about["nthreads"] for address, about in workers.items()}
@@ -197,12 +197,25 @@ class Workers:
             except TimeoutError as fault:
                 if self.interrupted:
                     raise KeyboardInterrupt from fault
-                if self.about:
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > ALONE:
-                    raise UserError(NONE_LEFT) from fault
+                seen = self._last_seen(seen)
             except KilledWorker as fault:
                 raise error_of(fault, f"{path}: ") from fault
+
+    def _last_seen(self, seen):
+        """The present time if there are workers; otherwise `seen`, the time of an earlier check.
+
+        Local processes are then started again: Dask restarts no process that dies while it starts.
+        Raises UserError if there were no workers for ALONE seconds.
+        """
+        now, cluster = time.monotonic(), self.client.cluster
+        if self.about:
+            return now
+        if now - seen > ALONE:
+            raise UserError(NONE_LEFT)
+        if cluster is not None and now - max(seen, self._last_started) > LOOK:
+            cluster.scale(len(cluster.worker_spec))
+            self._last_started = now
+        return seen
 
     def _wait(self, futures):
         """Wait until all futures have succeeded or failed."""
@@ -232,10 +245,7 @@ class Workers:
         while left and not (stop and stop.asked):
             if self.interrupted:
                 raise KeyboardInterrupt
-            if self.about:
-                seen = time.monotonic()
-            elif time.monotonic() - seen > ALONE:
-                raise UserError(NONE_LEFT)
+            seen = self._last_seen(seen)
             try:
                 future = done.get(timeout=LOOK)
             except Empty:

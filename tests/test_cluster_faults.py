@@ -15,6 +15,7 @@ from conftest import one_line
 from synthetic import PATIENT, QUICK, ROOT, brain, command, save, start
 
 distributed = pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+dask_config = pytest.importorskip("dask.config")
 workers_of = pytest.importorskip("cluster.workers")
 CLUSTER = ("--scheduler", "local:2")
 
@@ -182,6 +183,19 @@ def test_a_scheduler_without_workers(tmp_path, monkeypatch):
         assert f"has no worker; start one with: dask worker {address}" in one_line(connect, address)
 
 
+def test_local_processes_that_dask_gave_up_are_started_again(monkeypatch):
+    """As after a process that died while it started: no nanny is left to start another."""
+    monkeypatch.setattr(workers_of, "LOOK", 0.5)
+    with (dask_config.set({
+            "distributed.deploy.lost-worker-timeout": "0.1s"}),
+          workers_of.connected("local:1") as workers):
+        cluster = workers.client.cluster
+        assert [result() for _, result in workers.in_order(abs, [-1])] == [1]
+        cluster.sync(next(iter(cluster.workers.values())).close)
+        assert [result() for _, result in workers.in_order(abs, [-2, -3])] == [2, 3]
+        assert workers.smallest()[1] > 0
+
+
 def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path):
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py"), *ROOT.glob("report/*.html")]:
         (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
@@ -202,7 +216,7 @@ def test_a_worker_that_joins_with_another_version_ends_the_run(monkeypatch, tmp_
         # To it, the command has another one.
         monkeypatch.setattr(workers_of, "software", lambda: {"numba": "0"})
         said = one_line(list, workers.in_order(str, [tmp_path]))
-    assert said.startswith("worker tls://") and "here it is 0; install the same" in said
+    assert said.startswith("worker tls://") and "there and 0 here; install the same" in said
 
 
 def test_a_worker_with_too_little_memory(folder, tmp_path):

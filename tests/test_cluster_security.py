@@ -105,8 +105,8 @@ def test_what_is_wrong_with_certificates_is_one_line(guarded, tmp_path, monkeypa
 
 @pytest.mark.parametrize("options, words", [
     (["--scheduler", "tls://a:1", "--tls", "x", "y"], "three files, CA CERT KEY, not 2"),
-    (["--scheduler", "tcp://a:1", "--tls", "x", "y", "z"], "is for a --scheduler at tls://"),
-    (["--tls", "x", "y", "z"], "is for a --scheduler at tls://")])
+    (["--scheduler", "tcp://a:1", "--tls", "x", "y", "z"], "works only with --scheduler tls://"),
+    (["--tls", "x", "y", "z"], "works only with --scheduler tls://")])
 @pytest.mark.parametrize("script", ["train", "test"])
 def test_certificates_that_mean_nothing_are_refused(capsys, script, options, words):
     assert f"argument --tls: {words}" in refused(capsys, script, *options)
