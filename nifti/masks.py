@@ -65,7 +65,7 @@ def read_brain(path, pattern):
     return volume._replace(mask_digest=mask.digest), mask.path
 
 
-def mask_for(path, pattern):
+def mask_for(path, pattern, opened=None):
     """The mask of a volume.
 
     Parameters
@@ -74,6 +74,8 @@ def mask_for(path, pattern):
         Path of a volume, or of a series whose volumes share one mask.
     pattern : str
         Value of --mask.
+    opened : tuple, optional
+        Result of `checks.checked_image` for the volume, if its header was read before.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def mask_for(path, pattern):
     """
     if not pattern:
         return None
-    image, shape = checked_image(path, (3, 4))
+    image, shape = opened or checked_image(path, (3, 4))
     found = find_mask(path, pattern)
     seal = Seal(found)
     try:

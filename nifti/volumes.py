@@ -12,7 +12,7 @@ from isal import igzip
 from disk.files import ENDING, stem, whole_file
 from intensities import shift_of
 from machine.errors import UserError
-from machine.memory import SERIES_BYTES, VOXEL_BYTES
+from machine.memory import SERIES_BYTES
 from machine.progress import say
 from nifti.bids import derivative_stem, makes_derivatives
 from nifti.checks import checked_image, clean_voxels, read_voxels
@@ -138,15 +138,17 @@ def read_volume(path, inside=None):
         If the file is not a complete NIfTI volume of real numbers in three dimensions, or holds
         nothing to restore.
     """
-    return _read(path, (3,), inside=inside)
+    return _read(path, *checked_image(path), inside)
 
 
-def read_series(path):
+def read_series(path, opened=None):
     """Read a volume or a series of volumes.
 
     Parameters
     ----------
     path : path-like
+    opened : tuple, optional
+        Result of `checks.checked_image` for this file, if its header was read before.
 
     Returns
     -------
@@ -159,11 +161,10 @@ def read_series(path):
         If the file is not a complete NIfTI image of real numbers in three or four dimensions, or
         holds nothing to restore.
     """
-    return _read(path, (3, 4), SERIES_BYTES)
+    return _read(path, *(opened or checked_image(path, (3, 4), SERIES_BYTES)))
 
 
-def _read(path, dimensions, voxel_bytes=VOXEL_BYTES, inside=None):
-    image, shape = checked_image(path, dimensions, voxel_bytes)
+def _read(path, image, shape, inside=None):
     volume = volume_of(read_voxels(path, image, shape), image, path, inside)
     while len(shape) == 3 and image.ndim > 3:  # a series of one volume: its result is a volume
         scaling = _scaling(image)

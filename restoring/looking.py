@@ -20,6 +20,7 @@ from degrading.slice_profile import in_words
 from disk.files import stem
 from get_lar import brightness_of, in_units
 from machine.errors import UserError
+from machine.memory import SERIES_BYTES
 from nifti.checks import checked_image
 from nifti.geometry import MM, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
@@ -50,7 +51,7 @@ def look(path, store):
     UserError
         If the file is not a volume.
     """
-    image, shape = checked_image(path, (3, 4))
+    image, shape = opened = checked_image(path, (3, 4), SERIES_BYTES)
     sizes, unit = voxel_sizes_of(image), unit_of(image)
     codes = "".join(code or "?" for code in nib.aff2axcodes(image.affine))
     grid = " x ".join(map(str, shape[:3]))
@@ -59,7 +60,7 @@ def look(path, store):
                       f"{image.get_data_dtype().name}")]
     if said := slices_in_words(path, sizes, unit):
         lines.append(("slices", said))
-    volume, mask = read_series(path), mask_for(path, store.request.mask)
+    volume, mask = read_series(path, opened), mask_for(path, store.request.mask, opened)
     low = np.clip(first_seen(volume), 0, None)
     measured = measured_grid(low, filled_up(path, sizes))
     seen = [f"axis {axis}: {size / share:.4g} {unit} measured, on a grid of {size:.4g}"

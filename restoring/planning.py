@@ -6,9 +6,8 @@ import numpy as np
 from degrading.descriptors import bright_part, head_in_zeros
 from degrading.measured_grid import measured_grid
 from machine.errors import UserError, complain
-from machine.memory import CODE_BYTES, GB, SERIES_BYTES, free_memory
+from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
-from nifti.checks import checked_image
 from nifti.geometry import unit_of, voxel_sizes_of
 from nifti.slices import filled_up, slices_in_words
 from nifti.volumes import read_series
@@ -22,10 +21,10 @@ LAST_SPLINE_BYTES = 12  # memory per voxel; the last spline works along one axis
 WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and compiled code
 
 
-def plan(path, name, store):
+def plan(path, name, store, opened):
     """The `Route` to the requested voxel sizes, and its filters; voxels are read only if needed."""
     request = store.request
-    image, shape = checked_image(path, (3, 4), SERIES_BYTES)
+    image, shape = opened
     sizes, unit = voxel_sizes_of(image), unit_of(image)
     if store.by_size:
         goal = request.voxel_size or 3 * (float(sizes.min()),)
@@ -33,7 +32,7 @@ def plan(path, name, store):
             route = route_to(goal, sizes, store.there, unit)
             say(f"{name}: {describe(route, sizes, unit)}")
         except ValueError as fault:
-            route, sizes, shape = _from_measured(path, goal, sizes, shape, store, fault)
+            route, sizes, shape = _from_measured(path, goal, sizes, opened, store, fault)
     else:
         route = Route([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
@@ -45,12 +44,12 @@ def plan(path, name, store):
     return route, uses
 
 
-def _from_measured(path, goal, sizes, shape, store, fault):
+def _from_measured(path, goal, sizes, opened, store, fault):
     """Route, voxel sizes and shape on the measured grid, for a scan that is as fine as requested.
 
     Raises UserError with the given fault if the scan was not interpolated.
     """
-    grid = measured_grid(first_seen(read_series(path)), filled_up(path, sizes))
+    grid = measured_grid(first_seen(read_series(path, opened)), filled_up(path, sizes))
     sizes = sizes / grid.shares
     try:
         route = route_to(goal, sizes, store.there)
@@ -59,7 +58,7 @@ def _from_measured(path, goal, sizes, shape, store, fault):
         useful = False
     if not useful:
         raise UserError(f"{path}: {fault}") from fault
-    return route, sizes, grid.shape + shape[3:]
+    return route, sizes, grid.shape + opened[1][3:]
 
 
 def check_slices(name, shape, factor):

@@ -15,8 +15,10 @@ from disk.files import make_folder
 from disk.seal import Seal
 from get_lar import make_fine
 from machine.errors import UserError, complain, short
+from machine.memory import SERIES_BYTES
 from machine.progress import Stopwatch, progress, say
 from nifti.bids import makes_derivatives
+from nifti.checks import checked_image
 from nifti.geometry import MM, finer_header, sizes_in, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import filled_up
@@ -57,10 +59,11 @@ def upscale_file(path, target, store, engine, files=None):
     """
     watch, request, seal = Stopwatch(), store.request, Seal(path)
     name = relative_name(path, request.test_dir)
-    route, uses = plan(path, name, store)
+    opened = checked_image(path, (3, 4), SERIES_BYTES)
+    route, uses = plan(path, name, store, opened)
     with watch("read"):
-        mask = mask_for(path, request.mask)
-        volume = read_series(path)
+        mask = mask_for(path, request.mask, opened)
+        volume = read_series(path, opened)
         origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     with watch("interpolate"):
         scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), route, uses,
