@@ -13,7 +13,9 @@ from engine import CPU
 from filter_constant import Request
 from get_lar import make_fine
 from intensities import Shift
+from machine.memory import SERIES_BYTES
 from machine.progress import Stopwatch
+from nifti.checks import checked_image
 from options.command_line import command_line
 from restoring import planning, upscaling
 from restoring.adaptation import adapt_to_scan
@@ -103,7 +105,7 @@ def test_memory_of_series_and_of_adapting_is_planned(tmp_path, monkeypatch, caps
     fine = 8**3 * np.prod([int(part) for part in factor.split()])
     needed = 20 * fine + more + planning.WORK_BYTES + planning.CODE_BYTES
 
-    def begin(path):
+    def begin(path, opened):
         raise Begun
 
     monkeypatch.setattr(upscaling, "read_series", begin)
@@ -154,7 +156,7 @@ def test_a_long_series_of_small_volumes_needs_little(tmp_path, monkeypatch):
     monkeypatch.setattr("nifti.checks.free_memory", lambda: 2e8)  # 64 bytes a voxel are more
     series = nib.Nifti1Image(np.ones((20, 20, 20, 500), np.uint8), np.eye(4))
     nib.save(series, tmp_path / "series.nii.gz")
-    assert planning.checked_image(tmp_path / "series.nii.gz", (3, 4), planning.SERIES_BYTES)
+    assert checked_image(tmp_path / "series.nii.gz", (3, 4), SERIES_BYTES)
 
 
 @pytest.mark.parametrize("options", [["--factor", "2"], ["--voxel_size", "0.6"]])
