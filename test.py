@@ -120,7 +120,6 @@ def restore_volumes(volumes, masks, folder, store, each):
     from machine.progress import progress
     from nifti.bids import makes_derivatives, write_description
     from nifti.volumes import relative_name, target_paths
-    from restoring.evaluation import evaluate_files
     from restoring.whole_volume import restore_volume, without_name
 
     request, filters = store.request, store.first()
@@ -140,6 +139,8 @@ def restore_volumes(volumes, masks, folder, store, each):
     else:
         engine = choose_engine(request.device, filters.cpu_only, most=1)
     if method.for_scans and not request.upscale:
+        from restoring.evaluation import evaluate_files  # as above
+
         return evaluate_files(volumes, folder, filters, request, engine, each)
     print_head(len(volumes), request, filters.asked)
     if makes_derivatives(request):

@@ -2,6 +2,7 @@
 import numpy as np
 
 CLIP_FRACTION = 0.999  # quantile to clip at, so that no bright vessel sets the scale
+MEDIAN_OF_NORMAL = 0.6744897501960817  # median of |x|, x of standard deviation 1
 SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
 # A message reports if published clipping changes a larger share of the voxels above zero.
 MUCH = 0.01
@@ -109,6 +110,19 @@ def decibel(error):
     if np.isnan(error):
         return float("nan")
     return float(-10 * np.log10(error)) if error > 0 else float("inf")
+
+
+def robust_deviation(values):
+    """Standard deviation of normally distributed values, from the median absolute deviation.
+
+    scipy.stats has the same, and takes 0.4 s to import.
+
+    Examples
+    --------
+    >>> round(robust_deviation(np.array([1.0, 2.0, 3.0, 4.0, 1000.0])), 4)
+    1.4826
+    """
+    return float(np.median(np.abs(values - np.median(values))) / MEDIAN_OF_NORMAL)
 
 
 def without_nonsense(volume):

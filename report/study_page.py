@@ -12,11 +12,11 @@ import numpy as np
 
 from disk.metrics import no_formula
 from report.page import by_axis, fill_template, goal_in_words
+from util import robust_deviation
 
 TABLE = Path(__file__).with_name("study.html")  # with placeholders such as @ROWS@
 FEWEST = 10  # volumes needed to search for outliers; the median of fewer is unreliable
 FAR = 3.5  # robust standard deviations from the median (Iglewicz and Hoaglin 1993)
-NORMAL = 1.4826  # ratio of standard deviation to median absolute deviation, normal distribution
 # Columns that are searched for outliers, and the smallest standard deviation to assume. Estimates
 # from one scanner vary so little that harmless differences would otherwise be marked.
 SEARCHED = {"noise": 0.001, "distance": 0.05}
@@ -107,7 +107,7 @@ def find_outliers(rows):
         if len(known) < FEWEST:
             continue
         middle = np.median(known)
-        deviation = max(NORMAL * np.median(np.abs(known - middle)), least)
+        deviation = max(robust_deviation(known), least)
         scores = (values - middle) / deviation  # NaN for missing values
         for mark, score in zip(marks, scores, strict=True):
             if score > FAR:

@@ -11,7 +11,6 @@ import shutil
 from functools import partial
 
 import numpy as np
-from scipy.ndimage import binary_dilation
 from skimage.restoration import denoise_nl_means
 
 from degrading.acquisition import make_low, original_of
@@ -34,7 +33,6 @@ from util import decibel, random_of
 
 FINISHED = ".finished"  # folder with the figures of finished volumes, until the run ends
 SPLINES = {"linear": 1, "cubic": 3, "quintic": 5}
-AROUND = 2  # voxels: `whole` is the brain dilated by this distance
 
 
 def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
@@ -99,8 +97,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     for volume in found.values():
         np.clip(volume, 0, 1, out=volume)
     regions = regions or regions_of(hr, voxel_size)
-    places = {"inside": regions.inside,
-              "whole": binary_dilation(regions.brain, iterations=AROUND)}
+    places = {"inside": regions.inside, "whole": regions.whole}
     row = {"profile": profile, "noise": noise,
            "noise_found": round(100 * float(fine.descriptors[NOISE]) * fine.scale, 2)}
     for place, voxels in places.items():

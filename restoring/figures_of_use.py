@@ -7,12 +7,19 @@ compared volumes use the same voxels.
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.ndimage import binary_erosion, gaussian_filter, minimum_filter, uniform_filter
-from scipy.stats import median_abs_deviation
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    gaussian_filter,
+    minimum_filter,
+    uniform_filter,
+)
 from skimage.filters import threshold_multiotsu
 
+from util import robust_deviation
+
 CLASSES = ("dark", "middle", "bright")  # CSF, grey matter and white matter in T1-weighted brains
-DEEP = 5  # voxels: `inside` is the brain eroded by this distance
+DEEP, AROUND = 5, 2  # voxels: `inside` is the brain eroded by DEEP, `whole` dilated by AROUND
 EDGE_SMOOTHING, FLAT_SMOOTHING = 1.0, 2.0  # voxels, standard deviations
 FLAT_SHARE = 0.2  # share of the voxels inside, with the smallest gradients, that count as flat
 WINDOW = 5  # voxels: a smaller window would miss noise that extends over two or three voxels
@@ -33,8 +40,9 @@ class Regions:
 
     Attributes
     ----------
-    brain, inside : ndarray of bool, shape (X, Y, Z)
-        Nonzero voxels; nonzero voxels that are more than DEEP voxels from the outline.
+    brain, inside, whole : ndarray of bool, shape (X, Y, Z)
+        Nonzero voxels; those that are more than DEEP voxels from the outline; the brain dilated by
+        AROUND voxels.
     classes : ndarray of uint8, one for each voxel of the brain, or None
         0, 1, 2: indices in CLASSES.
     means : ndarray, shape (3,), or None
@@ -53,6 +61,7 @@ class Regions:
 
     brain: np.ndarray
     inside: np.ndarray
+    whole: np.ndarray
     classes: np.ndarray | None
     means: np.ndarray | None
     edge: np.ndarray
@@ -80,17 +89,19 @@ def regions_of(hr, voxel_size=(1, 1, 1)):
     inside = binary_erosion(brain, iterations=DEEP)
     if not inside.any():
         inside = brain
+    whole = binary_dilation(brain, iterations=AROUND)
     slope = _slope(hr, FLAT_SMOOTHING, voxel_size)
     flat = np.flatnonzero(inside & (slope <= np.quantile(slope[inside], FLAT_SHARE)))
     values = hr[brain]
     thresholds, classes = _three_classes(values)
     if classes is None:
-        regions = Regions(brain, inside, None, None, np.zeros(0, int), np.zeros(0), 0.0, flat)
+        regions = Regions(brain, inside, whole, None, None, np.zeros(0, int), np.zeros(0), 0.0,
+                          flat)
     else:
         edge, distance = _edge(hr, inside, thresholds, voxel_size)
         middle, bright = (np.median(values[classes == number]) for number in (1, 2))
-        regions = Regions(brain, inside, classes, _means(values, classes), edge, distance,
-                          float(bright - middle), flat)
+        regions = Regions(brain, inside, whole, classes, _means(values, classes), edge,
+                          distance, float(bright - middle), flat)
     own = figures_of_use(hr, regions)
     return replace(regions, own={name: own[name] for name in own if not name.startswith("bias")})
 
@@ -216,7 +227,7 @@ def noise_left(volume, regions):
         In intensity units of the volume.
     """
     rest = volume.ravel()[regions.flat] - uniform_filter(volume, WINDOW).ravel()[regions.flat]
-    return float(median_abs_deviation(rest, scale="normal"))
+    return robust_deviation(rest)
 
 
 def tissue_figures(volume, regions):

@@ -10,7 +10,6 @@ from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
 from nifti.geometry import unit_of, voxel_sizes_of
 from nifti.slices import filled_up, slices_in_words
-from nifti.volumes import read_series
 from restoring.measured_scan import first_seen
 from restoring.spacing import Route, describe, of_three, route_to
 from structure import structure_of
@@ -21,7 +20,7 @@ LAST_SPLINE_BYTES = 12  # memory per voxel; the last spline works along one axis
 WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and compiled code
 
 
-def plan(path, name, store, opened):
+def plan(path, name, store, opened, read):
     """The `Route` to the requested voxel sizes, and its filters; voxels are read only if needed."""
     request = store.request
     image, shape = opened
@@ -32,7 +31,7 @@ def plan(path, name, store, opened):
             route = route_to(goal, sizes, store.there, unit)
             say(f"{name}: {describe(route, sizes, unit)}")
         except ValueError as fault:
-            route, sizes, shape = _from_measured(path, goal, sizes, opened, store, fault)
+            route, sizes, shape = _from_measured(path, goal, sizes, read, store, fault)
     else:
         route = Route([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
@@ -44,12 +43,13 @@ def plan(path, name, store, opened):
     return route, uses
 
 
-def _from_measured(path, goal, sizes, opened, store, fault):
+def _from_measured(path, goal, sizes, read, store, fault):
     """Route, voxel sizes and shape on the measured grid, for a scan that is as fine as requested.
 
     Raises UserError with the given fault if the scan was not interpolated.
     """
-    grid = measured_grid(first_seen(read_series(path, opened)), filled_up(path, sizes))
+    volume = read()
+    grid = measured_grid(first_seen(volume), filled_up(path, sizes))
     sizes = sizes / grid.shares
     try:
         route = route_to(goal, sizes, store.there)
@@ -58,7 +58,7 @@ def _from_measured(path, goal, sizes, opened, store, fault):
         useful = False
     if not useful:
         raise UserError(f"{path}: {fault}") from fault
-    return route, sizes, grid.shape + opened[1][3:]
+    return route, sizes, grid.shape + volume.data.shape[3:]
 
 
 def check_slices(name, shape, factor):

@@ -4,6 +4,7 @@
 after another, and a last spline, see restoring/spacing.py.
 """
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -60,10 +61,11 @@ def upscale_file(path, target, store, engine, files=None):
     watch, request, seal = Stopwatch(), store.request, Seal(path)
     name = relative_name(path, request.test_dir)
     opened = checked_image(path, (3, 4), SERIES_BYTES)
-    route, uses = plan(path, name, store, opened)
+    read = functools.cache(lambda: read_series(path, opened))
+    route, uses = plan(path, name, store, opened, read)
     with watch("read"):
         mask = mask_for(path, request.mask, opened)
-        volume = read_series(path, opened)
+        volume = read()
         origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
     with watch("interpolate"):
         scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), route, uses,
