@@ -208,7 +208,8 @@ def jobs_of(volumes, targets, names, folder, request):
     study = request.upscale and len(volumes) > 1
     return [Job(*paths, shown=study or number < MOST_SHOWN, go_on=own,
                 viewer=folder / VIEWERS / f"{number}.json" if own else None,
-                page=own_page(paths[-1]) if study else None)
+                page=own_page(paths[-1]) if study else None,
+                report=folder / "report.html" if study else None)
             for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
 
 

@@ -30,7 +30,8 @@ def make_page(about, rows, viewers, pictures=None):
     Parameters
     ----------
     about : dict
-        Dict from `record.about_run`, with "results", the SHA-256 of each volume's result.
+        Dict from `record.about_run`, with "results", the SHA-256 of each volume's result. If a page
+        shows all volumes of the run, "report" is its path relative to this page.
     rows : list of dict
         Figures of each volume, or descriptions of upscaled volumes.
     viewers : iterable of dict
@@ -43,14 +44,16 @@ def make_page(about, rows, viewers, pictures=None):
     str
     """
     if "to" in rows[0]:
-        done, figures = "upscaled", table_upscaled(rows)
+        done, figures = "upscaled", table_upscaled(rows) + "".join(map(findings_html, rows))
     else:
         done = "degraded and restored"
         figures = table_figures(rows, about["settings"]["start"]) + plot_gains(rows)
     what = f"{len(rows)} volumes" if len(rows) > 1 else rows[0]["volume"]
     title = f"{what} {done} {goal_in_words(about['settings'])}"
+    back = (f'<p><a href="{path_as_link(about["report"])}">All volumes of this run</a></p>'
+            if "report" in about else "")
     content = itertools.chain(
-        ["<h2>Figures</h2>", figures, LOOK],
+        [back, "<h2>Figures</h2>", figures, LOOK],
         (viewer_html(*numbered) for numbered in enumerate(viewers)), [links_html(pictures or {})])
     yield from fill_template(title, content, about)
 
@@ -158,6 +161,47 @@ def table_upscaled(rows):
             f'<tbody>{"".join(lines)}</tbody></table></div>')
 
 
+def findings_html(row):
+    """The findings about an upscaled volume, and the messages about it, as HTML.
+
+    Parameters
+    ----------
+    row : dict
+        Description of the volume, see `restoring.upscaling.upscale_file`.
+
+    Returns
+    -------
+    str
+        Empty if nothing is known.
+    """
+    found = {"slice profile": profile_in_words(row)}
+    if "noise" in row:
+        found["noise"] = f"{100 * row['noise']:.1f} % of the brightest intensity"
+    if "distance" in row:
+        found["distance from the training brains"] = f"{row['distance']:.1f}; usual up to 1.5"
+    if "trust" in row:
+        rest = "; the rest is the spline" if row["trust"] < 1 else ""
+        found["filters used"] = f"{100 * row['trust']:.0f} %{rest}"
+    lines = "".join(f'<tr><th scope="row">{title}</th><td>{html.escape(words)}</td></tr>'
+                    for title, words in found.items() if words)
+    table = f'<h2>Findings</h2><table class="words">{lines}</table>' if lines else ""
+    messages = "".join(f"<li>{html.escape(message)}</li>" for message in row.get("messages", ()))
+    return table + (f"<h2>Messages</h2><ul>{messages}</ul>" if messages else "")
+
+
+def profile_in_words(row):
+    """The slice profile of an upscaled volume: given by the user, or estimated; maybe empty."""
+    if "told" in row:
+        return f"given: {row['told']}"
+    found = row.get("profile", row.get("like"))
+    return f"estimated: {found}" if found else ""
+
+
+def path_as_link(path):
+    """A relative path as the target of a link."""
+    return quote(path, errors="surrogateescape")
+
+
 def plot_gains(rows):
     """Each volume's gain over the best spline, as an inline SVG in the colours of the page.
 
@@ -192,7 +236,7 @@ def plot_gains(rows):
 
 def links_html(pictures):
     """Links to the pictures of volumes, as HTML; empty if there are no pictures."""
-    links = ", ".join(f'<a href="{quote(path, errors="surrogateescape")}">{html.escape(name)}</a>'
+    links = ", ".join(f'<a href="{path_as_link(path)}">{html.escape(name)}</a>'
                       for name, path in pictures.items())
     return f"<p>Pictures of volumes without a viewer: {links}</p>" if links else ""
 

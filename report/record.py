@@ -1,8 +1,10 @@
 """The record of a result: input, command, settings, filters and versions, as plain values."""
+import os
 import platform
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from disk.files import file_digest, read_json, write_json, write_whole
 from machine.sources import versions_of
@@ -146,13 +148,15 @@ def write_beside(title, name, found, volumes, files, compare):
     return shown
 
 
-def write_own_page(name, about, row, digest, viewer, files):
+def write_own_page(name, report, about, row, digest, viewer, files):
     """Write the page of one volume of a folder, with its viewer.
 
     Parameters
     ----------
     name : Path
         Path of the page.
+    report : Path
+        Path of the page of the run, for a link to it.
     about : dict
         Dict from `about_volume`.
     row : dict
@@ -172,6 +176,8 @@ def write_own_page(name, about, row, digest, viewer, files):
     from report.page import make_page
     from report.viewer import thumbnail
 
-    pieces = make_page(about | {"results": {row["volume"]: digest}}, [row], [viewer])
+    about = about | {"results": {row["volume"]: digest},
+                     "report": Path(os.path.relpath(report, name.parent)).as_posix()}
+    pieces = make_page(about, [row], [viewer])
     write_whole(name, "".join(pieces), files)
     return {"thumbnail": thumbnail(viewer)}

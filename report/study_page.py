@@ -6,12 +6,11 @@ beside the result. Style and script of the table are in study.html.
 import html
 import math
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
 from disk.metrics import no_formula
-from report.page import by_axis, fill_template, goal_in_words
+from report.page import by_axis, fill_template, goal_in_words, path_as_link, profile_in_words
 from util import robust_deviation
 
 TABLE = Path(__file__).with_name("study.html")  # with placeholders such as @ROWS@
@@ -149,16 +148,18 @@ def row_html(row, mark, state, thumbnail):
     named = f'<img class="thumb" alt="" data-jpeg="{html.escape(thumbnail)}">' if thumbnail else ""
     folder = f"<small>{folder}{slash}</small><br>" if slash else ""
     named += f"<bdi>{folder}{name}</bdi>"
-    link = f'a href="{quote(row["page"], errors="surrogateescape")}"' if row.get("page") else "span"
+    link = f'a href="{path_as_link(row["page"])}"' if row.get("page") else "span"
     named = f"<{link}>{named}</{link.partition(' ')[0]}>"
     if "mask" in row:
         named += f'<small>mask: {html.escape(row["mask"])}</small>'
     shown = '<span class="mark">failed</span>' if state == "failed" else state
     messages = [row["failed"]] if "failed" in row else row.get("messages", ())
     words = "".join(f"<p>{html.escape(message)}</p>" for message in messages)
+    profile = profile_in_words(row)
     cells = [_cell(STATES.index(state) + 1, shown, "text"),
              _cell(" ".join(messages), words, "words"),
-             _number(row, "noise", "{:.1f} %", mark, 100), _profile_cell(row),
+             _number(row, "noise", "{:.1f} %", mark, 100),
+             _cell(profile, html.escape(profile), "text"),
              _number(row, "distance", "{:.1f}", mark),
              _number(row, "trust", "{:.0f} %", mark, 100), *_grid_cells(row),
              _number(row, "seconds", "{:.1f}", mark)]
@@ -187,14 +188,3 @@ def _grid_cells(row):
     size = by_axis(f"{side:g}" for side in row["voxel_size"])
     return (_cell(math.prod(row["from"]), f"{by_axis(row['from'])}<br>→ {by_axis(row['to'])}"),
             _cell(math.prod(row["voxel_size"]), f"{size} {row['unit']}"))
-
-
-def _profile_cell(row):
-    """The slice profile: given by the user, or estimated."""
-    if "told" in row:
-        words = f"given: {row['told']}"
-    elif found := row.get("profile", row.get("like")):
-        words = f"estimated: {found}"
-    else:
-        words = ""
-    return _cell(words, html.escape(words), "text")

@@ -29,6 +29,7 @@ class Job(NamedTuple):
     # File for the viewer or thumbnail, until the page of the run is written. None: kept in memory.
     viewer: Path | None = None
     page: Path | None = None  # own page with its viewer; None: the page of the run shows the volume
+    report: Path | None = None  # page of the run, if the volume has its own page
     go_on: bool = False  # True if a result of the interrupted run is kept
 
 
@@ -87,7 +88,7 @@ def restore_volume(job, store, volumes, command, engine=None):
                                   compare=not request.upscale)
         digest, about = files.digest(job.target), about_volume(found, request, command)
         if viewer and job.page:
-            viewer = write_own_page(job.page, about, found.row, digest, viewer, files)
+            viewer = write_own_page(job.page, job.report, about, found.row, digest, viewer, files)
         if viewer and job.viewer:
             make_folder(job.viewer.parent)
             write_json(job.viewer, viewer, files)

@@ -10,6 +10,7 @@ from synthetic import brain, save
 from disk.files import write_pieces
 from machine.remarks import noting, withheld
 from options.command_line import command_line
+from report.page import findings_html
 from report.study_page import FEWEST, find_outliers, study_page
 from report.viewer import encode
 
@@ -234,6 +235,23 @@ def test_messages_and_estimates_are_in_record_and_row(run):
     row = row_of(run, "sub/series.nii")
     assert f"<p>{message}</p>" in row and ">incomplete</td>" in row
     assert f"estimated: {figures['like']}<" in row and f">{figures['distance']:.1f}<" in row
+    own = (run / "sub" / "series.html").read_text(encoding="utf-8")
+    assert f"<li>{message}</li>" in own and f"<td>estimated: {figures['like']}</td>" in own
+    assert f"<td>{100 * figures['noise']:.1f} % of the brightest intensity</td>" in own
+
+
+def test_the_page_of_a_volume_links_to_the_page_of_the_run(run):
+    for page, link in (("a.html", "report.html"), ("sub/series.html", "../report.html")):
+        assert f'<a href="{link}">All volumes' in (run / page).read_text(encoding="utf-8")
+    assert "All volumes" not in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_volume_states_a_given_profile_and_the_share_of_the_spline():
+    row = {"told": "box", "trust": 0.25, "messages": ["is <unlike> brains"]}
+    shown = findings_html(row)
+    assert "<td>given: box</td>" in shown and "<td>25 %; the rest is the spline</td>" in shown
+    assert "<li>is &lt;unlike&gt; brains</li>" in shown and "noise" not in shown
+    assert findings_html({}) == ""
 
 
 def test_messages_that_are_noted_are_printed_too():
