@@ -4,12 +4,14 @@
     python docs/mutants.py cover FOLDER              # once: the lines that each test executes
     python docs/mutants.py run FOLDER --seed 1 --most 6 --seconds 10
     python docs/mutants.py again FOLDER --seconds 100     # survivors, with more of their tests
+    python docs/mutants.py run FOLDER tests/test_tree.py --only tree --compiled  # these tests
     python docs/mutants.py survivors FOLDER
     python docs/mutants.py table FOLDER
 
 The work is done in FOLDER, on a clone of the last commit. A fault is one change by cosmic-ray, for
-instance `<` to `<=` or 3 to 4. Each is shown to the quickest tests that execute its line. The
-command `run` continues where it was stopped.
+instance `<` to `<=` or 3 to 4. Each is shown to the quickest tests that execute its line, or to the
+tests that are named: the lines of compiled code and of the workers of a cluster are not measured.
+The command `run` continues where it was stopped.
 """
 import argparse
 import ast
@@ -198,7 +200,15 @@ def tests_of(mutant, work, by, seconds, most):
     return chosen, spent, compiled
 
 
-def sample(work, seed, most, only):
+def compiled_lines(tree):
+    """Lines of the functions that numba compiles; of all functions, if a file writes LLVM code."""
+    llvm = any(getattr(node, "module", None) == "llvmlite" for node in tree.body)
+    return {line for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+            and (llvm or "njit" in "".join(map(ast.dump, node.decorator_list)))
+            for line in range(node.lineno, node.end_lineno + 1)}
+
+
+def sample(work, seed, most, only, compiled):
     """Draw mutants of each file at random, at most one at each place in the text."""
     from cosmic_ray.commands import init
     from cosmic_ray.work_db import WorkDB, use_db
@@ -208,7 +218,9 @@ def sample(work, seed, most, only):
         if only and not re.search(only, file):
             continue
         text = (work.clone / file).read_text(encoding="utf-8").partition("\nimport ast as _ast")[0]
-        notes = [note for node in ast.walk(ast.parse(text)) for note in
+        tree = ast.parse(text)
+        lines = compiled_lines(tree) if compiled else range(text.count("\n") + 1)
+        notes = [note for node in ast.walk(tree) for note in
                  (getattr(node, "annotation", None), getattr(node, "returns", None),
                   *getattr(node, "decorator_list", ())) if note]
         with use_db(str(work.folder / "mutants.sqlite"), WorkDB.Mode.create) as database:
@@ -222,20 +234,24 @@ def sample(work, seed, most, only):
             typed = any((note.lineno, note.col_offset) <= (line, column)
                         <= (note.end_lineno, note.end_col_offset) for note in notes)
             if (len(places) < most and spec.start_pos not in places and not typed
-                    and not WITHOUT_USE.search(spec.operator_name) and line <= text.count("\n")):
+                    and not WITHOUT_USE.search(spec.operator_name) and line in lines):
                 places.add(spec.start_pos)
                 mutants.append({"file": file, "line": line, "column": column,
                                 "operator": spec.operator_name.rpartition("/")[2],
-                                "full": spec.operator_name, "occurrence": spec.occurrence})
+                                "full": spec.operator_name, "occurrence": spec.occurrence,
+                                "compiled": compiled})
     return mutants
 
 
-def try_out(work, mutant, by, seconds, most):
-    """Put a fault into the clone, run the tests of its line, and take it out again."""
+def try_out(work, mutant, chosen):
+    """Put a fault into the clone, run its tests, and take it out again.
+
+    `chosen` is the result of `tests_of`.
+    """
     from cosmic_ray.mutating import _make_diff, use_mutation
     from cosmic_ray.plugins import get_operator
 
-    tests, spent, compiled = tests_of(mutant, work, by, seconds, most)
+    tests, spent, compiled = chosen
     mutant["tests"], mutant["outcome"], begun = tests, "no test", time.monotonic()
     if tests:
         with use_mutation(work.clone / mutant["file"], get_operator(mutant["full"])(),
@@ -244,6 +260,10 @@ def try_out(work, mutant, by, seconds, most):
             mutant["diff"] = "\n".join(line for line in lines if line[:1] in "+-"
                                        and line[:3] not in ("+++", "---"))
             mutant["outcome"] = show(work, tests, 3 * spent + (300 if compiled else 120))
+            log = (work.folder / "pytest.log").read_text(encoding="utf-8", errors="replace")
+            mutant["by"] = re.findall(r"^(?:FAILED|ERROR) (.*)", log, re.MULTILINE)
+            if "Failed in nopython mode" in log:
+                mutant["outcome"] = "not compiled"
     mutant["seconds"] = round(time.monotonic() - begun, 1)
 
 
@@ -268,12 +288,13 @@ def show(work, tests, timeout):
         return "timeout"
 
 
-def run(work, seed, most, only, budget, again):
+def run(work, given):
     """Try out all mutants that have no outcome yet; with `again`, those that survived."""
-    by, seconds = cached(work)
+    by, seconds = ({}, {}) if given.names else cached(work)
+    again, only = given.what == "again", given.only
     mutants = work.read()
     known = {(mutant["file"], mutant["full"], mutant["occurrence"]) for mutant in mutants}
-    for mutant in [] if again else sample(work, seed, most, only):
+    for mutant in [] if again else sample(work, given.seed, given.most, only, given.compiled):
         if (mutant["file"], mutant["full"], mutant["occurrence"]) not in known:
             mutants.append(mutant)
     os.chdir(work.clone)
@@ -287,7 +308,8 @@ def run(work, seed, most, only, budget, again):
         if "outcome" not in mutant or again and mutant["outcome"] in OPEN:
             first = mutant.get("outcome")
             try:
-                try_out(work, mutant, by, seconds, budget)
+                try_out(work, mutant, (given.names, given.seconds, given.compiled) if given.names
+                        else tests_of(mutant, work, by, seconds, given.seconds))
             except AttributeError:  # cosmic-ray cannot change `except module.Error`
                 mutant["outcome"] = "no mutant"
             mutant["first"] = mutant.get("first", first or mutant["outcome"])
@@ -304,10 +326,11 @@ def table(work):
     counts = {}
     for mutant in work.read():
         room = mutant["file"].partition("/")[0] if "/" in mutant["file"] else "files at the top"
+        room = "compiled code" if mutant.get("compiled") else room
         count = counts.setdefault(room, Counter())
         same = f"{mutant['file']} {mutant['line']} {mutant['operator']}" in judged
         first, now = mutant.get("first"), mutant.get("outcome")
-        if now:
+        if now and now not in ("no mutant", "not compiled"):
             count["run"] += 1
             count["killed"] += first == "killed"
             count["first"] += first in OPEN
@@ -323,10 +346,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=["cover", "run", "again", "survivors", "table"])
     parser.add_argument("folder")
-    parser.add_argument("names", nargs="*", help="test files to run again with `cover`")
+    parser.add_argument("names", nargs="*", help="test files to run again with `cover`; "
+                        "with `run` and `again`, tests that see each fault")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample")
     parser.add_argument("--most", type=int, default=6, help="largest number of mutants of a file")
     parser.add_argument("--only", help="regular expression of files")
+    parser.add_argument("--compiled", action="store_true", help="draw in compiled code alone")
     parser.add_argument("--seconds", type=float, default=20, help="of tests for each mutant")
     given = parser.parse_args()
     work = Work(given.folder)
@@ -335,7 +360,7 @@ def main():
         cover(work, given.names)
     elif given.what in ("run", "again"):
         work.clean()
-        run(work, given.seed, given.most, given.only, given.seconds, given.what == "again")
+        run(work, given)
     elif given.what == "table":
         table(work)
     else:
