@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from degrading.descriptors import DESCRIPTOR_NAMES
-from machine.simd import HALF
+from machine.simd import HALF, LANES
 from octahedral import features as module
 from octahedral import voxel_features
 from octahedral.applying import lines_of
@@ -95,6 +95,23 @@ def test_slabs_do_not_show(monkeypatch):
     monkeypatch.setattr(module, "SLAB", 5)
     for one, other in zip(whole, features_of_voxels(scene, everything(scene))):
         np.testing.assert_array_equal(one, other)
+
+
+def test_smoothing_fills_the_voxels_that_are_used_and_at_most_a_vector_beyond():
+    """Kernels of whole vectors have no check of their bounds."""
+    first, planes, rows, row = REACH - 1, 2 * REACH + 3, 2 * REACH + 1, 2 * REACH + 2
+    plane, size, more = rows * row, planes * rows * row, first * rows * row
+    volume = np.random.default_rng(0).random(size, np.float32)
+    scratch = [np.zeros(plane + 2 * LANES + first * row, np.float32) for _ in range(2)]
+    # Numbers that no smoothed volume has, and room for those beyond.
+    smoothed, result = (np.full(size + more, 7, np.float32) for _ in range(2))
+    module._smooth(volume, plane, row, 0, 0, module.WINDOW, *scratch, smoothed, result)
+    at = np.flatnonzero(smoothed != 7)
+    assert at[0] == plane + first * row and at[-1] < size - plane - first * row + LANES
+    assert (at % plane).min() == first * row
+    assert (at % plane).max() < plane - first * row + LANES
+    at = np.flatnonzero(result != 7)
+    assert at[0] == first * plane and at[-1] < size - first * plane + LANES
 
 
 def test_axes_of_different_factors_keep_their_places():
