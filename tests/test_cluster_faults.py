@@ -72,6 +72,20 @@ def test_processes_here_share_the_threads_and_the_command_keeps_its_own(monkeypa
         assert "OMP_NUM_THREADS" not in os.environ
 
 
+def test_more_processes_than_threads_get_one_thread_each(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def cluster(n_workers, env, **_):
+        raise Asked(n_workers, {env[f"{name}_NUM_THREADS"] for name in ("OMP", "NUMBA", "MKL")})
+
+    monkeypatch.setattr("cluster.connecting.LocalCluster", cluster)
+    monkeypatch.setattr("cluster.connecting.thread_count", lambda: 2)
+    with pytest.raises(Asked) as found:
+        connect("local:3")
+    assert found.value.args == (3, {"1"})
+
+
 # ---- what goes on
 
 def test_a_worker_killed_amid_a_training_changes_nothing(folder, tmp_path):

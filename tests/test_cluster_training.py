@@ -1,10 +1,16 @@
 """train.py --scheduler: the filters of the plain run, and one line for what is wrong."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from clusters import dask
 from synthetic import QUICK, brain, command, save
 
+from disk.interrupt import Stop
+from machine.memory import GB
+
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+training_of = pytest.importorskip("cluster.training")
 SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5", "--draws", "3")
 BEST = ("--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5")
 
@@ -44,3 +50,34 @@ def test_a_scheduler_and_workers_that_a_user_starts(tmp_path):
                                       tmp_path / "arrays", "--scheduler", address, *QUICK)
     assert status == 0 and not errors, errors
     assert "Cluster: " in out and (tmp_path / "arrays" / "h_2.npy").is_file()
+
+
+def training(slots=2, memory=4 * GB):
+    """A training on workers that do not exist."""
+    return training_of.OnCluster(
+        SimpleNamespace(slots=slots, smallest=lambda: ("tcp://a:1", memory)))
+
+
+def test_sums_take_a_third_of_a_workers_memory_besides_the_idle_process(monkeypatch):
+    monkeypatch.setattr(training_of, "memory_budget", lambda limit: limit * GB)
+    found = training(memory=3.35 * GB)
+    assert found.budget(None) == found.budget(2.0) == pytest.approx(GB)
+    assert found.budget(0.5) == 0.5 * GB
+
+
+def test_rounds_of_volumes_last_as_long_as_the_interval_between_checkpoints(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(training_of, "time", SimpleNamespace(monotonic=lambda: now))
+    found, sizes = training(), []
+    records = {f"v{number}": number for number in range(37)}
+    rounds = found._rounds(records, SimpleNamespace(checkpoint_minutes=2), Stop())
+    # Seconds of each round, and of saving its sums: half the interval, then so much saving that
+    # the interval becomes 240 s, then longer than any interval, then shorter than a quarter.
+    for part, (seconds, saving) in zip(rounds, ((60, 0), (480, 24), (1e6, 0), (1, 0), (1, 0))):
+        sizes.append(len(part))
+        now += seconds
+        found.saving = saving
+    assert sizes == [8, 16, 8, 2, 3]
+    stop = Stop()
+    stop.asked = 2
+    assert not list(found._rounds(records, SimpleNamespace(checkpoint_minutes=2), stop))

@@ -1,6 +1,7 @@
 """Workers that come and go while volumes are handed out."""
 import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import one_line
@@ -53,3 +54,20 @@ def test_a_result_that_is_lost_with_all_workers_is_not_waited_for_without_end(
     monkeypatch.setattr(workers_of, "LOOK", 0.1)
     scaled(workers, 0)
     assert one_line(result) == workers_of.NONE_LEFT
+
+
+def test_lost_local_processes_are_started_every_ten_seconds_until_the_command_gives_up(monkeypatch):
+    now, started, there = 100.0, [], {}
+    monkeypatch.setattr(workers_of, "time", SimpleNamespace(monotonic=lambda: now))
+    cluster = SimpleNamespace(worker_spec={"a": 1, "b": 2},
+                              scale=lambda count: started.append((now, count)))
+    client = SimpleNamespace(cluster=cluster, scheduler_info=lambda n_workers: {"workers": there})
+    workers = workers_of.Workers(client, "local:2")
+    for seconds in (101, 110, 110.5, 111, 120.5, 121, 400):
+        now = seconds
+        assert workers._last_seen(100.0) == 100.0
+    assert started == [(110.5, 2), (121, 2), (400, 2)]
+    now = 400.5
+    assert one_line(workers._last_seen, 100.0) == workers_of.NONE_LEFT
+    there["tcp://a:1"] = {}
+    assert workers._last_seen(100.0) == 400.5
