@@ -91,7 +91,9 @@ class Work:
         return json.loads(self.outcomes.read_text()) if self.outcomes.exists() else []
 
     def write(self, mutants):
-        self.outcomes.write_text(json.dumps(mutants, indent=1))
+        whole = self.outcomes.with_suffix(".part")  # a run may be stopped at any time
+        whole.write_text(json.dumps(mutants, indent=1))
+        whole.replace(self.outcomes)
 
     def files(self):
         """The files with faults: all of the project outside gpu/, tests/ and docs/."""

@@ -11,7 +11,7 @@ from degrading.descriptors import DESCRIPTOR_NAMES
 from machine.simd import HALF, LANES
 from octahedral import features as module
 from octahedral import voxel_features
-from octahedral.applying import lines_of
+from octahedral.applying import apply_turned, lines_of
 from octahedral.features import classify, features_of_voxels
 from octahedral.scene import PERMUTATIONS, REACH, ball, make_scene, places, turned_offsets
 from octahedral.tree import tree_of
@@ -60,6 +60,24 @@ def test_lines_hold_the_taps_of_each_orientation(radius, other):
     np.testing.assert_array_equal(in_start, np.arange(at.shape[1]) >= len(taps[0]) + 0 * at)
     assert begins[lines.centre // HALF] + lines.centre % HALF == 0
     assert not (lines.slots == lines.centre).any()
+
+
+def test_buckets_of_any_number_of_voxels_are_restored_with_their_filters():
+    """Four voxels of a bucket are restored at a time, the others one by one."""
+    sizes, shape = (1, 2, 3, 4, 5, 9), (13, 14, 15)
+    taps, random = (ball(1, centre=False), ball(-1)), np.random.default_rng(0)
+    leaf, orientation = (np.repeat(numbers, sizes) for numbers in (
+        (0, 0, 1, 1, 2, 2), (3, 7, 0, 47, 20, 21)))
+    inner = np.flatnonzero(np.pad(np.ones((9, 10, 11), bool), 2))
+    voxels = random.choice(inner, leaf.size, replace=False)
+    x, weights = random.random(13 * 14 * 15, np.float32), random.random((3, 6), np.float32)
+    result = x.copy()
+    apply_turned(x, x, voxels, leaf[None].astype(np.int32), orientation.astype(np.uint8),
+                 lines_of(taps, shape), weights, result)
+    near = x[voxels[:, None] + turned_offsets(taps[0], shape)[orientation]]
+    expected = x.copy()
+    expected[voxels] += ((near - x[voxels, None]) * weights[leaf]).sum(1)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_balls_hold_the_voxels_within_their_radius():
