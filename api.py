@@ -42,7 +42,7 @@ PER_AXIS = 3
 
 def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
             voxel_size: float | Sequence[float] | None = None, mask: ArrayLike | None = None,
-            profile: str | Sequence[str] | None = None, adapt: bool = True,
+            profile: str | Sequence[str] | None = None, adapt: bool | None = None,
             filters: Filters | str | Path | None = None) -> NDArray[np.float32]:
     """Bring a low-resolution volume to a finer grid, as ``test.py --upscale`` does.
 
@@ -61,7 +61,8 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
         Slice profile of the scan, for all axes or for each: a key of
         `degrading.slice_profile.PROFILES`. By default it is estimated.
     adapt : bool, optional
-        If True, filters for thick slices are first fine-tuned on the scan's own plane.
+        If True, filters are first fine-tuned on the scan itself. The default is True for thick
+        slices, otherwise False.
     filters : Filters or path-like, optional
         Result of `learn`, or a folder that ``train.py`` wrote. By default the filters for scans
         that come with the project.
@@ -87,7 +88,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     data, factor = _volume_like("array", array), _factor_of(factor)
     sizes = _sizes_of(voxel_size, factor)
     inside = None if mask is None else _mask_like(mask, data.shape)
-    request = Request.of(factor=factor, upscale=True, adapt=bool(adapt), quiet=True,
+    request = Request.of(factor=factor, upscale=True, adapt=adapt, quiet=True,
                          known_profile=_profiles_of(profile))
     with _as_python_does():
         check_slices("array", data.shape, factor)
@@ -151,7 +152,7 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
 def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
              voxel_size: float | Sequence[float] | None = None,
              profiles: Sequence[str] = ("box", "kspace"), noises: Sequence[float] = (0, 3),
-             name: str = "array", adapt: bool = True, tissue: bool = False,
+             name: str = "array", adapt: bool | None = None, tissue: bool = False,
              filters: Filters | str | Path | None = None) -> list[dict[str, Any]]:
     """Degrade and upscale a volume, and compare the results, as ``test.py --preset scan`` does.
 
@@ -186,7 +187,7 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     sizes = _sizes_of(1.0 if voxel_size is None else voxel_size, factor)
     for profile in profiles:
         _profiles_of(profile)
-    request = Request.of(factor=factor, preset="scan", adapt=bool(adapt), quiet=True,
+    request = Request.of(factor=factor, preset="scan", adapt=adapt, quiet=True,
                          test_profile=tuple(profiles), test_noise=tuple(map(float, noises)),
                          tissue=bool(tissue))
     with _as_python_does():

@@ -47,6 +47,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stages": 2,
         "trees": 3,
         "ridge": None,
+        "draws": 48,
+        "sample_rate": 1,
     },
 }
 ONLY_SPHERICAL = ("grad_len", "q_angle_p", "q_angle_t", "feature_type", "quantization_rate")
@@ -200,8 +202,9 @@ class Request:
     known_profile: tuple = option((), "applying", "slice profile of the scans, where it is known: "
                                   "one, or one per axis (default: estimated from each scan)",
                                   kind=str, several=True, choices=PROFILES, flag="profile")
-    adapt: bool = option(True, "applying", "fine-tune the filters on the scan's own in-plane "
-                         "detail, where slices are thick", switch=True)
+    adapt: bool | None = option(None, "applying", "fine-tune the filters on each scan itself: "
+                                "recommended for other weightings than T1 (default: on for thick "
+                                "slices, otherwise off)", kind=bool, switch=True)
     blend_threshold: int | None = option(None, "applying", "keep the initial estimate where more "
                                          "than this many of a voxel's 26 neighbours change rank "
                                          "(census blend); off unless given, 10 if given without a "

@@ -280,7 +280,8 @@ def line(row, name):
     if "to" in row:
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""
-        adapted = f", adapted to slices like {row['profile']}" if "profile" in row else ""
+        adapted = ", fine-tuned on it" if row.get("fine_tuned") else ""
+        adapted = f", adapted to slices like {row['profile']}" if "profile" in row else adapted
         adapted += f", profile given: {row['told']}" if "told" in row else ""
         return (f"{name:32} {'x'.join(map(str, row['from']))} -> {'x'.join(map(str, row['to']))} "
                 f"voxels of {size} {row['unit']}{noise}{adapted}, {row['seconds']:.1f} s")

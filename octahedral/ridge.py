@@ -74,15 +74,15 @@ def solve_stage(gram, tree, method):
 
 
 def corrected_filters(gram, tree, weights, ridge, trust):
-    """Filters of leaves, corrected by their error on further samples.
+    """Filters of leaves, corrected by what the stage missed on further samples.
 
-    A node's correction d minimises ``|b - a.g - a.d|^2 + r |d - d of its parent|^2``. g is the
-    filter of each sample's leaf, r is as in `solve_stage`. Roots are pulled to zero.
+    A node's correction d minimises ``|m - a.d|^2 + r |d - d of its parent|^2``. m is the missed
+    part of each sample, r is as in `solve_stage`. Roots are pulled to zero.
 
     Parameters
     ----------
     gram : Gram
-        Sums of the further samples, as for `solve_stage`. Changed in place to save memory.
+        Sums of the further samples, one bucket for each leaf, with the missed part as the target.
     tree : Tree
     weights : ndarray of float32, shape (leaves, taps)
     ridge : float
@@ -94,26 +94,20 @@ def corrected_filters(gram, tree, weights, ridge, trust):
     -------
     ndarray of float32, shape (leaves, taps)
     """
-    leaves, side = tree.leaves, gram.side
-    missed = gram.packed[:leaves]
-    missed += gram.packed[leaves:]
-    counts = gram.count[:leaves] + gram.count[leaves:]
-    for leaf in np.flatnonzero(counts):
-        lower, g = unpacked(missed[leaf], side)[:-1, :-1], weights[leaf].astype(np.float64)
-        missed[leaf, -side:-1] -= lower @ g + g @ lower - lower.diagonal() * g
-    corrections = _filters_of_leaves(*_sums_of_nodes(missed, counts, tree), tree, ridge, side)
-    return (weights + trust * corrections).astype(np.float32)
+    sums = _sums_of_nodes(gram.packed, gram.count, tree)
+    return (weights + trust * _filters_of_leaves(*sums, tree, ridge, gram.side)).astype(np.float32)
 
 
 def _sums_of_nodes(packed, counts, tree):
     """Sums and sample counts of all nodes, from those of the leaves."""
-    nodes, total = np.empty((len(tree.leaf), packed.shape[1])), np.empty(len(tree.leaf), np.int64)
+    nodes, total = {}, np.empty(len(tree.leaf), np.int64)
     for node in range(len(tree.leaf) - 1, -1, -1):
         if tree.feature[node] < 0:
             nodes[node], total[node] = packed[tree.leaf[node]], counts[tree.leaf[node]]
         else:
-            nodes[node] = nodes[tree.child[node]].sum(0)
-            total[node] = total[tree.child[node]].sum()
+            first, second = tree.child[node]
+            nodes[node] = nodes[first] + nodes[second]
+            total[node] = total[first] + total[second]
     return nodes, total
 
 

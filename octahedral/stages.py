@@ -5,6 +5,8 @@ Its filters use a ball of the current estimate and, from the second stage on, a 
 initial estimate. After each stage the estimate is clipped. With --back_projections it is also
 back-projected.
 """
+from dataclasses import replace
+
 import numpy as np
 from scipy.ndimage import binary_dilation
 
@@ -23,6 +25,7 @@ from util import random_of, tight_box
 
 TILE_VOXELS = 3_500_000  # largest tile with its surroundings: some 70 bytes of memory per voxel
 LEAST_TILE = 8  # smallest width of a tile in voxels
+INNER = 3 * (slice(REACH, -REACH),)  # a scene without its padding
 NEAR = 4  # voxels: the input of later stages is restored this far around the training voxels
 START_RADIUS_SQUARED = 6  # squared radius of the ball of the initial estimate
 SMALL_BALL = ball(3, centre=False), np.array(  # taps of the filters while trees are grown
@@ -151,14 +154,13 @@ def scene_of(volume, estimate, method, tile=None):
 
 def apply_stage(scene, stage, number, method, near=None):
     """The output of one stage, unclipped, in `near` or in the mask; the estimate elsewhere."""
-    inner = 3 * (slice(REACH, -REACH),)
-    voxels = np.flatnonzero(np.pad(scene.mask[inner] if near is None else near, REACH))
+    voxels = np.flatnonzero(np.pad(scene.mask[INNER] if near is None else near, REACH))
     leaf, orientation = classify(scene, voxels, stage.classes)
     result = scene.estimate.copy()
     apply_turned(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels, leaf, orientation,
                  lines_of(stage_taps(number, method), result.shape), stage.weights,
                  result.reshape(-1))
-    return np.ascontiguousarray(result[inner])
+    return np.ascontiguousarray(result[INNER])
 
 
 # ----------------------------------------------------------------------------------------- learning
@@ -245,7 +247,7 @@ def _with_readings(feature_samples):
     return reader, found
 
 
-def stage_samples(volume, stages, tree, method, name, wanted=None):
+def stage_samples(volume, stages, tree, method, name, wanted=None, missed_by=None):
     """Draw the samples of one volume for the stage after `stages`.
 
     Parameters
@@ -260,22 +262,33 @@ def stage_samples(volume, stages, tree, method, name, wanted=None):
         Name of the volume. The name and the seed determine the sampled and the held-out voxels.
     wanted : ndarray of bool, shape (buckets,), optional
         Buckets to draw samples of; by default all.
+    missed_by : Stage, optional
+        If given, the target is the part of the original that the output of this stage misses, and
+        no voxels are held out.
 
     Returns
     -------
     TrainingSamples
-        One bucket for each leaf, then as many buckets for the held-out voxels.
+        One bucket for each leaf, then as many buckets for the held-out voxels, if any.
     """
     scene, voxels = what_stages_learn_from(volume, stages, method)
     voxels = sample_voxels(voxels, method.sample_rate, method.seed, f"{name} learn")
+    buckets = 2 * tree.leaves
+    if missed_by is not None:
+        buckets = tree.leaves
+        near = np.zeros(scene.mask.shape, bool)
+        near.reshape(-1)[voxels] = True
+        output = apply_stage(scene, missed_by, len(stages), method, near[INNER])
+        volume = replace(volume, hr=volume.hr - (output - scene.estimate[INNER]))
     leaf, orientation = classify(scene, voxels, tree)
-    held = held_out(voxels, scene.mask.shape, method.seed, name)
-    bucket = (leaf + tree.leaves * held).ravel()  # each voxel is a sample in each tree
+    if buckets > tree.leaves:
+        leaf += tree.leaves * held_out(voxels, scene.mask.shape, method.seed, name)
+    bucket = leaf.ravel()  # each voxel is a sample in each tree
     voxels, orientation = np.tile(voxels, len(leaf)), np.tile(orientation, len(leaf))
     if wanted is not None:
         kept = wanted[bucket]
         voxels, bucket, orientation = voxels[kept], bucket[kept], orientation[kept]
-    order, ends = bucket_order(bucket, 2 * tree.leaves)
+    order, ends = bucket_order(bucket, buckets)
     voxels, orientation = voxels[order], orientation[order]
     fill = row_filler(scene, volume, voxels, orientation, stage_taps(len(stages), method))
     return TrainingSamples(volume, voxels, ends, fill)

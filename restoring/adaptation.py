@@ -1,49 +1,44 @@
-"""Fine-tune filters on a scan of thick slices, with training examples from its own plane.
+"""Fine-tune filters on a scan, with training examples that are made from the scan itself.
 
-Thick slices have a high resolution within their plane. The scan is blurred along an in-plane axis
-as the scanner blurred it across the slices. The blurred scan is an LR volume with a known original:
-the scan itself, with its weighting, its noise and its anatomy. The error of the project's filters
-on this example corrects the filters; a ridge limits the correction. So a FLAIR scan gets filters
-that learned from T1-weighted volumes and from the scan itself.
-
-The noise of the scan would be in the example and in its original, and filters would learn to keep
-it. To prevent this, noise e with the scan's noise level s is added to the example and subtracted
-from the original, in a proportion that leaves no common noise (Pang et al., CVPR 2021, section 3):
-the noises of y + t e and y - e / t have covariance s^2 - s^2 = 0.
+The examples have the weighting, the noise and the anatomy of the scan. The error of the project's
+filters on these examples corrects the filters; a ridge limits the correction. So a FLAIR scan gets
+filters that learned from T1-weighted volumes and from the scan itself.
 """
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
-from degrading.banded import apply_operators, banded
-from degrading.degradation import degradation_of
-from degrading.descriptors import NOISE, descriptors_of, differences_along
-from degrading.slice_profile import PROFILES, profile_matrix
-from degrading.spline import resizing_matrix, zoom_matrix
-from get_lar import RIM, LRVolume, above_zero, in_units
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters
 from octahedral.stages import stage_samples, tap_count
-from util import random_of, tight_box
+from restoring.own_examples import Scan, coarser_examples, own_example, profile_of_slices
 
-ADAPTING_RIDGE = 5e5  # samples: weight of the pull to the uncorrected filters
+THICK_RIDGE, COARSER_RIDGE = 5e5, 3e4  # samples: weight of the pull to the uncorrected filters
+THICK_RATE = 3  # one voxel in this many of an example from thick slices is learned from
 TRUST = 0.5  # share of a correction that is applied: 3/4 of its gain for 1/4 of its risk
-MOST_VOXELS = 4_000_000  # largest number of fine voxels to learn from, for each in-plane axis
 LEAST_SAMPLES = 50_000
-AS_FINE = 1.15  # an in-plane axis may be coarser than the new slices by this factor
-SAME = 1.02  # an in-plane axis is resampled if it is finer by more than this factor
 
 
 class Adapted(NamedTuple):
     """Filters for one scan."""
 
     stages: list  # of Stage
-    profile: str | None  # the estimated slice profile; None if nothing was learned
+    # Estimated slice profile of thick slices; None for other scans, or if nothing was learned.
+    profile: str | None
     why_not: str  # reason if nothing was learned from the scan, otherwise empty
 
 
-def adapt_to_scan(low, stages, method, voxel_size=None):
-    """Correct filters by their error on examples from the own plane of a scan of thick slices.
+def wants_adapting(request, method):
+    """True if filters are to be fine-tuned: by --adapt or, by default, for thick slices."""
+    return method.for_scans and (is_thick(method) if request.adapt is None else request.adapt)
+
+
+def is_thick(method):
+    """True for filters for thick slices of scans: one axis is refined."""
+    return method.for_scans and sorted(method.factor)[1] == 1
+
+
+def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()):
+    """Correct filters by their error on examples that are made from a scan.
 
     Parameters
     ----------
@@ -51,9 +46,14 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
         Background 0.
     stages : list of Stage
     method : Method
-        Method of the filters, for one thick axis.
+        Method of the filters.
     voxel_size : sequence of three float, optional
-        Voxel size of `low`, in any unit. By default in-plane voxels are as small as the new slices.
+        Voxel size of `low`, in any unit, for thick slices. By default in-plane voxels are as small
+        as the new slices.
+    inside : ndarray of bool, shape (x, y, z), optional
+        Brain, or bright part, of a whole head. Not used for thick slices.
+    profiles : sequence of three str, optional
+        Slice profile of each axis, if known. Not used for thick slices.
 
     Returns
     -------
@@ -61,183 +61,37 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
 
     Examples
     --------
+    >>> import numpy as np
     >>> from disk.filters import load_filters
     >>> from filter_constant import Request
     >>> filters = load_filters(Request.of(preset="scan", factor=(1, 1, 4)))
-    >>> scan = np.random.default_rng(0).random((12, 12, 6), np.float32)
-    >>> adapt_to_scan(scan, filters.stages, filters.method).why_not
+    >>> low = np.random.default_rng(0).random((12, 12, 6), np.float32)
+    >>> adapt_to_scan(low, filters.stages, filters.method).why_not
     'its plane holds too few voxels to learn from'
     """
     refined = [axis for axis in range(3) if method.factor[axis] > 1]
-    if not method.for_scans or len(refined) != 1:
-        return Adapted(stages, None, "the filters are not for thick slices of scans")
-    scan = Scan.of(low, method, refined[0], voxel_size)
-    if not scan.axes:
-        return Adapted(stages, None, "its plane is coarser than the new slices")
-    profile = profile_of_slices(scan)
-    examples = [example for axis in scan.axes
-                if (example := own_example(scan, axis, profile, method)) is not None]
-    if sum(int(example.mask.sum()) for example in examples) < LEAST_SAMPLES * method.sample_rate:
-        return Adapted(stages, None, "its plane holds too few voxels to learn from")
-    corrected = []
-    for number, (tree, weights) in enumerate(stages):
-        gram = Gram(2 * tree.leaves, tap_count(number, method))
-        for axis, example in enumerate(examples):
-            drawn = stage_samples(example, corrected, tree, method, f"own plane {axis}")
-            sum_rows(gram, drawn.ends, drawn.fill)
-        corrected.append(Stage(tree, corrected_filters(gram, tree, weights, ADAPTING_RIDGE, TRUST)))
+    if not method.for_scans or not stages[0].classes.reader.any():
+        return Adapted(stages, None, "the filters do not estimate the blur of scans")
+    if len(refined) > 1:
+        examples = coarser_examples(low, stages[0].classes.reader, method, inside, profiles)
+        rate, profile, ridge, source = 1, None, COARSER_RIDGE, "it"
+    else:
+        scan = Scan.of(low, method, refined[0], voxel_size)
+        if not scan.axes:
+            return Adapted(stages, None, "its plane is coarser than the new slices")
+        rate, profile, ridge, source = (
+            THICK_RATE, profile_of_slices(scan), THICK_RIDGE, "its plane")
+        examples = [example for axis in scan.axes
+                    if (example := own_example(scan, axis, profile, method)) is not None]
+    voxels = sum(int(example.training_mask.sum()) for example in examples)
+    if voxels < LEAST_SAMPLES * rate:
+        return Adapted(stages, None, f"{source} holds too few voxels to learn from")
+    corrected, method = [], replace(method, sample_rate=rate)
+    for number, stage in enumerate(stages):
+        gram = Gram(stage.classes.leaves, tap_count(number, method))
+        for place, example in enumerate(examples):
+            samples = stage_samples(example, corrected, stage.classes, method, f"own {place}",
+                                    missed_by=stage)
+            sum_rows(gram, samples.ends, samples.fill)
+        corrected.append(Stage(stage.classes, corrected_filters(gram, *stage, ridge, TRUST)))
     return Adapted(corrected, profile, "")
-
-
-class Scan(NamedTuple):
-    """A scan of thick slices with its noise and blur descriptors."""
-
-    unit: np.ndarray  # (x, y, z) float32, in [0, 1]
-    thick: int  # the thick axis
-    factor: int  # the slices become finer by this factor
-    shrink: dict  # in-plane axis to float: spacing of the new slices over the axis's own spacing
-    descriptors: np.ndarray
-    noise: np.ndarray  # (x, y, z) float32, random noise with the scan's noise level
-
-    @classmethod
-    def of(cls, low, method, thick, voxel_size):
-        """A Scan from the arguments of `adapt_to_scan`."""
-        low, scale = above_zero(low)
-        unit, size, factor = in_units(low, scale), voxel_size, method.factor[thick]
-        if size is None:
-            size = [factor if axis == thick else 1 for axis in range(3)]
-        shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
-        descriptors = descriptors_of(unit, method.factor)
-        noise = random_of(method.seed, "own plane").standard_normal(unit.shape, np.float32)
-        noise *= descriptors[NOISE]
-        return cls(unit, thick, factor, shrink, descriptors, noise)
-
-    @property
-    def axes(self):
-        """The in-plane axes that are fine enough to learn from."""
-        return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
-
-    def resizing(self, axis):
-        """The matrix that resamples an in-plane axis to the spacing of the new slices.
-
-        The new length is cut to a multiple of the factor, which the original of an example needs.
-        """
-        side = self.unit.shape[axis]
-        fine = side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
-        return resizing_matrix(side, fine)[:fine // self.factor * self.factor]
-
-    def twins(self, blur):
-        """The scan with noise added, and with noise subtracted: the two have independent noise.
-
-        Parameters
-        ----------
-        blur : ndarray, shape (n, side)
-            Blur matrix for the first of the two volumes. The added noise is scaled so that, after
-            this blur, the volume is as noisy as the scan.
-        """
-        kept = np.square(blur[len(blur) // 2]).sum()
-        share = np.sqrt(max(1 / kept - 1, 0.1))
-        brain = self.unit > 0
-        return ((self.unit + np.float32(share) * self.noise) * brain,
-                (self.unit - self.noise / np.float32(share)) * brain)
-
-
-def profile_of_slices(scan):
-    """Estimate the slice profile that makes an in-plane axis look like the thick axis.
-
-    The in-plane axes are blurred with each profile. The blurred axis then has the same sampling as
-    the thick axis. The profile with the best agreement of the differences along the two axes is
-    chosen. If there are too few slices for an estimate, the profile is ``box``.
-    Parameters
-    ----------
-    scan : Scan
-
-    Returns
-    -------
-    profile : str
-        A key of `degrading.slice_profile.PROFILES`.
-    """
-    apart = dict.fromkeys(PROFILES, 0.0)
-    for axis in scan.axes:
-        fine = scan.resizing(axis)
-        seen = _along(scan.unit > 0, _blur(fine, scan.factor, "box"), axis) >= 0.5
-        for profile in PROFILES:
-            blur = _blur(fine, scan.factor, profile)
-            blurred = np.maximum(_along(scan.twins(blur)[0], blur, axis), 0) * seen
-            found, across = (differences_along(blurred, a) for a in (axis, scan.thick))
-            if found is None or across is None:
-                return "box"
-            apart[profile] += float(np.abs(found - across).sum())
-    return min(apart, key=apart.get)
-
-
-def own_example(scan, axis, profile, method):
-    """An LR volume made from the scan by a blur along `axis`, with the scan as its original.
-
-    Parameters
-    ----------
-    scan : Scan
-    axis : int
-        The in-plane axis to blur.
-    profile : str
-    method : Method
-
-    Returns
-    -------
-    LRVolume
-        Its axes are permuted: the blurred axis takes the position of the thick axis. None if the
-        example holds no brain.
-    """
-    fine = scan.resizing(axis)
-    noisy, original = scan.twins(_blur(fine, scan.factor, profile))
-    other = 3 - axis - scan.thick
-    planes = _middle(scan.unit, other, len(fine) * scan.unit.shape[scan.thick] * scan.factor)
-
-    def on_fine_grid(volume, order):
-        """Resample the in-plane axis and, by a spline, the thick axis to the new spacing."""
-        side = scan.unit.shape[scan.thick]
-        volume = _along(volume[planes], fine, axis)
-        matrix = zoom_matrix(side, side * scan.factor, order, True, "edges")
-        volume = _along(volume, matrix, scan.thick)
-        order = [other, scan.thick, axis]
-        order.insert(scan.thick, order.pop())  # the blurred axis replaces the thick one
-        return np.ascontiguousarray(volume.transpose(order))
-
-    brain = on_fine_grid((scan.unit > 0).astype(np.float32), 1) >= 0.5
-    if not brain.any():
-        return None
-    noisy, original = (on_fine_grid(part, 5) * brain for part in (noisy, original))
-    operator = degradation_of(original.shape, method)
-    operator.profiles = 3 * (profile,)
-    outline = _along(brain, profile_matrix(brain.shape[scan.thick], scan.factor, "box"), scan.thick)
-    low = np.maximum(operator.forward(noisy), 0) * (outline >= 0.5)
-    mask = operator.spline((low > 0).astype(np.float32), 1) >= RIM
-    if not mask.any():
-        return None
-    start = operator.interpolate(low) * mask
-    box = tight_box(mask)
-    start, mask, original = (np.ascontiguousarray(part[box]) for part in (start, mask, original))
-    return LRVolume(start, low, operator, box, original.shape, 1.0, mask,
-                    hr=np.maximum(original, 0), descriptors=scan.descriptors)
-
-
-def _blur(fine, factor, profile):
-    """The matrix from an in-plane axis to thick voxels."""
-    return profile_matrix(len(fine), factor, profile) @ fine
-
-
-def _along(volume, matrix, axis):
-    """A volume multiplied by a matrix along one axis."""
-    operators = [banded(np.eye(side)) for side in volume.shape]
-    operators[axis] = banded(matrix)
-    return apply_operators(volume, operators)
-
-
-def _middle(unit, axis, voxels_of_plane):
-    """Index of the middle planes across an axis, limited to MOST_VOXELS fine voxels."""
-    used = np.flatnonzero(unit.any(tuple(a for a in range(3) if a != axis)))
-    most = max(MOST_VOXELS // voxels_of_plane, 2)
-    spare = max(used[-1] + 1 - used[0] - most, 0) // 2
-    index = [slice(None)] * 3
-    index[axis] = slice(used[0] + spare, used[-1] + 1 - spare)
-    return tuple(index)

@@ -26,7 +26,7 @@ from machine.threads import in_threads, in_turn
 from nifti.geometry import voxel_sizes_in_mm
 from nifti.masks import is_same_input, read_brain
 from nifti.volumes import relative_name
-from restoring.adaptation import adapt_to_scan
+from restoring.adaptation import adapt_to_scan, wants_adapting
 from restoring.figures_of_use import figures_of_use, regions_of, table_of_use, tissue_figures
 from restoring.steps import origin_of, restore
 from util import decibel, random_of
@@ -83,11 +83,11 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     if not low.any():
         raise ValueError("when it is degraded, no voxel above zero is left; take another volume, "
                          "or another mask")
-    if request.adapt:
-        sizes = np.multiply(voxel_size, method.factor)
-        stages = adapt_to_scan(low, stages, method, sizes).stages
-    fine = make_fine(low, method, head_in_zeros(low, np.multiply(voxel_size, method.factor)),
-                     request.known_profile)
+    sizes = np.multiply(voxel_size, method.factor)
+    inside, known = head_in_zeros(low, sizes), request.known_profile
+    if wants_adapting(request, method):
+        stages = adapt_to_scan(low, stages, method, sizes, inside, known).stages
+    fine = make_fine(low, method, inside, known)
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,

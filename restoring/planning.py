@@ -10,6 +10,7 @@ from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
 from nifti.geometry import unit_of, voxel_sizes_of
 from nifti.slices import filled_up, slices_in_words
+from restoring.adaptation import wants_adapting
 from restoring.measured_scan import first_seen
 from restoring.spacing import Route, describe, of_three, route_to
 from structure import structure_of
@@ -137,11 +138,6 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
                  f"{better} refines that one")
 
 
-def is_thick(use):
-    """True for filters for thick slices of scans: they can be fine-tuned on a scan."""
-    return use.method.for_scans and sorted(use.method.factor)[1] == 1
-
-
 def _check_memory(path, image, shape, sizes, route, uses, request):
     """Raise UserError, before work begins, if memory does not suffice."""
     count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
@@ -153,7 +149,7 @@ def _check_memory(path, image, shape, sizes, route, uses, request):
                          for side, size, goal in zip(shape, sizes, route.sizes, strict=True))
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(route.sizes, unit_of(image))}"
-    learning = ADAPT_BYTES if request.adapt and any(map(is_thick, uses)) else 0  # before restoring
+    learning = ADAPT_BYTES if wants_adapting(request, uses[0].method) else 0  # before restoring
     storing = count * voxels * image.get_data_dtype().itemsize if request.dtype == "same" else 0
     needed = max(working, learning, storing) + (count - 1) * voxels * 4 + WORK_BYTES + CODE_BYTES
     if needed > (free := free_memory()):

@@ -24,11 +24,11 @@ from nifti.geometry import MM, finer_header, sizes_in, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
-from restoring.adaptation import adapt_to_scan
+from restoring.adaptation import Adapted, adapt_to_scan, is_thick, wants_adapting
 from restoring.comparison import comparison_images, spline_onto
 from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
-from restoring.planning import is_thick, plan, read_inside
+from restoring.planning import plan, read_inside
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
@@ -92,8 +92,9 @@ def upscale_file(path, target, store, engine, files=None):
         row["trust"] = round(found.seen.trust, 2)
     if found.seen.distance is not None:
         row |= {"distance": round(found.seen.distance, 2), "like": found.seen.like}
-    if found.profile is not None:
-        row["profile"] = found.profile
+    if found.tuning and not found.tuning.why_not:
+        row |= {"fine_tuned": True} if found.tuning.profile is None else {
+            "profile": found.tuning.profile}
     if found.head is not None:
         row["skull_stripped"] = not found.head
     if scan.profiles:
@@ -130,7 +131,7 @@ class Upscaled(NamedTuple):
     to_low: np.ndarray  # (4, 4): matrix from voxels of `fine` to voxels of the file
     first: int  # number of the first volume that could be restored: the report shows it
     seen: Estimates  # estimates from the first restored volume
-    profile: str | None  # slice profile of the scan, if the filters were fine-tuned on it
+    tuning: Adapted | None  # result of fine-tuning; None if it was not wanted
     head: bool | None  # True if it seems to be a whole head; None if the filters do not need this
     missed: list  # of str: messages about volumes that could not be restored
 
@@ -167,14 +168,16 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     mask = mask and mask._replace(inside=brain)
     inside, head = read_inside(name, first_seen(volume), sizes * MM[unit_of(volume.image)],
                                uses[0], mask)
-    fine, missed, lost, faults, profile = None, [], [], [], None
+    fine, missed, lost, faults, tuning = None, [], [], [], None
     with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             try:
-                if fine is None and request.adapt:
+                if fine is None and wants_adapting(request, uses[0].method):
                     with watch("adapt"):
-                        uses[0], profile = adapted(name, low, sizes, uses[0], mask and mask.inside)
-                        _say_of_later(name, uses)
+                        own = low * brain if mask and is_thick(uses[0].method) else low
+                        uses[0], tuning = adapted(name, own, sizes, uses[0], inside, profiles)
+                if fine is None and request.adapt is not False:
+                    _say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
                                                  inside, profiles, request.blend_threshold)
             except ValueError as fault:
@@ -206,11 +209,11 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
-    return Upscaled(fine, scan.to_low @ to_low, first, told, profile, head, missed)
+    return Upscaled(fine, scan.to_low @ to_low, first, told, tuning, head, missed)
 
 
-def adapted(name, low, sizes, use, inside=None):
-    """Fine-tune filters on the plane of a scan of thick slices.
+def adapted(name, low, sizes, use, inside=None, profiles=()):
+    """Fine-tune filters on a scan.
 
     Parameters
     ----------
@@ -222,20 +225,22 @@ def adapted(name, low, sizes, use, inside=None):
         Voxel sizes of `low`.
     use : Filters
     inside : ndarray of bool, shape (x, y, z), optional
-        Brain of a whole head: only these voxels are used for fine-tuning.
+        Brain, or bright part, of a whole head, see `adapt_to_scan`.
+    profiles : sequence of three str, optional
+        Slice profile of each axis, if known.
 
     Returns
     -------
     use : Filters
-    profile : str or None
-        The estimated slice profile; None if nothing was learned from the scan.
+    found : restoring.adaptation.Adapted
     """
     order = list(use.axes)
-    low = low if inside is None else low * inside
-    found = adapt_to_scan(low.transpose(order), use.stages, use.method, np.asarray(sizes)[order])
-    if found.why_not and is_thick(use):
+    found = adapt_to_scan(low.transpose(order), use.stages, use.method, np.asarray(sizes)[order],
+                          None if inside is None else inside.transpose(order),
+                          [profiles[axis] for axis in order] if len(profiles) else ())
+    if found.why_not:
         say(f"{name}: filters are used as they are: {found.why_not}")
-    return use._replace(stages=found.stages), found.profile
+    return use._replace(stages=found.stages), found
 
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
@@ -325,7 +330,7 @@ def _say_of_trust(name, seen):
 
 def _say_of_later(name, uses):
     """Report filters for thick slices that follow other filters: they cannot be fine-tuned."""
-    for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use)):
+    for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use.method)):
         say(f"{name}: the filters for {tag} are used as they are, not fine-tuned on the scan: "
             "earlier filters have already changed its in-plane detail")
 

@@ -98,11 +98,13 @@ def command(folder, image, *options):
     ((8, 8, 8), "2 2 2", [], 0),
     ((8, 8, 8, 500), "2 2 2", [], 499 * 4 * 16**3),  # all fine volumes of a series but one
     ((8, 8, 8), "1 1 4", [], planning.ADAPT_BYTES - 8 * 8 * 32 * 20),
-    ((8, 8, 8), "1 1 4", ["--no-adapt"], 0)], ids=["one", "series", "adapted", "as they are"])
+    ((8, 8, 8), "1 1 4", ["--no-adapt"], 0),
+    ((8, 8, 8), "2 2 2", ["--adapt"], planning.ADAPT_BYTES - 8 * 8**3 * 20),
+], ids=["one", "series", "thick", "as they are", "asked for"])
 def test_memory_of_series_and_of_adapting_is_planned(tmp_path, monkeypatch, capsys, shape, factor,
                                                      options, more):
     nib.save(nib.Nifti1Image(np.full(shape, 50, np.uint8), np.eye(4)), tmp_path / "low.nii.gz")
-    fine = 8**3 * np.prod([int(part) for part in factor.split()])
+    fine = np.prod(shape[:3]) * np.prod([int(part) for part in factor.split()])
     needed = 20 * fine + more + planning.WORK_BYTES + planning.CODE_BYTES
 
     def begin(path, opened):
