@@ -48,7 +48,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("LR, HR and places to the card", bus=BOX * 8 + SAMPLES * 4, times=VOLUMES),
+    Stage("copy of LR, HR and voxel positions to the card", bus=BOX * 8 + SAMPLES * 4, times=VOLUMES),
     # Places: written, read. Patches: read from the cache, written, read, written into rows, read
     # and written centred.
     Stage("gather", memory=SAMPLES * TAPS * 4 * 7, times=VOLUMES),
