@@ -1,4 +1,4 @@
-"""Image filters: the Gaussian window, the difference-of-Gaussians sharpener, the census blend."""
+"""Gaussian window, sharpening and census blend of the published method."""
 import numpy as np
 from scipy.ndimage import correlate1d
 
@@ -99,7 +99,7 @@ def census_blend(lr, sr, threshold=10):
     Returns
     -------
     blended : ndarray, shape (X, Y, Z)
-        The outermost shell is 0, as in the released code.
+        The outermost shell is 0, as in the code released with the paper.
 
     Examples
     --------
