@@ -278,7 +278,7 @@ def ridge_filter(matrix, weight, towards):
     matrix[-1, :-1] += weight * towards
     diagonal = np.einsum("ii->i", matrix)
     diagonal[:-1] += weight
-    # Keeps the whole matrix positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
+    # This keeps the whole matrix positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
     diagonal[-1] = 2 * diagonal[-1] + weight * (towards @ towards) + 1
     cholesky_in_place(matrix)
     return solve_transposed(matrix, matrix[-1, :-1].copy())
