@@ -1,15 +1,15 @@
-"""Fine-tune filters on a scan of thick slices, with training examples from its own plane.
+"""Fine-tune filters on a scan of thick slices, with a training example from its own plane.
 
 Thick slices have a high resolution within their plane. The scan is blurred along an in-plane axis
-as the scanner blurred it across the slices. The blurred scan is an LR volume with a known original:
-the scan itself, with its weighting, its noise and its anatomy. The error of the project's filters
-on this example corrects the filters; a ridge limits the correction. So a FLAIR scan gets filters
-that learned from T1-weighted volumes and from the scan itself.
+as the scanner blurred it across the slices. The blurred scan is an LR volume with a known original,
+the scan itself. The two form a training example with the weighting, noise and anatomy of the scan.
+The filters are corrected by their error on this example; a ridge limits the correction. A FLAIR
+scan, for instance, gets filters that learned from T1-weighted volumes and from the scan itself.
 
-The noise of the scan would be in the example and in its original, and filters would learn to keep
-it. To prevent this, noise e with the scan's noise level s is added to the example and subtracted
-from the original, in a proportion that leaves no common noise (Pang et al., CVPR 2021, section 3):
-the noises of y + t e and y - e / t have covariance s^2 - s^2 = 0.
+The scan y and the blurred scan contain the same noise, and filters would learn to keep it. To
+prevent this, noise e with the scan's noise level s is added before the blur and subtracted from the
+original: the noises of y + t e and y - e / t have covariance s^2 - s^2 = 0 (Pang et al., CVPR 2021,
+section 3).
 """
 from typing import NamedTuple
 
@@ -26,24 +26,24 @@ from octahedral.ridge import corrected_filters
 from octahedral.stages import stage_samples, tap_count
 from util import random_of, tight_box
 
-ADAPTING_RIDGE = 5e5  # samples: weight of the pull to the uncorrected filters
-TRUST = 0.5  # share of a correction that is applied: 3/4 of its gain for 1/4 of its risk
-MOST_VOXELS = 4_000_000  # largest number of fine voxels to learn from, for each in-plane axis
-LEAST_SAMPLES = 50_000
-AS_FINE = 1.15  # an in-plane axis may be coarser than the new slices by this factor
-SAME = 1.02  # an in-plane axis is resampled if it is finer by more than this factor
+ADAPTING_RIDGE = 5e5  # weight of the ridge that limits the correction, as a number of samples
+TRUST = 0.5  # share of a correction that is applied: keeps 3/4 of its gain, and 1/4 of its risk
+MOST_VOXELS = 4_000_000  # largest number of fine voxels in the example of an in-plane axis
+LEAST_SAMPLES = 50_000  # with fewer samples the filters are not corrected
+AS_FINE = 1.15  # in-plane voxels may be larger than the new slice spacing by this factor
+SAME = 1.02  # an in-plane axis is resampled if its voxels are smaller by more than this factor
 
 
 class Adapted(NamedTuple):
-    """Filters for one scan."""
+    """Filters after fine-tuning on one scan."""
 
     stages: list  # of Stage
-    profile: str | None  # the estimated slice profile; None if nothing was learned
-    why_not: str  # reason if nothing was learned from the scan, otherwise empty
+    profile: str | None  # the estimated slice profile; None if the filters were not fine-tuned
+    why_not: str  # the reason why the filters were not fine-tuned, otherwise empty
 
 
 def adapt_to_scan(low, stages, method, voxel_size=None):
-    """Correct filters by their error on examples from the own plane of a scan of thick slices.
+    """Fine-tune filters on examples from the plane of a scan of thick slices.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
     method : Method
         Method of the filters, for one thick axis.
     voxel_size : sequence of three float, optional
-        Voxel size of `low`, in any unit. By default in-plane voxels are as small as the new slices.
+        Voxel size of `low`, in any unit. By default the in-plane size equals the new slice spacing.
 
     Returns
     -------
@@ -93,15 +93,15 @@ class Scan(NamedTuple):
     """A scan of thick slices with its noise and blur descriptors."""
 
     unit: np.ndarray  # (x, y, z) float32, in [0, 1]
-    thick: int  # the thick axis
-    factor: int  # the slices become finer by this factor
-    shrink: dict  # in-plane axis to float: spacing of the new slices over the axis's own spacing
+    thick: int  # number of the thick axis
+    factor: int  # the slices become thinner by this factor
+    shrink: dict  # by in-plane axis: spacing of the new slices divided by the axis's voxel size
     descriptors: np.ndarray
     noise: np.ndarray  # (x, y, z) float32, random noise with the scan's noise level
 
     @classmethod
     def of(cls, low, method, thick, voxel_size):
-        """A Scan from the arguments of `adapt_to_scan`."""
+        """Make a `Scan` from the arguments of `adapt_to_scan`."""
         low, scale = above_zero(low)
         unit, size, factor = in_units(low, scale), voxel_size, method.factor[thick]
         if size is None:
@@ -114,7 +114,7 @@ class Scan(NamedTuple):
 
     @property
     def axes(self):
-        """The in-plane axes that are fine enough to learn from."""
+        """The in-plane axes whose voxels are small enough for an example."""
         return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
 
     def resizing(self, axis):
@@ -127,13 +127,13 @@ class Scan(NamedTuple):
         return resizing_matrix(side, fine)[:fine // self.factor * self.factor]
 
     def twins(self, blur):
-        """The scan with noise added, and with noise subtracted: the two have independent noise.
+        """The scan with noise added, and with noise subtracted; their noise is independent.
 
         Parameters
         ----------
         blur : ndarray, shape (n, side)
-            Blur matrix for the first of the two volumes. The added noise is scaled so that, after
-            this blur, the volume is as noisy as the scan.
+            Matrix that will blur the first of the two volumes. The added noise is scaled so that,
+            after this blur, the volume is as noisy as the scan.
         """
         kept = np.square(blur[len(blur) // 2]).sum()
         share = np.sqrt(max(1 / kept - 1, 0.1))
@@ -145,9 +145,10 @@ class Scan(NamedTuple):
 def profile_of_slices(scan):
     """Estimate the slice profile that makes an in-plane axis look like the thick axis.
 
-    The in-plane axes are blurred with each profile. The blurred axis then has the same sampling as
-    the thick axis. The profile with the best agreement of the differences along the two axes is
-    chosen. If there are too few slices for an estimate, the profile is ``box``.
+    An in-plane axis is blurred with each profile in turn, and sampled like the thick axis. The
+    profile for which differences along the two axes agree best is chosen. If there are too few
+    slices for an estimate, the profile is ``box``.
+
     Parameters
     ----------
     scan : Scan
@@ -172,7 +173,7 @@ def profile_of_slices(scan):
 
 
 def own_example(scan, axis, profile, method):
-    """An LR volume made from the scan by a blur along `axis`, with the scan as its original.
+    """Make a training example: the scan blurred along `axis`, with the scan as its original.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ def own_example(scan, axis, profile, method):
     planes = _middle(scan.unit, other, len(fine) * scan.unit.shape[scan.thick] * scan.factor)
 
     def on_fine_grid(volume, order):
-        """Resample the in-plane axis and, by a spline, the thick axis to the new spacing."""
+        """Resample the in-plane axis and (by a spline) the thick axis to the new spacing."""
         side = scan.unit.shape[scan.thick]
         volume = _along(volume[planes], fine, axis)
         matrix = zoom_matrix(side, side * scan.factor, order, True, "edges")
@@ -222,7 +223,7 @@ def own_example(scan, axis, profile, method):
 
 
 def _blur(fine, factor, profile):
-    """The matrix from an in-plane axis to thick voxels."""
+    """The matrix that blurs an in-plane axis and samples it to thick voxels."""
     return profile_matrix(len(fine), factor, profile) @ fine
 
 
