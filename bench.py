@@ -91,7 +91,7 @@ def volume_to_measure(path):
         try:
             path = find_volumes(Request.test_dir)[0]
         except UserError:
-            return made_up_brain(), "made up, 181 x 217 x 181 voxels"
+            return made_up_brain(), "synthetic, 181 x 217 x 181 voxels"
     data = read_volume(path).data
     return data, f"{Path(path).name}, {' x '.join(map(str, data.shape))} voxels"
 
@@ -131,7 +131,7 @@ def measure(paths, method, folder):
 def measure_volume(path, method, target, times, only_once):
     """Time each step on one volume, and the references between the steps.
 
-    With `only_once`, steps that do not depend on the size are timed, too.
+    With `only_once`, steps that do not depend on the size of the volume are also timed.
     """
     import numpy as np  # as in main
     import scipy.ndimage
@@ -266,7 +266,8 @@ def measure_stages(clock, image, low, method):
 # ---------------------------------------------------------------------------------- whole processes
 
 def measure_processes(paths, method, folder):
-    """Seconds and peak memory of train.py and test.py, also for a first run with compilation."""
+    """Measure seconds and peak memory of train.py and test.py, also of a first run that compiles.
+    """
     from machine.measure import process  # as in main
 
     option = ["--filter_len", method.filter_len, "--grad_len", method.grad_len]

@@ -126,9 +126,9 @@ class Method:
                          "filter of all samples; cg is the published method, with raw patches and "
                          "conjugate gradients", choices=SOLVERS)
     ridge: float | None = option(10.0, "learning", "weight of the ridge, which pulls each filter "
-                                 "toward a filter of more samples; in the octahedral space a "
-                                 "number of samples, or auto: chosen on held-out voxels", low=1e-6,
-                                 high=1e9, auto=True)
+                                 "toward the filter of all samples (octahedral: of its parent "
+                                 "node); in the octahedral space a number of samples, or auto: "
+                                 "chosen on held-out voxels", low=1e-6, high=1e9, auto=True)
     sharpen: bool = option(False, "learning", "sharpen the HR volumes before learning "
                            "(differences of Gaussians)")
     sample_rate: int = option(3, "learning", "number N: learn from one voxel in N", low=1,

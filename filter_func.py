@@ -10,7 +10,7 @@ NEIGHBOURS = [(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0,
 def gaussian_weights(length, sigma):
     """Normalised samples of a Gaussian, shape (length,), float64.
 
-    The outer product of three of them is the 3-D window.
+    The outer product of three such arrays is the 3-D window.
 
     Examples
     --------

@@ -81,7 +81,7 @@ class Published:
     # ---- classes of voxels
 
     def volumes_to_sample(self, volumes):
-        """The training volumes from which classes are determined, in order."""
+        """Choose the training volumes from which classes are determined."""
         return volumes
 
     def sample_features(self, volume, stages, name, volumes):
@@ -114,7 +114,7 @@ class Published:
         return f"QVF_{self.method.tag}"
 
     def sums_shape(self, number, classes):
-        """Buckets and taps of a stage's sums."""
+        """Numbers of buckets and of taps (weights of a filter) of a stage's sums."""
         return self.method.buckets, self.method.taps
 
     def plan(self, voxels, budget, step=None):
@@ -194,7 +194,7 @@ class Published:
         return [Stage(Boundaries(*arrays[1:]), arrays[0])]
 
     def for_pictures(self, stages, counts):
-        """Filters as cubes, their counts, numbers and names of classes, for the pictures."""
+        """For pictures: filters as cubes, numbers of samples, numbers and names of classes."""
         return stages[0].weights, counts[0], self.method.classes, CLASS_NAMES
 
 

@@ -1,7 +1,7 @@
 """Small steps that several files share: clipping, cropping, random generators."""
 import numpy as np
 
-CLIP_FRACTION = 0.999  # intensities are clipped at this quantile: a bright vessel sets no scale
+CLIP_FRACTION = 0.999  # quantile for clipping, so that a bright vessel does not set the scale
 MEDIAN_OF_NORMAL = 0.6744897501960817  # median of |x| for normal x of standard deviation 1
 SPARSE = 0.05  # a volume is sparse if a smaller share of its voxels is nonzero
 # If the published clipping changes a larger share of the voxels above zero, a message reports it.

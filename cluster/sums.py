@@ -111,7 +111,7 @@ def _sum_volume(path, gram, task, buckets):
     parts = (structure.samples(pair, task.stages, task.classes, part, buckets, task.wanted)
              for part, pair in pairs_of(path, request))
     try:
-        first = next(parts, None)  # faults of a volume are found here
+        first = next(parts, None)  # a volume that cannot be used raises its error here
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):

@@ -119,7 +119,7 @@ class OnCluster:
         return list(left.values()), faulty
 
     def _rounds(self, records, request, stop):
-        """Split volumes into rounds that last one checkpoint interval; no round after a stop."""
+        """Split volumes into rounds of one checkpoint interval; after a stop, no round begins."""
         names, size = list(records), FIRST_ROUND * self.workers.slots
         while names and not stop.asked:
             begun, self.saving = time.monotonic(), 0.0

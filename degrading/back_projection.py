@@ -20,12 +20,12 @@ from machine.threads import in_threads, spans, thread_count
 COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # C is exp(-(distance in voxels / length)^power)
 ITERATIONS = 10
 PIECE = 1 << 17  # voxels per task of a thread
-RESIDUAL_NOISE = 1e-2  # s, relative to the variance of a voxel
+RESIDUAL_NOISE = 1e-2  # s in the formula above, relative to the variance of a voxel
 NEGLIGIBLE = 1e-3  # weights below this share of M's largest are set to 0: costs less than 0.001 dB
 
 
 class DataConsistency:
-    """Constraints on a fine volume: zero outside a mask, in [0, 1], and agreement with LR.
+    """Constraints on a fine volume: it is zero outside a mask, lies in [0, 1] and agrees with LR.
 
     A subclass for one type of LR volume has a method ``correction(estimate)``. It returns a volume
     that is added to the estimate, so that the sum agrees with the LR volume.
@@ -40,7 +40,7 @@ class DataConsistency:
         self.mask = mask
 
     def start(self, iterations=ITERATIONS):
-        """An estimate from the constraints alone, in [0, 1]."""
+        """The initial estimate by projections: made from the constraints alone, in [0, 1]."""
         before = np.zeros(self.mask.shape, np.float32)
         ahead = before
         for i in range(iterations):

@@ -71,7 +71,7 @@ def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
         rows = np.flatnonzero(used.any(1))
         start[rows] = np.minimum(start[rows], first + used[rows].argmax(1))
         stop[rows] = last - used[rows][:, ::-1].argmax(1)
-    start[stop == 0], stop[stop == 0] = 0, n_in  # like `banded` for a row without weights
+    start[stop == 0], stop[stop == 0] = 0, n_in  # rows without weights, as in `banded`
     taps = int((stop - start).max())
     start = np.minimum(start, n_in - taps)
     weights = np.empty((n_out, taps), np.float32)

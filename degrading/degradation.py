@@ -88,7 +88,7 @@ class Degradation:
         return apply_operators(image, [banded(self.matrix(axis)) for axis in range(3)])
 
     def degrade(self, image):
-        """The LR volume of a fine volume: the result of `forward`, or of further steps."""
+        """Degrade a fine volume to an LR volume; some subclasses do more than `forward`."""
         return self.forward(image)
 
     # ---- from low to fine
@@ -152,7 +152,7 @@ class Degradation:
         return None
 
     def consistency(self, low, box, mask):
-        """Constraints on the fine volume, from an LR volume.
+        """The constraints that an LR volume sets on the fine volume.
 
         Parameters
         ----------

@@ -222,7 +222,7 @@ def noise_of(unit):
 
 
 def differences_along(volume, axis):
-    """Five descriptors of the blur along an axis, for the comparison of axes.
+    """Five descriptors of the blur along one axis, to compare axes in restoring/adaptation.py.
 
     Parameters
     ----------
@@ -335,7 +335,7 @@ def _along(volume):
     rise = x[5] - x[3]
     strong = np.abs(rise) >= np.quantile(np.abs(rise), STRONG)
     edges = (x[:, strong] * np.sign(rise[strong])).mean(1)
-    step = edges[5] - edges[3]  # 0 if slices repeat with period two: no edge, and no blur
+    step = edges[5] - edges[3]  # it is 0 if each slice is repeated: then no edge is found
     edge_2, edge_3 = ((edges[REACH + k] - edges[REACH - k]) / step if step else 1.0 for k in (2, 3))
     tiny = 1e-12  # for axes without variation
     return max(lag_2, tiny), max(lag_4, tiny), max(second, tiny), max(fourth, tiny), edge_2, edge_3

@@ -125,7 +125,7 @@ def _completed(reader, descriptors):
     if len(descriptors) <= SPECTRAL or np.any(descriptors[SPECTRAL:]) or not reader.any():
         return descriptors
     constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
-    usual = np.linalg.solve(weights, -constant[:, 0])  # the values whose whitened numbers are all 0
+    usual = np.linalg.solve(weights, -constant[:, 0])  # whitening turns these values into zeros
     return np.concatenate([descriptors[:SPECTRAL], usual[SPECTRAL:]])
 
 

@@ -15,7 +15,7 @@ from filter_constant import METHOD_NAMES, Method, Request, tag_of
 from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 
-FORMAT, EARLIER = 4, 3  # formats of the saved settings; both can be read
+FORMAT, EARLIER = 4, 3  # format number that is written, and an earlier one that can also be read
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # the project's own filters
 PRETRAINED_SCAN = PRETRAINED / "scan"  # filters for real scans
 

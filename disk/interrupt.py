@@ -37,7 +37,7 @@ def only_training(folder):
         file = _locked(path)
     except OSError as fault:
         raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir "
-                          "that can") from fault
+                          "that can be written") from fault
     try:
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")

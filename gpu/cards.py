@@ -97,7 +97,7 @@ def cupy_card(cupy, number):
     card = Card(cupy, cupy.asnumpy, solve_triangular,
                 lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
                 f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}",
-                lambda: cupy.cuda.Device(number))  # a new Device each time: not shared by threads
+                lambda: cupy.cuda.Device(number))  # a new Device each time, for each thread its own
     try:
         with card.use():
             try_out(card)

@@ -77,7 +77,7 @@ def _slab(scene, planes):
 
 
 def features_of_voxels(scene, voxels):
-    """Features and orientation of voxels.
+    """Compute the features and the orientation of voxels.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def noise_strength(descriptors):
 
 
 def classify(scene, voxels, tree):
-    """Leaves and orientations of voxels.
+    """Find the leaves and the orientations of voxels.
 
     Parameters
     ----------

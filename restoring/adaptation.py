@@ -235,7 +235,7 @@ def _along(volume, matrix, axis):
 
 
 def _middle(unit, axis, voxels_of_plane):
-    """Index of the middle planes across an axis, limited to MOST_VOXELS fine voxels."""
+    """Index that cuts a volume to its middle planes along an axis: at most MOST_VOXELS voxels."""
     used = np.flatnonzero(unit.any(tuple(a for a in range(3) if a != axis)))
     most = max(MOST_VOXELS // voxels_of_plane, 2)
     spare = max(used[-1] + 1 - used[0] - most, 0) // 2

@@ -2,8 +2,8 @@
 
 A high-resolution volume is degraded by a slice profile, noise is added, and the result is masked on
 the LR grid. The filters restore it without information from the original. The restored volume is
-then compared with the original, by PSNR and by measures of practical use. So are three splines and,
-if noise was added, a denoiser followed by the quintic spline.
+then compared with the original, by PSNR and by measures of practical use. Three splines and, if
+noise was added, a denoiser followed by the quintic spline are compared in the same way.
 """
 import contextlib
 import itertools

@@ -95,7 +95,7 @@ def route_to(asked, sizes, there, unit="mm"):
 
 
 def nearest(ratio, there):
-    """The factor, of those with filters, that suits a ratio of voxel sizes best.
+    """Of the factors with filters, the one that suits a ratio of voxel sizes best.
 
     Parameters
     ----------
