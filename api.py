@@ -49,7 +49,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     Parameters
     ----------
     array : array_like, shape (x, y, z)
-        Background 0. Voxels that are infinite or not a number count as background.
+        The background is 0. Voxels that are infinite or not a number count as background.
     factor : int or three int, optional
         Number of times that voxels become finer, 1 to 8: for all axes, or for each.
     voxel_size : float or three float, optional

@@ -75,8 +75,8 @@ class Method:
                               "keep along each axis: the published third, or 1/factor (auto). "
                               "Upscaling by other factors than 3 needs auto", choices=KSPACE_KEEPS)
     grid: str = option("centers", "method", "alignment of the LR and the HR grid: by the centres "
-                       "of the first and last voxels, as published, or by the edges of the field "
-                       "of view; --lr_type average and scan always use edges", choices=GRIDS)
+                       "of the first and last voxels, as in the paper, or by the edges of the "
+                       "field of view; --lr_type average and scan always use edges", choices=GRIDS)
     start: str = option("quadratic", "method", "initial estimate on the HR grid: the published "
                         "quadratic spline without prefilter, the cubic or quintic spline through "
                         "the LR voxels, or projections, which repeatedly correct the estimate by "

@@ -150,7 +150,7 @@ def make_pair(image, method, level=None):
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     method : Method
     level : float, optional
         The intensity to clip at; by default the 99.9 % quantile of the volume. If it is given, a

@@ -25,7 +25,7 @@ from published.patches import patch_lines, readable
 
 BLOCK = 1024  # samples multiplied at a time: their 5 MB of patches fit in the processor's cache
 ENOUGH_SAMPLES = 30  # with fewer samples, a bucket takes the nearest bucket's ridge filter
-CG_RESIDUAL = 1e-5  # relative residual at which conjugate gradients stop, as published
+CG_RESIDUAL = 1e-5  # relative residual at which conjugate gradients stop, as in the paper
 
 
 class Stage(NamedTuple):
@@ -229,7 +229,7 @@ def pool(grams):
 
 
 def _solve_cg(gram, advance):
-    """Q h = V by conjugate gradients, as published."""
+    """Q h = V by conjugate gradients, as in the paper."""
     h = np.zeros((len(gram.count), gram.side - 1))
 
     def solve_bucket(b, matrix):

@@ -31,7 +31,7 @@ def bright_level_of_scan(image):
     Parameters
     ----------
     image : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def clipping_in_words(image, scale):
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     scale : float
         Intensity to which the volume is clipped: the 99.9 % quantile of all voxels.
 
@@ -67,8 +67,8 @@ def clipping_in_words(image, scale):
     share = np.count_nonzero(image > scale) / max(np.count_nonzero(image > 0), 1)
     if share <= MUCH:
         return ""
-    return (f"{share:.1%} of its voxels above zero are clipped to {scale:g}, as published, because "
-            "most of its voxels are zero; crop it, or use --preset scan")
+    return (f"{share:.1%} of its voxels above zero are clipped to {scale:g}, as in the paper, "
+            "because most of its voxels are zero; crop it, or use --preset scan")
 
 
 def mod_crop(image, factor):

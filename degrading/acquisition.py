@@ -32,7 +32,7 @@ def make_low(hr, operator, sigma, random):
     Parameters
     ----------
     hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Background 0.
+        The background is 0.
     operator : degradation.SliceProfile
     sigma : float
         Standard deviation of the noise in the real and in the imaginary part. Their magnitude has

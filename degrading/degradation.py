@@ -95,7 +95,7 @@ class Degradation:
 
     def interpolate(self, low):
         """Interpolate an LR volume to the fine grid: the initial estimate, not below zero."""
-        if self.method.start == "quadratic":  # as published: without prefilter, so blurred
+        if self.method.start == "quadratic":  # as in the paper: without prefilter, so blurred
             return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
         return upsample(low, self.shape, self.start_order, grid=self.grid)
 
@@ -203,13 +203,12 @@ class BlockMean(Degradation):
 class TruncatedSpectrum(Degradation):
     """The lowest frequencies of the spectrum. `forward` returns the centred spectrum, complex64.
 
-    With ``--kspace_keep third`` the LR volume is this complex spectrum, for every factor, as
-    published. With ``auto`` the LR volume is its magnitude image, because a scan that is upscaled
-    is a magnitude image.
+    With ``--kspace_keep third`` the LR volume is this complex spectrum for every factor, as in the
+    paper. With ``auto`` the LR volume is its magnitude image, because a scan is a magnitude image.
     """
 
     least_side = 6
-    masked = False  # as published for k-space volumes
+    masked = False  # as in the paper for k-space volumes
 
     def __init__(self, shape, method):
         super().__init__(shape, method)
@@ -233,7 +232,7 @@ class TruncatedSpectrum(Degradation):
     def interpolate(self, low):
         """Zero-fill the spectrum: fine voxel i lies at ``i * n_low / n_fine`` LR voxels.
 
-        If `low` is a complex spectrum, the result is the magnitude, as published. If `low` is an
+        If `low` is a complex spectrum, the result is the magnitude, as in the paper. If `low` is an
         image, the result is the real part, with negative values set to 0. The real part divides the
         highest frequency of an even side between both ends of the spectrum.
         """
@@ -246,7 +245,7 @@ class TruncatedSpectrum(Degradation):
         return super().spline(magnitude_of(low) if np.iscomplexobj(low) else low, order)
 
     def outline(self, hr, lr):
-        # As published, the outline comes from the LR volume, not from HR.
+        # As in the paper, the outline comes from the LR volume, not from HR.
         return lr > KSPACE_BACKGROUND
 
     def check_upscaling(self):
@@ -311,7 +310,7 @@ OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": Trunca
 def kspace_kept(side, factor, keep):
     """First index and end (exclusive) of the kept part of the centred spectrum along an axis.
 
-    With ``third``, a third of the frequencies is kept for every factor, as published. With
+    With ``third``, a third of the frequencies is kept for every factor, as in the paper. With
     ``auto``, side / factor frequencies are kept. With a factor of 1, all are kept.
     """
     if factor == 1:

@@ -48,7 +48,7 @@ def descriptors_of(unit, factor):
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
-        Background 0.
+        The background is 0.
     factor : tuple of three int
         Blur is measured along axes whose factor is above 1.
 
@@ -91,7 +91,7 @@ def edge_density(unit):
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
-        Background 0.
+        The background is 0.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def noise_of(unit):
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
 
     Returns
     -------
@@ -227,7 +227,7 @@ def differences_along(volume, axis):
     Parameters
     ----------
     volume : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     axis : int
 
     Returns

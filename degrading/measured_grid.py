@@ -49,7 +49,7 @@ def measured_grid(low, told=(1.0, 1.0, 1.0)):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     told : sequence of three float, optional
         Shares from a sidecar, see `nifti.slices.filled_up`; 1 if unknown.
 
@@ -85,7 +85,7 @@ def onto_measured(low, grid):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     grid : MeasuredGrid
 
     Returns

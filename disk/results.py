@@ -110,7 +110,7 @@ def _interrupted(results):
 
 
 def _successors(folder):
-    """A folder's name, then the name with -2, -3 and so on."""
+    """Yield the path of a folder, then paths whose name has the additional ending -2, -3, ..."""
     return itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}")
                                       for number in itertools.count(2)))
 

@@ -112,7 +112,7 @@ def sampled_volumes(image, method, name):
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     method : Method
         Method of --preset scan.
     name : str

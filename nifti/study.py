@@ -1,7 +1,7 @@
 """Find the volumes to use in the folder of a study.
 
-Such a folder may also hold masks, label maps, earlier results and files of version control. A rule
-leaves out each of these kinds of files, and one message for each rule counts them.
+Such a folder may also hold masks, label maps, earlier results and files of version control. These
+files are left out by rules; one message for each rule reports how many.
 """
 import os
 from difflib import get_close_matches

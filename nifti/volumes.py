@@ -231,7 +231,7 @@ def _shifted(series, outside=None):
                        f"in {len(moved)} of its {len(shifts)} volumes many voxels are below zero "
                        f"(down to {low:g}): each of these is {shift}")
     if lowest < 0:
-        remarks.append(f"voxels below zero (down to {lowest:g}) are clipped to 0, as published")
+        remarks.append(f"voxels below zero (down to {lowest:g}) are clipped to 0, as in the paper")
     return tuple(shifts), remarks
 
 

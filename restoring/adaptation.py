@@ -48,7 +48,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     stages : list of Stage
     method : Method
         Method of the filters, for one thick axis.

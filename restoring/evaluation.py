@@ -42,7 +42,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     filters : Filters
     request : Request
     profile : str
@@ -168,7 +168,7 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     voxel_size : ndarray, shape (3,)
         Voxel size of `data`, in mm.
     filters, request, name, engine
@@ -228,7 +228,7 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     shutil.rmtree(folder / FINISHED, ignore_errors=True)
     for place in ("inside", "whole"):
         gains = [row[f"gain_{place}"] for row in rows]
-        print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
+        print(f"{place}: {np.mean(gains):+.2f} dB over the best other on average, "
               f"{min(gains):+.2f} at worst")
     for words in table_of_use(rows):
         print(words)

@@ -28,7 +28,7 @@ def brain_mask(volume):
 def figures(hr, estimate, mask):
     """PSNR (dB) and SSIM of an estimate, data range 1.
 
-    Both are computed over the brain and, as published, over the whole cropped box. Every method
+    Both are computed over the brain and, as in the paper, over the whole cropped box. Every method
     restores the black surround in the box without error, so the values over the box are higher and
     less informative. If all errors lie within the brain, the difference in PSNR between two methods
     is the same over the brain and over the box.

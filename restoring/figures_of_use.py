@@ -76,7 +76,7 @@ def regions_of(hr, voxel_size=(1, 1, 1)):
     Parameters
     ----------
     hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Background 0.
+        The background is 0.
     voxel_size : sequence of three float, optional
         Voxel size in mm.
 

@@ -69,7 +69,7 @@ def check_slices(name, shape, factor):
     for axis in range(3):
         if factor[axis] > 1 and shape[axis] == 1:
             raise UserError(f"{name}: has a single slice along axis {axis}, which cannot be made "
-                            "finer; give several, or leave that axis out of --factor")
+                            "finer; give several slices, or a factor of 1 for this axis")
 
 
 def find_head(low, voxel_size):

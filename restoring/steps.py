@@ -148,7 +148,7 @@ def upscale(low, stages, method, engine=None, inside=None):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0. A scan with many voxels below zero is shifted, see `intensities`.
+        The background is 0. A scan with many voxels below zero is shifted, see `intensities`.
     stages : list of Stage
     method : Method
         Method of the filters.

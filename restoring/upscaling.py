@@ -244,7 +244,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     uses : list of Filters
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
