@@ -109,8 +109,7 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     Parameters
     ----------
     array : array_like, shape (X, Y, Z)
-        Skull-stripped volume, background 0. Trailing voxels that do not fill a coarse voxel are
-        left out.
+        Skull-stripped, background 0. Trailing voxels that do not fill a coarse voxel are unused.
     factor : int or three int, optional
     profile : str or three str, optional
         A key of `degrading.slice_profile.PROFILES`.
@@ -164,8 +163,7 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     voxel_size : float or three float, optional
         Voxel size of the array, in mm; default 1.
     profiles, noises : sequences, optional
-        Slice profiles, and noise levels in per cent of the 99.9 % quantile of `array`. Each
-        combination gives a row.
+        Slice profiles, and noise levels in per cent of the 99.9 % quantile of `array`.
     name : str, optional
         Name of the volume, on which its random noise depends. The command uses the file name.
     adapt, filters
@@ -177,8 +175,7 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     -------
     list of dict
         PSNR in dB of each method, inside the brain and over the whole brain; gains of the restored
-        volume over the best alternative; measures of practical use. docs/scans.md explains the
-        keys.
+        volume over the best alternative; measures of practical use. docs/scans.md explains keys.
 
     Raises
     ------

@@ -266,8 +266,7 @@ def measure_stages(clock, image, low, method):
 # ---------------------------------------------------------------------------------- whole processes
 
 def measure_processes(paths, method, folder):
-    """Measure seconds and peak memory of train.py and test.py, also of a first run that compiles.
-    """
+    """Measure seconds and peak memory of train.py and test.py, also with compilation."""
     from machine.measure import process  # as in main
 
     option = ["--filter_len", method.filter_len, "--grad_len", method.grad_len]

@@ -1,8 +1,7 @@
 """Make the initial estimate: a low-resolution (LR) volume interpolated to the fine grid.
 
 In training and evaluation, a high-resolution (HR) volume is degraded and interpolated back to its
-own grid (`make_pair`). In upscaling, the scan itself is the LR volume (`make_fine`). All later
-steps, such as features and filters, are the same for both.
+own grid (`make_pair`). In upscaling, the scan is LR (`make_fine`). All later steps are the same.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,8 +26,7 @@ class LRVolume:
     Attributes
     ----------
     lr : ndarray of float32, shape (X, Y, Z)
-        The initial estimate in the box and in `margin` more voxels on every side, divided by
-        `scale`.
+        The initial estimate in the box and `margin` more voxels on every side, over `scale`.
     low : ndarray, shape (x, y, z)
         The low-resolution volume in its own intensities. With the published k-space degradation
         it is the complex spectrum.
@@ -53,13 +51,11 @@ class LRVolume:
     descriptors : ndarray of float32, shape (len(descriptors.DESCRIPTOR_NAMES),), optional
         Noise and blur descriptors of `low`.
     blur : ndarray of float32, shape (len(profile_reader.READING_NAMES),), optional
-        Transfer values of the slice profiles of `low`, if the profiles are known; by default they
-        are estimated from the descriptors.
+        Transfer values of known slice profiles of `low`; by default they are estimated.
     true_blur : ndarray of float32, optional
         True transfer values of a sampled acquisition, even if its profile counts as unknown.
     reading_error : ndarray of float32, optional
-        Random error, added in training to the estimated transfer values, so that filters tolerate
-        wrong estimates.
+        Random error of the estimated transfer values in training, so that filters tolerate it.
     density : float
         Density of the edges of `low`, see `degrading.descriptors.edge_density`.
     training_mask : ndarray of bool, shape of the box, optional

@@ -149,7 +149,7 @@ def nearest_buckets(served, method):
     Parameters
     ----------
     served : ndarray of bool, shape (buckets,)
-        True for buckets with a filter of their own; each of them is its own nearest.
+        True for buckets with a filter of their own.
 
     Returns
     -------

@@ -1,19 +1,14 @@
-"""Shift a volume with values below zero for the filters, and shift the result back.
-
-The filters expect a background of zero and no value below zero.
-"""
+"""Shift of a volume with values below zero, because filters expect none and a background of 0."""
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-# A volume is shifted if its voxels below zero exceed one of two shares. Otherwise these voxels are
-# ringing or noise, and are clipped.
+# A volume is shifted if its voxels below zero exceed one of two shares: else they are noise.
 NEGATIVE_SHARE = 0.01  # share of all voxels
 OF_OBJECT = 0.05  # share of the nonzero voxels, for a small object in many zeros
 SURROUND = 0.5  # a value of this share of the voxels on the faces is a surrounding background
-# A value that does not surround the object is background if it fills this share of the volume ...
-SLAB = 0.01
+SLAB = 0.01  # other values are background if they fill this share of the volume ...
 SOLID = 0.5  # ... and if six equal neighbours surround this share of its voxels; few in tissue
 CLEARANCE = 0.01  # distance of the lowest intensity from the background, as a share of the range
 OUTERMOST = 0.001  # share of the voxels left out at each end of the intensities, for the range

@@ -199,10 +199,7 @@ class Published:
 
 
 class Octahedral:
-    """The octahedral method: stages whose classes are leaves of trees.
-
-    The methods of this class without a docstring do the same as those of `Published`.
-    """
+    """The octahedral method, with methods as in `Published`; classes are the leaves of trees."""
 
     at_once = True
     cpu_only = "the only device for filters of the octahedral space"
@@ -344,10 +341,7 @@ class Octahedral:
 
 
 def work_bytes(method, voxels):
-    """Bytes of memory for training besides the sums; `voxels`: number of voxels of a volume.
-
-    They are the maximum of two steps: summing the samples of the volume, and solving for filters.
-    """
+    """Bytes that summing a volume of `voxels` voxels, or solving, needs besides the sums."""
     threads, side = thread_count(), method.taps + 1
     copies = 1.5 if method.sharpen else 1
     summing = voxels * VOXEL_BYTES * copies + threads * (BLOCK + side) * side * 4

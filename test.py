@@ -216,9 +216,8 @@ def jobs_of(volumes, targets, names, folder, request):
 def report_run(path, entries, request, method, uses, digests):
     """Write the report page of a run.
 
-    The page of an evaluation or of a single volume has figures and viewers; the page of several
-    upscaled volumes has a table. `entries` holds for each volume its `Job`, its row of figures and
-    its `Done.viewer`. To save memory, viewers in files are read one at a time.
+    The page of several upscaled volumes has a table, other pages have figures and viewers.
+    `entries` holds a `Job`, a row of figures and a `Done.viewer` for each volume.
     """
     # Imported here, as above.
     from disk.files import write_pieces

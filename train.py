@@ -72,8 +72,7 @@ def about_sums(learned, request):
 
 
 def place_of(request):
-    """A context that gives the object to sample and sum volumes: in this process or on a cluster.
-    """
+    """A context with the object that samples and sums volumes: in this process or on a cluster."""
     # Imported here, as above; Dask is optional.
     from engine import demanding_dask
     from learning.steps import Here

@@ -3,10 +3,8 @@
 A task sums a batch of volumes with the same code as without a cluster. The sums of a batch are
 split into groups of buckets (classes of voxels). For each group, the sums of all batches are added
 pairwise, from worker to worker. Each group holds the names of the volumes in its sums. Sums are
-float64. The order of adding differs from that without a cluster, so sums differ by rounding.
-
-No task changes its arguments. Dask may therefore run a task again after the loss of a worker, and
-no sample is added twice.
+float64. They are added in another order than without a cluster, and so differ by rounding.
+No task changes its arguments, so that Dask may run a task again if a worker is lost.
 """
 import time
 from itertools import chain

@@ -23,8 +23,7 @@ from machine.threads import spans
 
 COPIES = 3  # a worker may hold sums of a pass three times: its own, a sum of two, received ones
 PROCESS_BYTES = 0.35 * GB  # memory of an idle worker
-# Volumes per slot in the first round; also the largest factor by which the next round may grow.
-FIRST_ROUND = 4
+FIRST_ROUND = 4  # volumes per slot in the first round; also how many times a round may grow
 
 
 @contextlib.contextmanager
@@ -99,8 +98,7 @@ class OnCluster:
     def _left(self, checkpoint, buckets, volumes, failed):
         """Volumes that are still to be summed, and the paths of unreadable volumes.
 
-        The volumes are grouped by the buckets that lack them. Each group is a pair: these buckets,
-        and a dict of path and record by volume name.
+        Pairs of some buckets and the volumes that they lack: a dict of path and record by name.
         """
         left, faulty = {}, set()
         recorded = partial(fingerprint, folder=checkpoint.request.train_dir)

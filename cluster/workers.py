@@ -286,8 +286,7 @@ def demand_same_here(asked):
 
 
 def with_remedy(fault, path):
-    """The message of a fault, with the worker's address and a remedy if the file is missing there.
-    """
+    """A fault's message with the worker's address, and a remedy if the file is missing there."""
     missing = "" if Path(path).exists() else "; volumes must lie there at the same paths as here"
     try:
         return f"{fault} (on worker {get_worker().address}{missing})"
@@ -296,8 +295,7 @@ def with_remedy(fault, path):
 
 
 def error_of(fault, about=""):
-    """A UserError with one line and a remedy, from the error of a task; `about` names the volume.
-    """
+    """A UserError with one line and a remedy, from a task's error; `about` names the volume."""
     if isinstance(fault, UserError):
         return fault
     if isinstance(fault, KilledWorker):
@@ -311,8 +309,7 @@ def error_of(fault, about=""):
 
 
 def itself(work):
-    """Return `work`. This task replaces Dask's `scatter`, whose data are lost when a worker dies.
-    """
+    """Return `work`: in place of Dask's `scatter`, whose data are lost when a worker dies."""
     return work
 
 

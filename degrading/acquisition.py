@@ -35,8 +35,7 @@ def make_low(hr, operator, sigma, random):
         The background is 0.
     operator : degradation.SliceProfile
     sigma : float
-        Standard deviation of the noise in the real and in the imaginary part. Their magnitude has
-        Rician noise.
+        Standard deviation of the noise in the real and in the imaginary part.
     random : numpy.random.Generator
 
     Returns

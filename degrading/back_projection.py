@@ -5,8 +5,7 @@ residual of an estimate x is y - D x. The matrix M = C D^T (D C D^T + s I)^-1 br
 back to the fine grid. The sum of x and the result is the best linear estimate, if C is the
 covariance of neighbouring voxels. Two more constraints are known: the fine volume is zero outside
 the brain, and lies in [0, 1]. All constraints are enforced in turn (projections onto convex sets).
-This restores detail that no spline restores, and needs no training. Momentum as in Nesterov's
-accelerated gradient method speeds up the convergence.
+This restores detail that no spline restores, without training. Nesterov's momentum speeds it up.
 """
 from functools import partial
 

@@ -1,7 +1,4 @@
-"""Banded matrices, and their multiplication with a volume along each axis.
-
-A banded matrix has nonzero weights only near its diagonal, so few of them are stored.
-"""
+"""Banded matrices (nonzero only near the diagonal), and their products with volumes along axes."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +28,7 @@ def identity(side):
 def banded(matrix, negligible=1e-7):
     """Convert a matrix to the narrowest band that holds all weights larger than `negligible`.
 
-    Smaller weights outside the band are dropped. The weights of a spline's prefilter, for example,
-    extend over the whole axis, but decrease fast.
+    Smaller weights outside the band are dropped: those of a spline's prefilter decrease fast.
     """
     n_out, n_in = matrix.shape
     used = np.abs(matrix) > negligible

@@ -1,9 +1,8 @@
 """Noise and blur descriptors of an LR volume: its noise, its spectrum and the shape of its edges.
 
-The blur and the noise of a scan are unknown. The descriptors are computed from the scan, in the
-same way in training and in restoring. profile_reader.py estimates the slice profile from all
-descriptors. The decision trees split on this estimate and on the first two descriptors, and so
-choose filters that suit the scan.
+The blur and the noise of a scan are unknown. The descriptors are computed from the scan in training
+and in restoring. profile_reader.py estimates the slice profile from all descriptors. The decision
+trees split on this estimate and on the first two descriptors, to choose filters for the scan.
 """
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -32,8 +31,7 @@ MEDIAN_OF_NORMAL = 0.6745  # median of |x| for normal x of standard deviation 1
 REACH = 4  # differences reach this many LR voxels to either side of a voxel
 WINDOWS = 60_000  # largest number of voxels per axis at which differences are computed
 LINE, LINE_STEP = 32, 4  # voxels of a line for the spectrum; voxels from one start to the next
-# From the factor SHORT_FROM on, lines are shorter, because brains then have few voxels.
-SHORT_LINE, SHORT_FROM = 16, 3
+SHORT_LINE, SHORT_FROM = 16, 3  # shorter lines, and from which factor on: brains have few voxels
 LINES, LEAST_LINES = 20_000, 50  # largest and smallest number of lines per axis
 LEAST_SIGNAL = 0.05  # smallest share of the power at a frequency that counts as signal
 STRONG = 0.9  # differences above this quantile count as strong edges
@@ -85,8 +83,7 @@ def descriptors_of(unit, factor):
 def edge_density(unit):
     """Median of the differences across two voxels in the brain, divided by their root mean square.
 
-    This ratio is small if the volume has only a few sharp edges, as a CT or a phantom without
-    noise.
+    This ratio is small if the volume has few and sharp edges, as a CT or phantom without noise.
 
     Parameters
     ----------
@@ -189,9 +186,8 @@ def noise_of(unit):
     """Standard deviations of the finest detail and of the noise in it.
 
     Second differences along all three axes remove most anatomy, and leave mostly noise. Their
-    median over regions of small gradient is robust against edges. The remaining part of anatomical
-    structure is larger in the flattest three tenths of the voxels than in the flattest tenth. From
-    these two values it is extrapolated and removed.
+    median over regions of small gradient is robust against edges. The rest of the anatomy is
+    extrapolated from the flattest tenth and the flattest three tenths of the voxels, and removed.
 
     Parameters
     ----------
@@ -313,10 +309,7 @@ def _three_taps(volume, weights, axis):
 
 
 def _along(volume):
-    """Energies of differences along the last axis, and rise of strong edges.
-
-    It returns None if the axis is too short, or all voxels are equal.
-    """
+    """Energies of differences along the last axis, and rise of strong edges; None if too short."""
     length = 2 * REACH + 1
     if volume.shape[2] < length:
         return None

@@ -14,11 +14,8 @@ from degrading.descriptors import power_along
 from degrading.spline import zoom_matrix
 
 LINE = 32  # voxels of a line for the spectrum: its frequencies have steps of 1/16
-# Power that drops by this many dB within two steps shows interpolation. A Hamming window or blur
-# makes power drop by at most 10 dB.
-SHARP_DROP = 13.0
-# The same at the frequency that a sidecar states; without interpolation the drop is 3 to 5 dB.
-TOLD_DROP = 6.0
+SHARP_DROP = 13.0  # dB within two steps: such a drop shows interpolation; blur reaches 10 dB
+TOLD_DROP = 6.0  # the same at a frequency that a sidecar states; 3 to 5 dB without interpolation
 LOWEST = 4  # first step that is used; at lower frequencies the power of anatomy drops steeply
 RATIOS = (1 / 2, 2 / 3)  # usual ratios of measured to written voxels along an axis
 NEAR_ENOUGH = 0.07  # largest difference from the nearest of these ratios
@@ -109,8 +106,6 @@ def mask_onto_measured(inside, grid):
 def wave_matrix(n_in, n_out):
     """The matrix of Fourier interpolation from n_in to n_out voxels of an axis.
 
-    It keeps the frequencies below the highest frequency of both grids.
-
     Examples
     --------
     >>> wave_matrix(4, 4).round(12)[0].tolist()
@@ -126,10 +121,7 @@ def wave_matrix(n_in, n_out):
 
 
 def _share_along(volume, told):
-    """Frequency at which the spectrum along the last axis ends, relative to the highest frequency.
-
-    It is 1 if the spectrum does not end earlier.
-    """
+    """Frequency at which the spectrum along the last axis ends, as a share of the highest one."""
     power = power_along(volume, LINE)
     if power is None:
         return 1.0

@@ -1,10 +1,9 @@
 """Estimate a scan's blur from its noise and blur descriptors, and the weight of the filters.
 
-A slice profile is described by its transfer: the share of a wave's amplitude that the profile
-keeps. No single descriptor shows the profile, because each also depends on the sharpness of the
-anatomy and on noise. The *reading* is the transfer at two frequencies, estimated from all
-descriptors by ridge regression. Trees split on the reading, or on the transfer of a profile that
-the user gives.
+A slice profile is described by its transfer: the share of a wave's amplitude that it keeps. No
+single descriptor shows the profile, because each also depends on the sharpness of the anatomy and
+on noise. The *reading* is the transfer at two frequencies, estimated from all descriptors by ridge
+regression. Trees split on the reading, or on the transfer of a profile that the user gives.
 
 Filters trained on brains make a phantom or a CT worse. Two measures detect these volumes: the
 distance of the descriptors from the training descriptors is large, or edges are sparse. The spline
@@ -23,8 +22,7 @@ SHARES = (0.75, 1.0)  # frequencies of the readings, relative to the highest fre
 TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the user gave the profile, 0 if it is estimated
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
-# Filters are fully used up to the strangeness USUAL, and not used from TOO_STRANGE on.
-USUAL, TOO_STRANGE = 1.5, 2.0
+USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness up to which filters are used fully, and at all
 # Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
 # It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
 # noise has 0.36, and gains from the filters as other volumes do.
@@ -66,9 +64,8 @@ def fit_reader(descriptors, blur):
     Returns
     -------
     reader : ndarray of float64, shape (len(READING_NAMES) + descriptors, 1 + descriptors)
-        Each row holds a constant, then a weight for each descriptor. The first rows compute the
-        reading. The other rows whiten the descriptors (mean 0, variance about 1) for
-        `strangeness`.
+        Rows of a constant and a weight for each descriptor. The first rows give the reading; the
+        others whiten the descriptors (mean 0, variance about 1) for `strangeness`.
 
     Examples
     --------
@@ -113,8 +110,7 @@ def nearest_profile(reading):
 def strangeness(reader, descriptors):
     """Distance of descriptors from the training descriptors; about 0.5 for training volumes.
 
-    The distance is the root mean square of the whitened descriptors. It is 0 for filters without a
-    reader.
+    It is the root mean square of the whitened descriptors, or 0 for filters without a reader.
     """
     rows, descriptors = reader[len(READING_NAMES):], _completed(reader, descriptors)
     return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ descriptors))))

@@ -15,8 +15,7 @@ class Profile(NamedTuple):
 
     kind: str  # box, gauss or kspace
     width: float = 1.0  # width of box and gauss, in spacings of the thick voxels
-    # For kspace: share of the amplitude that a raised cosine removes at the highest frequency.
-    damping: float = 0.0
+    damping: float = 0.0  # kspace: share of amplitude removed (raised cosine) at the last frequency
 
 
 PROFILES = {

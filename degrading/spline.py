@@ -151,8 +151,7 @@ def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
 
 
 def spline_operator(n_in, positions, order, prefilter=True, *, at_faces):
-    """`spline_matrix` as a banded matrix; the memory grows with the sides, not with their product.
-    """
+    """`spline_matrix` as a banded matrix, whose memory grows with the sides, not their product."""
     columns = spline_columns(n_in, positions, order, prefilter, at_faces)
     return banded_by_columns(len(positions), n_in, columns)
 

@@ -35,8 +35,7 @@ class WholeFiles:
 
     def __init__(self):
         self._written = {}  # temporary path by final path; the first file first
-        # Open handles with locks. A temporary file without a lock belongs to a killed process.
-        self._open = []
+        self._open = []  # locked handles: a temporary file without a lock is of a killed process
         self._outdated = []  # files that `place` removes
 
     @contextlib.contextmanager

@@ -89,14 +89,12 @@ def load_filters(request, factor=None):
 
     If the default --arrays_dir holds no filters for the factor, the project's filters in
     pretrained/ are used. With --upscale or --preset scan, pretrained/scan is searched before
-    pretrained. Filters for one thick axis are also used for another thick axis; `Filters.axes`
-    holds the order of axes.
+    pretrained. Filters for one thick axis also serve another one: see `Filters.axes`.
 
     Parameters
     ----------
     request : Request
-        Its arrays_dir is searched. Options of the method that the user gave (`given`) must agree
-        with the filters.
+        Its arrays_dir is searched. The user's options of the method (`given`) must fit the filters.
     factor : tuple of three int, optional
         By default the factor of the request's method.
 
@@ -272,8 +270,7 @@ def about_filters(filters):
 def _read_settings(path, factor):
     """Read and check a settings file.
 
-    It returns the method, the digests of the arrays, the number of leaves of each stage and the
-    format of the file.
+    It returns the method, the digests of the arrays, the leaves of each stage and the format.
     """
     try:
         about = read_json(path)

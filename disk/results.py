@@ -132,8 +132,7 @@ def _taken(folder, about):
 
 
 def _locked_record(folder, about):
-    """The locked record of this interrupted run; None for another run, or if it is still running.
-    """
+    """The locked record of this interrupted run; None for another run or one still running."""
     path = folder / UNFINISHED
     try:
         if read_json(path) != about:

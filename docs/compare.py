@@ -33,8 +33,7 @@ ERROR = 0.15  # an error of this share of the intensity range is white
 
 
 def main():
-    """Draw five columns: original, best spline, paper, initial estimate of best, best; and errors.
-    """
+    """Draw original, best spline, paper, initial estimate of best and best, with errors below."""
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume, images, decibel = read_volume(path), {}, []
     for arrays, name in (

@@ -5,11 +5,9 @@
 
 The folder `scanners` holds one folder of brains for each scanner. One scanner after another is left
 out: `train.py` learns filters from all other scanners, and `test.py --preset scan` evaluates them
-on this scanner. Brains in `scanners/only_tested` are evaluated each time, but are never used for
-training, because their licence may forbid it. A cell is one brain with one profile and one noise
-level. For each scanner, the script prints the mean and the worst gain over all cells and seeds,
-compared with the best alternative: inside the brain and over the whole brain. The metrics.csv of
-each run stays in --work.
+on this scanner. Brains in `scanners/only_tested` are evaluated each time, but never used for
+training: their licence may forbid it. For each scanner, the script prints the mean and worst gain
+over the best alternative, inside and over the whole brain. Each metrics.csv stays in --work.
 """
 import argparse
 import csv

@@ -107,8 +107,7 @@ def square(seen, n, half, turned=True):
 
 
 def example(seen):
-    """Choose a voxel at a straight oblique edge; returns it, its eigenvalues and turned direction.
-    """
+    """Choose a voxel at an oblique edge; returns it, its eigenvalues and turned direction."""
     slopes, here = np.gradient(seen.estimate), tuple(seen.at.T)
     near, wide = (np.linalg.eigh(np.moveaxis([[gaussian_filter(a * b, sigma)[here] for a in slopes]
                                               for b in slopes], -1, 0)) for sigma in (0.85, 2))

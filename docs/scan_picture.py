@@ -34,8 +34,7 @@ ERROR = 0.15  # an error of this share of the intensity range is white
 
 
 def main():
-    """Draw four columns: original, quintic spline, --preset best, --preset scan; below, the errors.
-    """
+    """Draw original, quintic spline, --preset best and --preset scan, with errors below."""
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume = read_volume(path)
     filters = {

@@ -3,8 +3,8 @@
     .venv/bin/python docs/spacings.py
 
 For each geometry, test.py upscales three volumes whose intensities are the x, y and z coordinates
-of their voxels, with filters that do not change a voxel. The intensities of a result are then the
-true positions of its voxels. They are compared with the positions by the header.
+of their voxels, with filters that do not change a voxel. The intensities of a result, which are
+then the true positions of its voxels, are compared with the positions by the header.
 """
 import contextlib
 import io
@@ -76,9 +76,8 @@ def measure(geometry, folder):
     image : nibabel image
         The last result.
     shift : float
-        The largest distance, in mm, between a voxel's position by the header and its true position.
-        Voxels less than four voxels of the input away from its faces are left out, because splines
-        are not exact there.
+        The largest distance, in mm, between a voxel's position by the header and its true position,
+        without the outermost four voxels of the input, where splines are not exact.
     """
     _, _, _, sides, options = geometry
     affine = affine_of(geometry)

@@ -23,8 +23,7 @@ from published.apply_filters import TILE
 BATCH = 32  # filters solved at a time, if the card has memory for copies of their sums (7 MB each)
 LEAST_BLOCK = 16  # smallest number of samples or voxels at a time; if they do not fit, an error
 FREE_SHARE = 0.85  # share of the free memory that is used; libraries and gaps need the rest
-# Memory for the indices, patches and products of a block: 24 MB for 1024 patches of 11^3 voxels.
-WORK_BYTES = 64 << 20
+WORK_BYTES = 64 << 20  # for indices, patches, products of a block: 24 MB for 1024 of 11^3 voxels
 TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or give "
             "--device cpu")
 

@@ -4,8 +4,7 @@ A training volume is cut into slabs along its first axis. Each slab is degraded 
 planes around it. The slice profile, the noise level and other properties of this acquisition are
 drawn at random, so that a few volumes give hundreds of acquisitions. Only the voxels of the slab
 are training samples. The random choice depends only on the seed, the volume's name and the
-acquisition's number. Every pass over the volumes therefore makes the same LR volumes, also after an
-interruption.
+acquisition's number. Every pass, also after an interruption, therefore makes the same LR volumes.
 """
 from typing import NamedTuple
 
@@ -30,17 +29,14 @@ FAINTEST = 1e-3  # lowest value of brain after sharpening or noise; the brightes
 # Profiles with little blur are drawn more often than they occur in practice, and the Hamming window
 # is never drawn, because an overestimated blur does most harm.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
-# Share of profiles with their exact width; largest relative change of the width of the others.
-EXACT, WIDER = 0.5, 0.15
-# Standard deviation of the random errors that are added to the estimated transfer values.
-READING_ERROR = (0.08, 0.1)
+EXACT, WIDER = 0.5, 0.15  # share of profiles of exact width; largest relative change of others
+READING_ERROR = (0.08, 0.1)  # standard deviations of random errors of estimated transfer values
 MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
 # Share of sharpened originals, largest share of the finest detail that is added to them, and sigma
 # (voxels) of the Gaussian that separates the finest detail.
 SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
 AS_IT_IS = 0.2  # share of unchanged originals
-# The other originals are blurred by a Gaussian: smallest and largest sigma (voxels), and largest
-# relative difference between axes.
+# Blur of the others: smallest and largest sigma in voxels, largest relative difference of axes.
 LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
 GIVEN = 0.5  # share of acquisitions whose profile is given to the filters
 LEAST_MISSED = 1e-5  # mean squared error; the weight of an acquisition is below 1 / LEAST_MISSED
@@ -73,8 +69,7 @@ def sample_acquisition(method, random):
 
 
 def _profiles_of(method, given, random):
-    """Draw the profile of each axis: mostly the same for all, sometimes another one for one axis.
-    """
+    """Draw the profile of each axis at random: often the same for all, sometimes one differs."""
     names = method.profile
     shares = np.array([1.0 if given else SHARES[name] for name in names])
     if not shares.any():
@@ -200,8 +195,7 @@ def _blurred(volume, sigmas):
 def with_original_noise(hr, sigma, random):
     """Add noise to the original, before it is degraded.
 
-    Good volumes of many scanners are noisy. The filters learn to keep this noise, because it is
-    also in the volume that they predict.
+    Good volumes of many scanners are noisy: filters learn to keep noise that their targets have.
     """
     if not sigma:
         return hr

@@ -5,8 +5,7 @@ The sums are the Gram matrices of all buckets (classes of voxels). ``arrays/QVF_
 (`learning.sums`), ``sums_<n>.npy``. Each file holds a range of buckets, and the names of the
 volumes in their sums. Files are replaced one after another, each as a whole, so that spare disk
 space is needed for one file only. If the program is killed between two files, some buckets contain
-one volume more than others. The next run adds to each bucket the volumes that it still lacks, in
-the same order. A training in several passes uses the same files.
+one volume more than others; the next run adds to each bucket the volumes that it lacks, in order.
 """
 import time
 from collections.abc import Callable

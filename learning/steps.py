@@ -173,10 +173,7 @@ def begin(checkpoint, structure, volumes, stages, place):
 
 
 def sample_volume(path, stages, request, volumes):
-    """Sample features of a volume; returns pairs of a sample and its number of voxels.
-
-    `volumes` is the number of all volumes that are sampled.
-    """
+    """Sample features of one of `volumes` volumes; returns pairs of sample and number of voxels."""
     structure = structure_of(request.method)
     return [structure.sample_features(pair, stages, name, volumes)
             for name, pair in pairs_of(path, request)]
@@ -300,10 +297,7 @@ def save(checkpoint, gram, passes):
 
 
 def solve(checkpoint, structure, engine, groups, request):
-    """Solve the sums of a stage; returns `structure.Solved`.
-
-    UserError is raised if a volume is in the sums of only some buckets.
-    """
+    """Solve a stage's sums; UserError is raised if a volume is in the sums of only some buckets."""
     if partly := checkpoint.ledger.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")

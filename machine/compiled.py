@@ -11,9 +11,8 @@ import tempfile
 def keep_compiled_code():
     """Give numba a folder for compiled code; if the folder is temporary, print a message.
 
-    This function must be called before a module with kernels is imported. A temporary folder is
-    removed at the end of the run: if it stayed where all users can write, others could put code
-    into it.
+    Call it before a module with kernels is imported. A temporary folder is removed at the end of
+    the run: others could put code into a folder that stays where all users can write.
     """
     # Imported here, because numba takes half a second to import, and --help must not wait for it.
     import numba

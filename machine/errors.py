@@ -77,8 +77,7 @@ def run(command, story, quiet=False):
 def _open_standard_streams():
     """Replace standard streams that are closed, as some job schedulers do, by the null device.
 
-    Otherwise the next file that is opened would take the number of a closed stream, and messages
-    would be written into this file.
+    Otherwise the next opened file takes a closed stream's number, and messages go into this file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -95,8 +94,7 @@ def _open_standard_streams():
 def blamed_on(item):
     """A context that turns an error of the file system into a UserError that names the volume.
 
-    During the work, a disk may be unmounted or a file moved. The other volumes are then still
-    processed.
+    A disk may be unmounted or a file moved during the work; other volumes are then still processed.
 
     Parameters
     ----------

@@ -1,7 +1,4 @@
-"""The available memory, and the plan of a training: one pass over the volumes, or several.
-
-If the sums of all buckets (classes of voxels) do not fit into memory, each pass sums some of them.
-"""
+"""Available memory, and the number of passes of a training whose sums do not fit into it."""
 from typing import NamedTuple
 
 import psutil
@@ -36,8 +33,7 @@ class Plan(NamedTuple):
 
 
 def free_memory():
-    """Bytes that this process may still take: the free memory, or less if control groups limit it.
-    """
+    """Bytes that this process may still take: free memory, or less if control groups limit it."""
     return min(psutil.virtual_memory().available, group_memory())
 
 
@@ -47,8 +43,7 @@ def memory_budget(max_memory):
     Parameters
     ----------
     max_memory : float or None
-        Total memory in GB that the process may take. With None, the limit is the share 1 - SPARE
-        of the free memory.
+        Total memory in GB that the process may take; None: 1 - SPARE of the free memory.
     """
     if max_memory is not None:
         return max_memory * GB - psutil.Process().memory_info().rss

@@ -17,8 +17,7 @@ def progress(total, what, unit, quiet=False):
 
 
 class Bar(tqdm):
-    """A progress bar that shows escape sequences in names instead of sending them to the terminal.
-    """
+    """A progress bar that shows escape sequences in names and does not send them to terminals."""
 
     def set_description(self, desc=None, refresh=True):
         super().set_description(one_line(desc or ""), refresh)

@@ -65,8 +65,7 @@ def withheld(line, stream):
 
 @contextlib.contextmanager
 def each_once():
-    """A context in which equal lines on standard error are printed once, also from several threads.
-    """
+    """A context in which equal lines on standard error are printed once, from all threads."""
     _printed.append(set())
     try:
         yield

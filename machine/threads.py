@@ -26,8 +26,7 @@ def thread_count():
 
 
 class _Alone:
-    """State of `blas_alone`: the number of threads inside, and the limit of BLAS that they share.
-    """
+    """State of `blas_alone`: the number of threads inside, and their common limit of BLAS."""
 
     lock, inside, limit = Lock(), 0, None
 
@@ -56,8 +55,7 @@ def blas_alone():
 
 
 def _take_control():
-    """Let this thread set the limit; newer threadpoolctl obeys only the thread that set it first.
-    """
+    """Let this thread set the limit: newer threadpoolctl obeys only the first that set it."""
     if hasattr(OpenBLASController, "clear_controlling_thread"):
         OpenBLASController.clear_controlling_thread(force=True)
 

@@ -294,8 +294,7 @@ def _unreadable(path, fault):
 def _remedy(path):
     """A remedy if the file is a broken link, a pointer or of another format; None otherwise.
 
-    Data sets may contain links or pointers (small text files) in place of files that are not
-    downloaded yet.
+    In data sets, links or pointers (small text files) may replace files not yet downloaded.
     """
     if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
         return f"fetch the file it links to, {os.readlink(path)}; with git-annex: {ANNEX_GET}"

@@ -19,8 +19,7 @@ from nifti.labels import is_label_map
 from nifti.masks import DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
-# Names of masks and label maps end like this, also names with BIDS's dseg and probseg.
-LABEL_NAMES = ("mask", "seg", "label", "labels")
+LABEL_NAMES = ("mask", "seg", "label", "labels")  # how names end; "seg": also BIDS's dseg, probseg
 LABEL_VALUES = 32  # a volume whose only values are at most this many integers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
 DICOM_LOOKED_AT = 100  # files checked for DICOM in a folder without volumes
@@ -32,9 +31,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     """The NIfTI volumes in a folder and in its subfolders, sorted by name.
 
     Links to folders are followed. Hidden files and folders are left out. Results of earlier runs,
-    masks and label maps are also left out; one line on standard error counts each kind. In a BIDS
-    dataset, only the T1w volumes are used unless `include` is given. If `folder` is a single NIfTI
-    file, it is always used.
+    masks and label maps are also left out, and counted on standard error. In a BIDS dataset, only
+    the T1w volumes are used unless `include` is given. A `folder` that is a file is always used.
 
     Parameters
     ----------

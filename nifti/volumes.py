@@ -25,8 +25,7 @@ class Volume(NamedTuple):
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # source image, with header and position in space
-    # The `Shift` of intensities of each volume; None for a volume with few or no negative voxels.
-    shifts: tuple = (None,)
+    shifts: tuple = (None,)  # of `Shift`, for each volume; None if (almost) no voxel is below zero
     mask_digest: str = ""  # SHA-256 of the mask; empty without a mask
 
     @property

@@ -21,10 +21,7 @@ SPAN = 1 << 17  # voxels per task: many per bucket, but few enough that patches 
 
 
 class Lines(NamedTuple):
-    """The voxels that a filter covers, as lines of `HALF` voxels.
-
-    A tap is a voxel that a filter multiplies by a weight.
-    """
+    """The taps (voxels that a filter multiplies by a weight), as lines of `HALF` voxels."""
 
     in_estimate: np.ndarray  # (lines,) int64: flat offset from a voxel to each line's first voxel
     in_start: np.ndarray  # the same for lines of the initial estimate
@@ -38,8 +35,7 @@ def lines_of(taps, shape):
     Parameters
     ----------
     taps : pair of ndarray of int, shape (taps, 3)
-        Displacements in the current estimate (a ball of radius 1 or more), and in the initial
-        estimate.
+        Displacements in the current estimate (a ball of radius >= 1), and in the initial one.
     shape : tuple of three int
         Shape of the padded volume.
 
@@ -85,8 +81,7 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
     orientation : ndarray of uint8, shape (n,)
     lines : Lines
     weights : ndarray of float32, shape (leaves, taps)
-        Each weight multiplies a tap minus the voxel's own estimate. The sum is added to this
-        estimate.
+        Each weight multiplies a tap minus the voxel's estimate; the sum is added to the estimate.
     """
     buckets, sides = ORIENTATIONS * len(weights), len(lines.in_estimate) + len(lines.in_start)
 

@@ -36,8 +36,7 @@ def in_slabs(scene, voxels, work):
     voxels : ndarray of int64, ascending
         Flat indices in the padded volume.
     work : callable
-        Called with three arguments: a slab, the flat indices of voxels in the slab, and the slice
-        of `voxels` that they are.
+        Called with a slab, the flat indices of its voxels, and the slice of `voxels` that they are.
     """
     nx, plane = scene.mask.shape[0], scene.mask[0].size
     for begin in range(REACH, nx - REACH, SLAB):

@@ -1,7 +1,4 @@
-"""Solve for the filters of a stage's leaves by ridge regression.
-
-The ridge pulls the filter of each node of a tree toward the filter of its parent node.
-"""
+"""Filters of a stage's leaves by ridge regression, which pulls each toward its parent's filter."""
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +7,8 @@ from scipy.linalg import cho_factor, cho_solve
 from machine.threads import in_threads
 from matrix_compute import unpacked
 
-# Weights of the ridge, as numbers of samples: those that --ridge auto tries, and the one without
-# held-out voxels. A training with a dozen brains chose it for its first stage.
-USUAL_RIDGE = 300.0
+# Weights of the ridge, as numbers of samples: without held-out voxels, and those that auto tries.
+USUAL_RIDGE = 300.0  # --ridge auto chose it for a dozen brains in the first stage
 RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 
 
@@ -20,8 +16,7 @@ class Solved(NamedTuple):
     """The filters of a stage, and how its ridge was chosen."""
 
     weights: np.ndarray  # (leaves, taps) float32, learned from all voxels
-    # Weights learned without the held-out voxels, if the ridge was chosen on these voxels;
-    # otherwise `weights`.
+    # Weights learned without the held-out voxels, on which the ridge was chosen; or `weights`.
     without_held_out: np.ndarray
     ridge: float  # weight of the ridge, as a number of samples
     missed: dict  # mean squared error on held-out voxels, for each ridge that could be solved
@@ -32,10 +27,9 @@ def solve_stage(gram, tree, method):
 
     A sample is a patch a and the HR voxel b. A node's filter g minimises
     ``|b - a.g|^2 + r |g - g of its parent|^2``. r is the ridge (a number of samples) times the mean
-    square of a voxel in the patch. ``--ridge auto`` tries all RIDGES and chooses the one with the
-    smallest error on the held-out voxels. The filters are then learned from all voxels. The input
-    of later stages is restored with filters that were learned without the held-out voxels, so that
-    later stages can choose their ridge on the same voxels.
+    square of a voxel in the patch. ``--ridge auto`` chooses the one with the smallest error on the
+    held-out voxels, and then learns from all voxels. The input of later stages is restored with
+    filters learned without the held-out voxels, on which later stages choose their ridge too.
 
     Parameters
     ----------
@@ -57,8 +51,7 @@ def solve_stage(gram, tree, method):
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
     counts, held_counts = gram.count[:leaves], gram.count[leaves:]
     ridge, missed = method.ridge, {}
-    # Volumes may be too small for cubes of held-out voxels.
-    if ridge is None and not (held_counts.any() and counts.any()):
+    if ridge is None and not (held_counts.any() and counts.any()):  # volumes without whole cubes
         ridge = USUAL_RIDGE
     if ridge is None:
         sums, tried = _sums_of_nodes(learned, counts, tree), {}
@@ -85,8 +78,7 @@ def corrected_filters(gram, tree, weights, ridge, trust):
     """Correct the filters of leaves by their error on further samples.
 
     A node's correction d minimises ``|b - a.g - a.d|^2 + r |d - d of its parent|^2``. g is the
-    filter of the sample's leaf; a, b and r are as in `solve_stage`. Corrections of roots are pulled
-    to zero.
+    filter of the sample's leaf; a, b, r as in `solve_stage`. Roots' corrections are pulled to zero.
 
     Parameters
     ----------

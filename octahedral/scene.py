@@ -18,8 +18,7 @@ class Scene(NamedTuple):
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may be exchanged
     descriptors: np.ndarray | None = None  # float32: noise and blur descriptors of the LR volume
     blur: np.ndarray | None = None  # float32: transfer values of the slice profile, if known
-    # float32: random error added to the estimated transfer values, in training only.
-    reading_error: np.ndarray | None = None
+    reading_error: np.ndarray | None = None  # float32: random error of estimates, in training only
 
 
 def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None,
@@ -90,9 +89,7 @@ def places(side, step, first):
 
 
 def ball(radius_squared, centre=True):
-    """Displacements (taps, 3) to the voxels within a radius, in raster order.
-
-    If `radius_squared` is negative, there are none.
+    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if negative.
 
     Examples
     --------

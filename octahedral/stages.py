@@ -23,8 +23,7 @@ from util import random_of, tight_box
 
 TILE_VOXELS = 3_500_000  # largest tile with its surroundings; it takes some 70 bytes per voxel
 LEAST_TILE = 8  # smallest width of a tile in voxels
-# In training, earlier stages restore only voxels at most this many steps from a training voxel.
-NEAR = 4
+NEAR = 4  # in training, earlier stages restore voxels at most 4 steps from a training voxel
 START_RADIUS_SQUARED = 6  # squared radius of the ball of the initial estimate
 SMALL_BALL = ball(3, centre=False), np.array(  # taps of the small filters for growing trees
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
@@ -226,9 +225,7 @@ def stage_tree(feature_samples, method, advance=lambda leaves: None):
 
 
 def _with_readings(feature_samples):
-    """Fit a reader (estimator of slice profiles) to sampled features.
-
-    Where the profile counts as unknown, the true transfer values are replaced by estimated ones.
+    """Fit a reader to sampled features, and put its estimates where the profile is unknown.
 
     Returns
     -------

@@ -3,8 +3,7 @@
 To find the best split of a node, each feature is tried with a few thresholds. For each threshold, a
 small linear filter is fitted to the voxels on each side. The best split is the one that reduces the
 squared error to the HR voxels most. Of all nodes, the one with the largest reduction is split
-first. This is the regression tree of Breiman et al. (1984) with linear models in its leaves, grown
-best-first.
+first, as in the regression tree of Breiman et al. (1984), but with linear models in its leaves.
 """
 import heapq
 from concurrent.futures import ThreadPoolExecutor

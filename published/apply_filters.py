@@ -31,9 +31,8 @@ def filter_voxels(lr, voxels, bucket, h, filter_len):
 def _apply(lr, voxels, bucket, h, offsets, sr):
     """``sr[voxels] = patch . h[bucket]``, clipped to [0, 1].
 
-    Voxels are visited bucket after bucket, four of one bucket at a time, so that a filter stays in
-    the cache. A filter has 8 kB. Reading it from memory for each voxel would take longer than the
-    products.
+    Voxels are visited bucket after bucket, four of one bucket at a time: a filter of 8 kB stays in
+    the cache. Reading it from memory for each voxel would take longer than the products.
     """
     ends, order = np.zeros(h.shape[0] + 1, np.int64), np.empty(voxels.size, np.int64)
     for n in range(voxels.size):

@@ -194,8 +194,7 @@ def _eigen(xx, yy, zz, xy, xz, yz):
     """Eigenvalues, principal eigenvector, and squared length of the cross product that gave it.
 
     All calls are inlined and there is no branch, so that the compiler can process several matrices
-    at a time. If the squared length is below `SHORTEST`, or not a number, the result is not valid,
-    and `_degenerate` is used instead.
+    at a time. If the squared length is not at least `SHORTEST`, `_degenerate` is used instead.
     """
     size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     a0, b0, c0 = a - mean, b - mean, c - mean

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from report.pictures import png
 
-# In inches: side of the tile of a bucket; smallest and largest side of a map of all buckets.
-TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14
+TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # side of a bucket's tile; limits of a map's sides
 
 
 def picture_filters(h, classes, names=()):

@@ -1,7 +1,4 @@
-"""The JSON record of a result: input, command, settings, filters and versions.
-
-This file also writes the picture and the page beside a result.
-"""
+"""The JSON record of a result (input, command, settings, versions), and its picture and page."""
 import os
 import platform
 import shlex

@@ -13,8 +13,7 @@ from util import tight_box
 
 VOLUME_BYTES = 4_500_000  # largest size of a volume's slices on the page
 PAGE_BYTES = 60_000_000  # largest size of all slices of a page; browsers open it without delay
-# Quality of JPEG slices. WebP of equal quality takes four times as long, but 1 / 1.7 of the size.
-SLICE_QUALITY = 91
+SLICE_QUALITY = 91  # of JPEG; equal WebP takes four times as long, for 1 / 1.7 of the size
 THUMBNAIL, THUMBNAIL_QUALITY = 96, 75  # pixels of the longer side (twice the drawn size); quality
 
 

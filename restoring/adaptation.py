@@ -145,9 +145,8 @@ class Scan(NamedTuple):
 def profile_of_slices(scan):
     """Estimate the slice profile that makes an in-plane axis look like the thick axis.
 
-    An in-plane axis is blurred with each profile in turn, and sampled like the thick axis. The
-    profile for which differences along the two axes agree best is chosen. If there are too few
-    slices for an estimate, the profile is ``box``.
+    An in-plane axis is blurred with each profile, and sampled like the thick axis. The result is
+    the profile whose differences along both axes agree best, or ``box`` if slices are too few.
 
     Parameters
     ----------

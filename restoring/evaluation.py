@@ -63,8 +63,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     row : dict
         PSNR in dB of each method inside the brain and over the whole brain, and the gains of the
         filters over the best alternative. Also the measures of `figures_of_use` for the original,
-        the spline that is best inside, the denoised volume (if noise was added), and the restored
-        volume.
+        the spline that is best inside, the denoised volume (if noisy), and the restored volume.
 
     Examples
     --------
@@ -177,8 +176,7 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
     Returns
     -------
     list of dict
-        One row for each pair of profile and noise: the volume's name and the row of
-        `evaluate_scan`.
+        The volume's name and the row of `evaluate_scan`, for each pair of profile and noise.
     """
     axes = list(filters.axes)
     image, sizes = data.transpose(axes), voxel_size[axes]

@@ -162,8 +162,7 @@ def figures_of_use(volume, regions):
     dict of str to float
         ``bias_dark``, ``bias_middle``, ``bias_bright`` (per cent of the original's mean in this
         class), ``edge_width`` (mm) and ``noise_left`` (per cent of the brightest intensity, 1). A
-        measure is left out if it needs three classes and the original has fewer, or if it has too
-        few voxels.
+        measure is left out if it has too few voxels, or needs more classes than there are.
 
     Examples
     --------

@@ -97,8 +97,7 @@ def look(path, store):
 
 
 def _content(low, in_mm, mask, inside):
-    """A text about the content of a volume, and the voxels in which noise and blur are estimated.
-    """
+    """A text about a volume's content, and the voxels in which noise and blur are estimated."""
     if mask:
         return f"a head with a mask, {mask.path.name}", inside
     head, bright = find_head(low, in_mm)

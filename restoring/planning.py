@@ -21,10 +21,7 @@ WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and com
 
 
 def plan(path, name, store, opened, read):
-    """Plan the upscaling of a file; returns its `Route` and the filters to use.
-
-    The header is in `opened`. The function `read` reads the voxels; it is called only if needed.
-    """
+    """Plan the upscaling of an opened file, whose voxels `read` reads; returns `Route`, filters."""
     request = store.request
     image, shape = opened
     sizes, unit = voxel_sizes_of(image), unit_of(image)

@@ -171,10 +171,7 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
 
 
 def _mean_operator(side, places, ratio):
-    """Operator that evaluates a spline at `places`; it averages if `ratio` is above 1.
-
-    `side` is the number of voxels, `ratio` the new voxel size divided by the old one.
-    """
+    """Operator of a spline at `places`, averaged if `ratio` (new / old voxel size) is above 1."""
     if ratio <= 1:
         return spline_operator(side, places, 3, at_faces=True)
     width = np.sqrt(ratio**2 - 1)

@@ -85,8 +85,7 @@ class FilterStore:
         return self
 
     def first(self):
-        """The `Filters` for --factor; with --voxel_size or --isotropic, the first available ones.
-        """
+        """The `Filters` for --factor; the first available ones if sizes in mm are requested."""
         return self(self.there[0] if self.by_size and self.there else self.request.method.factor)
 
     def __call__(self, factor):
@@ -159,8 +158,7 @@ def upscale(low, stages, method, engine=None, inside=None):
     Returns
     -------
     fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensity units of `low`. `Degradation.fine_to_low` gives the positions of its
-        voxels.
+        In the intensity units of `low`; `Degradation.fine_to_low` gives its voxels' positions.
 
     Examples
     --------

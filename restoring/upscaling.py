@@ -323,10 +323,7 @@ def _say_of_trust(name, seen):
 
 
 def _say_of_later(name, uses):
-    """Print a message about filters for thick slices that cannot be fine-tuned.
-
-    These are filters that follow other filters.
-    """
+    """Print a message about filters for thick slices that follow other filters."""
     for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use)):
         say(f"{name}: the filters for {tag} are used as they are, not fine-tuned on the scan: "
             "earlier filters have already changed its in-plane detail")
