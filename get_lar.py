@@ -26,7 +26,7 @@ class LRVolume:
     Attributes
     ----------
     lr : ndarray of float32, shape (X, Y, Z)
-        The initial estimate in the box and `margin` more voxels on every side, over `scale`.
+        The initial estimate in the box and `margin` voxels around it, divided by `scale`.
     low : ndarray, shape (x, y, z)
         The low-resolution volume in its own intensities. With the published k-space degradation
         it is the complex spectrum.
@@ -55,7 +55,7 @@ class LRVolume:
     true_blur : ndarray of float32, optional
         True transfer values of a sampled acquisition, even if its profile counts as unknown.
     reading_error : ndarray of float32, optional
-        Random error of the estimated transfer values in training, so that filters tolerate it.
+        Random error added to estimated transfer values in training, so that filters tolerate it.
     density : float
         Density of the edges of `low`, see `degrading.descriptors.edge_density`.
     training_mask : ndarray of bool, shape of the box, optional

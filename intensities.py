@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-# A volume is shifted if its voxels below zero exceed one of two shares: else they are noise.
+# A volume is shifted if its voxels below zero exceed one of two shares; else they are clipped.
 NEGATIVE_SHARE = 0.01  # share of all voxels
 OF_OBJECT = 0.05  # share of the nonzero voxels, for a small object in many zeros
 SURROUND = 0.5  # a value of this share of the voxels on the faces is a surrounding background

@@ -22,7 +22,7 @@ SHARES = (0.75, 1.0)  # frequencies of the readings, relative to the highest fre
 TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the user gave the profile, 0 if it is estimated
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
-USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness up to which filters are used fully, and at all
+USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: filters used fully up to USUAL, none from the other
 # Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
 # It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
 # noise has 0.36, and gains from the filters as other volumes do.

@@ -30,7 +30,7 @@ def checked_settings(saved: Any) -> dict[str, Any]:
     entries = {entry.name: entry for entry in dataclasses.fields(Method)}
     if not isinstance(saved, dict):
         raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
-    # Settings of earlier versions lack newer options; the defaults say how they learned.
+    # Settings of earlier versions lack newer options: they learned as with the default values.
     newer: dict[str, Any] = {name: entry.default for name, entry in entries.items()
                              if "since" in entry.metadata}
     values = newer | saved

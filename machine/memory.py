@@ -43,7 +43,7 @@ def memory_budget(max_memory):
     Parameters
     ----------
     max_memory : float or None
-        Total memory in GB that the process may take; None: 1 - SPARE of the free memory.
+        Total memory in GB that the process may take; None: the share 1 - SPARE of free memory.
     """
     if max_memory is not None:
         return max_memory * GB - psutil.Process().memory_info().rss

@@ -55,7 +55,7 @@ def blas_alone():
 
 
 def _take_control():
-    """Let this thread set the limit: newer threadpoolctl obeys only the first that set it."""
+    """Let this thread set the limit: newer threadpoolctl obeys only the first thread to do so."""
     if hasattr(OpenBLASController, "clear_controlling_thread"):
         OpenBLASController.clear_controlling_thread(force=True)
 

@@ -51,7 +51,7 @@ def solve_stage(gram, tree, method):
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
     counts, held_counts = gram.count[:leaves], gram.count[leaves:]
     ridge, missed = method.ridge, {}
-    if ridge is None and not (held_counts.any() and counts.any()):  # volumes without whole cubes
+    if ridge is None and not (held_counts.any() and counts.any()):  # too small volumes
         ridge = USUAL_RIDGE
     if ridge is None:
         sums, tried = _sums_of_nodes(learned, counts, tree), {}

@@ -89,7 +89,7 @@ def places(side, step, first):
 
 
 def ball(radius_squared, centre=True):
-    """Displacements (taps, 3) to the voxels within a radius, in raster order; none if negative.
+    """Displacements (taps, 3) to voxels within a radius, in raster order; none if it is negative.
 
     Examples
     --------

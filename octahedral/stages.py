@@ -23,7 +23,7 @@ from util import random_of, tight_box
 
 TILE_VOXELS = 3_500_000  # largest tile with its surroundings; it takes some 70 bytes per voxel
 LEAST_TILE = 8  # smallest width of a tile in voxels
-NEAR = 4  # in training, earlier stages restore voxels at most 4 steps from a training voxel
+NEAR = 4  # in training, earlier stages restore only voxels up to 4 steps from a training voxel
 START_RADIUS_SQUARED = 6  # squared radius of the ball of the initial estimate
 SMALL_BALL = ball(3, centre=False), np.array(  # taps of the small filters for growing trees
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])

@@ -21,7 +21,7 @@ WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and com
 
 
 def plan(path, name, store, opened, read):
-    """Plan the upscaling of an opened file, whose voxels `read` reads; returns `Route`, filters."""
+    """Plan the upscaling of an opened file; `read` reads its voxels; returns `Route`, filters."""
     request = store.request
     image, shape = opened
     sizes, unit = voxel_sizes_of(image), unit_of(image)
