@@ -49,7 +49,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     Parameters
     ----------
     array : array_like, shape (x, y, z)
-        Background 0. Voxels that are infinite or not a number count as background.
+        The background is 0. Voxels that are infinite or not a number count as background.
     factor : int or three int, optional
         Number of times that voxels become finer, 1 to 8: for all axes, or for each.
     voxel_size : float or three float, optional
@@ -70,7 +70,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     Returns
     -------
     ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In intensity units of `array`, over the same field of view.
+        Restored volume in the intensity units of `array`, over the same field of view.
 
     Raises
     ------
@@ -110,19 +110,19 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     Parameters
     ----------
     array : array_like, shape (X, Y, Z)
-        Skull-stripped, background 0. Trailing voxels that fill no coarse voxel are left out.
+        Skull-stripped, background 0. Trailing voxels that do not fill a coarse voxel are unused.
     factor : int or three int, optional
     profile : str or three str, optional
         A key of `degrading.slice_profile.PROFILES`.
     noise : float, optional
-        Standard deviation of the Rician noise, in per cent of the 99.9 % intensity.
+        Standard deviation of the Rician noise, in per cent of the 99.9 % quantile of `array`.
     seed : int, optional
         Seed of the noise.
 
     Returns
     -------
     ndarray of float32, shape (X // factor[0], Y // factor[1], Z // factor[2])
-        In intensity units of `array`; 0 where less than half a voxel is brain.
+        In the intensity units of `array`; 0 in voxels of which less than half is brain.
 
     Raises
     ------
@@ -164,19 +164,19 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     voxel_size : float or three float, optional
         Voxel size of the array, in mm; default 1.
     profiles, noises : sequences, optional
-        Slice profiles, and noise in per cent of the 99.9 % intensity: each pair gives a row.
+        Slice profiles, and noise levels in per cent of the 99.9 % quantile of `array`.
     name : str, optional
-        Name that the noise depends on. The command uses the name of the file.
+        Name of the volume, on which its random noise depends. The command uses the file name.
     adapt, filters
         See `upscale`.
     tissue : bool, optional
-        If True, three-class segmentations are compared, too.
+        If True, three-class segmentations are also compared with that of the original.
 
     Returns
     -------
     list of dict
         PSNR in dB of each method, inside the brain and over the whole brain; gains of the restored
-        volume over the best alternative; figures of use. docs/scans.md explains the keys.
+        volume over the best alternative; measures of practical use. docs/scans.md explains keys.
 
     Raises
     ------
@@ -204,8 +204,8 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     Parameters
     ----------
     images : dict of str to array_like, or sequence of array_like, each of shape (X, Y, Z)
-        Skull-stripped, background 0. The random choices depend on the names; the volumes of a
-        sequence are named ``volume_000.nii`` and so on.
+        Skull-stripped volumes, background 0. The random choices of the training depend on their
+        names; the volumes of a sequence are named ``volume_000.nii`` and so on.
     factor : int or three int, optional
     preset : {"scan", "best", "paper"}, optional
     folder : path-like, optional
@@ -258,7 +258,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
 
 @contextlib.contextmanager
 def _as_python_does() -> Iterator[None]:
-    """Inside, a command's messages become Python warnings, and a UserError a ValueError."""
+    """A context that turns a command's messages into warnings, and UserError into ValueError."""
     with listening() as lines:
         try:
             yield

@@ -83,7 +83,7 @@ def command_line():
 
 
 def volume_to_measure(path):
-    """The volume for the measurements, unchanged, and its description."""
+    """The volume of a file, or a synthetic brain if there is none, and a description of it."""
     from nifti.study import find_volumes  # as in main
     from nifti.volumes import read_volume  # as in main
 
@@ -91,13 +91,13 @@ def volume_to_measure(path):
         try:
             path = find_volumes(Request.test_dir)[0]
         except UserError:
-            return made_up_brain(), "made up, 181 x 217 x 181 voxels"
+            return made_up_brain(), "synthetic, 181 x 217 x 181 voxels"
     data = read_volume(path).data
     return data, f"{Path(path).name}, {' x '.join(map(str, data.shape))} voxels"
 
 
 def made_up_brain(shape=(181, 217, 181), seed=0):
-    """An ellipsoid of smooth noise in a black surround, float32; default size: a whole brain."""
+    """An ellipsoid of smooth noise surrounded by zeros, float32, by default as large as a brain."""
     import numpy as np  # as in main
     from scipy.ndimage import gaussian_filter
 
@@ -122,7 +122,7 @@ def save(image, repeats, path):
 # -------------------------------------------------------------------------------------------- steps
 
 def measure(paths, method, folder):
-    """Seconds of every step and reference at each size, and the amounts of work."""
+    """Time every step and reference at each size: dict of seconds and amounts of work by size."""
     target = folder / "restored.nii.gz"
     return {size: measure_volume(path, method, target, times, only_once=times == 1)
             for (size, path), times in zip(paths.items(), (1, 2, 4), strict=True)}
@@ -131,7 +131,7 @@ def measure(paths, method, folder):
 def measure_volume(path, method, target, times, only_once):
     """Time each step on one volume, and the references between the steps.
 
-    With `only_once`, steps that do not depend on the size are timed, too.
+    With `only_once`, steps that do not depend on the size of the volume are also timed.
     """
     import numpy as np  # as in main
     import scipy.ndimage
@@ -168,7 +168,7 @@ def measure_volume(path, method, target, times, only_once):
     h = np.full((method.buckets, method.taps), 1 / method.taps, np.float32)
     sr = clock("apply", lambda: filter_voxels(pair.lr, voxels, bucket, h, method.filter_len))
     clock("write", lambda: write_volume(target, pair.whole(sr), volume.image))
-    # The number of samples is the same at every size, to compare the time per sample.
+    # The same number of samples is drawn at every size, so that times of learning can be compared.
     drawn = sample_voxels(np.arange(voxels.size), method.sample_rate * times, method.seed,
                           "bench")
     gram = Gram(method.buckets, method.taps)
@@ -214,7 +214,7 @@ def gather_all(pair, voxels, method):
 
 
 def product(method):
-    """The reference for learning: an sgemm with one column per patch voxel, with BLAS threads."""
+    """A function to time as the reference for learning: sgemm, one column per patch voxel."""
     import numpy as np  # as in main
 
     a, b = np.random.default_rng(0).random((2, ROWS, method.taps), np.float32)
@@ -222,9 +222,9 @@ def product(method):
 
 
 def measure_factorisation(clock, method):
-    """The reference for solving: a dpotrf with one row per patch voxel.
+    """Time the reference for solving: a dpotrf with one row per patch voxel.
 
-    It runs in one thread and in all threads; the clock keeps the shorter time.
+    The dpotrf runs in one thread and in all threads; the clock keeps the shorter time.
     """
     import numpy as np  # as in main
     from scipy.linalg.lapack import dpotrf
@@ -266,7 +266,7 @@ def measure_stages(clock, image, low, method):
 # ---------------------------------------------------------------------------------- whole processes
 
 def measure_processes(paths, method, folder):
-    """Seconds and peak memory of train.py and test.py, also for a first run with compilation."""
+    """Measure seconds and peak memory of train.py and test.py, also with compilation."""
     from machine.measure import process  # as in main
 
     option = ["--filter_len", method.filter_len, "--grad_len", method.grad_len]

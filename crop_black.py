@@ -1,13 +1,13 @@
-"""The box of a volume without its black surround."""
+"""Box around the brain in a volume, as in the published method."""
 import numpy as np
 
 
 def black_crop_box(image, padding, factor):
-    """The box around the voxels that are not black, with some padding.
+    """The box around the nonzero voxels, with some padding.
 
-    On each axis, only slices between `padding` and ``size - padding`` that are not all zero count.
-    The box starts `padding` before the first such slice, rounded down to a multiple of the factor.
-    It ends `padding` after the last such slice (exclusive index).
+    Along each axis, slices closer than `padding` to a face are ignored. The box starts `padding`
+    before the first other slice that is not all zero, rounded down to a multiple of the factor. It
+    ends `padding` after the last of these slices (exclusive index).
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def black_crop_box(image, padding, factor):
     Raises
     ------
     ValueError
-        If all voxels that lie `padding` or more inside the volume are black.
+        If all voxels at least `padding` away from the faces are zero.
 
     Examples
     --------

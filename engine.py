@@ -13,7 +13,7 @@ from published import apply_filters
 class CPU:
     """The CPU: one volume after another, each step in one thread per core."""
 
-    ahead = 0  # number of further volumes that are prepared in memory in advance
+    ahead = 0  # number of volumes that are prepared in memory while another one is summed
 
     @contextlib.contextmanager
     def place(self):
@@ -36,7 +36,7 @@ class CPU:
 
     @contextlib.contextmanager
     def settled(self, gram):
-        """A context in which `gram` holds all added volumes, and each volume is complete."""
+        """A context for saving: `gram` holds all volumes that were added, each completely."""
         yield
 
     ridge_filters = staticmethod(matrix_compute.ridge_filters)

@@ -1,8 +1,8 @@
-"""The constants of the method, and all options: a `Method`, and a `Request` of one run.
+"""All options of ``train.py`` and ``test.py``, and constants of the method.
 
-Every option of ``train.py`` and ``test.py`` is one field below, with its default, its help and its
-allowed values. This file imports the standard library only, so that ``--help`` and messages about
-wrong options appear at once.
+Each option is one field of `Method` or `Request`, with its default, its help text and its allowed
+values. This file imports the standard library only, so that ``--help`` and messages about wrong
+options appear at once.
 """
 import dataclasses
 import math
@@ -22,10 +22,10 @@ STARTS = ("quadratic", "cubic", "quintic", "projected")
 PROFILES = ("box", "gap", "gauss", "sharp", "kspace", "hamming")
 FEATURE_SPACES = ("spherical", "octahedral")
 DEVICES = ("auto", "cpu", "gpu")
-MASK_AUTO = "auto"  # value of --mask: masks are found by the names of BIDS and other common names
+MASK_AUTO = "auto"  # value of --mask: masks are found by BIDS names and other common names
 MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # placeholders in the patterns of --mask
 
-QUANTIZATION_PATCHES = 2_500_000  # sampling for class boundaries ends above this number
+QUANTIZATION_PATCHES = 2_500_000  # sampling of voxels for class boundaries ends above this number
 
 # Options that each preset sets; measured in docs/quality.md and docs/scans.md.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -59,11 +59,12 @@ ONLY_SCAN = ("profile", "noise", "original_noise", "draws")
 
 @dataclass(frozen=True)
 class Method:
-    """The method of filters and of their training; it is saved and loaded with the filters."""
+    """The options that define filters and their training; saved and loaded with the filters."""
 
     preset: str = option("paper", "preset", "set of defaults: paper is the published method; "
-                         "best gives the highest PSNR in the published test; scan is for upscaling "
-                         "real scans. Other options override its values", choices=tuple(PRESETS))
+                         "best gives the highest PSNR in the test of the paper; scan is for "
+                         "upscaling real scans. Other options override its values",
+                         choices=tuple(PRESETS))
 
     # Options that define a filter. Filters are applied only with the values of their training.
     factor: tuple = option((2, 2, 2), "method", "number of times that voxels become finer: one "
@@ -76,8 +77,8 @@ class Method:
                               "keep along each axis: the published third, or 1/factor (auto). "
                               "Upscaling by other factors than 3 needs auto", choices=KSPACE_KEEPS)
     grid: str = option("centers", "method", "alignment of the LR and the HR grid: by the centres "
-                       "of the first and last voxels, as published, or by the edges of the field "
-                       "of view; average and scan always take edges", choices=GRIDS)
+                       "of the first and last voxels, as in the paper, or by the edges of the "
+                       "field of view; --lr_type average and scan always use edges", choices=GRIDS)
     start: str = option("quadratic", "method", "initial estimate on the HR grid: the published "
                         "quadratic spline without prefilter, the cubic or quintic spline through "
                         "the LR voxels, or projections, which repeatedly correct the estimate by "
@@ -86,10 +87,10 @@ class Method:
                                 "the published angles (spherical), or learned trees, after each "
                                 "patch is turned into one of 48 orientations (octahedral)",
                                 choices=FEATURE_SPACES)
-    filter_len: int = option(11, "method", "side of the patch that a filter covers, in voxels: a "
-                             "cube, or with octahedral a ball", low=3, high=21, odd=True)
-    grad_len: int = option(9, "method", "side of the window of gradients, in voxels", low=3,
-                           high=21, odd=True)
+    filter_len: int = option(11, "method", "side of the patch that a filter covers, in voxels (a "
+                             "cube; in the octahedral space a ball)", low=3, high=21, odd=True)
+    grad_len: int = option(9, "method", "side of the window of gradients from which features are "
+                           "computed, in voxels", low=3, high=21, odd=True)
     q_angle_p: int = option(8, "method", "number of classes of the azimuth (angle phi)", low=1,
                             high=64)
     q_angle_t: int = option(8, "method", "number of classes of the inclination (angle theta)",
@@ -101,8 +102,8 @@ class Method:
     trees: int = option(1, "method", "number of trees in a stage (octahedral only): each leaves "
                         "out a part of the training data, and their outputs are averaged", low=1,
                         high=8, since=True)
-    leaves: int = option(512, "method", "number of leaves of a tree, one class each (octahedral "
-                         "only)", low=1, high=4096)
+    leaves: int = option(512, "method", "number of leaves of a tree; each leaf is one class of "
+                         "voxels (octahedral only)", low=1, high=4096)
     back_projections: int = option(0, "method", "number of corrections after each stage that "
                                    "bring its output to agree with the LR volume (octahedral "
                                    "only)", low=0, high=20)
@@ -112,9 +113,9 @@ class Method:
                             "mean over the slice, slices with gaps, Gaussian, hardly blurred, "
                             "k-space, k-space under a Hamming window (scan only)", kind=str,
                             several=True, since=True, choices=PROFILES)
-    noise: float = option(7.0, "learning", "highest noise of the sampled acquisitions, in per "
-                          "cent of the 99.9 % intensity (Rician standard deviation; scan only)",
-                          low=0, high=50, since=True)
+    noise: float = option(7.0, "learning", "highest noise of the sampled acquisitions: standard "
+                          "deviation of Rician noise, in per cent of the 99.9 % quantile of the "
+                          "intensities (scan only)", low=0, high=50, since=True)
     original_noise: float = option(4.0, "learning", "highest noise that is added to the original "
                                    "in 40 % of the sampled acquisitions, in per cent; good "
                                    "volumes of many scanners are noisy themselves (scan only)",
@@ -122,18 +123,20 @@ class Method:
     draws: int = option(16, "learning", "number of sampled acquisitions per volume, each with a "
                         "slice profile and a noise level of its own (scan only)", low=1, high=1000,
                         since=True)
-    solver: str = option("ridge", "learning", "way to solve for the filters: ridge takes centred "
-                         "patches and Cholesky, and pulls each filter to the pooled one; cg is "
-                         "the published way, raw patches and conjugate gradients", choices=SOLVERS)
-    ridge: float | None = option(10.0, "learning", "weight of the pull to the pooled filter; in "
-                                 "the octahedral space a number of samples, or auto: chosen on "
-                                 "held-out voxels", low=1e-6, high=1e9, auto=True)
-    sharpen: bool = option(False, "learning", "sharpen the HR side before learning (differences "
-                           "of Gaussians)")
-    sample_rate: int = option(3, "learning", "learn from one voxel in this many", low=1,
+    solver: str = option("ridge", "learning", "method to solve for the filters: ridge uses "
+                         "centred patches and Cholesky factors, and pulls each filter toward the "
+                         "filter of all samples; cg is the published method, with raw patches and "
+                         "conjugate gradients", choices=SOLVERS)
+    ridge: float | None = option(10.0, "learning", "weight of the ridge, which pulls each filter "
+                                 "toward the filter of all samples (octahedral: of its parent "
+                                 "node); in the octahedral space a number of samples, or auto: "
+                                 "chosen on held-out voxels", low=1e-6, high=1e9, auto=True)
+    sharpen: bool = option(False, "learning", "sharpen the HR volumes before learning "
+                           "(differences of Gaussians)")
+    sample_rate: int = option(3, "learning", "number N: learn from one voxel in N", low=1,
                               high=10_000)
-    quantization_rate: int = option(5, "learning", "take class boundaries from one voxel in this "
-                                    "many", low=1, high=10_000)
+    quantization_rate: int = option(5, "learning", "number N: compute class boundaries from one "
+                                    "voxel in N", low=1, high=10_000)
     train_file_max: int | None = option(None, "learning", "learn from at most this many volumes, "
                                         "the first by name (default: all)", kind=int, low=0, none=0)
     seed: int = option(0, "learning", "seed for the random choice of voxels and of acquisitions",
@@ -157,8 +160,8 @@ class Method:
     def margin(self) -> int:
         """Number of voxels between a face of the cropped box and the first restored voxel.
 
-        Patch and window of this voxel lie inside the box. The margin is 0 in the octahedral space,
-        where volumes are mirrored at the faces.
+        The margin gives each restored voxel a whole patch and gradient window inside the box. It is
+        0 in the octahedral space, where volumes are mirrored at the faces.
         """
         return 0 if self.octahedral else max(self.filter_len, self.grad_len) // 2
 
@@ -181,25 +184,25 @@ class Method:
 class Request:
     """All options of one run: the method, the way to apply it, and the folders.
 
-    Restoring takes the method that was saved with the filters. The method here then gives the
-    factor and the preset of these filters, and the options that the filters must agree with.
+    Restoring uses the method that was saved with the filters. The method in the request then only
+    selects filters, by factor and preset; its other options must agree with these filters.
     """
 
     method: Method = Method()
     given: frozenset = frozenset()  # names of the options on the command line
 
     # Applying.
-    upscale: bool = option(False, "applying", "bring low-resolution volumes to the finer grid; "
-                           "without it, volumes are degraded and restored")
+    upscale: bool = option(False, "applying", "restore low-resolution volumes on a finer grid; "
+                           "without --upscale, volumes are degraded and restored as a test")
     look: bool = option(False, "applying", "describe each scan (grid, noise, blur, interpolated "
-                        "or not), with the command that serves it best; restore nothing")
+                        "or not) and suggest a command; restore nothing")
     voxel_size: tuple | None = option(None, "applying", "voxel size of the upscaled volumes, in "
                                       "the header's unit (mm), in place of --factor: one number, "
-                                      "or one per axis; axes and factors follow from each header",
+                                      "or one per axis; factors are computed from each header",
                                       kind=float, several=True, low=1e-6, high=1e6, metavar="MM")
-    isotropic: bool = option(False, "applying", "bring volumes to their smallest voxel size along "
-                             "all axes, in place of a factor")
-    known_profile: tuple = option((), "applying", "slice profile of the scans, where it is known: "
+    isotropic: bool = option(False, "applying", "make voxels cubes of the volume's smallest voxel "
+                             "size, in place of --factor")
+    known_profile: tuple = option((), "applying", "slice profile of the scans, if it is known: "
                                   "one, or one per axis (default: estimated from each scan)",
                                   kind=str, several=True, choices=PROFILES, flag="profile")
     adapt: bool | None = option(None, "applying", "fine-tune the filters on each scan itself: "
@@ -209,9 +212,9 @@ class Request:
                                          "than this many of a voxel's 26 neighbours change rank "
                                          "(census blend); off unless given, 10 if given without a "
                                          "number", kind=int, low=0, high=26, bare=10)
-    test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles that "
-                                 "test volumes are degraded with, one after another (evaluation "
-                                 "of preset scan)", kind=str, several=True, choices=PROFILES)
+    test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles to degrade test "
+                                 "volumes with, one after another (evaluation of preset scan)",
+                                 kind=str, several=True, choices=PROFILES)
     test_noise: tuple = option((0.0, 3.0), "applying", "noise levels that are added to test "
                                "volumes, in per cent (evaluation of preset scan)", kind=float,
                                several=True, low=0, high=50)
@@ -230,15 +233,14 @@ class Request:
 
     quiet: bool = option(False, "output", "print warnings and errors only, no progress",
                          switch=True)
-    # Options of the computation. They do not change the filters, except for the rounding of a
-    # device.
+    # Options of the computation. They do not change the filters, except for rounding.
     device: str = option("auto", "running", "device to compute on: auto takes a GPU if CuPy finds "
                          "one, else the CPU", choices=DEVICES)
-    restart: bool = option(False, "running", "discard an earlier training in arrays/ and begin "
-                           "anew")
+    restart: bool = option(False, "running", "discard the sums of an earlier training in "
+                           "--arrays_dir, and start from the beginning")
     checkpoint_minutes: float = option(5.0, "running", "shortest time between two saves of the "
-                                       "sums, in minutes; it is also at least ten times as long "
-                                       "as a save takes", low=0, high=1e6)
+                                       "sums, in minutes; this time is also at least ten times "
+                                       "the duration of a save", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "limit of the memory to use, in GB "
                                       "(default: 90 % of the free memory)", kind=float, low=0,
                                       high=1e6, none=0)
@@ -253,19 +255,20 @@ class Request:
     train_dir: str = option("train", "folders", "folder of volumes to learn from (.nii, .nii.gz), "
                             "or one file")
     test_dir: str = option("test", "folders", "folder of volumes to restore, or one file")
-    include: tuple = option((), "folders", "take only volumes of a folder whose name or path fits "
-                            "one of these patterns, such as \"*_T1w.nii.gz\" (default: all; of a "
-                            "BIDS dataset its T1w)", kind=str, several=True, metavar="PATTERN")
-    exclude: tuple = option((), "folders", "leave out volumes whose name or path fits one of "
+    include: tuple = option((), "folders", "use only volumes of a folder whose name or path "
+                            "matches one of these patterns, such as \"*_T1w.nii.gz\" (default: "
+                            "all; of a BIDS dataset its T1w)", kind=str, several=True,
+                            metavar="PATTERN")
+    exclude: tuple = option((), "folders", "leave out volumes whose name or path matches one of "
                             "these patterns", kind=str, several=True, metavar="PATTERN")
-    mask: str = option("", "folders", "brain masks beside whole-head volumes: auto finds them by "
-                       "the names of BIDS and other common ones; otherwise a path from the "
-                       "volume's folder, such as \"masks/{name}.nii.gz\", with wildcards. "
-                       "Training and evaluation use the voxels inside; upscaling restores the "
-                       "whole head but estimates noise and blur inside", metavar="PATTERN")
+    mask: str = option("", "folders", "brain masks of whole-head volumes: auto finds them by BIDS "
+                       "names and other common names; otherwise a path relative to the volume's "
+                       "folder, such as \"masks/{name}.nii.gz\", with wildcards. Training and "
+                       "evaluation use the voxels inside; upscaling restores the whole head but "
+                       "estimates noise and blur inside", metavar="PATTERN")
     arrays_dir: str = option("arrays", "folders", "folder of the learned filters")
-    result_dir: str = option("result", "folders", "folder of the restored volumes, which are "
-                             "under <MMDDHH>/ in it")
+    result_dir: str = option("result", "folders", "folder of the results; each run writes into a "
+                             "folder <MMDDHH>/ in it")
 
     @classmethod
     def of(cls, **values: Any) -> "Request":
@@ -290,7 +293,7 @@ class Request:
                                    **values)
 
     def as_dict(self) -> dict[str, Any]:
-        """All options by name, for records."""
+        """All options by name, for the JSON record of a result."""
         return {entry.name: self.value(entry.name) for entry in OPTIONS}
 
     def with_whole_paths(self, *names: str) -> "Request":

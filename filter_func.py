@@ -1,4 +1,4 @@
-"""Image filters: the Gaussian window, the difference-of-Gaussians sharpener, the census blend."""
+"""Gaussian window, sharpening and census blend of the published method."""
 import numpy as np
 from scipy.ndimage import correlate1d
 
@@ -10,7 +10,7 @@ NEIGHBOURS = [(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0,
 def gaussian_weights(length, sigma):
     """Normalised samples of a Gaussian, shape (length,), float64.
 
-    The outer product of three of them is the 3-D window.
+    The outer product of three such arrays is the 3-D window.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def census_blend(lr, sr, threshold=10):
     Returns
     -------
     blended : ndarray, shape (X, Y, Z)
-        The outermost shell is 0, as in the released code.
+        The outermost shell is 0, as in the code released with the paper.
 
     Examples
     --------

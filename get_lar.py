@@ -1,7 +1,7 @@
-"""LR volumes on the fine grid, ready for the filters.
+"""Make the initial estimate: a low-resolution (LR) volume interpolated to the fine grid.
 
-Learning and evaluation degrade a high-resolution (HR) volume and bring it back to its own grid.
-Upscaling begins with a volume that really is low-resolution. Later steps are the same for both.
+In training and evaluation, a high-resolution (HR) volume is degraded and interpolated back to its
+own grid (`make_pair`). In upscaling, the scan is LR (`make_fine`). All later steps are the same.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from degrading.profile_reader import blur_of
 from degrading.spline import upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, tight_box, without_nonsense
 
-RIM = 0.1  # upscaling restores fine voxels with this interpolated share of brain or more
+RIM = 0.1  # upscaling restores a fine voxel if its interpolated share of brain is this or more
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LRVolume:
     Attributes
     ----------
     lr : ndarray of float32, shape (X, Y, Z)
-        The initial estimate in the box and in `margin` more voxels on every side, over `scale`.
+        The initial estimate in the box and `margin` voxels around it, divided by `scale`.
     low : ndarray, shape (x, y, z)
         The low-resolution volume in its own intensities. With the published k-space degradation
         it is the complex spectrum.
@@ -51,15 +51,15 @@ class LRVolume:
     descriptors : ndarray of float32, shape (len(descriptors.DESCRIPTOR_NAMES),), optional
         Noise and blur descriptors of `low`.
     blur : ndarray of float32, shape (len(profile_reader.READING_NAMES),), optional
-        Blur of `low` if its profiles are known; by default it is estimated from the descriptors.
+        Transfer values of known slice profiles of `low`; by default they are estimated.
     true_blur : ndarray of float32, optional
-        True blur of a sampled acquisition, even if it is not given to the filters.
+        True transfer values of a sampled acquisition, even if its profile counts as unknown.
     reading_error : ndarray of float32, optional
-        Error added to the reading in training, to prepare filters for wrong readings.
+        Random error added to estimated transfer values in training, so that filters tolerate it.
     density : float
         Density of the edges of `low`, see `degrading.descriptors.edge_density`.
     training_mask : ndarray of bool, shape of the box, optional
-        Part of the mask with the training samples, if other voxels only surround these samples.
+        Voxels of the mask from which training samples are taken; by default all.
     weight : float
         Weight of each training sample of this volume.
     """
@@ -84,11 +84,11 @@ class LRVolume:
 
     @cached_property
     def consistency(self):
-        """Data consistency of the fine volume in the box with `low`."""
+        """The object that makes a fine volume in the box agree with `low`."""
         return consistency_of(self.low, self.operator, self.box, self.mask, self.scale)
 
     def whole(self, restored):
-        """The whole fine volume in original intensities, from a restored one as large as `lr`."""
+        """The whole fine volume in original intensities; `restored` has the shape of `lr`."""
         margin = self.margin
         inner = tuple(slice(margin, side - margin) for side in restored.shape)
         volume = np.zeros(self.whole_shape, np.float32)
@@ -102,9 +102,9 @@ class LRVolume:
     def whole_shifted(self, whole, shift, own, black=None):
         """Undo the shift of intensities in the result of `whole`.
 
-        If the background lies among the other intensities, filters are not reliable within about
-        one LR voxel of the outline. Voxels there get the plain spline instead. Voxels outside the
-        outline get the value of the background.
+        If the value of the background lies between the intensities of the tissue, filters are not
+        reliable within about one LR voxel of the outline. These voxels get the plain spline
+        instead. Voxels outside the outline get the value of the background.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class LRVolume:
 
 
 def consistency_of(low, operator, box, mask, scale):
-    """Data consistency of a fine volume in [0, 1] with an LR volume in its own intensities."""
+    """The object that makes a fine volume in [0, 1] agree with an LR volume (data consistency)."""
     return operator.consistency(low / np.float32(scale), box, mask)
 
 
@@ -146,11 +146,11 @@ def make_pair(image, method, level=None):
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     method : Method
     level : float, optional
-        The intensity to clip at; by default that of the voxel at 99.9 % of the sorted voxels. If
-        it is given, a `low` without voxels above zero raises no error.
+        The intensity to clip at; by default the 99.9 % quantile of the volume. If it is given, a
+        degraded volume without voxels above zero raises no error.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def make_pair(image, method, level=None):
     if not scale > 0:
         raise ValueError("hardly any voxel is above zero (fewer than one in a thousand); crop it, "
                          "or take another volume")
-    if margin:  # the published box holds black surround, so that patches lie inside
+    if margin:  # the published box includes a black surround, so that whole patches lie inside it
         box = black_crop_box(image, margin, method.factor)
     else:
         box = tight_box(image != 0)
@@ -216,13 +216,13 @@ def make_pair(image, method, level=None):
 
 
 def make_fine(low, method, inside=None, profiles=()):
-    """Bring a truly low-resolution volume to the grid that is finer by the factor.
+    """Interpolate a scan (low-resolution volume) to the grid that is finer by the factor.
 
-    Intensities are divided by the voxel at 99.9 % of the sorted voxels, as in training (in sparse
-    volumes, of the sorted nonzero voxels). Higher intensities are clipped for the filters. The
-    clipped part is added to the result of the filters: a bright vessel or lesion stays bright. The
-    background consists of the voxels of `low` that are zero. The volume is mirrored at its faces,
-    to give whole patches to the voxels there.
+    Intensities are divided by their 99.9 % quantile, as in training (in sparse volumes, by that of
+    the nonzero voxels). Higher intensities are clipped for the filters. The clipped part is added
+    to the result of the filters, so that a bright vessel or lesion stays bright. Voxels of `low`
+    that are zero are background. The volume is mirrored at its faces, so that voxels there have
+    whole patches.
 
     Parameters
     ----------
@@ -244,8 +244,8 @@ def make_fine(low, method, inside=None, profiles=()):
     Raises
     ------
     ValueError
-        If the volume is all black, has a single slice along an axis to refine, or contains another
-        part of the spectrum than the training volumes.
+        If all voxels are zero, if the volume has a single slice along an axis to refine, or if
+        upscaling by the factor is not possible with the k-space degradation of the training.
 
     Examples
     --------
@@ -281,9 +281,9 @@ def make_fine(low, method, inside=None, profiles=()):
 
 
 def above_zero(low, inside=None):
-    """The volume with 0 for voxels below zero or not finite, and its `brightness_of`.
+    """The volume with 0 for voxels that are negative or not finite, and its `brightness_of`.
 
-    Raises ValueError if no voxel is above zero.
+    It raises ValueError if no voxel is above zero.
     """
     low = np.clip(np.ascontiguousarray(without_nonsense(low)), 0, None)
     scale = brightness_of(low, inside)
@@ -300,13 +300,13 @@ def brightness_of(low, inside=None):
 
 
 def in_units(low, scale, inside=None):
-    """A volume in [0, 1] for noise and blur descriptors; 0 outside the brain, if it is given."""
+    """The volume in [0, 1] for noise and blur descriptors; 0 outside `inside`, if it is given."""
     clipped = np.minimum(low, scale)
     return (clipped if inside is None else clipped * inside) / np.float32(scale)
 
 
 def best_spline(volume, order=5):
-    """The alternative without filters: the spline through the LR volume, masked as HR.
+    """The alternative without filters: the spline through the LR volume, 0 where HR is 0.
 
     Parameters
     ----------
@@ -325,5 +325,5 @@ def best_spline(volume, order=5):
 
 
 def with_sharp_original(volume, sharpen):
-    """The volume with its original sharpened by a function, for --sharpen."""
+    """The volume after its original was sharpened by the function `sharpen`, for --sharpen."""
     return replace(volume, hr=sharpen(volume.hr))

@@ -1,4 +1,4 @@
-"""Features of voxels, and the buckets that they belong to (section 3.2 of the paper)."""
+"""Features of voxels, and their buckets: classes of similar features (section 3.2 of the paper)."""
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ def interior_voxels(mask, margin):
 
 
 def sample_voxels(voxels, rate, seed, name):
-    """One voxel in `rate`, at random; the same seed and name give the same choice.
+    """Choose one voxel in `rate` at random; the same seed and name give the same choice.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def features(lr, voxels, method):
     """
     weights = gaussian_weights(method.grad_len, WINDOW_SIGMA).astype(np.float32)
     plane = lr.shape[1] * lr.shape[2]
-    first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # of each plane's voxels
+    first = np.searchsorted(voxels, np.arange(lr.shape[0] + 1) * plane)  # first voxel of each plane
     found = Features(np.empty((voxels.size, 2), np.uint8), np.empty(voxels.size, np.float32),
                      np.empty(voxels.size, np.float32))
     strength, coherence = method.feature_type.split("_")
@@ -140,7 +140,7 @@ def buckets_of(found, boundaries, method):
 
 
 def nearest_buckets(served, method):
-    """For each bucket the nearest bucket that `served` marks; a marked bucket is its own nearest.
+    """For each bucket, the nearest bucket that has a filter of its own.
 
     A bucket is a point in feature space: a direction (the middle of its bin), a class of strength
     and a class of coherence. Opposite directions are equal. Neighbouring bins of inclination,
@@ -149,6 +149,7 @@ def nearest_buckets(served, method):
     Parameters
     ----------
     served : ndarray of bool, shape (buckets,)
+        True for buckets with a filter of their own.
 
     Returns
     -------
@@ -172,9 +173,9 @@ def nearest_buckets(served, method):
 
 
 def _slabs(first, threads):
-    """Planes that cut the volume into slabs with about equal numbers of voxels, two per thread.
+    """Planes at which the volume is cut into slabs of about equal work, two per thread.
 
-    The features do not depend on the cuts.
+    The cuts affect only the speed, not the features.
     """
     cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * threads + 1))
     return np.unique(np.concatenate([[0], cuts, [first.size - 1]]))

@@ -1,30 +1,27 @@
-"""Shift of volumes with values below zero, so that their background is zero, and shift back."""
+"""Shift of a volume with values below zero, because filters expect none and a background of 0."""
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-# A volume is shifted if more voxels are below zero. Fewer voxels are ringing or noise: clipped.
+# A volume is shifted if its voxels below zero exceed one of two shares; else they are clipped.
 NEGATIVE_SHARE = 0.01  # share of all voxels
-OF_OBJECT = 0.05  # share of the voxels that are not zero, for a small object in many zeros
-SURROUND = 0.5  # least share of the voxels on the faces with the value of a surrounding background
-SLAB = 0.01  # least share of a volume that a background fills if it does not surround the object
-SOLID = 0.5  # least share of its voxels whose six neighbours have its value; tissue has far fewer
+OF_OBJECT = 0.05  # share of the nonzero voxels, for a small object in many zeros
+SURROUND = 0.5  # a value of this share of the voxels on the faces is a surrounding background
+SLAB = 0.01  # other values are background if they fill this share of the volume ...
+SOLID = 0.5  # ... and if six equal neighbours surround this share of its voxels; few in tissue
 CLEARANCE = 0.01  # distance of the lowest intensity from the background, as a share of the range
-OUTERMOST = 0.001  # share of the voxels that the range leaves out at either end
+OUTERMOST = 0.001  # share of the voxels left out at each end of the intensities, for the range
 OUTLYING = 0.25  # share of the range; voxels farther below the range are clipped
 
 
 class Shift(NamedTuple):
-    """Shift from a volume's own intensities to intensities for filters: background 0, none below.
-
-    Without a background, no value of the volume counts as background.
-    """
+    """Shift from a volume's own intensities to intensities for filters: 0 or more, background 0."""
 
     low: float  # the intensity that becomes zero
-    background: float | None  # value of the background, in the original and in the result
-    least: float = 0.0  # lowest shifted intensity of other voxels; outliers are clipped to it
-    # Voxels of the background's value that count as background: "all", "solid" (those in regions of
+    background: float | None  # value of the background in original and result; None: it has none
+    least: float = 0.0  # lowest shifted intensity of tissue; lower outliers are clipped to it
+    # Voxels with the background value that count as background: "all", "solid" (those in regions of
     # this value), or "none". Voxels outside a mask or not a number are background in any case.
     which: str = "all"
 
@@ -40,7 +37,7 @@ class Shift(NamedTuple):
         ----------
         data : ndarray of float32, shape (X, Y, Z)
         outside : ndarray of bool, of the same shape, optional
-            Voxels that are background regardless of their value.
+            Voxels that are background, whatever their value is.
         """
         shifted = np.maximum(data - np.float32(self.low), np.float32(self.least))
         if self.background is not None and self.which != "none":
@@ -53,7 +50,7 @@ class Shift(NamedTuple):
         return shifted
 
     def undo(self, work, black=None):
-        """The volume in its original intensities, from a shifted one.
+        """The shifted volume, back in its original intensities.
 
         Parameters
         ----------
@@ -70,25 +67,25 @@ class Shift(NamedTuple):
 def shift_of(data, outside=None):
     """The `Shift` of a volume with more than one voxel in a hundred below zero.
 
-    For a small object in many zeros, one in twenty of its own voxels is enough. The background is
-    the value of half of the voxels on the faces or more: the zeros around a z-scored brain, or the
-    padding of a CT. If no value reaches half, the
-    most frequent one on the faces is still background if its voxels form a solid block. The
-    background keeps its value, and all other voxels are shifted above zero. Voxels far below all
-    others are clipped: otherwise a single one would compress the other intensities.
+    For a small object in many zeros, one in twenty of its own voxels is enough. A value of at least
+    half of the voxels on the faces is background: the zeros around a z-scored brain, or the padding
+    of a CT. If no value reaches half, the most frequent value on the faces is still background if
+    its voxels form a solid block. The background keeps its value, and all other voxels are shifted
+    above zero. Voxels far below all others are clipped: otherwise a single one of them would
+    compress the other intensities.
 
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
         Finite.
     outside : ndarray of bool, of the same shape, optional
-        Voxels that are known to be no tissue, and are 0 in `data`: outside a mask, or not a
-        number. They become background. Other zeros are background only if they surround the rest.
+        Voxels that are not tissue: outside a mask, or not a number. They are 0 in `data`, and
+        become background. Other zeros are background only if they surround the rest.
 
     Returns
     -------
     Shift or None
-        None if fewer voxels are below zero.
+        None if the volume has so few voxels below zero that they are clipped.
 
     Examples
     --------
@@ -115,13 +112,13 @@ def shift_of(data, outside=None):
 
 
 def surround_of(data, outside=None):
-    """The background of a volume, and the voxels of its value that are background.
+    """The background value of a volume, and which voxels with this value are background.
 
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
     outside : ndarray of bool, of the same shape, optional
-        Voxels that are known to be no tissue, and are left out.
+        Voxels that are not tissue, and are left out.
 
     Returns
     -------
@@ -155,5 +152,5 @@ def _faces(volume):
 
 
 def _core(region):
-    """The voxels of a region with all six neighbours in it; outside the volume counts as inside."""
+    """The voxels whose six neighbours are in the region, or outside the volume."""
     return binary_erosion(region, border_value=1)

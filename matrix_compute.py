@@ -1,12 +1,12 @@
-"""Sum the Gram matrices of samples, and solve them for the filters.
+"""Learn the published filters: sum the Gram matrices of training samples, and solve for filters.
 
-A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Each bucket has one Gram
-matrix of [a, b], of side P + 1. It holds Q = sum a a^T, V = sum a b and sum b b. Products are
-computed in float32 for about a thousand samples at a time. Sums are float64. Only the lower
-triangle is stored, row after row.
+A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. A bucket is a class of
+voxels. Each bucket has one Gram matrix of [a, b], with P + 1 rows. It contains Q = sum a a^T,
+V = sum a b and sum b b. Products are computed in float32 for about a thousand samples at a time.
+Sums are float64. Only the lower triangle is stored, row after row ("packed").
 
-Each bucket is one task, done in one thread with single-threaded BLAS. So the sums do not depend on
-the number of threads.
+The sums of each bucket are computed in one thread with single-threaded BLAS, so that they do not
+depend on the number of threads.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +23,9 @@ from machine.threads import in_threads, spans
 from published.apply_filters import filter_voxels
 from published.patches import patch_lines, readable
 
-BLOCK = 1024  # samples multiplied at a time: 5 MB of patches stay in the cache until the product
+BLOCK = 1024  # samples multiplied at a time: their 5 MB of patches fit in the processor's cache
 ENOUGH_SAMPLES = 30  # with fewer samples, a bucket takes the nearest bucket's ridge filter
-CG_RESIDUAL = 1e-5  # relative residual at which conjugate gradients stop, as published
+CG_RESIDUAL = 1e-5  # relative residual at which conjugate gradients stop, as in the paper
 
 
 class Stage(NamedTuple):
@@ -50,7 +50,7 @@ class Gram:
     def __init__(self, buckets, taps, first=0):
         side = taps + 1
         self.side, self.first = side, first
-        self.packed = np.zeros((buckets, side * (side + 1) // 2))  # untouched pages cost no memory
+        self.packed = np.zeros((buckets, side * (side + 1) // 2))  # memory is taken on first use
         self.count = np.zeros(buckets, np.int64)
 
     def __sizeof__(self):  # Dask calls it before it moves an object
@@ -58,7 +58,7 @@ class Gram:
 
     @property
     def buckets(self):
-        """The numbers of these buckets among all buckets: a range."""
+        """The numbers of the buckets whose sums this object holds: a range."""
         return range(self.first, self.first + len(self.count))
 
     def full(self, bucket):
@@ -82,7 +82,7 @@ def training_samples(volume, boundaries, method, name, buckets=None, wanted=None
     buckets : range, optional
         Buckets to sum; by default all.
     wanted : ndarray of bool, shape (all buckets,), optional
-        Buckets to draw samples of; they must be among `buckets`.
+        True for the buckets whose samples are returned; they must be among `buckets`.
 
     Returns
     -------
@@ -144,13 +144,14 @@ def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: N
 
 
 def sum_rows(gram, ends, fill, advance=lambda samples: None):
-    """Add the products of samples' rows [taps, target] to the Gram matrices, one bucket per task.
+    """Add the products of samples to the Gram matrices, in parallel over buckets.
 
     Parameters
     ----------
     gram : Gram
+        Changed in place.
     ends, fill
-        See `TrainingSamples`. The buffer has room for one more vector after the rows of `fill`.
+        See `TrainingSamples`. `fill` may write up to one vector beyond its last row.
     advance : callable, optional
         Called from time to time with the number of samples that were added.
     """
@@ -181,13 +182,13 @@ def solve(gram, method, advance=lambda buckets: None):
     Returns
     -------
     h : ndarray of float32, shape (buckets, P)
-        Plain filters, with both solvers: SR = patch . h.
+        Filters for plain patches, with both solvers: SR = patch . h.
     """
     return solve_groups([gram], method, advance)
 
 
 def solve_groups(grams, method, advance=lambda buckets: None, solve_buckets=None):
-    """Like `solve`, from Gram matrices of groups of buckets.
+    """The filters of all buckets, as `solve`, from Gram matrices of several groups of buckets.
 
     Parameters
     ----------
@@ -228,7 +229,7 @@ def pool(grams):
 
 
 def _solve_cg(gram, advance):
-    """Q h = V by conjugate gradients, as published."""
+    """Q h = V by conjugate gradients, as in the paper."""
     h = np.zeros((len(gram.count), gram.side - 1))
 
     def solve_bucket(b, matrix):
@@ -244,11 +245,11 @@ def _solve_cg(gram, advance):
 
 
 def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
-    """Least squares on centred patches; each filter g is pulled towards that of all buckets.
+    """Filters by ridge regression on centred patches: (Q + w I) g = V + w g0.
 
-    It solves (Q + w I) g = V + w g0, with g0 the filter of all samples. The filter g predicts
-    HR - LR from the patch minus its centre. The plain filter is g with 1 - sum(g) added at the
-    centre.
+    The ridge of weight w pulls each filter g toward g0, the filter of all samples. The filter g
+    predicts HR - LR from the patch minus its centre. The filter for plain patches is g with
+    1 - sum(g) added at the centre.
     """
     taps = gram.side - 1
     g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
@@ -272,12 +273,12 @@ def ridge_filter(matrix, weight, towards):
     """The g that minimises |b - a.g|^2 + weight |g - towards|^2.
 
     `matrix` is the lower triangle of the Gram matrix of [a, b]; it is overwritten. Its Cholesky
-    factor holds the factor of Q, and in its last row the forward substitution of V.
+    factor contains the factor of Q, and in the last row the forward substitution of V.
     """
     matrix[-1, :-1] += weight * towards
     diagonal = np.einsum("ii->i", matrix)
     diagonal[:-1] += weight
-    # Keeps the whole matrix positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
+    # This keeps the whole matrix positive definite: |L^-1 (V + w g0)|^2 <= (sum b b) + w |g0|^2.
     diagonal[-1] = 2 * diagonal[-1] + weight * (towards @ towards) + 1
     cholesky_in_place(matrix)
     return solve_transposed(matrix, matrix[-1, :-1].copy())
@@ -289,8 +290,8 @@ def ridge_filter(matrix, weight, towards):
 def gather(lr, hr, voxels, offsets, places, centred, rows):
     """Write rows [patch, target] of the voxels; with `centred`, minus the LR voxel at the centre.
 
-    Vectors are longer than lines of a patch: each vector writes beyond its line, and the next one
-    overwrites the excess. After the last row, `rows` must have room for the excess.
+    A vector is longer than a line of a patch: it writes some voxels beyond its line, and the next
+    vector overwrites them. After the last row, `rows` must therefore have room for one more vector.
     """
     side = rows.shape[1]
     for n in range(voxels.size):

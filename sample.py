@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from machine.errors import complain
 
-# numpy and nibabel are imported in the functions that use them. `--help`, wrong options and a run
-# with both volumes in place need neither package.
+# numpy and nibabel are imported in the functions that use them, because `--help`, wrong options and
+# a run with both volumes in place need neither package.
 
 
 class Source(NamedTuple):
@@ -100,7 +100,7 @@ def voxel_shift(affine, reference_affine):
     Returns
     -------
     tuple of int
-        `shift`: voxel `i` of the grid has the position of voxel `i + shift` of the reference.
+        The shift: voxel `i` of the grid has the position of voxel `i + shift` of the reference.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def voxel_shift(affine, reference_affine):
     shift = np.rint(to_reference[:3, 3])
     expected = np.eye(4)
     expected[:3, 3] = shift
-    # 1e-4 voxels: far above the rounding of float32 affines, far below a shift that moves a mask
+    # 1e-4 voxels are far more than the rounding of float32 affines, and too little to move a mask.
     if not np.allclose(to_reference, expected, rtol=0, atol=1e-4):
         raise ValueError("the two grids differ by more than a shift by whole voxels")
     return tuple(int(s) for s in shift)

@@ -1,9 +1,9 @@
-"""The published and the octahedral method, with one interface.
+"""The published and the octahedral method, with one interface for training and restoring.
 
 Both methods learn and restore in stages. A `Stage` sorts voxels into classes and has one filter for
-each class. The published method has a single stage, with boundaries between its classes. The
-octahedral method has one or more stages, whose classes are leaves of trees. Only this file
-distinguishes the methods.
+each class. The published method has a single stage; boundaries of its features separate the
+classes. The octahedral method has one or more stages, whose classes are leaves of trees. Only this
+file distinguishes the methods.
 """
 import math
 from typing import NamedTuple
@@ -43,22 +43,22 @@ TREE_BYTES = 0.5 * GB  # memory for the samples from which a tree is grown
 
 
 class Solved(NamedTuple):
-    """Filters of a stage, from its sums."""
+    """Filters of a stage, computed from its sums."""
 
     weights: np.ndarray  # (classes, taps) float32
     # Weights fitted without the held-out voxels; later stages are trained on their output.
     before_others: np.ndarray
-    counts: np.ndarray  # (classes,) int: samples of each
+    counts: np.ndarray  # (classes,) int: number of samples of each class
     remark: str = ""  # a line to print
 
 
 class Layout(NamedTuple):
-    """A file of a stage's filters."""
+    """Name and format of a file of filters."""
 
     name: str
     shape: tuple
-    dtypes: tuple  # of type: the type that is written, then those of earlier versions
-    since: int = 0  # first format number of the settings that has this file
+    dtypes: tuple  # the data type that is written, then those that earlier versions wrote
+    since: int = 0  # filters with an earlier format number (in their settings) lack this file
 
 
 def structure_of(method):
@@ -67,11 +67,11 @@ def structure_of(method):
 
 
 class Published:
-    """One stage; its classes come from angles and from boundaries of strength and coherence."""
+    """The published method: one stage, whose classes come from angle, strength and coherence."""
 
     stages = 1
     at_once = False  # True if all sums of a stage must be in memory to solve them
-    cpu_only = ""
+    cpu_only = ""  # the reason why only the CPU can be used
     restore_bytes = 54  # memory per voxel of the restored volume; 53 were measured
     sampling_title, classes_title, classes_unit = "class boundaries", "", ""
 
@@ -81,11 +81,11 @@ class Published:
     # ---- classes of voxels
 
     def volumes_to_sample(self, volumes):
-        """The training volumes from which classes are determined, in order."""
+        """Choose the training volumes from which classes are determined."""
         return volumes
 
     def sample_features(self, volume, stages, name, volumes):
-        """Features sampled from one of the volumes, to find classes, and the number of voxels."""
+        """Features of voxels sampled in one volume, to find classes, and the number of voxels."""
         method = self.method
         voxels = sample_voxels(interior_voxels(volume.lr != 0, method.margin),
                                method.quantization_rate, method.seed, f"{name} boundaries")
@@ -103,28 +103,28 @@ class Published:
         return Boundaries(*map(quantile_boundaries, values, classes))
 
     def read_classes(self, held):
-        """Boundaries from a dict of lists; raises ValueError if they are not valid."""
+        """The boundaries in a dict of lists; it raises ValueError if they are not valid."""
         classes = zip(Boundaries._fields, self.method.classes[2:], strict=True)
         return Boundaries(*(ascending(held[name], number) for name, number in classes))
 
     # ---- sums
 
     def sums_folder(self, number):
-        """Folder of a stage's sums, below the folder of the filters."""
+        """Name of the folder for the sums of a stage, inside the folder of filters."""
         return f"QVF_{self.method.tag}"
 
     def sums_shape(self, number, classes):
-        """Buckets and taps of a stage's sums."""
+        """Numbers of buckets and of taps (weights of a filter) of a stage's sums."""
         return self.method.buckets, self.method.taps
 
     def plan(self, voxels, budget, step=None):
-        """`Plan` of a training; `voxels`: size of the largest volume; `step`: see `plan_passes`."""
+        """The plan of memory of a training, see `plan_passes`; `voxels`: of the largest volume."""
         method, row = self.method, row_bytes(self.method.taps)
         return plan_passes(method.buckets, row, work_bytes(method, voxels), budget,
                            step or method.buckets)
 
     def samples(self, volume, stages, classes, name, buckets, wanted=None):
-        """Samples of a volume for the stage after `stages`: `matrix_compute.TrainingSamples`."""
+        """The training samples of a volume (`TrainingSamples`) for the stage after `stages`."""
         return training_samples(volume, classes, self.method, name, buckets, wanted)
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
@@ -152,24 +152,24 @@ class Published:
         """The learned filters, in words."""
         method, (counts,) = self.method, counts
         return (f"{method.buckets} filters of {method.filter_len}^3 voxels from "
-                f"{counts.sum():,} samples ({(counts == 0).sum()} buckets saw none and are served "
-                "by their nearest)")
+                f"{counts.sum():,} samples ({(counts == 0).sum()} buckets have no samples and use "
+                "the filter of the nearest bucket)")
 
     # ---- filters
 
     def trust(self, volume, stages):
-        """Share of the filters' change that is applied: all of it."""
+        """Weight of the filters in the result, 0 to 1; the spline has the remaining weight."""
         return 1.0
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
-        """Restore an LR volume: ndarray of float32, shape of ``volume.lr``, in [0, 1]."""
+        """Restore an LR volume; returns float32 of the shape of ``volume.lr``, in [0, 1]."""
         (boundaries, h), = stages
         sr = apply_filters(volume.lr, h, boundaries, self.method, engine.filter_voxels)
         advance(1)
         return sr
 
     def leaves(self, stages):
-        """Number of leaves of each stage, for the file of settings; empty without trees."""
+        """Number of tree leaves of each stage, for the file of settings; empty without trees."""
         return []
 
     def check_leaves(self, leaves):
@@ -178,14 +178,14 @@ class Published:
             raise ValueError("its stages are incomplete")
 
     def layout(self, leaves):
-        """The files of filters, in the order of `arrays`."""
+        """The `Layout` of each file of filters, in the order of `arrays`."""
         method, (*_, strength, coherence) = self.method, self.method.classes
         return [Layout(f"h_{method.tag}.npy", (method.buckets, method.taps), (np.float32,)),
                 Layout(f"Qfactor_str{method.tag}", (strength - 1,), (np.float64,)),
                 Layout(f"Qfactor_coh{method.tag}", (coherence - 1,), (np.float64,))]
 
     def arrays(self, stages):
-        """The arrays of filters, in their stored types."""
+        """The arrays to store in the files of filters, in their data types."""
         (boundaries, h), = stages
         return [h, *boundaries]
 
@@ -194,12 +194,12 @@ class Published:
         return [Stage(Boundaries(*arrays[1:]), arrays[0])]
 
     def for_pictures(self, stages, counts):
-        """Filters as cubes, counts, classes and their names, for report.filter_pictures."""
+        """For pictures: filters as cubes, numbers of samples, numbers and names of classes."""
         return stages[0].weights, counts[0], self.method.classes, CLASS_NAMES
 
 
 class Octahedral:
-    """Stages in the octahedral frame of each voxel; their classes are the leaves of trees."""
+    """The octahedral method, with methods as in `Published`; classes are the leaves of trees."""
 
     at_once = True
     cpu_only = "the only device for filters of the octahedral space"
@@ -268,9 +268,9 @@ class Octahedral:
         chosen = ""
         if missed:
             decibel = -10 * math.log10(missed[ridge])
-            # The weight is 1 / error of the initial estimate, so this is the gain over it.
-            over = " over the start" if self.method.for_scans else ""
-            chosen = f", chosen for {decibel:.2f} dB{over} on voxels held out"
+            # Samples have the weight 1 / error of the initial estimate, so this figure is the gain.
+            over = " over the initial estimate" if self.method.for_scans else ""
+            chosen = f", chosen for {decibel:.2f} dB{over} on held-out voxels"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
                   f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
         return Solved(weights, without_held_out, counts, remark)
@@ -283,12 +283,12 @@ class Octahedral:
     def restore(self, volume, stages, engine, advance=lambda share: None):
         sr = restore_stages(volume, stages, self.method, advance=advance)
         share = self.trust(volume, stages)
-        if share < 1:  # the spline replaces the other share
+        if share < 1:  # the spline (the initial estimate) has the remaining weight
             sr = volume.lr + np.float32(share) * (sr - volume.lr)
         return sr
 
     def trust(self, volume, stages):
-        """Share of the filters' change that is applied, see degrading/profile_reader.py.
+        """Weight of the filters in the result, 0 to 1, see degrading/profile_reader.py.
 
         It is 1 for thick slices, whose filters are fine-tuned on the scan itself.
         """
@@ -341,7 +341,7 @@ class Octahedral:
 
 
 def work_bytes(method, voxels):
-    """Memory besides the sums, to sum a volume of `voxels` or to solve: the larger of the two."""
+    """Bytes that summing a volume of `voxels` voxels, or solving, needs besides the sums."""
     threads, side = thread_count(), method.taps + 1
     copies = 1.5 if method.sharpen else 1
     summing = voxels * VOXEL_BYTES * copies + threads * (BLOCK + side) * side * 4

@@ -5,9 +5,9 @@
     python test.py --look --test_dir scan.nii.gz
     python test.py --help
 
-PSNR and SSIM are computed over the brain, for the LR volume, for the best plain spline through the
-low-resolution volume, and for the restored volume. The gain is relative to the spline. Upscaled
-volumes have no original, so they have no figures.
+A test compares three volumes with the original: the LR volume (the initial estimate), the best
+spline through the low-resolution volume, and the restored volume. It prints PSNR and SSIM over the
+brain, and the gain over the spline. Upscaled volumes have no original, so they have no PSNR.
 """
 import shlex
 import shutil
@@ -21,10 +21,10 @@ from machine.errors import CannotWrite, UserError, complain, one_line, short_nam
 from options.checks import without_effect
 from options.command_line import run
 
-# Largest number of volumes with a viewer on the page of an evaluation; browsers cannot open more.
+# Largest number of volumes with a viewer on the page of an evaluation; with more, browsers fail.
 MOST_SHOWN = 100
-# The page of one of several upscaled volumes may use PAGE_BYTES divided by this number: 2 MB of
-# slices, which take half the time of all slices.
+# In a run with several upscaled volumes, the page of one volume may use PAGE_BYTES divided by this
+# number. This gives 2 MB of slices, made in half the time that all slices would take.
 OWN_SHARE = 30
 
 
@@ -87,7 +87,7 @@ def look_at(request):
 
 @contextmanager
 def place_of(request, folder):
-    """A context that gives the function to process volumes, such as `machine.threads.in_turn`."""
+    """A context that gives the function to process volumes: in this process or on a cluster."""
     # Imported here, as above; Dask is optional.
     from disk.files import remove_unfinished
     from disk.results import names_beside
@@ -214,10 +214,10 @@ def jobs_of(volumes, targets, names, folder, request):
 
 
 def report_run(path, entries, request, method, uses, digests):
-    """Write the page of the run: figures and viewers, or the table of a folder of upscaled volumes.
+    """Write the report page of a run.
 
-    `entries` holds, for each volume, its `Job`, its row, and the value of `Done.viewer`. Viewers
-    and thumbnails in files are read one at a time.
+    The page of several upscaled volumes has a table, other pages have figures and viewers.
+    `entries` holds a `Job`, a row of figures and a `Done.viewer` for each volume.
     """
     # Imported here, as above.
     from disk.files import write_pieces
@@ -276,7 +276,7 @@ def print_head(volumes, request, method):
 
 
 def line(row, name):
-    """One line of the table of figures, or about an upscaled volume; `name` is its short name."""
+    """The line that is printed about a restored volume; `name` is the short name of the volume."""
     if "to" in row:
         size = " x ".join(f"{side:g}" for side in row["voxel_size"])
         noise = f", noise about {100 * row['noise']:.1f} %" if "noise" in row else ""

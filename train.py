@@ -5,9 +5,10 @@
     python train.py --restart                    ... from the beginning; ignores earlier sums
     python train.py --help
 
-Each volume is degraded, and interpolated to its grid again. Each sampled voxel gives a pair: its
-patch in the LR volume, and the HR voxel at the patch's centre. The pair is added to the Gram matrix
-of the voxel's bucket. At the end, the filter of each bucket is computed.
+Each high-resolution (HR) volume is degraded and interpolated back to its grid, which gives the LR
+volume. Voxels with similar gradients belong to one bucket (class). Each sampled voxel gives a pair:
+its patch in the LR volume, and its value in the HR volume. Products of these pairs are summed for
+each bucket (Gram matrices). At the end, least squares gives the filter of each bucket.
 
 The sums are saved in arrays/QVF_2/. The same command continues a training that was stopped or
 killed, and adds volumes that are new in the folder.
@@ -61,7 +62,7 @@ def main(request):
 
 
 def about_sums(learned, request):
-    """A message about the folder and the use of the sums."""
+    """A message that names the folder of the saved sums, and explains how to use them."""
     sums = f"{Path(request.arrays_dir, f'QVF_{request.method.tag}')}*"
     if not learned.saved:
         return (f"Not all sums could be saved in {sums}, see above: with more volumes, the same "
@@ -71,7 +72,7 @@ def about_sums(learned, request):
 
 
 def place_of(request):
-    """A context that gives the place to sample and sum volumes: this process, or a cluster."""
+    """A context with the object that samples and sums volumes: in this process or on a cluster."""
     # Imported here, as above; Dask is optional.
     from engine import demanding_dask
     from learning.steps import Here

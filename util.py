@@ -1,18 +1,18 @@
 """Small steps that several files share: clipping, cropping, random generators."""
 import numpy as np
 
-CLIP_FRACTION = 0.999  # quantile to clip at, so that no bright vessel sets the scale
-MEDIAN_OF_NORMAL = 0.6744897501960817  # median of |x|, x of standard deviation 1
-SPARSE = 0.05  # a volume with a smaller share of voxels that are not zero is sparse
-# A message reports if published clipping changes a larger share of the voxels above zero.
+CLIP_FRACTION = 0.999  # quantile for clipping, so that a bright vessel does not set the scale
+MEDIAN_OF_NORMAL = 0.6744897501960817  # median of |x| for normal x of standard deviation 1
+SPARSE = 0.05  # a volume is sparse if a smaller share of its voxels is nonzero
+# If the published clipping changes a larger share of the voxels above zero, a message reports it.
 MUCH = 0.01
 
 
 def bright_level(image):
-    """The voxel at 99.9 % of the sorted voxels."""
+    """The 99.9 % quantile of a volume: an element of its sorted voxels."""
     place = min(int(image.size * CLIP_FRACTION), image.size - 1)
-    # Only the brightest voxels need sorting: those above the 99th percentile, which is estimated
-    # from about one voxel in a hundred.
+    # Only the brightest voxels are sorted, to save time: those above the 99th percentile, which is
+    # estimated from about one voxel in a hundred.
     some = image.ravel()[::101]
     brightest = image[image > np.partition(some, int(some.size * 0.99))[int(some.size * 0.99)]]
     if brightest.size >= image.size - place:
@@ -21,17 +21,17 @@ def bright_level(image):
 
 
 def clip_bright(image):
-    """Clip to [0, v], with v the voxel at 99.9 % of the sorted voxels."""
+    """Clip a volume below 0 and above its 99.9 % quantile."""
     return np.clip(image, 0, np.float32(bright_level(image)))
 
 
 def bright_level_of_scan(image):
-    """Like `bright_level`; in a sparse volume, such as an angiogram, zeros do not count.
+    """The 99.9 % quantile of a volume; of its nonzero voxels if it is sparse, as an angiogram.
 
     Parameters
     ----------
     image : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
 
     Returns
     -------
@@ -55,9 +55,9 @@ def clipping_in_words(image, scale):
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     scale : float
-        Intensity to which the volume is clipped: the voxel at 99.9 % of all sorted voxels.
+        Intensity to which the volume is clipped: the 99.9 % quantile of all voxels.
 
     Returns
     -------
@@ -67,8 +67,8 @@ def clipping_in_words(image, scale):
     share = np.count_nonzero(image > scale) / max(np.count_nonzero(image > 0), 1)
     if share <= MUCH:
         return ""
-    return (f"{share:.1%} of its voxels above zero are clipped to {scale:g}, as published: it is "
-            "mostly zeros, and they count; crop it, or take --preset scan")
+    return (f"{share:.1%} of its voxels above zero are clipped to {scale:g}, as in the paper, "
+            "because most of its voxels are zero; crop it, or use --preset scan")
 
 
 def mod_crop(image, factor):
@@ -101,7 +101,7 @@ def tight_box(used):
 
 
 def random_of(seed, name):
-    """The random generator of a seed and a purpose; both determine its numbers."""
+    """A random generator whose numbers depend on a seed and a name only."""
     return np.random.default_rng([seed, *name.encode("utf-8", "surrogateescape")])
 
 

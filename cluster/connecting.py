@@ -1,7 +1,7 @@
-"""Connection of a command to a Dask scheduler that runs already or is started on this machine.
+"""Connect a command to a Dask scheduler: one that runs already, or one started for local processes.
 
 Dask runs any code from anyone who can connect. Therefore the connections of local processes are
-encrypted. Their certificates are made for the run and kept in memory, so no other user of the
+encrypted. Their certificates are made for the run and kept in memory, so that no other user of the
 machine can read them.
 """
 import contextlib
@@ -19,19 +19,19 @@ from machine.errors import UserError, first_line
 from machine.threads import thread_count
 
 PATIENCE = 30  # seconds to wait for a scheduler, as Dask does
-# Workers return freed memory to the system; this is Dask's default.
+# This setting, Dask's default, makes workers return freed memory to the system.
 FREEING = {"MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def connect(name, stack, tls=()):
-    """A client of the scheduler at an address, or of local processes.
+    """Connect to the scheduler at an address, or to local processes; returns the client.
 
     Parameters
     ----------
     name : str
         Address of the scheduler, or local or local:N for local processes.
     stack : contextlib.ExitStack
-        Closes the client and the processes at its end.
+        At its end it closes the client and the processes.
     tls : tuple of three str, optional
         Files of --tls: the certificate authority, this command's certificate and its key.
 
@@ -51,7 +51,7 @@ def connect(name, stack, tls=()):
                         "give one, for example local:2")
     security = _security_of(name, tls)
     try:
-        # Direct connections to workers: sums and report pages do not pass through the scheduler.
+        # With direct connections, sums and report pages do not pass through the scheduler.
         return stack.enter_context(Client(name, timeout=PATIENCE, direct_to_workers=True,
                                           security=security))
     except (OSError, ValueError) as fault:  # TimeoutError is an OSError
@@ -63,7 +63,7 @@ def connect(name, stack, tls=()):
 
 
 def _processes_here(count, stack):
-    """A client of `count` local processes, which no other user can connect to."""
+    """Start `count` local processes that no other user can connect to; returns the client."""
     variables = FREEING | dict.fromkeys(
         ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
         str(max(thread_count() // count, 1)))
@@ -73,7 +73,7 @@ def _processes_here(count, stack):
         raise UserError("argument --scheduler: local needs the package cryptography, to keep other "
                         "users out; install it: python -m pip install -r "
                         "requirements-cluster.txt") from fault
-    # Dask would set variables in the command permanently, and so limit the command to one thread.
+    # By default, Dask would set variables in the command itself, and limit it to one thread.
     dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
     with _environment(variables):
         cluster = stack.enter_context(LocalCluster(
@@ -92,7 +92,7 @@ def has_dashboard():
 
 
 def _security_of(name, tls):
-    """The certificates for a scheduler as Security; None if its address is not tls://."""
+    """The certificates for a scheduler (Dask's Security); None if its address is not tls://."""
     if not name.startswith("tls://"):
         return None
     ours = dict(zip(("tls_ca_file", "tls_client_cert", "tls_client_key"), tls, strict=False))

@@ -1,10 +1,10 @@
-"""Sum the Gram matrices of a stage on the workers of a Dask cluster.
+"""Sum the Gram matrices of a training stage on the workers of a Dask cluster.
 
-No task changes its arguments. So Dask may run a task again after the loss of a worker, and no
-sample is added twice. A task sums a batch of volumes with the same code as without a cluster. The
-sums of a batch are split into groups of buckets. For each group, the sums of all batches are added
-pairwise, from worker to worker. A group holds the names of its volumes. Sums are float64. They are
-added in another order than without a cluster, so they differ by rounding.
+A task sums a batch of volumes with the same code as without a cluster. The sums of a batch are
+split into groups of buckets (classes of voxels). For each group, the sums of all batches are added
+pairwise, from worker to worker. Each group holds the names of the volumes in its sums. Sums are
+float64. They are added in another order than without a cluster, and so differ by rounding.
+No task changes its arguments, so that Dask may run a task again if a worker is lost.
 """
 import time
 from itertools import chain
@@ -19,15 +19,15 @@ from machine.remarks import listening
 from matrix_compute import Gram, sum_rows
 from structure import structure_of
 
-# Trainings to stop. The set is kept on each worker, because a running task receives no messages.
+# Trainings to stop. Each worker keeps this set, because a running task receives no messages.
 _stopped = set()
 
 
 class Group(NamedTuple):
-    """Sums of a group of buckets, with the names of the volumes in them."""
+    """Sums of a group of buckets, with the names of the volumes that were summed."""
 
     gram: Gram
-    volumes: tuple  # of str: names of the volumes in the sums
+    volumes: tuple  # of str
 
 
 class Note(NamedTuple):
@@ -55,7 +55,7 @@ class Task(NamedTuple):
     request: object  # filter_constant.Request
     taps: int
     groups: list  # of range, ascending: the buckets of each group
-    wanted: np.ndarray  # bool, for all buckets: True if the volumes are not yet in the bucket
+    wanted: np.ndarray  # bool, for all buckets: True if the bucket's sums lack the volumes
     training: str = ""  # identifier of the training for `stop_summing`
     software: dict | None = None  # versions of the command, see `cluster.workers.software`
 
@@ -72,8 +72,8 @@ def sum_batch(volumes, task):
     Returns
     -------
     Batch
-        If a volume cannot be used, its note holds the fault, and none of its samples are in the
-        sums.
+        If a volume cannot be used, the sums contain none of its samples, and its `Note` holds the
+        fault.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _sum_volume(path, gram, task, buckets):
     parts = (structure.samples(pair, task.stages, task.classes, part, buckets, task.wanted)
              for part, pair in pairs_of(path, request))
     try:
-        first = next(parts, None)  # faults of a volume are found here
+        first = next(parts, None)  # a volume that cannot be used raises its error here
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):
@@ -119,7 +119,7 @@ def _sum_volume(path, gram, task, buckets):
 
 
 def stop_summing(training):
-    """Make this worker begin no further volumes of a training."""
+    """Mark a training as stopped, so that this worker begins no further volume of it."""
     _stopped.add(training)
 
 
@@ -162,7 +162,7 @@ def submit_sums(client, batches, task):
 
 
 def _rows(gram, buckets):
-    """The sums of some buckets, as a view."""
+    """The sums of a range of buckets, as a view of `gram`."""
     part, rows = Gram(0, gram.side - 1, buckets.start), slice(buckets.start - gram.first,
                                                               buckets.stop - gram.first)
     part.packed, part.count = gram.packed[rows], gram.count[rows]

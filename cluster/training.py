@@ -1,8 +1,8 @@
 """Training on a Dask cluster: workers sample and sum the volumes.
 
 The command itself grows trees, saves sums and solves for filters, as without a cluster. Workers
-return sums in groups of buckets, each as large as a file of the checkpoint. Each group is saved
-when it arrives, so the command never holds all sums.
+return sums in groups of buckets. Each group is as large as a file of the checkpoint (the sums on
+disk), and is saved when it arrives. The command therefore never holds all sums in memory.
 """
 import contextlib
 import time
@@ -21,9 +21,9 @@ from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
 from machine.threads import spans
 
-COPIES = 3  # most copies of a pass's sums on a worker: its own, a sum of two, one in transfer
+COPIES = 3  # a worker may hold sums of a pass three times: its own, a sum of two, received ones
 PROCESS_BYTES = 0.35 * GB  # memory of an idle worker
-FIRST_ROUND = 4  # volumes per slot in the first round; also the largest growth factor of a round
+FIRST_ROUND = 4  # volumes per slot in the first round; also how many times a round may grow
 
 
 @contextlib.contextmanager
@@ -66,12 +66,12 @@ class OnCluster:
         return self.workers.in_order(work, paths)
 
     def budget(self, max_memory):
-        """Bytes that the sums of a pass may take on the smallest worker."""
+        """Bytes that the sums of a pass may take, on the worker with the least memory."""
         share = (self.workers.smallest()[1] - PROCESS_BYTES) / COPIES
         return share if max_memory is None else min(share, memory_budget(max_memory))
 
     def sum_samples(self, checkpoint, structure, engine, stages, volumes, passes):
-        """`learning.steps.sum_samples` on the workers, with equal results up to rounding."""
+        """Do the same as `learning.steps.sum_samples`, on the workers; equal up to rounding."""
         failed, request = set(), checkpoint.request
         with Stop() as stop:
             for turn, buckets in enumerate(passes, 1):
@@ -96,9 +96,9 @@ class OnCluster:
         return checkpoint.groups(files), failed, None
 
     def _left(self, checkpoint, buckets, volumes, failed):
-        """Volumes to sum, and the paths of unreadable volumes.
+        """Volumes that are still to be summed, and the paths of unreadable volumes.
 
-        Volumes to sum are pairs: buckets that lack the volumes; path and record by volume name.
+        Pairs of some buckets and the volumes that they lack: a dict of path and record by name.
         """
         left, faulty = {}, set()
         recorded = partial(fingerprint, folder=checkpoint.request.train_dir)
@@ -117,7 +117,7 @@ class OnCluster:
         return list(left.values()), faulty
 
     def _rounds(self, records, request, stop):
-        """Split volumes into rounds that last one checkpoint interval; no round after a stop."""
+        """Split volumes into rounds of one checkpoint interval; after a stop, no round begins."""
         names, size = list(records), FIRST_ROUND * self.workers.slots
         while names and not stop.asked:
             begun, self.saving = time.monotonic(), 0.0
@@ -152,7 +152,7 @@ class OnCluster:
 
 
 def _files(checkpoint, buckets, wanted):
-    """The buckets of each file of sums that lacks volumes: list of range."""
+    """For each file of sums that lacks volumes, the range of its buckets: list of range."""
     return [checkpoint.files.inside(start) for start in checkpoint.ledger.starts_in(buckets)
             if wanted[start]]
 
@@ -172,7 +172,7 @@ def _say(notes, where):
 
 
 def _save(checkpoint, group, wanted, records):
-    """Add a group of sums to its file."""
+    """Add a group of sums to its file of the checkpoint, and record the volumes in it."""
     buckets = group.gram.buckets
     gram = checkpoint.load(buckets)
     gram.packed += group.gram.packed

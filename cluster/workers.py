@@ -1,6 +1,6 @@
 """The workers of a Dask cluster: connection, tasks, results and errors.
 
-A task is a pure function of its arguments, or writes the same complete files each time. So Dask may
+The result of a task, or the files that it writes, depend only on its arguments. Dask may therefore
 run a task again after the loss of a worker.
 """
 import contextlib
@@ -26,9 +26,9 @@ from machine.remarks import listening
 from machine.sources import ROOT, all_sources, digest_of, versions_of
 
 PATIENCE = 60  # seconds to wait for the first worker
-ALONE = 300  # seconds without workers before a command gives up: busy machines start them slowly
+ALONE = 300  # seconds without workers before a command ends: busy machines start them slowly
 LOOK = 10  # seconds between checks for workers
-AHEAD = 2  # volumes submitted per slot, so that no worker waits for the next one
+AHEAD = 2  # volumes submitted per slot (task at a time), so that no worker waits for the next one
 NONE_LEFT = "the cluster has lost all its workers; run the same command again"
 # Packages whose version may change a result.
 PACKAGES = ("isal", "llvmlite", "nibabel", "numba", "numpy", "scikit-image", "scipy")
@@ -54,7 +54,7 @@ def connected(name, tls=()):
     UserError
         If no scheduler answers, it has no worker, or a worker has other software.
     """
-    # Dask handles the loss of a worker. The loss of all workers is reported below.
+    # No message: Dask handles the loss of a worker, and `_last_seen` reports the loss of all.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})  # filters: 10 MB
     with contextlib.ExitStack() as stack:
@@ -82,7 +82,7 @@ class Workers:
 
     def __init__(self, client, name):
         self.client, self.name, self.interrupted = client, name, False
-        self._last_started = time.monotonic()  # local processes
+        self._last_started = time.monotonic()  # when local processes were last started
 
     @property
     def about(self):
@@ -97,7 +97,7 @@ class Workers:
     def smallest(self):
         """Address and memory (bytes) of the worker with the least memory for a task.
 
-        If all workers are lost, waits for one; raises UserError if no worker comes back.
+        If all workers are lost, this method waits for one. It raises UserError if none comes back.
         """
         seen = time.monotonic()
         while not (workers := self.about):
@@ -122,10 +122,10 @@ class Workers:
 
     @contextlib.contextmanager
     def noting_interrupts(self):
-        """A context that notes Ctrl-C and SIGTERM, and also raises KeyboardInterrupt.
+        """A context in which Ctrl-C and SIGTERM raise KeyboardInterrupt and set `interrupted`.
 
-        Python drops a KeyboardInterrupt in the finalizer of a future. The KeyboardInterrupt is then
-        raised again while the command waits for volumes.
+        Python ignores a KeyboardInterrupt in the finalizer of a future. In this case the command
+        raises it again, while it waits for volumes.
         """
         def note(number, frame):
             self.interrupted = True
@@ -135,12 +135,12 @@ class Workers:
             yield
 
     def in_order(self, work, items):
-        """Compute ``work(item)`` for each item, like `machine.threads.in_turn` without a cluster.
+        """Compute ``work(item)`` on the workers; same interface as `machine.threads.in_turn`.
 
         Parameters
         ----------
         work : callable
-            A function, sent to the workers once.
+            The function, which is sent to the workers once.
         items : iterable
             Volumes: paths, or objects with an attribute `path`.
 
@@ -148,8 +148,8 @@ class Workers:
         ------
         item
         result : callable
-            Prints the messages about the volume. Returns the result of `work`, or raises its
-            UserError.
+            It prints the messages about the volume. It returns the result of `work`, or raises the
+            UserError of `work`.
 
         Raises
         ------
@@ -166,16 +166,16 @@ class Workers:
             item, future = begun.popleft()
             self._wait([future])
             if future.status == "error" and isinstance(future.exception(), KilledWorker):
-                # All tasks that wait on a killed worker fail in Dask: run this one again, alone.
+                # Dask blames all tasks of a killed worker. So this task is tried again, alone.
                 self._wait([other for _, other in begun])
                 future = submit(_done, shared, item)
                 self._wait([future])
             if future.status == "error" and isinstance(future.exception(), UserError):
-                raise future.exception()  # a fault of the worker, not of the volume
+                raise future.exception()  # a UserError outside `work` is a fault of the worker
             yield item, functools.partial(self._told, future, getattr(item, "path", item))
 
     def _told(self, future, path):
-        """The result of a finished `_done`, after its messages are printed."""
+        """Print the messages of a finished volume; return its result or raise its error."""
         if future.status == "error":
             raise error_of(future.exception(), f"{path}: ")
         found, fault, said = self._fetched(future, path)
@@ -188,7 +188,7 @@ class Workers:
     def _fetched(self, future, path):
         """The result of a finished future; Dask computes it again if its worker is lost.
 
-        Raises UserError if the task fails again, or if all workers are lost and none comes back.
+        It raises UserError if the task fails again, or if all workers are lost and none comes back.
         """
         seen = time.monotonic()
         while True:
@@ -202,10 +202,10 @@ class Workers:
                 raise error_of(fault, f"{path}: ") from fault
 
     def _last_seen(self, seen):
-        """The present time if there are workers; otherwise `seen`, the time of an earlier check.
+        """The time when workers were last seen: now, or `seen` if there are none now.
 
-        Local processes are then started again: Dask restarts no process that dies while it starts.
-        Raises UserError if there were no workers for ALONE seconds.
+        Without workers, local processes are started again, because Dask does not restart a process
+        that dies while it starts. After ALONE seconds without workers, UserError is raised.
         """
         now, cluster = time.monotonic(), self.client.cluster
         if self.about:
@@ -223,14 +223,14 @@ class Workers:
             pass
 
     def completed(self, futures, stop=None, whatever=False):
-        """Yield futures as they finish; none after a stop.
+        """Yield futures in the order in which they finish. After a stop, no more are yielded.
 
         Parameters
         ----------
         futures : list of distributed.Future
         stop : disk.interrupt.Stop, optional
         whatever : bool, optional
-            If True, failed futures are yielded, too.
+            If True, failed futures are yielded too; otherwise they raise their error.
 
         Raises
         ------
@@ -280,13 +280,13 @@ def demand_same(asked, there, worker):
 
 
 def demand_same_here(asked):
-    """Call `demand_same` on a worker, because it may have joined after the start."""
+    """Call `demand_same` on this worker, which may have joined after the start of the run."""
     with contextlib.suppress(ValueError):  # not on a worker
         demand_same(asked, software(), get_worker().address)
 
 
 def with_remedy(fault, path):
-    """Message of a fault with the worker's address, and a remedy if the file is missing there."""
+    """A fault's message with the worker's address, and a remedy if the file is missing there."""
     missing = "" if Path(path).exists() else "; volumes must lie there at the same paths as here"
     try:
         return f"{fault} (on worker {get_worker().address}{missing})"
@@ -295,7 +295,7 @@ def with_remedy(fault, path):
 
 
 def error_of(fault, about=""):
-    """The error of a task as one line with a remedy; `about` names the volume."""
+    """A UserError with one line and a remedy, from a task's error; `about` names the volume."""
     if isinstance(fault, UserError):
         return fault
     if isinstance(fault, KilledWorker):
@@ -309,7 +309,7 @@ def error_of(fault, about=""):
 
 
 def itself(work):
-    """Return `work`. Used instead of `scatter`, whose data are lost when a worker dies."""
+    """Return `work`: in place of Dask's `scatter`, whose data are lost when a worker dies."""
     return work
 
 

@@ -11,7 +11,7 @@ PADDING = 8  # voxels of background around the brain
 def original_of(image, factor):
     """The brain of a volume with some background around it, in [0, 1].
 
-    Its sides are multiples of the factor. Raises ValueError if no voxel is above zero, or a side
+    The sides are multiples of the factor. ValueError is raised if no voxel is above zero, or a side
     has fewer than two LR voxels.
     """
     image = np.clip(image, 0, np.float32(bright_level_of_scan(image)))
@@ -32,16 +32,16 @@ def make_low(hr, operator, sigma, random):
     Parameters
     ----------
     hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Background 0.
+        The background is 0.
     operator : degradation.SliceProfile
     sigma : float
-        Standard deviation of the noise in the real and in the imaginary part: Rician noise.
+        Standard deviation of the noise in the real and in the imaginary part.
     random : numpy.random.Generator
 
     Returns
     -------
     low : ndarray of float32, shape (x, y, z)
-        Zero where less than half of a voxel is brain, as after brain extraction of the LR volume.
+        Zero in voxels of which less than half is brain, as after skull-stripping of the LR volume.
     """
     clean = np.maximum(operator.forward(hr), 0)
     noise = sigma * random.standard_normal((2, *clean.shape), np.float32)

@@ -1,11 +1,11 @@
 """Back-projection: correct an estimate until its degraded version equals the LR volume.
 
-The degradation is known: a multiplication by a small matrix D along each axis. The residual of an
-estimate x is y - D x. The matrix M = C D^T (D C D^T + s I)^-1 brings the residual back to the fine
-grid. The result is the best linear estimate if C is the covariance of neighbouring voxels. The fine
-volume is also known to be zero outside the brain and to lie in [0, 1]. The constraints are enforced
-in turn (projections onto convex sets). This restores detail that no spline restores, without
-learning. Momentum as in Nesterov's accelerated gradient method speeds up the convergence.
+The degradation of the LR volume y is known: along each axis it multiplies by a small matrix D. The
+residual of an estimate x is y - D x. The matrix M = C D^T (D C D^T + s I)^-1 brings the residual
+back to the fine grid. The sum of x and the result is the best linear estimate, if C is the
+covariance of neighbouring voxels. Two more constraints are known: the fine volume is zero outside
+the brain, and lies in [0, 1]. All constraints are enforced in turn (projections onto convex sets).
+This restores detail that no spline restores, without training. Nesterov's momentum speeds it up.
 """
 from functools import partial
 
@@ -16,18 +16,18 @@ from degrading.banded import apply_operators, banded
 from machine.kernels import njit
 from machine.threads import in_threads, spans, thread_count
 
-COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # voxels; covariance exp(-(distance / length)^power)
+COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # C is exp(-(distance in voxels / length)^power)
 ITERATIONS = 10
 PIECE = 1 << 17  # voxels per task of a thread
-RESIDUAL_NOISE = 1e-2  # s, relative to the variance of a voxel
-NEGLIGIBLE = 1e-3  # share of M's largest weight: dropping smaller ones costs less than 0.001 dB
+RESIDUAL_NOISE = 1e-2  # s in the formula above, relative to the variance of a voxel
+NEGLIGIBLE = 1e-3  # M's weights below this share of its largest become 0: PSNR falls by < 0.001 dB
 
 
 class DataConsistency:
-    """Constraints on a fine volume: zero outside a mask, in [0, 1], and agreement with LR.
+    """Constraints on a fine volume: it is zero outside a mask, lies in [0, 1] and agrees with LR.
 
-    Each subclass for an LR volume has a method ``correction(estimate)``. It returns the volume to
-    add to the estimate, so that the sum agrees with the LR volume.
+    A subclass for one type of LR volume has a method ``correction(estimate)``. It returns a volume
+    that is added to the estimate, so that the sum agrees with the LR volume.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class DataConsistency:
         self.mask = mask
 
     def start(self, iterations=ITERATIONS):
-        """An estimate from the constraints alone, in [0, 1]."""
+        """The initial estimate by projections: made from the constraints alone, in [0, 1]."""
         before = np.zeros(self.mask.shape, np.float32)
         ahead = before
         for i in range(iterations):
@@ -95,12 +95,12 @@ class Projection(DataConsistency):
         for matrix, side in zip(degrading, box, strict=True):
             inside = matrix[:, side]
             rows = np.flatnonzero(np.abs(inside).max(1) > 0)
-            # A thin box may lie between two LR voxels: then keep one LR voxel, with zero weights.
+            # A thin box may lie between two LR voxels. Then one LR voxel with zero weights is kept.
             seen.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1))
             inside = inside[seen[-1]]
             self.down.append(banded(inside))
             matrix = returning(inside)
-            # Set to zero here: `banded` would keep small weights on one side of a row.
+            # Small weights are set to 0 here, because `banded` keeps all weights within its band.
             matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0
             self.back.append(banded(matrix))
         self.low = np.ascontiguousarray(low[tuple(seen)])
@@ -108,15 +108,15 @@ class Projection(DataConsistency):
     def correction(self, estimate):
         """The residual of an estimate, brought back to the fine grid.
 
-        The residual is ignored where the LR volume is zero: there the background was removed, and
-        its measured values are unknown.
+        The residual is ignored where the LR volume is zero: there the background was removed, so
+        the measured values are unknown.
         """
         residual = np.where(self.low > 0, self.low - apply_operators(estimate, self.down), 0)
         return apply_operators(residual, self.back)
 
 
 class SpectrumProjection(DataConsistency):
-    """Agreement with known lowest frequencies of the fine volume.
+    """Agreement with an LR volume that consists of the lowest frequencies of the fine volume.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class SpectrumProjection(DataConsistency):
 
 
 def middle(shape, kept):
-    """Index of the lowest frequencies in a centred spectrum: a tuple of `slice`.
+    """Index (a tuple of slices) of the lowest frequencies in a centred spectrum.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def returning(degrading):
 
     Examples
     --------
-    The degraded output equals the residual, except for the part that counts as noise:
+    The degraded output equals the residual, except for a small part that counts as noise:
 
     >>> mean_of_two = np.kron(np.eye(4), [0.5, 0.5])
     >>> np.allclose(mean_of_two @ returning(mean_of_two), np.eye(4), atol=0.15)

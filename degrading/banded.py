@@ -1,4 +1,4 @@
-"""Banded matrices along the axes of a volume, and their application."""
+"""Banded matrices (nonzero only near the diagonal), and their products with volumes along axes."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,8 +6,8 @@ import numpy as np
 from machine.kernels import njit
 from machine.threads import in_threads, spans
 
-COLUMN = 2048  # voxels per step, which stay in the first-level cache while taps are added
-COLUMNS = 128  # columns of a matrix in memory at a time, while its band is determined
+COLUMN = 2048  # voxels per step: they stay in the first-level cache while weights are applied
+COLUMNS = 128  # columns of a full matrix in memory at a time, while its band is determined
 ROWS = 64  # smallest number of output rows or planes per task of a thread
 
 
@@ -26,9 +26,9 @@ def identity(side):
 
 
 def banded(matrix, negligible=1e-7):
-    """Keep the narrowest band of a matrix that holds all weights larger than `negligible`.
+    """Convert a matrix to the narrowest band that holds all weights larger than `negligible`.
 
-    The weights of a prefilter extend over the whole axis, but decrease fast.
+    Smaller weights outside the band are dropped: those of a spline's prefilter decrease fast.
     """
     n_out, n_in = matrix.shape
     used = np.abs(matrix) > negligible
@@ -40,15 +40,15 @@ def banded(matrix, negligible=1e-7):
 
 
 def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
-    """`banded` for a matrix with only some columns in memory at a time.
+    """The same as `banded`, with only some columns of the matrix in memory at a time.
 
     Parameters
     ----------
     n_out, n_in : int
         Shape of the matrix.
     columns : callable
-        Returns the columns from a first number to a last one (exclusive), ndarray of float64.
-        Called twice for each group of columns.
+        ``columns(first, last)`` returns these columns of the matrix (`last` excluded) as an ndarray
+        of float64. It is called twice for each group of columns.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
         rows = np.flatnonzero(used.any(1))
         start[rows] = np.minimum(start[rows], first + used[rows].argmax(1))
         stop[rows] = last - used[rows][:, ::-1].argmax(1)
-    start[stop == 0], stop[stop == 0] = 0, n_in  # like `banded` for a row without weights
+    start[stop == 0], stop[stop == 0] = 0, n_in  # rows without weights, as in `banded`
     taps = int((stop - start).max())
     start = np.minimum(start, n_in - taps)
     weights = np.empty((n_out, taps), np.float32)
@@ -100,8 +100,8 @@ def apply_operators(volume, operators):
     array([0.5, 2.5], dtype=float32)
     """
     volume = np.ascontiguousarray(volume, np.float32)
-    # Passes that leave the smallest volume come first. The pass along the last axis is slowest, so
-    # it comes first if the other passes enlarge the volume.
+    # Axes whose operator makes the volume smallest come first. The operator of the last axis is
+    # slowest, so it comes first if the others enlarge the volume.
     growth = [len(operator.start) / operator.n_in for operator in operators]
     for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
         operator = operators[axis]

@@ -1,9 +1,9 @@
 """Operators that degrade a high-resolution volume to a low-resolution (LR) volume.
 
-A degradation is linear and separable: along each axis it is a small matrix D. One class for each
-type of LR volume holds everything that depends on the type: degrading, interpolation to the fine
-grid, positions of fine voxels, the matrix of an axis, and the constraints on the fine volume. A new
-type needs one more class, and one more row of tests/test_degradation.py.
+A degradation is linear and separable: along each axis it multiplies by a small matrix D. There is
+one class for each --lr_type. It holds everything that depends on this type: degrading,
+interpolation to the fine grid, positions of fine voxels, the matrix of an axis, and the constraints
+on the fine volume. A new type needs one more class, and one more row of tests/test_degradation.py.
 """
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ KSPACE_BACKGROUND = 0.02  # darker voxels of a k-space volume in [0, 1] are back
 
 
 def degradation_of(shape, method, low_shape=None):
-    """The operator of a method for a fine grid.
+    """The degradation of a method, for a fine volume of a given shape.
 
     Parameters
     ----------
@@ -78,24 +78,24 @@ class Degradation:
     def matrix(self, axis):
         """The matrix D along an axis, shape (side of low, side of fine), float64 or complex128.
 
-        With factor 1 it is the identity, except in `TruncatedSpectrum`: there it is the Fourier
+        With factor 1, D is the identity, except in `TruncatedSpectrum`, where it is the Fourier
         transform.
         """
         raise NotImplementedError
 
     def forward(self, image):
-        """D applied to a fine volume along all axes; float32 or complex64."""
+        """Apply D to a fine volume along all axes; returns float32 or complex64."""
         return apply_operators(image, [banded(self.matrix(axis)) for axis in range(3)])
 
     def degrade(self, image):
-        """The LR volume of a fine volume: `forward`, and further steps of some types."""
+        """Degrade a fine volume to an LR volume; some subclasses do more than `forward`."""
         return self.forward(image)
 
     # ---- from low to fine
 
     def interpolate(self, low):
         """Interpolate an LR volume to the fine grid: the initial estimate, not below zero."""
-        if self.method.start == "quadratic":  # as published: without prefilter, so blurred
+        if self.method.start == "quadratic":  # as in the paper: without prefilter, so blurred
             return upsample(low, self.shape, order=2, prefilter=False, grid=self.grid)
         return upsample(low, self.shape, self.start_order, grid=self.grid)
 
@@ -152,7 +152,7 @@ class Degradation:
         return None
 
     def consistency(self, low, box, mask):
-        """Constraints on the fine volume, from an LR volume.
+        """The constraints that an LR volume sets on the fine volume.
 
         Parameters
         ----------
@@ -201,15 +201,14 @@ class BlockMean(Degradation):
 
 
 class TruncatedSpectrum(Degradation):
-    """The middle of the centred spectrum. `forward` returns this spectrum, complex64.
+    """The lowest frequencies of the spectrum. `forward` returns the centred spectrum, complex64.
 
-    With ``--kspace_keep third`` the spectrum is the LR volume for every factor, as published. With
-    ``auto`` the LR volume is the magnitude image of the spectrum: scanners deliver only this image,
-    so upscaling has only this image.
+    With ``--kspace_keep third`` the LR volume is this complex spectrum for every factor, as in the
+    paper. With ``auto`` the LR volume is its magnitude image, because a scan is a magnitude image.
     """
 
     least_side = 6
-    masked = False  # as published for k-space volumes
+    masked = False  # as in the paper for k-space volumes
 
     def __init__(self, shape, method):
         super().__init__(shape, method)
@@ -231,11 +230,11 @@ class TruncatedSpectrum(Degradation):
         return spectrum if self.method.kspace_keep == "third" else magnitude_of(spectrum)
 
     def interpolate(self, low):
-        """Zero filling of the spectrum: fine voxel i lies at ``i * n_low / n_fine``.
+        """Zero-fill the spectrum: fine voxel i lies at ``i * n_low / n_fine`` LR voxels.
 
-        For a spectrum (complex `low`) the result is the magnitude, as published. For an image it is
-        the real part, which divides the highest frequency of an even side between both ends;
-        negative values become 0.
+        If `low` is a complex spectrum, the result is the magnitude, as in the paper. If `low` is an
+        image, the result is the real part, with negative values set to 0. The real part divides the
+        highest frequency of an even side between both ends of the spectrum.
         """
         filled = scipy.fft.ifftn(scipy.fft.ifftshift(self._filled(spectrum_of(low))),
                                  workers=thread_count())
@@ -246,7 +245,7 @@ class TruncatedSpectrum(Degradation):
         return super().spline(magnitude_of(low) if np.iscomplexobj(low) else low, order)
 
     def outline(self, hr, lr):
-        # The outline comes from the LR volume alone, not from HR.
+        # As in the paper, the outline comes from the LR volume, not from HR.
         return lr > KSPACE_BACKGROUND
 
     def check_upscaling(self):
@@ -295,7 +294,7 @@ class SliceProfile(Degradation):
         return descriptors_of(unit, self.factor)
 
     def consistency(self, low, box, mask):
-        # The LR volume is no constraint: agreement with it would put its noise back.
+        # Agreement with the LR volume is not enforced, because it would put the noise back.
         return DataConsistency(mask)
 
 
@@ -309,10 +308,10 @@ OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": Trunca
 
 
 def kspace_kept(side, factor, keep):
-    """First index and end (exclusive) of the retained part of an axis's centred spectrum.
+    """First index and end (exclusive) of the kept part of the centred spectrum along an axis.
 
-    ``third`` keeps a third for every factor, as published; ``auto`` keeps side / factor. A factor
-    of 1 keeps all.
+    With ``third``, a third of the frequencies is kept for every factor, as in the paper. With
+    ``auto``, side / factor frequencies are kept. With a factor of 1, all are kept.
     """
     if factor == 1:
         return 0, side
@@ -323,7 +322,7 @@ def kspace_kept(side, factor, keep):
 
 
 def spectrum_of(volume):
-    """Centred spectrum of a volume over its number of voxels; complex input stays unchanged."""
+    """Centred spectrum of a volume, divided by its number of voxels; complex input is unchanged."""
     if np.iscomplexobj(volume):
         return volume
     spectrum = scipy.fft.fftn(volume, workers=thread_count())

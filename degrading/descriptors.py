@@ -1,8 +1,8 @@
 """Noise and blur descriptors of an LR volume: its noise, its spectrum and the shape of its edges.
 
-The blur and the noise of a scan are unknown. The descriptors are computed from the volume, in the
-same way in training and in restoring. Trees split on the first two descriptors, and on the reading
-that profile_reader.py computes from all descriptors. So the trees learn the choice of filters.
+The blur and the noise of a scan are unknown. The descriptors are computed from the scan in training
+and in restoring. profile_reader.py estimates the slice profile from all descriptors. The decision
+trees split on this estimate and on the first two descriptors, to choose filters for the scan.
 """
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -25,19 +25,19 @@ SPECTRUM = np.arange(3, 17) / 16  # frequencies of spectrum_*, relative to the h
 SPECTRAL = len(DESCRIPTOR_NAMES) - len(SPECTRUM)  # index of the first spectral descriptor
 FLOOR, NOISE = 0, 1  # indices of the first two descriptors
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # unit energy: noise keeps its sigma
-FLATTEST, FLAT = 0.1, 0.3  # shares of the voxels inside the brain
-NOISE_GAIN = 2.54  # noise^2 = gain flattest^2 - (gain - 1) flat^2: structure cancels
-MEDIAN_OF_NORMAL = 0.6745  # median of |x|, x of standard deviation 1
-REACH = 4  # LR voxels on either side of a voxel
-WINDOWS = 60_000  # largest number of voxels per axis whose surroundings are used
-LINE, LINE_STEP = 32, 4  # voxels of a line for the spectrum, and between starts of lines
-SHORT_LINE, SHORT_FROM = 16, 3  # length of lines from this factor on: brains then have few voxels
-LINES, LEAST_LINES = 20_000, 50  # lines per axis, at most and at least
-LEAST_SIGNAL = 0.05  # lowest share of signal in the power at a frequency
-STRONG = 0.9  # quantile of the differences that count as strong edges
-HEAD_ZEROS = 0.1  # share of voxels: skull-stripped brains have more voxels equal to zero
-MOST_BRAIN = 2.2e6  # cubic millimetres: human brains with their fluid have up to 2 litres
-AIR = 1 / 3  # largest ratio of medians in air: below Otsu's threshold over above it
+FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels: flattest regions, and flat regions
+NOISE_GAIN = 2.54  # noise^2 = gain flattest^2 - (gain - 1) flat^2 removes the part of structure
+MEDIAN_OF_NORMAL = 0.6745  # median of |x| for normal x of standard deviation 1
+REACH = 4  # differences reach this many LR voxels to either side of a voxel
+WINDOWS = 60_000  # largest number of voxels per axis at which differences are computed
+LINE, LINE_STEP = 32, 4  # voxels of a line for the spectrum; voxels from one start to the next
+SHORT_LINE, SHORT_FROM = 16, 3  # shorter lines, and from which factor on: brains have few voxels
+LINES, LEAST_LINES = 20_000, 50  # largest and smallest number of lines per axis
+LEAST_SIGNAL = 0.05  # smallest share of the power at a frequency that counts as signal
+STRONG = 0.9  # differences above this quantile count as strong edges
+HEAD_ZEROS = 0.1  # in a head with noisy air, a smaller share of the voxels is zero
+MOST_BRAIN = 2.2e6  # cubic millimetres; a human brain with its fluid has up to 2 litres
+AIR = 1 / 3  # largest ratio in a head with noisy air: median of its dark over its bright voxels
 
 
 def descriptors_of(unit, factor):
@@ -46,19 +46,19 @@ def descriptors_of(unit, factor):
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
-        Background 0.
+        The background is 0.
     factor : tuple of three int
         Blur is measured along axes whose factor is above 1.
 
     Notes
     -----
-    For a whole head in noisy air only the bright part is used: the noise of air differs from that
-    of tissue, and hides the shape of edges.
+    For a whole head in noisy air only the bright part is used, because the noise of air differs
+    from that of tissue, and hides the shape of edges.
 
     Returns
     -------
     descriptors : ndarray of float32, shape (len(DESCRIPTOR_NAMES),)
-        Zeros for descriptors that need a larger volume.
+        A descriptor is 0 if the volume is too small for it.
 
     Examples
     --------
@@ -81,14 +81,14 @@ def descriptors_of(unit, factor):
 
 
 def edge_density(unit):
-    """Median divided by root mean square of the differences across two voxels, in the brain.
+    """Median of the differences across two voxels in the brain, divided by their root mean square.
 
-    It is small if a few sharp edges make all the contrast, as in a CT or a phantom without noise.
+    This ratio is small if the volume has few and sharp edges, as a CT or phantom without noise.
 
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z), in [0, 1]
-        Background 0.
+        The background is 0.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def edge_density(unit):
 
 
 def bright_part(volume):
-    """The part of a whole head above Otsu's threshold, if its air is not zero.
+    """The voxels above Otsu's threshold in a whole head whose air is noisy, not zero.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def bright_part(volume):
     Returns
     -------
     ndarray of bool, shape (x, y, z)
-        None if there is no noisy air: in a skull-stripped brain with a background of zeros, and in
-        a volume that lies inside a brain.
+        None if the volume has no noisy air, for example a skull-stripped brain with a background of
+        zeros, or a volume that lies inside a brain.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def bright_part(volume):
 
 
 def head_in_zeros(volume, voxel_size):
-    """The bright part of an unmasked head with zeros for air, recognised by its volume.
+    """The bright part of an unmasked head with zeros for air, recognised by its size in litres.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def head_in_zeros(volume, voxel_size):
     Returns
     -------
     ndarray of bool, shape (x, y, z)
-        Voxels above Otsu's threshold; None if the nonzero voxels are no larger than a human brain.
+        Voxels above Otsu's threshold; None if the nonzero voxels are not larger than a human brain.
 
     Examples
     --------
@@ -175,8 +175,8 @@ def head_in_zeros(volume, voxel_size):
 
 def _bright(volume):
     """Voxels above Otsu's threshold; None if there are none."""
-    # Clipped: otherwise a few saturated voxels might be the only bright ones. Flattened:
-    # scikit-image would treat three slices as colour channels.
+    # The volume is clipped: otherwise a few saturated voxels might be the only bright ones. It is
+    # flattened, because scikit-image would treat three slices as colour channels.
     clipped = np.minimum(volume, np.float32(bright_level_of_scan(volume)))
     bright = volume > threshold_otsu(clipped.reshape(-1))
     return bright if bright.any() else None
@@ -185,14 +185,14 @@ def _bright(volume):
 def noise_of(unit):
     """Standard deviations of the finest detail and of the noise in it.
 
-    Second differences along all three axes leave mostly noise. The median over regions of small
-    gradient is robust against other content. The contribution of structure grows from the flattest
-    tenth of the voxels to the flattest three tenths. So it can be extrapolated and removed.
+    Second differences along all three axes remove most anatomy, and leave mostly noise. Their
+    median over regions of small gradient is robust against edges. The rest of the anatomy is
+    extrapolated from the flattest tenth and the flattest three tenths of the voxels, and removed.
 
     Parameters
     ----------
     unit : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
 
     Returns
     -------
@@ -218,12 +218,12 @@ def noise_of(unit):
 
 
 def differences_along(volume, axis):
-    """Five descriptors of the blur along an axis, for the comparison of axes.
+    """Five descriptors of the blur along one axis, to compare axes in restoring/adaptation.py.
 
     Parameters
     ----------
     volume : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     axis : int
 
     Returns
@@ -241,7 +241,7 @@ def differences_along(volume, axis):
 
 
 def _log_spectrum(along, noise, factor):
-    """Log power of lines within the brain, without noise, over the power of low frequencies.
+    """Log power spectrum of the brain without noise, relative to the power of low frequencies.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def _log_spectrum(along, noise, factor):
     noise : float
         Standard deviation of the noise.
     factor : int
-        The largest factor. It decides the length of the lines.
+        The largest factor. The length of the lines depends on it.
 
     Returns
     -------
@@ -265,7 +265,7 @@ def _log_spectrum(along, noise, factor):
         return np.zeros(len(SPECTRUM))
     power = np.mean(powers, axis=0)
     low = power[line // 16:line // 8].mean()
-    # If most of the power is noise, the power of the signal is not known.
+    # If most of the power is noise, the difference is not reliable: a lowest share is assumed.
     clean = np.maximum(power - noise**2, LEAST_SIGNAL * power)
     return np.interp(SPECTRUM, np.linspace(0, 1, len(power)), np.log(clean / (low + 1e-12) + 1e-9))
 
@@ -309,7 +309,7 @@ def _three_taps(volume, weights, axis):
 
 
 def _along(volume):
-    """Energies of differences along the last axis, and rise of strong edges; None if too small."""
+    """Energies of differences along the last axis, and rise of strong edges; None if too short."""
     length = 2 * REACH + 1
     if volume.shape[2] < length:
         return None
@@ -328,7 +328,7 @@ def _along(volume):
     rise = x[5] - x[3]
     strong = np.abs(rise) >= np.quantile(np.abs(rise), STRONG)
     edges = (x[:, strong] * np.sign(rise[strong])).mean(1)
-    step = edges[5] - edges[3]  # 0 if slices repeat with period two: no edge, and no blur
+    step = edges[5] - edges[3]  # it is 0 if each slice is repeated: then no edge is found
     edge_2, edge_3 = ((edges[REACH + k] - edges[REACH - k]) / step if step else 1.0 for k in (2, 3))
     tiny = 1e-12  # for axes without variation
     return max(lag_2, tiny), max(lag_4, tiny), max(second, tiny), max(fourth, tiny), edge_2, edge_3

@@ -1,9 +1,9 @@
-"""Scans that the scanner interpolated: the grid on which they were measured.
+"""Find the grid on which an interpolated scan was measured, and bring the scan back to it.
 
 A scanner often pads the spectrum of a plane with zeros and writes a grid twice as fine (zero
 filling: "ZIP 512", "Interpolation2D"). Filters would mistake the missing frequencies for blur, and
-sharpen the scan and its noise. An interpolated scan loses nothing when it is brought back to its
-measured grid. The filters restore it from this grid.
+sharpen the scan and its noise. An interpolated scan is therefore brought back to its measured grid,
+where it loses nothing, and is restored from this grid.
 """
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from degrading.descriptors import power_along
 from degrading.spline import zoom_matrix
 
 LINE = 32  # voxels of a line for the spectrum: its frequencies have steps of 1/16
-SHARP_DROP = 13.0  # dB within two steps; a Hamming window or blur makes power drop by at most 10
-TOLD_DROP = 6.0  # dB at the end of the spectrum that a sidecar states; without interpolation 3 to 5
-LOWEST = 4  # first step that is used: at lower frequencies the power of anatomy drops steeply
-RATIOS = (1 / 2, 2 / 3)  # usual measured shares of a grid; the nearest is used
-NEAR_ENOUGH = 0.07  # largest distance from the nearest share
+SHARP_DROP = 13.0  # dB within two steps: such a drop shows interpolation; blur reaches 10 dB
+TOLD_DROP = 6.0  # the same at a frequency that a sidecar states; 3 to 5 dB without interpolation
+LOWEST = 4  # first step that is used; at lower frequencies the power of anatomy drops steeply
+RATIOS = (1 / 2, 2 / 3)  # usual ratios of measured to written voxels along an axis
+NEAR_ENOUGH = 0.07  # largest difference from the nearest of these ratios
 
 
 class MeasuredGrid(NamedTuple):
@@ -41,12 +41,12 @@ class MeasuredGrid(NamedTuple):
 
 
 def measured_grid(low, told=(1.0, 1.0, 1.0)):
-    """Find the measured grid of a volume from the end of its spectrum.
+    """Find the measured grid of a volume from the frequency at which its spectrum ends.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     told : sequence of three float, optional
         Shares from a sidecar, see `nifti.slices.filled_up`; 1 if unknown.
 
@@ -82,7 +82,7 @@ def onto_measured(low, grid):
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     grid : MeasuredGrid
 
     Returns
@@ -99,12 +99,12 @@ def onto_measured(low, grid):
 
 
 def mask_onto_measured(inside, grid):
-    """A mask on the grid that a volume was measured on: ndarray of bool, shape ``grid.shape``."""
+    """Bring a mask to a volume's measured grid; returns bool of shape ``grid.shape``."""
     return onto_measured(inside.astype(np.float32), grid) >= 0.5
 
 
 def wave_matrix(n_in, n_out):
-    """Fourier interpolation from n_in to n_out voxels, below the highest frequency of both grids.
+    """The matrix of Fourier interpolation from n_in to n_out voxels of an axis.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def wave_matrix(n_in, n_out):
 
 
 def _share_along(volume, told):
-    """End of the spectrum along the last axis, over the highest frequency; 1 if there is none."""
+    """Frequency at which the spectrum along the last axis ends, as a share of the highest one."""
     power = power_along(volume, LINE)
     if power is None:
         return 1.0
@@ -130,7 +130,7 @@ def _share_along(volume, told):
     at = int(drop.argmax())
     if drop[at] >= SHARP_DROP:
         return (LOWEST + at) / (LINE // 2)
-    if told < 1:  # the sidecar's end counts if power drops there
+    if told < 1:  # the value of the sidecar is used if the power drops there
         there = abs(np.arange(LOWEST, LOWEST + len(drop)) - told * (LINE // 2)) <= 1
         if drop[there].max(initial=0) >= TOLD_DROP:
             return told

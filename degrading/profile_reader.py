@@ -1,13 +1,13 @@
-"""Estimate of a scan's blur from its noise and blur descriptors, and the trust in the filters.
+"""Estimate a scan's blur from its noise and blur descriptors, and the weight of the filters.
 
-No single descriptor shows the slice profile of a scanner: each also depends on the sharpness of the
-originals, on noise and on anatomy. All descriptors together show more. The reading is the profile's
-transfer at two frequencies, estimated from all descriptors by ridge regression. Trees split on the
-reading, or on the transfer of a profile that the user states.
+A slice profile is described by its transfer: the share of a wave's amplitude that it keeps. No
+single descriptor shows the profile, because each also depends on the sharpness of the anatomy and
+on noise. The *reading* is the transfer at two frequencies, estimated from all descriptors by ridge
+regression. Trees split on the reading, or on the transfer of a profile that the user gives.
 
-Filters trained on brains make a phantom or a CT worse. Two measures detect such volumes: the
-distance of the descriptors from the training descriptors, and the sparsity of edges. If one of them
-is too large, the spline replaces the filters.
+Filters trained on brains make a phantom or a CT worse. Two measures detect these volumes: the
+distance of the descriptors from the training descriptors is large, or edges are sparse. The spline
+then replaces the filters, partly or fully.
 """
 import math
 
@@ -29,15 +29,15 @@ BEFORE = {"kspace": 2.5, "hamming": 0.0}  # 1 for other profiles
 UNLIKELY = 0.2  # profiles less probable than this share of the most probable one are left out
 RIDGE = 3.0  # weight of the ridge, in sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
-USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: full effect up to USUAL, none from TOO_STRANGE
-# Edge density: 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. Filters
-# work in full from DENSE on, and not at all below SPARSE. A CT with 3 % of noise has 0.36, and
-# filters gain there as in other volumes.
+USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: filters used fully up to USUAL, none from the other
+# Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
+# It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
+# noise has 0.36, and gains from the filters as other volumes do.
 DENSE, SPARSE = 0.3, 0.2
 
 
 def blur_of(profiles, factor):
-    """True reading for known profiles: the mean of their transfers over refined axes.
+    """The true reading of known profiles: the mean of their transfers over the refined axes.
 
     Parameters
     ----------
@@ -64,15 +64,15 @@ def fit_reader(descriptors, blur):
     Parameters
     ----------
     descriptors : ndarray, shape (draws, descriptors)
-        Descriptors of the sampled acquisitions (draws).
+        Descriptors of the sampled acquisitions (draws) of the training.
     blur : ndarray, shape (draws, len(READING_NAMES))
         `blur_of` of each sampled acquisition.
 
     Returns
     -------
     reader : ndarray of float64, shape (len(READING_NAMES) + descriptors, 1 + descriptors)
-        Each row holds a constant, then a weight for each descriptor. The first rows give the
-        readings. The others whiten the descriptors (mean 0, variance about 1), for `strangeness`.
+        Rows of a constant and a weight for each descriptor. The first rows give the reading; the
+        others whiten the descriptors (mean 0, variance about 1) for `strangeness`.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def fit_reader(descriptors, blur):
 def read(reader, descriptors, reading_error=0.0):
     """The reading of a scan, clipped to [0, 1]: ndarray of float32.
 
-    In training, the random error `reading_error` is added: it prepares filters for wrong readings.
+    In training, a random error `reading_error` is added, so that filters tolerate wrong readings.
     """
     rows, descriptors = reader[:len(READING_NAMES)], _completed(reader, descriptors)
     return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + reading_error, 0, 1).astype(np.float32)
@@ -145,7 +145,7 @@ def likely_profiles(reading):
 def strangeness(reader, descriptors):
     """Distance of descriptors from the training descriptors; about 0.5 for training volumes.
 
-    It is the root mean square of the whitened descriptors; 0 for filters without a reader.
+    It is the root mean square of the whitened descriptors, or 0 for filters without a reader.
     """
     rows, descriptors = reader[len(READING_NAMES):], _completed(reader, descriptors)
     return float(np.sqrt(np.mean(np.square(rows[:, 0] + rows[:, 1:] @ descriptors))))
@@ -156,12 +156,12 @@ def _completed(reader, descriptors):
     if len(descriptors) <= SPECTRAL or np.any(descriptors[SPECTRAL:]) or not reader.any():
         return descriptors
     constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
-    usual = np.linalg.solve(weights, -constant[:, 0])  # the values whose whitened numbers are all 0
+    usual = np.linalg.solve(weights, -constant[:, 0])  # whitening turns these values into zeros
     return np.concatenate([descriptors[:SPECTRAL], usual[SPECTRAL:]])
 
 
 def trust(reader, descriptors, density):
-    """Share of the filters' change that is applied: 1 for usual scans, 0 for too strange ones.
+    """Weight of the filters in the result: 1 for usual scans, 0 for scans unlike brains.
 
     Parameters
     ----------
@@ -185,14 +185,14 @@ def trust(reader, descriptors, density):
 
 
 def told_or_read(reader, descriptors, blur=None, reading_error=None):
-    """Features of a whole scan for trees: descriptors, reading, and 1 if the profile was stated.
+    """Features of a whole scan for trees: descriptors, reading, and 1 if the profile was given.
 
     Parameters
     ----------
     reader : ndarray, see `fit_reader`
     descriptors : ndarray of float32, shape (descriptors,)
     blur : ndarray of float32, shape (len(READING_NAMES),), optional
-        Transfer of the stated profile, see `blur_of`. By default it is estimated.
+        Transfer of the given profile, see `blur_of`. By default it is estimated.
     reading_error : ndarray of float32, optional
         See `read`.
 

@@ -15,7 +15,7 @@ class Profile(NamedTuple):
 
     kind: str  # box, gauss or kspace
     width: float = 1.0  # width of box and gauss, in spacings of the thick voxels
-    damping: float = 0.0  # for kspace: share that a raised cosine removes at the highest frequency
+    damping: float = 0.0  # kspace: share of amplitude removed (raised cosine) at the last frequency
 
 
 PROFILES = {
@@ -47,7 +47,7 @@ def profile_matrix(side, factor, profile):
     side : int
         Number of fine voxels, a multiple of the factor.
     factor : int
-        With 1 the matrix is the identity.
+        If it is 1, the matrix is the identity.
     profile : str or Profile
         A key of PROFILES, or a profile.
 
@@ -111,7 +111,7 @@ def transfer(profile, share):
 
 
 def _dirichlet(apart, side, factor):
-    """The sum of all waves below the thick grid's highest frequency, in closed form."""
+    """Closed form of the sum of all waves below the highest frequency of the thick grid."""
     highest = (side - 1) // (2 * factor)  # whole cycles along the axis, below side / (2 factor)
     waves, angle = 2 * highest + 1, np.pi * apart / side
     down = np.sin(angle)

@@ -1,9 +1,9 @@
 """Splines along the axes of a volume, as banded matrices.
 
 ``scipy.ndimage.zoom`` is separable: along one axis it multiplies by a small matrix, whose columns
-are zoomed unit vectors. Each row of the matrix has few weights other than zero, so applying it
-takes a few multiplications per voxel. The result equals that of zoom up to rounding (largest
-measured difference: 3e-5 in a range of 120), and takes about a tenth of the time.
+are zoomed unit vectors. Each row of the matrix has few nonzero weights, so its application takes a
+few multiplications per voxel. The result equals that of zoom up to rounding (largest measured
+difference: 3e-5 in a range of 120), and takes about a tenth of the time.
 """
 from functools import lru_cache
 
@@ -25,8 +25,8 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     order : int
         Order of the spline: 2 is quadratic, 3 cubic.
     prefilter : bool, optional
-        If True, the spline interpolates the voxels. Otherwise the voxels are its coefficients,
-        which blurs.
+        If True, the spline interpolates the voxels. Otherwise the voxels are used as coefficients
+        of the spline, which blurs the volume.
     grid : {"centers", "edges", "first"}, optional
         Alignment of the two grids, see `spacing_and_start`.
 
@@ -42,13 +42,13 @@ def upsample(low, shape, order, prefilter=True, grid="centers"):
     array([3.   , 3.778, 5.222, 6.   ], dtype=float32)
     """
     sides = list(zip(low.shape, shape, strict=True))
-    # The prefilter has some forty weights per voxel, so it is applied to the small volume.
+    # The prefilter has some forty weights per voxel. To save time it is applied on the coarse grid.
     coefficients = apply_operators(low, [
         prefilter_operator(n_in, order if prefilter and n_in != n_out else 0, grid == "edges")
         for n_in, n_out in sides])
     fine = apply_operators(coefficients, [zoom_operator(*pair, order, False, grid)
                                           for pair in sides])
-    # Not in place if `fine` shares its memory with `low`.
+    # Clipped in place, except if this would also change `low`.
     return np.clip(fine, 0, None, out=None if np.shares_memory(fine, low) else fine)
 
 
@@ -102,7 +102,7 @@ def prefilter_operator(side, order, at_faces):
 
 
 def _coefficients(side, order, at_faces, first, last):
-    """Coefficients of the splines through some unit vectors, shape (side, last - first)."""
+    """Coefficients of the splines through the unit vectors `first` to `last` - 1, as columns."""
     units = np.zeros((side, last - first))
     units[np.arange(first, last), np.arange(last - first)] = 1
     if order < 2 or side < 2:
@@ -113,9 +113,9 @@ def _coefficients(side, order, at_faces, first, last):
 def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
     """Matrix that evaluates the spline of n_in voxels along an axis at n_out positions.
 
-    On the grid ``centers`` it equals scipy.ndimage.zoom with ``mode="mirror"``. On ``edges`` it
-    equals zoom with ``grid_mode=True, mode="grid-mirror"``. If n_in equals n_out it is the
-    identity, although zoom without prefilter would blur.
+    On the grid ``centers`` its result equals scipy.ndimage.zoom with ``mode="mirror"``. On
+    ``edges`` it equals zoom with ``grid_mode=True, mode="grid-mirror"``. If n_in equals n_out the
+    matrix is the identity, although zoom without prefilter would blur.
 
     Returns
     -------
@@ -136,9 +136,9 @@ def zoom_matrix(n_in, n_out, order, prefilter, grid="centers"):
 
 
 def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
-    """Values, at `positions`, of the splines that interpolate each unit vector.
+    """Matrix that evaluates the spline of n_in voxels at `positions`.
 
-    Without prefilter the unit vectors are the splines' coefficients. Beyond the ends the samples
+    Without prefilter the voxels are used as coefficients of the spline. Beyond the ends the voxels
     are mirrored about the centres of the first and the last voxel. With `at_faces` they are
     mirrored about the outer faces of these voxels, because positions may lie in their outer half.
 
@@ -151,14 +151,14 @@ def spline_matrix(n_in, positions, order, prefilter=True, *, at_faces):
 
 
 def spline_operator(n_in, positions, order, prefilter=True, *, at_faces):
-    """`spline_matrix` as a banded matrix; memory use is proportional to the sides."""
+    """`spline_matrix` as a banded matrix, whose memory grows with the sides, not their product."""
     columns = spline_columns(n_in, positions, order, prefilter, at_faces)
     return banded_by_columns(len(positions), n_in, columns)
 
 
 def spline_columns(n_in, positions, order, prefilter, at_faces):
     """A function that returns the columns from `first` to `last` of `spline_matrix`."""
-    # Positions that miss a knot by rounding are put on it, so that they fall into one piece.
+    # A position that misses a knot of the spline by rounding is moved onto the knot.
     knots = np.round(2 * positions) / 2
     positions = np.where(np.abs(positions - knots) < 1e-9, knots, positions)
     first = np.floor(positions + 0.5 * (order % 2 == 0)).astype(int) - order // 2
@@ -180,7 +180,7 @@ def spline_columns(n_in, positions, order, prefilter, at_faces):
 
 
 def resizing_matrix(n_in, n_out):
-    """Resampling of an axis over the same field of view, by Lanczos' kernel of three lobes.
+    """Matrix that resamples an axis over the same field of view, by Lanczos' kernel of three lobes.
 
     For a coarser spacing the kernel is wider by the ratio of spacings, to avoid aliasing.
 

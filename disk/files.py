@@ -1,6 +1,6 @@
-"""Writers that never leave an incomplete file, and readers that accept no damaged file.
+"""Write files completely or not at all, and read files with checks.
 
-A file gets its final name only when its whole content is on the disk. A file to read may be
+A file gets its final name only when its whole content is on the disk. Files that are read may be
 truncated or malicious.
 """
 import contextlib
@@ -34,15 +34,15 @@ class WholeFiles:
     """
 
     def __init__(self):
-        self._written = {}  # temporary path by final path, in order
-        self._open = []  # handles that hold locks; files of killed processes have no lock
-        self._outdated = []
+        self._written = {}  # temporary path by final path; the first file first
+        self._open = []  # locked handles: a temporary file without a lock is of a killed process
+        self._outdated = []  # files that `place` removes
 
     @contextlib.contextmanager
     def writing(self, path, suffix=""):
-        """Create an empty temporary file in the folder of `path`; the caller's block writes it.
+        """A context that creates an empty temporary file beside `path`; its block writes the file.
 
-        After the block, the content is flushed to the disk.
+        At the end of the block, the content is flushed to the disk.
 
         Parameters
         ----------
@@ -75,14 +75,14 @@ class WholeFiles:
         return file_digest(self._written[Path(path)])
 
     def outdate(self, path):
-        """Let `place` remove a file, because it does not belong to the new first file."""
+        """Mark a file that `place` removes, because it does not belong to the new first file."""
         self._outdated.append(Path(path))
 
     def place(self):
         """Give all files their final names.
 
-        The other old files are removed before the first file gets its name. So an old file never
-        lies beside a new first file.
+        All old files except the first are removed before the first new file gets its name. An old
+        file therefore never lies beside a new first file.
         """
         if not self._written:
             return
@@ -123,7 +123,7 @@ class WholeFiles:
 def whole_files():
     """A context to write files under temporary names; at its end, all get their final names.
 
-    If the block ends in an exception, the temporary files are removed and the old files stay.
+    If the block raises an exception, the temporary files are removed and the old files stay.
 
     Yields
     ------
@@ -141,7 +141,7 @@ def whole_files():
 def whole_file(path, suffix=""):
     """A context like `whole_files` for a single file; yields its temporary name.
 
-    Parameters, value and errors are the same as in `WholeFiles.writing`.
+    Its parameters and errors are those of `WholeFiles.writing`.
     """
     with whole_files() as files, files.writing(path, suffix) as temporary:
         yield temporary
@@ -149,7 +149,7 @@ def whole_file(path, suffix=""):
 
 @contextlib.contextmanager
 def _cannot_write(path):
-    """A context that turns an OSError into a CannotWrite; UserError if a name is too long."""
+    """A context that turns an OSError into CannotWrite, or UserError if a name is too long."""
     try:
         yield
     except OSError as fault:
@@ -171,8 +171,8 @@ def remove_unfinished(folder, names=None, running=True):
         Final names of files. If given, only the temporary files of these names, directly in the
         folder, are removed. By default, all temporary files in the folder and below are removed.
     running : bool, optional
-        If True, files that a running process has locked are removed, too. If False, they stay, and
-        so do all files on a file system without locks.
+        If True, all these files are removed, also files that a running process has locked. If
+        False, locked files stay, and on a file system without locks all files stay.
     """
     found = Path(folder).rglob(TEMPORARY) if names is None else Path(folder).glob(TEMPORARY)
     starts = tuple(f".{name[:40]}." for name in names or ())
@@ -184,7 +184,7 @@ def remove_unfinished(folder, names=None, running=True):
 
 
 def _is_left(path):
-    """True if no process writes a temporary file any more."""
+    """True if no process is writing a temporary file."""
     try:
         with open(path, "r+b") as file:
             lock_file(file)
@@ -242,7 +242,7 @@ def write_json(path, content, files=None):
 
 
 def write_pieces(path, pieces):
-    """Write an iterable of str like `write_whole`, with only one str in memory at a time."""
+    """Write texts to a file like `write_whole`, with only one text in memory at a time."""
     with (whole_file(path) as temporary,
           open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file):
         file.writelines(pieces)
@@ -279,7 +279,7 @@ def read_json(path):
     Raises
     ------
     ValueError
-        If the file is no JSON object, cannot be read or is larger than JSON_BYTES.
+        If the file is not a JSON object, cannot be read, or is larger than JSON_BYTES.
     """
     try:
         with open(path, "rb") as file:
@@ -293,7 +293,7 @@ def read_json(path):
 
 
 def array_header(file):
-    """Read the header of the npy array at the file's position; the array is not allocated.
+    """Read the header of the npy array at the file's position, without reading the array.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ def array_header(file):
         read = {(1, 0): np.lib.format.read_array_header_1_0,
                 (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except Exception as fault:  # a malicious header, a Python literal, can raise many types
+    except Exception as fault:  # a malicious header can raise many types of exceptions
         raise ValueError(first_line(fault)) from fault
     if fortran and len(shape) > 1 or dtype.hasobject or any(side < 0 for side in shape):
         raise ValueError("objects, Fortran order or a negative size")

@@ -15,7 +15,7 @@ from filter_constant import METHOD_NAMES, Method, Request, tag_of
 from machine.errors import UserError, first_line, one_line
 from structure import structure_of
 
-FORMAT, EARLIER = 4, 3  # formats of the saved settings; both can be read
+FORMAT, EARLIER = 4, 3  # format number that is written, and an earlier one that can also be read
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # the project's own filters
 PRETRAINED_SCAN = PRETRAINED / "scan"  # filters for real scans
 
@@ -25,7 +25,7 @@ class Filters(NamedTuple):
 
     stages: list  # of Stage
     method: Method  # method of their training
-    axes: tuple = (0, 1, 2)  # the volume's axes, in the order of the filters' axes
+    axes: tuple = (0, 1, 2)  # axis of the volume for each axis of the filters
     digests: dict | None = None  # SHA-256 of their files, by file name
     folder: str = ""  # folder of their files
 
@@ -41,7 +41,7 @@ class Filters(NamedTuple):
 
     @property
     def asked(self):
-        """The method, with the factor along the axes of the volume."""
+        """The method, with its factor in the order of the volume's axes."""
         return replace(self.method, factor=self.factor)
 
 
@@ -57,7 +57,7 @@ def save_filters(stages, request, volumes):
     ----------
     stages : list of Stage
     request : Request
-        Request with the method of the filters. They are written to its arrays_dir.
+        Its method is the method of the filters, and its arrays_dir is the folder to write to.
     volumes : iterable of str
         Names of the training volumes.
     """
@@ -67,8 +67,8 @@ def save_filters(stages, request, volumes):
     about = {"format": FORMAT, "settings": asdict(request.method),
              "leaves": leaves, "volumes": [str(name) for name in volumes], "sha256": {}}
     about |= mask_setting(request)
-    # All files are written before the first is renamed. The digests show whether the process was
-    # killed between two renames.
+    # All files are written before the first is renamed. If the process is killed between two
+    # renames, the digests in the settings do not match the files.
     with contextlib.ExitStack() as written:
         files = zip(structure.layout(leaves), structure.arrays(stages), strict=True)
         for (name, *_), array in files:
@@ -80,21 +80,21 @@ def save_filters(stages, request, volumes):
 
 
 def mask_setting(request):
-    """Entry of --mask in the JSON files of filters and sums: dict, empty without the option."""
+    """The entry for --mask in the JSON files of filters and sums: dict, empty without --mask."""
     return {"mask": request.mask} if request.mask else {}
 
 
 def load_filters(request, factor=None):
     """Read filters and the method of their training.
 
-    If the default --arrays_dir holds no filters for the factor, the pretrained filters are used.
-    With --upscale or --preset scan, the filters for scans are preferred, if they have the factor.
-    Filters for one thick axis are also used for another thick axis; `axes` holds the axis order.
+    If the default --arrays_dir holds no filters for the factor, the project's filters in
+    pretrained/ are used. With --upscale or --preset scan, pretrained/scan is searched before
+    pretrained. Filters for one thick axis also serve another one: see `Filters.axes`.
 
     Parameters
     ----------
     request : Request
-        Its arrays_dir is searched. Method options in its `given` must agree with the filters.
+        Its arrays_dir is searched. The user's options of the method (`given`) must fit the filters.
     factor : tuple of three int, optional
         By default the factor of the request's method.
 
@@ -142,7 +142,7 @@ def load_filters(request, factor=None):
 
 
 def digests_there(request, factors):
-    """SHA-256 of the filters' files for some factors, by file name: dict.
+    """SHA-256 of the files of filters for some factors: dict by file name.
 
     The digests are read from the settings files. Factors without readable settings are left out.
     """
@@ -155,7 +155,7 @@ def digests_there(request, factors):
 
 
 def _find_settings(request, factor):
-    """Path of the settings file to use, and the factor in the axis order of its filters."""
+    """Path of the settings file to use, and the factor in the order of the filters' axes."""
     folders = _folders(request)
     for folder in folders:
         for learned in axis_orders(factor):
@@ -170,7 +170,7 @@ def _find_settings(request, factor):
 
 
 def _folders(request):
-    """Folders to search for filters, in this order."""
+    """The folders to search for filters, in the order of the search."""
     folders = [request.arrays_dir]
     if os.path.abspath(request.arrays_dir) == os.path.abspath(Request.arrays_dir):
         scan = request.upscale or request.method.preset == "scan"
@@ -197,7 +197,7 @@ def factors_there(request):
 
 
 def _what_serves(request, factor):
-    """The remedy in the message about a factor without filters."""
+    """The end of the message about a factor without filters: available factors, and a remedy."""
     there, learn = factors_there(request), f"python train.py --factor {tags([factor])}"
     if not there:
         return "; run python train.py first"
@@ -241,9 +241,9 @@ def axis_orders(factor):
 
 
 def axes_between(asked, learned):
-    """The order of axes that turns the requested factor into the learned factor.
+    """The order of axes that turns the requested factor into the factor of the filters.
 
-    Cyclic orders are preferred.
+    Of several orders, a cyclic one is preferred.
 
     Examples
     --------
@@ -270,7 +270,7 @@ def about_filters(filters):
 def _read_settings(path, factor):
     """Read and check a settings file.
 
-    Returns the method, the arrays' digests, the sizes of the stages and the format of the file.
+    It returns the method, the digests of the arrays, the leaves of each stage and the format.
     """
     try:
         about = read_json(path)

@@ -1,4 +1,4 @@
-"""A lock that allows one training at a time in a folder, and a safe stop after a volume."""
+"""Allow only one training at a time in a folder, and stop a training safely after a volume."""
 import contextlib
 import os
 import signal
@@ -16,13 +16,13 @@ def only_training(folder):
     """A context that locks a folder for one training.
 
     The operating system releases the lock at the end of the process, even if the process is killed.
-    So a lock file that a killed training left behind has no effect, and no process numbers are
-    compared. On network disks with locks, the lock also works between machines.
+    So the lock file of a killed training does not block the next training. On network disks with
+    locks, the lock also works between machines.
 
     Parameters
     ----------
     folder : path-like
-        Made if it is missing. Incomplete files of a killed training are removed from it.
+        The folder is made if it is missing. Incomplete files of a killed training are removed.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def only_training(folder):
         file = _locked(path)
     except OSError as fault:
         raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir "
-                          "that can") from fault
+                          "that can be written") from fault
     try:
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -70,12 +70,12 @@ def _locked(path):
             file.close()
             raise UserError(f"{path}: a training runs here already ({holder}); wait for it, or "
                             "give another --arrays_dir") from None
-        file.close()  # its previous holder has just removed it
+        file.close()  # the training that held the lock has just removed the file: try again
 
 
 @contextlib.contextmanager
 def on_signals(handler):
-    """A context where Ctrl-C and SIGTERM call ``handler(number, frame)``; main thread only."""
+    """A context in which Ctrl-C and SIGTERM call ``handler(number, frame)``; main thread only."""
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -129,8 +129,8 @@ def stopped(number, checkpoint):
     number : int
         Number of the signal.
     checkpoint : Checkpoint
-        The checkpoint of the training. If its request has --restart, the message says to leave
-        --restart out.
+        The checkpoint of the training. If its request has --restart, the message advises to
+        continue without --restart.
 
     Returns
     -------

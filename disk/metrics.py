@@ -9,7 +9,7 @@ FORMULAS = tuple("=+-@\t\r＝＋－＠")  # first characters of spreadsheet form
 
 
 def metrics_row(name, voxels, by_image):
-    """One row of metrics.csv; `by_image` is a dict of the figures of each image."""
+    """One row of metrics.csv; `by_image` holds a dict of figures (PSNR, SSIM) for each image."""
     row = {"volume": name, "brain_voxels": int(voxels)}
     for image, found in by_image.items():
         row |= {f"{image}_{figure}": round(value, 5) for figure, value in found.items()}
@@ -25,9 +25,9 @@ def mean_row(rows):
 
 
 def no_formula(value):
-    """A value that is safe in a spreadsheet: a name that looks like a formula gets the prefix ./
+    """Make a value safe in a spreadsheet: a name that looks like a formula gets the prefix ``./``.
 
-    The name with the prefix is still a path of the file.
+    The name with this prefix is still a valid path of the file.
 
     Examples
     --------
@@ -48,5 +48,5 @@ def write_metrics(path, rows):
 
 
 def start_name(start):
-    """Name of the initial estimate in tables: LR for the published one, otherwise start."""
+    """Name of the initial estimate in printed tables: LR for the published spline, else start."""
     return "LR" if start == "quadratic" else "start"

@@ -1,8 +1,8 @@
-"""The folder of a run's results, and checks that test.py replaces only files that it wrote.
+"""The folder for the results of a run, and checks that test.py replaces only files that it wrote.
 
-No other run writes into the folder of a finished run. An interrupted run leaves a record in its
-folder. With this record, the same command finds the folder again and continues. A run locks its
-record while it works.
+No run writes into the folder of another run that was finished. An interrupted run leaves a record
+in its folder. By this record, the same command finds the folder again and continues. A run locks
+its record while it works.
 """
 import contextlib
 import csv
@@ -18,9 +18,9 @@ from disk.locks import holds_lock, only_one_in
 from machine.errors import CannotWrite, UserError
 from machine.sources import all_sources, digest_of
 
-MADE_BY = "3D MRI super-resolution by learned filters"  # marks our pictures and pages
+MADE_BY = "3D MRI super-resolution by learned filters"  # mark in pictures and pages of test.py
 UNFINISHED = ".unfinished.json"  # record of a run until the run is finished
-VIEWERS = ".viewers"  # temporary folder for data of the page of the run; then removed
+VIEWERS = ".viewers"  # folder for data of the run's page, removed when the page is written
 HEAD_BYTES = 4096  # number of bytes at the start of a file that are searched for MADE_BY
 # Settings without effect on the results.
 NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
@@ -30,11 +30,11 @@ NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 
 @contextlib.contextmanager
 def run_folder(request, volumes, filters=None):
-    """The folder of a run's results: the folder of --output, or a folder named after this hour.
+    """A context that gives the folder for results: that of --output, or one named after the hour.
 
-    If another run made the folder of this hour, finished or not, a new folder with a number is made
-    (``112522-2``, ``112522-3`` ...). The command of an interrupted run continues in the folder of
-    that run, even at another hour.
+    If another run made the folder of this hour, a new folder with a number is made (``112522-2``,
+    ``112522-3`` ...). The command of an interrupted run continues in the folder of that run, also
+    in a later hour.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def run_folder(request, volumes, filters=None):
     volumes : list of Path
         Volumes to restore.
     filters : dict, optional
-        SHA-256 of the filters' files, by file name; by default for the filters in --arrays_dir.
+        SHA-256 of the files of filters, by file name; by default of those in --arrays_dir.
 
     Yields
     ------
@@ -90,7 +90,7 @@ def names_beside(target):
 
 
 def _about(request, volumes, filters=None):
-    """The properties that identify a run, in the data types of JSON."""
+    """The properties by which a run is recognised, in the data types of JSON."""
     decides = {name: value for name, value in request.as_dict().items()
                if name not in NOT_OF_RESULTS}
     if filters is None:
@@ -110,7 +110,7 @@ def _interrupted(results):
 
 
 def _successors(folder):
-    """A folder's name, then the name with -2, -3 and so on."""
+    """Yield the path of a folder, then paths whose name has the additional ending -2, -3, ..."""
     return itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}")
                                       for number in itertools.count(2)))
 
@@ -118,7 +118,7 @@ def _successors(folder):
 def _taken(folder, about):
     """Take a folder for this run: a new one, or one in which this run was interrupted.
 
-    Returns the run's record, open and locked; None if the folder belongs to another run.
+    It returns the record of the run, open and locked, or None if the folder belongs to another run.
     """
     try:
         folder.mkdir()  # fails if another process made it first
@@ -132,7 +132,7 @@ def _taken(folder, about):
 
 
 def _locked_record(folder, about):
-    """The locked record of this interrupted run; None for another run, or a run still at work."""
+    """The locked record of this interrupted run; None for another run or one still running."""
     path = folder / UNFINISHED
     try:
         if read_json(path) != about:
@@ -151,7 +151,7 @@ def _locked_record(folder, about):
 # --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, request):
-    """Raise an error if a result or a file beside it would replace a file not written by test.py.
+    """Raise UserError if a run would replace a file that test.py did not write.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def check_beside(folder, names, request):
     Raises
     ------
     UserError
-        For the first file that was not written by test.py. Nothing is written before.
+        For the first file that was not written by test.py.
     """
     wanted = [] if request.upscale else [folder / "metrics.csv"]
     if request.report:
@@ -186,7 +186,7 @@ def check_beside(folder, names, request):
 
 
 def _check_output(path, name, overwrite):
-    """Raise an error if --output is not writable, or would replace a file not written by test.py.
+    """Raise an error if --output is not writable, or is a file that test.py did not write.
 
     `name` is the common name of the files beside the output, without their endings.
     """
@@ -253,8 +253,8 @@ def sidecar_names(targets):
     Returns
     -------
     list of Path
-        The name of each result without .nii or .nii.gz. The ending stays if two results in one
-        folder differ only in the ending, or if the name equals the name of the run's page.
+        The name of each result without .nii or .nii.gz. The ending is kept if two results in one
+        folder differ only in the ending, or if the name is that of the run's page (report).
 
     Examples
     --------
@@ -276,7 +276,7 @@ def is_ours(path):
     Returns
     -------
     bool
-        False also if it cannot be read.
+        False also if the file cannot be read.
     """
     try:
         if path.suffix == ".json":

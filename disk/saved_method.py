@@ -5,12 +5,12 @@ from typing import Any
 from filter_constant import OCTAHEDRAL_FILTER_MAX, Method
 from machine.option_fields import fault_of
 
-# Options of earlier versions, and the only value that this version supports; None: any value.
+# Options of earlier versions, with the only value that this version supports (None: any value).
 GONE = {"splits": "learned", "inverted": 0.0, "bent": 0.0, "train_div": None}
 
 
 def checked_settings(saved: Any) -> dict[str, Any]:
-    """Values of the settings in a file, with names, types, ranges and choices checked.
+    """Check the names, types, ranges and choices of saved settings; returns their values.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def checked_settings(saved: Any) -> dict[str, Any]:
     entries = {entry.name: entry for entry in dataclasses.fields(Method)}
     if not isinstance(saved, dict):
         raise ValueError(f"settings missing or unknown: {type(saved).__name__}")
-    # Settings of earlier versions lack some options; their filters were learned with the defaults.
+    # Settings of earlier versions lack newer options: they learned as with the default values.
     newer: dict[str, Any] = {name: entry.default for name, entry in entries.items()
                              if "since" in entry.metadata}
     values = newer | saved
@@ -46,7 +46,7 @@ def checked_settings(saved: Any) -> dict[str, Any]:
         values[name] = tuple(values[name])
     if len(values["factor"]) != 3:
         raise ValueError("factor is not three numbers")
-    # Earlier versions wrote 0 where there is None now.
+    # Earlier versions wrote 0 instead of None.
     values |= {name: None for name in ("ridge", "train_file_max") if saved[name] in (0, None)}
     for name, entry in entries.items():
         kind = entry.metadata["kind"]

@@ -1,4 +1,4 @@
-"""A check that a file did not change while it was read."""
+"""Check that a file did not change while it was read."""
 import os
 
 from disk.files import file_digest
@@ -36,7 +36,7 @@ class Seal:
 
 
 def _state(path):
-    """Values that change if a file is changed or replaced; None if there is no file."""
+    """Numbers that differ after a file was changed or replaced; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:

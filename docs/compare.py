@@ -1,10 +1,10 @@
-"""Make docs/quality.png: a slice of the sample by start, spline, published structure and best.
+"""Make docs/quality.png: one slice of the sample brain, restored by several methods.
 
     make demo
     .venv/bin/python docs/compare.py
 
-The published filters are the demo's, learned from the template; the best ones those that come with
-the project.
+The filters of --preset paper are those that the demo learned from the template. The filters of
+--preset best come with the project.
 """
 
 import sys
@@ -28,12 +28,12 @@ from restoring.steps import restore  # noqa: E402
 from util import mod_crop  # noqa: E402
 
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
-SQUARE = 0.1, 0.32, 0.36  # top, left and side of what is shown, of the slice's width
-ERROR = 0.15  # of the range, what the error maps show as white
+SQUARE = 0.1, 0.32, 0.36  # top, left and side of the square to show, as shares of the slice's width
+ERROR = 0.15  # an error of this share of the intensity range is white
 
 
 def main():
-    """Five columns: HR, the start of best, the best spline, paper, best; below each its error."""
+    """Draw original, best spline, paper, initial estimate of best and best, with errors below."""
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume, images, decibel = read_volume(path), {}, []
     for arrays, name in (
@@ -49,7 +49,7 @@ def main():
             name: restore(pair, filters, method),
         }
         mask = brain_mask(pair)
-        for label, image in found.items():  # of the two, best comes second and its start is shown
+        for label, image in found.items():  # best comes second: its initial estimate is kept
             whole = mod_crop(pair.whole(image), method.factor) / np.float32(pair.scale)
             images[label] = whole, figures(pair.hr, image, mask)["psnr"]
     order = ["original", "best spline", "--preset paper", "best's start", "--preset best"]

@@ -1,12 +1,12 @@
 """Print the SHA-256 of filters and restored volumes for a range of settings.
 
-Run before and after a change that should alter none:
+Run the script before and after a change of the code that should not change any result:
 
     python docs/digests.py --train_dir DIR --test_dir DIR > before.txt
     python docs/digests.py --train_dir DIR --test_dir DIR | diff before.txt -
 
-Crops of about 100^3 voxels of two brains, and of another to restore, take three minutes on two
-cores.
+With two training brains and one test brain, all cropped to about 100^3 voxels, the script takes
+three minutes on two cores.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BEST = ("--preset", "best", "--leaves", "48", "--stages", "2")
-# Name: options of learning, and of each restoring that follows.
+# Name of a case: options of train.py, then the options of each run of test.py.
 CASES = {
     "paper": ((), ((), ("--upscale",), ("--blend_threshold",))),
     "paper, cg": (
@@ -93,14 +93,14 @@ def main():
 
 
 def command(script, *arguments):
-    """Run a script of the project, quietly."""
+    """Run a script of the project with --quiet."""
     subprocess.run(
         [sys.executable, ROOT / script, "--quiet", *map(str, arguments)], check=True, cwd=ROOT
     )
 
 
 def show(name, folder, pattern):
-    """One line for each file that counts."""
+    """Print one line for each file of filters or results in a folder."""
     for path in sorted(folder.glob(pattern)):
         if path.name.endswith(KEPT):
             print(hashlib.sha256(path.read_bytes()).hexdigest(), name, path.name, flush=True)

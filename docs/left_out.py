@@ -1,13 +1,13 @@
-"""Filters for scans, tried on scanners that they have not learned from.
+"""Evaluate filters for scans on scanners that are not in the training set.
 
     python docs/left_out.py scanners
     python docs/left_out.py scanners --seeds 0 1 2 --only siteA siteB --options --factor 1 1 4
 
-`scanners` holds a folder of brains for each scanner. One scanner after another is left out: filters
-are learned from all others and evaluated on it, by `train.py` and `test.py --preset scan`. A folder
-`scanners/only_tested` is evaluated each time and never learned from: for brains whose licence
-forbids it. Printed is, for each scanner, the mean gain over the best other way and the worst cell,
-inside the brain and over the whole, over all seeds; metrics.csv of each run stays in --work.
+The folder `scanners` holds one folder of brains for each scanner. One scanner after another is left
+out: `train.py` learns filters from all other scanners, and `test.py --preset scan` evaluates them
+on this scanner. Brains in `scanners/only_tested` are evaluated each time, but never used for
+training: their licence may forbid it. For each scanner, the script prints the mean and worst gain
+over the best alternative, inside and over the whole brain. Each metrics.csv stays in --work.
 """
 import argparse
 import csv
@@ -37,7 +37,7 @@ def learn(volumes, arrays, seed, options):
 
 
 def gains(folder, arrays, result, options):
-    """The gains on the volumes of a folder: inside and whole, of each cell; shape (cells, 2)."""
+    """Evaluate filters on a folder; returns the gains inside and whole, shape (cells, 2)."""
     run("test.py", "--preset", "scan", "--test_dir", str(folder), "--arrays_dir", str(arrays),
         "--result_dir", str(result), "--test_profile", "box", "gauss", "sharp", "kspace", "hamming",
         "--test_noise", "0", "1", "3", "5", *options)
@@ -48,7 +48,7 @@ def gains(folder, arrays, result, options):
 
 
 def run(script, *arguments):
-    """Run a script of the project; end with it where it fails."""
+    """Run a script of the project; if it fails, end with a message."""
     done = subprocess.run([sys.executable, str(HERE / script), "--quiet", *arguments],
                           stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
@@ -56,7 +56,7 @@ def run(script, *arguments):
 
 
 def line(name, found):
-    """One row of the table."""
+    """One row of the printed table."""
     found = np.concatenate(found)
     mean, worst, below = found.mean(0), found.min(0), (found < -0.05).sum(0)
     return (f"{name:24} {len(found):5} cells  mean {mean[0]:+.2f} / {mean[1]:+.2f}  "
@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--only", nargs="+", help="scanners to leave out (default: each)")
     parser.add_argument("--work", type=Path, default=Path("left_out"))
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[],
-                        help="for both scripts, such as --factor")
+                        help="options for train.py and test.py, such as --factor")
     given = parser.parse_args()
     folders = {path.name: path for path in sorted(given.scanners.iterdir()) if path.is_dir()}
     tested = folders.pop(NEVER_LEARNED, None)

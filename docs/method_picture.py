@@ -1,7 +1,7 @@
 """Make docs/method.png, a picture of the method: .venv/bin/python docs/method_picture.py
 
-The brains are synthetic and made here; the filters and trees are those of pretrained/scan. The
-restored slice is the output of both stages; test.py may mix it with the spline.
+This script generates synthetic brains. The filters and trees are those of pretrained/scan. The
+restored slice is the output of both stages; test.py could mix this output with the spline.
 """
 import sys
 from pathlib import Path
@@ -23,8 +23,8 @@ from filter_constant import Request  # noqa: E402
 from get_lar import make_fine  # noqa: E402
 from octahedral import features, scene, stages  # noqa: E402
 
-SHAPE, Z = (96, 112, 80), 40  # of a brain, and the slice that is shown
-CROP, SIDE = np.array([14, 54]), 44  # the part of that slice that is shown, voxels
+SHAPE, Z = (96, 112, 80), 40  # shape of a brain, and number of the slice that is drawn
+CROP, SIDE = np.array([14, 54]), 44  # corner and side of the drawn square of this slice, voxels
 NOISE = 0.03
 WIDTH, HEIGHT, BOX, STEP, LEFT, ROWS = 1000, 456, 108, 142, 20, (284, 52)  # pixels at 100 dpi
 INK, BLUE, GOLD, PALE, GREY = "#1c2733", "#1f4e79", "#ffb000", "#edf2f7", "#8c8c8c"
@@ -80,7 +80,7 @@ def acquire(hr):
 
 
 def prepare(hr, learned, method):
-    """A brain's scan on the fine grid, with the leaf and the orientation of each voxel."""
+    """Simulate a scan of a brain on the fine grid, and find each voxel's leaf and orientation."""
     steps = acquire(hr)
     volume = make_fine(steps[-1], method)
     seen = stages.scene_of(volume, volume.lr, method)
@@ -94,20 +94,20 @@ def prepare(hr, learned, method):
 
 
 def around(seen, n, displacements, turned=True):
-    """The estimate around some voxels, turned into their orientations or not."""
+    """The initial estimate around voxels `n`; with `turned`, in the orientation of each voxel."""
     near = scene.turned(displacements)[seen.orientation[n] if turned else 0 * n]
     return seen.estimate[tuple(np.moveaxis(seen.at[n][:, None] + near, -1, 0))]
 
 
 def square(seen, n, half, turned=True):
-    """The slice through one voxel and its surroundings."""
+    """A square of the initial estimate around one voxel, within the slice."""
     along = np.arange(-half, half + 1)
     plane = np.stack(np.meshgrid(along, along, [0], indexing="ij"), -1).reshape(-1, 3)
     return around(seen, np.array([n]), plane, turned).reshape(len(along), -1)
 
 
 def example(seen):
-    """A voxel at a straight oblique edge in the slice; its eigenvalues and turned direction."""
+    """Choose a voxel at an oblique edge; returns it, its eigenvalues and turned direction."""
     slopes, here = np.gradient(seen.estimate), tuple(seen.at.T)
     near, wide = (np.linalg.eigh(np.moveaxis([[gaussian_filter(a * b, sigma)[here] for a in slopes]
                                               for b in slopes], -1, 0)) for sigma in (0.85, 2))
@@ -141,28 +141,28 @@ class Drawing:
                     self.arrow((x - STEP + BOX + 6, y + BOX / 2), (x - 6, y + BOX / 2))
 
     def text(self, x, y, words, size=9.7, **style):
-        """Words on a line."""
+        """Write one line of text."""
         self.axes.text(x, y, words, fontsize=size, **{"ha": "center", "color": INK} | style)
 
     def arrow(self, start, end, colour=BLUE, **style):
-        """An arrow with a filled head."""
+        """Draw an arrow with a filled head."""
         self.axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, lw=2.2,
                                             color=colour, shrinkA=0, shrinkB=0, **style))
 
     def frame(self, x, y, width, height, edge=INK, line=0.8, face="none", z=3, **style):
-        """A rectangle."""
+        """Draw a rectangle."""
         self.axes.add_patch(Rectangle((x, y), width, height, ec=edge, lw=line, fc=face, zorder=z,
                                       **style))
 
     def image(self, pixels, x, y, width=BOX, height=None, shown=(0, 1), z=3):
-        """Pixels in a frame, the first axis to the right and the second upward."""
+        """Draw a 2-D array in a frame: its first axis to the right, its second upward."""
         height = height or width
         self.axes.imshow(pixels.T, "gray", vmin=shown[0], vmax=shown[1], origin="lower", zorder=z,
                          interpolation="nearest", extent=(x, x + width, y, y + height))
         self.frame(x, y, width, height, z=z)
 
     def weights(self, weights, taps, x, y, side=BOX):
-        """The middle slice of a filter: white squares above zero, black ones below."""
+        """Draw the middle slice of a filter: positive weights white, negative weights black."""
         cube = np.zeros((7, 7, 7))
         cube[tuple(taps.T + 3)] = weights
         cube[3, 3, 3] = 1 - cube.sum()
@@ -174,7 +174,7 @@ class Drawing:
                        "white" if weight > 0 else "black")
 
     def tree(self, x, y, width, height, way=(), size=1.0):
-        """A tree of three levels, with a voxel's way through it."""
+        """Draw a tree of three levels, and mark the path `way` of a voxel through it."""
         for level in range(4):
             for number in range(2**level):
                 on = bool(way) and way[level] == number
@@ -187,7 +187,7 @@ class Drawing:
 
 
 def restoring(drawing, seen, learned, method):
-    """Draw the upper row; returns the leaf that it shows."""
+    """Draw the upper row, the restoring of one voxel; returns the leaf of this voxel."""
     n, values, turned = example(seen)
     y, taps = ROWS[0], stages.stage_taps(0, method)[0]
     restored = stages.restore_stages(seen.volume, learned, method)
@@ -218,7 +218,7 @@ def restoring(drawing, seen, learned, method):
 
 
 def training(drawing, seen, others, leaf, learned, method):
-    """Draw the lower row."""
+    """Draw the lower row, the training."""
     places, y, taps = LEFT + STEP * np.arange(7), ROWS[1], stages.stage_taps(0, method)[0]
     random = np.random.default_rng(5)
     for z, hr in enumerate((*others, seen.hr)):

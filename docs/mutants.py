@@ -8,10 +8,10 @@
     python docs/mutants.py survivors FOLDER
     python docs/mutants.py table FOLDER
 
-The work is done in FOLDER, on a clone of the last commit. A fault is one change by cosmic-ray, for
-instance `<` to `<=` or 3 to 4. Each is shown to the quickest tests that execute its line, or to the
-tests that are named: the lines of compiled code and of the workers of a cluster are not measured.
-The command `run` continues where it was stopped.
+A fault (mutant) is one change by cosmic-ray, for instance `<` to `<=`, in a clone of the last
+commit. Then the quickest tests that execute its line run, or the tests that are named, because the
+lines of compiled code and of a cluster's workers are not measured. The fault is "killed" if a test
+fails, and "survives" if none does. The command `run` continues where it was stopped.
 """
 import argparse
 import ast
@@ -35,8 +35,8 @@ LEFT_OUT = re.compile(r"test_(gpu|commands_on|strict|style|rooms|fuzz)")
 LIBRARIES = ("numba", "nibabel", "scipy.ndimage", "scipy.signal", "scipy.sparse.linalg",
              "skimage.metrics", "matplotlib.pyplot", "PIL.Image", "tqdm", "hypothesis.strategies")
 OPEN = ("survived", "no test", "timeout")  # outcomes that are looked at again
-# Operators on bits end in a TypeError at floats; `is` equals == for small integers; without its
-# decorator, a function is slow or fails.
+# Faults that tell nothing about tests: operators on bits raise a TypeError for floats, `is` equals
+# == for small integers, and a function without its decorator is slow or fails.
 WITHOUT_USE = re.compile(r"_(Bit\w+|[LR]Shift)$|(Eq|Lt|LtE|Gt|GtE)_Is(Not)?$|Decorator")
 # Compiled code is kept by the text of kernels and constants alone: most faults are elsewhere.
 KEEP = '''
@@ -70,7 +70,7 @@ IndexDataCacheFile.__init__ = lambda self, cache_path, filename_base, source_sta
 
 
 class Work:
-    """The clone, what tests execute, and the outcomes so far, in a folder."""
+    """A folder with the clone, the lines that tests execute, and the outcomes so far."""
 
     def __init__(self, folder):
         self.folder = Path(folder).resolve()
@@ -82,7 +82,7 @@ class Work:
             subprocess.run(["git", "clone", "-q", str(ROOT), str(self.clone)], check=True)
 
     def clean(self):
-        """Take out a fault that a killed run left in the clone."""
+        """Remove a fault that an interrupted run left in the clone."""
         subprocess.run(["git", "checkout", "-q", "."], cwd=self.clone, check=True)
         with open(self.clone / "machine" / "kernels.py", "a", encoding="utf-8") as file:
             file.write(KEEP)
@@ -125,8 +125,8 @@ def cover(work, names):
 def executed(work):
     """Tests by file and line, and the seconds of each test, from the data of `cover`.
 
-    Lines that run in another process, or while tests are collected, have the test file in the place
-    of a test.
+    A line that runs in another process, or while pytest collects tests, has the name of the test
+    file instead of a test.
     """
     from coverage import CoverageData
     from coverage.exceptions import DataError
@@ -144,7 +144,7 @@ def executed(work):
             data = CoverageData(str(path))
             try:
                 data.read()
-            except DataError:  # of a process that was killed
+            except DataError:  # a process that was killed wrote only a part of this file
                 continue
             for source in data.measured_files():
                 name = source.rpartition("/clone/")[2]
@@ -156,7 +156,7 @@ def executed(work):
 
 
 def cached(work):
-    """`executed`, kept in a file until a test file is run again: to read it takes a minute."""
+    """The result of `executed`, kept in a file, because computing it takes a minute."""
     kept = work.folder / "executed.pickle"
     logs = [log.stat().st_mtime for log in (work.folder / "cover").glob("*.log")]
     if not kept.exists() or kept.stat().st_mtime < max(logs):
@@ -165,9 +165,9 @@ def cached(work):
 
 
 def tests_of(mutant, work, by, seconds, most):
-    """Tests that execute the statement of a mutant, up to so many seconds.
+    """Tests that execute the statement of a mutant, at most `most` seconds of them.
 
-    Tests that import its file come first, and of these the quickest.
+    Tests that import the mutant's file come first, and among these the quickest.
     """
     tree = ast.parse((work.clone / mutant["file"]).read_text(encoding="utf-8"))
     line, lines = mutant["line"], by.get(mutant["file"], {})
@@ -246,10 +246,7 @@ def sample(work, seed, most, only, compiled):
 
 
 def try_out(work, mutant, chosen):
-    """Put a fault into the clone, run its tests, and take it out again.
-
-    `chosen` is the result of `tests_of`.
-    """
+    """Put a fault into the clone, run its tests (`chosen` by `tests_of`), and remove the fault."""
     from cosmic_ray.mutating import _make_diff, use_mutation
     from cosmic_ray.plugins import get_operator
 
@@ -270,7 +267,7 @@ def try_out(work, mutant, chosen):
 
 
 def show(work, tests, timeout):
-    """Run tests: killed, survived or timeout. They run in a fork: libraries are loaded once."""
+    """Run tests in a fork (libraries are loaded once): "killed", "survived" or "timeout"."""
     with open(work.folder / "pytest.log", "wb") as log:
         child = os.fork()
         if child == 0:
@@ -291,7 +288,7 @@ def show(work, tests, timeout):
 
 
 def run(work, given):
-    """Try out all mutants that have no outcome yet; with `again`, those that survived."""
+    """Try out all mutants without an outcome, or with `again` those that survived."""
     by, seconds = ({}, {}) if given.names else cached(work)
     again, only = given.what == "again", given.only
     mutants = work.read()

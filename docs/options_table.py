@@ -1,4 +1,4 @@
-"""Print the table of docs/options.md, from the settings themselves.
+"""Print the table of docs/options.md from the options in filter_constant.py.
 
 python docs/options_table.py
 """
@@ -23,7 +23,7 @@ def rows():
         names = [f"`--{flag}`"] + [f"`--no-{flag}`"] * ("switch" in entry.metadata)
         text = entry.metadata["help"].replace("<", "&lt;").replace("|", "\\|")
         default, named = in_words(entry.default), re.search(r" \(default: (.*)\)$", text)
-        if named:  # what is found out where nothing is given
+        if named:  # the help text explains a default that is determined at run time
             text, default = text[: named.start()], named[1]
         if choices := entry.metadata.get("choices"):
             text += f" ({', '.join(f'`{choice}`' for choice in choices)})"

@@ -1,4 +1,4 @@
-"""Make docs/restored.png, the picture of the README, from what `make demo` left.
+"""Make docs/restored.png, the picture of the README, from the results of `make demo`.
 
 make demo
 .venv/bin/python docs/picture.py
@@ -23,12 +23,12 @@ from report.pictures import canonical, plane, png  # noqa: E402
 from restoring.figures import brain_mask, figures  # noqa: E402
 
 AXIS, PLACE = 1, 0.42  # a coronal slice, at this part of the brain's length
-SQUARE = 0.2, 0.08, 0.3  # top, left and side of what is enlarged, of the slice's width
+SQUARE = 0.2, 0.08, 0.3  # top, left and side of the enlarged square, as shares of the slice's width
 GOLD = "#ffb000"
 
 
 def main():
-    """Four columns: HR, LR, best spline, restored; below each a square of it, enlarged."""
+    """Draw four columns: HR, LR, best spline, restored; below each an enlarged square of it."""
     _, method, *_ = load_filters(Request(arrays_dir=str(ROOT / "demo" / "arrays")))
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     result = max(

@@ -1,24 +1,24 @@
-"""Print the table of docs/gpu.md: what learning from 100 volumes would take, by arithmetic alone.
+"""Print the table of docs/gpu.md: estimated times of a training with 100 volumes on two cards.
 
     python docs/roofline.py
 
-Bytes and operations are counted from gpu/compute.py; a stage takes the longest of its bytes over
-the memory's rate, its bytes over the bus and its operations over the arithmetic rate. No figure
-here was measured.
+Bytes and operations are counted from the code in gpu/compute.py. The time of a stage is the longest
+of three: its bytes divided by the rate of the card's memory, its bytes on the bus divided by the
+rate of the bus, and its operations divided by the arithmetic rate. No figure here was measured.
 """
 
 from typing import NamedTuple
 
 VOLUMES = 100
-BOX = 8e6  # voxels of the cropped box, of 260 x 311 x 260
-BRAIN = 4.5e6  # voxels of brain at 0.7 mm; each is restored
+BOX = 8e6  # voxels of the cropped box of a volume of 260 x 311 x 260 voxels
+BRAIN = 4.5e6  # voxels of brain at 0.7 mm; each of them is restored
 SAMPLES = BRAIN / 3  # --sample_rate 3
 BUCKETS, TAPS = 576, 11**3
 SIDE = TAPS + 1
 PACKED = SIDE * (SIDE + 1) / 2
 BLOCKS = (
     SAMPLES / 1024 + BUCKETS / 2
-)  # of samples; the last one of each bucket is half full on average
+)  # blocks of samples; the last block of each bucket is half full on average
 
 
 class Card(NamedTuple):
@@ -26,9 +26,9 @@ class Card(NamedTuple):
     single: float  # FLOP/s in float32
     double: float  # FLOP/s in float64
     memory: float  # bytes/s
-    bus: float  # bytes/s from and to ordinary, pageable memory: half of what PCI Express could do
+    bus: float  # bytes/s from and to pageable memory: half the rate of PCI Express
     share: float = (
-        0.7  # of the arithmetic rate that products come to; a Cholesky factor, to half of that
+        0.7  # share of the arithmetic rate that matrix products reach; Cholesky factors reach half
     )
 
 
@@ -48,9 +48,9 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("LR, HR and places to the card", bus=BOX * 8 + SAMPLES * 4, times=VOLUMES),
-    # Places: written, read. Patches: read from the cache, written, read, written into rows, read
-    # and written centred.
+    Stage("LR, HR and voxel positions to the card", bus=BOX * 8 + SAMPLES * 4, times=VOLUMES),
+    # Positions of voxels are written and read. Patches are read from the cache, written, read,
+    # written into rows, read, and written centred.
     Stage("gather", memory=SAMPLES * TAPS * 4 * 7, times=VOLUMES),
     Stage(
         "products",
@@ -58,7 +58,7 @@ STAGES = (
         single=2 * SAMPLES * SIDE**2,
         times=VOLUMES,
     ),
-    # Lower triangle: places and products read, written, read; sums read and written.
+    # Lower triangle: positions and products are read, written, read; sums are read and written.
     Stage(
         "sums in float64",
         memory=BLOCKS * PACKED * (4 * 4 + 2 * 8),
@@ -72,7 +72,7 @@ STAGES = (
         bus=BUCKETS * PACKED * 8,
         double=BUCKETS * SIDE**3 / 3,
     ),
-    # Places: written, read. Patches: read from the cache, written, read.
+    # Positions of voxels are written and read. Patches are read from the cache, written, read.
     Stage(
         "apply to one volume",
         memory=BRAIN * TAPS * 4 * 4,
@@ -83,7 +83,7 @@ STAGES = (
 
 
 def seconds(stage, card):
-    """What each resource takes for all the stage's repetitions."""
+    """Seconds of each resource for all repetitions of a stage: dict by resource."""
     return {
         "bus": stage.bus / card.bus * stage.times,
         "memory": stage.memory / card.memory * stage.times,
@@ -116,7 +116,7 @@ def rows():
 
 
 def number(value):
-    """In thousands of millions, two digits."""
+    """A number in units of 1e9 as text, with two digits."""
     value = float(f"{value / 1e9:.2g}")
     return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 

@@ -1,10 +1,10 @@
-"""Make docs/scan.png: a noisy scan brought to the finer grid by spline, --preset best and scan.
+"""Make docs/scan.png: a noisy scan upscaled by a spline, by --preset best and by --preset scan.
 
     make demo
     .venv/bin/python docs/scan_picture.py
 
-The sample brain is degraded as a scanner does (mean over two voxels, 3 % of Rician noise, the
-outline of the low-resolution volume); both sets of filters are those that come with the project.
+The script degrades the sample brain as a scanner does: mean over two voxels, 3 % of Rician noise,
+and the outline of the low-resolution volume. Both sets of filters come with the project.
 """
 
 import sys
@@ -27,14 +27,14 @@ from report.pictures import canonical, plane, png  # noqa: E402
 from restoring.steps import upscale  # noqa: E402
 from util import clip_bright, decibel, mod_crop  # noqa: E402
 
-NOISE = 0.03  # of the 99.9 % intensity
+NOISE = 0.03  # standard deviation of the noise, as a share of the 99.9 % quantile
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
-SQUARE = 0.1, 0.32, 0.36  # top, left and side of what is shown, of the slice's width
-ERROR = 0.15  # of the range, what the error maps show as white
+SQUARE = 0.1, 0.32, 0.36  # top, left and side of the square to show, as shares of the slice's width
+ERROR = 0.15  # an error of this share of the intensity range is white
 
 
 def main():
-    """Four columns: original, quintic spline, --preset best, --preset scan; below, the errors."""
+    """Draw original, quintic spline, --preset best and --preset scan, with errors below."""
     (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
     volume = read_volume(path)
     filters = {

@@ -1,9 +1,10 @@
-"""The table of docs/conventions.md: voxel sizes asked and got, and how far off voxels are.
+"""Print the table of docs/conventions.md: requested and resulting voxel sizes, and position errors.
 
     .venv/bin/python docs/spacings.py
 
-Each geometry is upscaled by the command itself, with filters that keep a voxel as it is. The volume
-holds world coordinates, one after another: what comes back at a voxel says where it was taken from.
+For each geometry, test.py upscales three volumes whose intensities are the x, y and z coordinates
+of their voxels, with filters that do not change a voxel. The intensities of a result, which are
+then the true positions of its voxels, are compared with the positions by the header.
 """
 import contextlib
 import io
@@ -26,7 +27,7 @@ from options.command_line import command_line  # noqa: E402
 TURN = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
 CORONAL = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float)
 SAGITTAL = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], float)
-GEOMETRIES = [  # what, directions of the axes, voxel sizes, sides, options
+GEOMETRIES = [  # name, directions of the axes, voxel sizes in mm, sides in voxels, options
     ("axial slices", np.eye(3), (0.43, 0.43, 5.5), (40, 38, 14), "--isotropic"),
     ("axial slices, to 1 mm", np.eye(3), (0.43, 0.43, 5.5), (40, 38, 14), "--voxel_size 1"),
     ("the same, left-handed", np.diag([-1, 1, 1]), (0.43, 0.43, 5.5), (40, 38, 14),
@@ -43,7 +44,7 @@ FACTORS = [(k, k, k) for k in (2, 3, 4)] + [(1, 1, k) for k in range(2, 9)]
 
 
 def keeping_filters(folder):
-    """Write filters that keep a voxel, for the factors that those for scans are there for."""
+    """Write filters that do not change a voxel, for all factors of the filters for scans."""
     for factor in FACTORS:
         method = Method(factor=factor, filter_len=3, grad_len=3, grid="edges")
         h = np.zeros((method.buckets, method.taps), np.float32)
@@ -61,22 +62,22 @@ def affine_of(geometry):
 
 
 def measure(geometry, folder):
-    """Upscale world coordinates of a geometry by the command.
+    """Upscale volumes of world coordinates, and measure the error of the result's positions.
 
     Parameters
     ----------
     geometry : tuple
-        Of GEOMETRIES.
+        An element of GEOMETRIES.
     folder : Path
-        Where `keeping_filters` wrote to arrays/.
+        Its folder arrays/ holds the filters of `keeping_filters`.
 
     Returns
     -------
     image : nibabel image
         The last result.
     shift : float
-        The largest distance, in mm, between where a voxel is said to be and where it was taken
-        from; voxels less than four of the input's from its faces are left out: splines bend there.
+        The largest distance, in mm, between a voxel's position by the header and its true position,
+        without the outermost four voxels of the input, where splines are not exact.
     """
     _, _, _, sides, options = geometry
     affine = affine_of(geometry)
@@ -107,7 +108,7 @@ def _world(affine, shape):
 
 def main():
     """Print the table."""
-    print("| geometry | voxels, mm | asked | got, mm | shape | largest shift, mm |",
+    print("| geometry | voxels, mm | requested | result, mm | shape | largest shift, mm |",
           "|---|---|---|---|---|---|", sep="\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""Search for graphics cards with CuPy. CuPy is imported only for this search."""
+"""Find the graphics cards that can be used, with CuPy; other files do not import CuPy."""
 import contextlib
 import importlib.util
 import os
@@ -25,7 +25,7 @@ class Card(NamedTuple):
 
 
 def find_cards(device, most=None):
-    """The cards to use, and the reason; without cards, the CPU is used.
+    """The cards to use, and the reason for this choice; without cards, the CPU is used.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def find_cards(device, most=None):
         If `device` is "gpu" and there is no usable card.
     """
     try:
-        # This is quick; importing CuPy takes half a second.
+        # This check is quick, whereas importing CuPy takes half a second.
         if importlib.util.find_spec("cupy") is None:
             raise ImportError("CuPy is not installed, see requirements-gpu.txt")
         cards, left_out = cupy_cards(most)
@@ -65,7 +65,7 @@ def cupy_cards(most=None):
     Exception
         If there is no usable card. The class is from CuPy, a driver or a compiler.
     """
-    # A value of 1 would round operands to eleven bits. CuPy reads it at the first product.
+    # With 1, products would round their factors to eleven bits. CuPy reads this variable once.
     os.environ["CUPY_TF32"] = "0"
     # Imported here: CuPy is optional, and its import takes half a second.
     import cupy
@@ -97,7 +97,7 @@ def cupy_card(cupy, number):
     card = Card(cupy, cupy.asnumpy, solve_triangular,
                 lambda: device.mem_info[0] + pool.free_bytes(), pool.free_all_blocks,
                 f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CuPy {cupy.__version__}",
-                lambda: cupy.cuda.Device(number))  # a new Device each time: not shared by threads
+                lambda: cupy.cuda.Device(number))  # a new Device each time, for each thread its own
     try:
         with card.use():
             try_out(card)
@@ -107,10 +107,10 @@ def cupy_card(cupy, number):
 
 
 def try_out(card):
-    """Call each library once.
+    """Call each library once, and raise OSError if a result is wrong.
 
-    So a missing library is detected at the start, not after an hour, and the memory that libraries
-    take no longer counts as free.
+    A missing library is thus found at the start, not after an hour. The memory that libraries take
+    then no longer counts as free.
     """
     xp = card.xp
     cube, at = xp.asarray(np.ones((3, 3, 3), np.float32)), xp.asarray(np.array([13], np.int32))

@@ -1,13 +1,13 @@
 """The engine of graphics cards: it sums Gram matrices, solves for filters and applies filters.
 
-Each function takes the card as an argument. Its array module `xp` is CuPy or, in tests, NumPy. The
-code is the same for both: arrays pass between card and main memory only by ``xp.asarray`` and
-``card.to_host``. CuPy has a current card for each thread, so work on a card begins with
-``with card.use()``.
+Each function takes the card as an argument. The card's array module `xp` is CuPy or, in tests,
+NumPy. The code is the same for both: arrays pass between card and main memory only by
+``xp.asarray`` and ``card.to_host``. CuPy has a current card for each thread, so work on a card
+begins with ``with card.use()``.
 
-The CPU computes features and buckets (hashtable.py). As in matrix_compute.py, products are float32,
-of at most `BLOCK` samples at a time, and sums are float64. Filters from a card and from the CPU
-differ by rounding.
+The CPU computes features and buckets (hashtable.py). As in matrix_compute.py, products of at most
+`BLOCK` samples at a time are float32, and sums are float64. Filters from a card and from the CPU
+differ only by rounding.
 """
 import contextlib
 from functools import partial
@@ -20,10 +20,10 @@ from machine.errors import UserError
 from matrix_compute import BLOCK, bucket_order
 from published.apply_filters import TILE
 
-BATCH = 32  # filters solved at a time, if memory allows: the sums of each, 7 MB, are copied
-LEAST_BLOCK = 16  # fewest samples or voxels at a time; if they do not fit, work on the card ends
+BATCH = 32  # filters solved at a time, if the card has memory for copies of their sums (7 MB each)
+LEAST_BLOCK = 16  # smallest number of samples or voxels at a time; if they do not fit, an error
 FREE_SHARE = 0.85  # share of the free memory that is used; libraries and gaps need the rest
-WORK_BYTES = 64 << 20  # for a block's indices, patches, product; 24 MB at 1024 patches of 11^3
+WORK_BYTES = 64 << 20  # for indices, patches, products of a block: 24 MB for 1024 of 11^3 voxels
 TOO_FULL = ("the GPU has too little free memory; close other programs that use it, or give "
             "--device cpu")
 
@@ -31,11 +31,11 @@ TOO_FULL = ("the GPU has too little free memory; close other programs that use i
 # ----------------------------------------------------------------------------------------- learning
 
 class Cards:
-    """Graphics cards as an engine, like `engine.CPU`.
+    """Graphics cards as an engine, with the same methods as `engine.CPU`.
 
     Each card sums one volume at a time into its own Gram matrices. These matrices are later added
     to the Gram matrices in main memory. A training uses one thread for each card, and one more
-    thread that prepares the next volume. Solving and applying use the first card.
+    thread that prepares the next volume. Only the first card solves for filters and applies them.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Cards:
 
     @contextlib.contextmanager
     def place(self):
-        """A context that gives an idle card for one volume; waits until a card is idle."""
+        """A context that waits for an idle card, and gives the card for one volume."""
         stream = self.idle.get()
         try:
             yield stream
@@ -69,8 +69,8 @@ class Cards:
     def settled(self, gram):
         """A context in which all cards are idle, and `gram` holds the sums of all cards.
 
-        If the summing of a volume failed, its exception is raised again. A part of the volume may
-        be in the sums, so the sums must not be saved.
+        If a card failed while it summed a volume, its exception is raised again. The sums may then
+        contain a part of this volume, so they must not be saved.
         """
         taken = [self.idle.get() for _ in self.streams]
         try:
@@ -85,11 +85,11 @@ class Cards:
 
 
 class Stream:
-    """One card's part of the sums.
+    """The sums on one card.
 
-    The card holds the packed lower triangles of all buckets if memory allows, otherwise of one
-    group of buckets after another. If memory runs out, the group is halved, and the work continues
-    with the remaining samples.
+    The card holds the packed lower triangles of all buckets if its memory is large enough,
+    otherwise those of one group of buckets after another. If memory runs out, the group is halved,
+    and the work continues with the remaining samples.
 
     Attributes
     ----------
@@ -103,11 +103,11 @@ class Stream:
         self.buckets, self.packed, self.touched = range(0), None, set()
 
     def add(self, gram, drawn, method, advance=lambda samples: None):
-        """Add a volume's samples, like `engine.CPU.add`.
+        """Add a volume's samples to the sums on the card, like `engine.CPU.add`.
 
-        Only `settle` adds them to the sums of `gram`.
+        Later, `settle` adds these sums to those in `gram`.
         """
-        reached = drawn.ends[:-1].copy()  # per bucket, the first sample not added yet
+        reached = drawn.ends[:-1].copy()  # for each bucket: the first sample that is not added yet
         with self.card.use():
             while if_it_fits(self._add, gram, drawn, reached, method, advance) is None:
                 self._shrink(gram)
@@ -136,19 +136,19 @@ class Stream:
                 stop = min(reached[b] + self.block, ends[b])
                 rows = gather_rows(xp, lr, hr, voxels[reached[b]:stop], offsets,
                                    method.solver == "ridge")
-                # float32 to float64. If memory runs out here, no sample of the block is added.
+                # float32 is added to float64. If memory runs out, no sample of the block is added.
                 sums += xp.take(rows.T @ rows, lower)
                 advance(stop - reached[b])
                 reached[b] = stop
         return reached
 
     def _sums_of(self, b, gram, next_volume):
-        """A view of a bucket's sums on the card; replaces the group on the card if necessary."""
+        """A view of a bucket's sums on the card; if necessary, another group is put on the card."""
         if b not in self.buckets:
             self.settle(gram)
             buckets, length = gram.packed.shape
             if self.packed is None or self.packed.shape[1] != length:
-                self.packed = None  # freed first: old and new might not fit together
+                self.packed = None  # freed first, because old and new might not fit together
                 room = FREE_SHARE * self.card.free() - WORK_BYTES - next_volume
                 self.most = min(max(int(room // (8 * length)), 1), buckets, self.most or buckets)
                 self.packed = self.card.xp.zeros((self.most, length))
@@ -158,7 +158,7 @@ class Stream:
         return self.packed[b - self.buckets.start]
 
     def _shrink(self, gram):
-        """Halve the number of buckets on the card, or else the number of samples at a time."""
+        """Use less memory: halve the number of buckets on the card, or of samples at a time."""
         self.settle(gram)
         if self.most is not None and self.most > 1:
             self.most //= 2
@@ -173,7 +173,7 @@ class Stream:
 def if_it_fits(work, *arguments):
     """The result of ``work(*arguments)``; None if the card has too little memory.
 
-    On return, the exception and the arrays that it referred to are released.
+    When this function returns, the exception and its arrays are freed.
     """
     try:
         return work(*arguments)
@@ -207,7 +207,7 @@ def lower_triangle(side):
 
 
 def gather_rows(xp, lr, hr, voxels, offsets, centred):
-    """Rows [patch, target] of voxels, from flat volumes.
+    """Make the row [patch, target] of each voxel, from flat volumes.
 
     If `centred`, the LR voxel at the patch's centre is subtracted from patch and target.
 
@@ -226,9 +226,9 @@ def gather_rows(xp, lr, hr, voxels, offsets, centred):
 # ------------------------------------------------------------------------------------------ solving
 
 def ridge_filters(card, gram, buckets, weight, g0, g, advance):
-    """`matrix_compute.ridge_filters` on the card, a batch of buckets at a time.
+    """Do the same as `matrix_compute.ridge_filters` on the card, a batch of buckets at a time.
 
-    The batch is halved if memory is too small.
+    If the card has too little memory, the batch is halved.
     """
     with card.use():
         each = 6 * 8 * gram.side**2  # bytes: matrices, factors, temporary arrays
@@ -263,7 +263,7 @@ def solve_batch(card, packed, side, weight, g0):
     matrices[:, xp.asarray(lower_triangle(side))] = xp.asarray(packed)
     matrices[:, :-1:side + 1] += weight  # the diagonal of Q
     matrices[:, -side:-1] += weight * xp.asarray(g0)  # V is the last row
-    # Keeps the matrix positive definite, see `matrix_compute.ridge_filter`.
+    # This keeps the matrix positive definite, see `matrix_compute.ridge_filter`.
     matrices[:, -1] = 2 * matrices[:, -1] + float(weight * (g0 @ g0) + 1)
     factors = xp.linalg.cholesky(matrices.reshape(-1, side, side))
     g = xp.empty((len(packed), side - 1))
@@ -279,9 +279,9 @@ def solve_batch(card, packed, side, weight, g0):
 # ----------------------------------------------------------------------------------------- applying
 
 def filter_voxels(card, lr, voxels, bucket, h, filter_len):
-    """`published.apply_filters.filter_voxels` on the card, bucket by bucket.
+    """Do the same as `published.apply_filters.filter_voxels` on the card, bucket by bucket.
 
-    Filters fewer voxels at a time if memory is too small.
+    If the card has too little memory, fewer voxels are filtered at a time.
     """
     order, ends = bucket_order(bucket, len(h))
     voxels, tile = voxels[order], TILE

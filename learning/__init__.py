@@ -1,1 +1,1 @@
-"""Training: the steps, the samples, and the sums on disk."""
+"""Training: its steps, the sampled acquisitions, and the sums of samples on disk."""

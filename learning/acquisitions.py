@@ -1,10 +1,10 @@
 """Sampled acquisitions: simulated LR training volumes with a scanner's blur, noise and outline.
 
-A training volume is cut into slabs along its first axis. Each slab gives the training samples of
-one LR volume: the slab and the planes around it are degraded. The slice profile, the noise level
-and other properties are drawn at random. So a few volumes give hundreds of acquisitions. The
-random choice depends only on the seed, the volume's name and the acquisition's number. So every
-pass makes the same LR volumes, also after an interruption.
+A training volume is cut into slabs along its first axis. Each slab is degraded together with the
+planes around it. The slice profile, the noise level and other properties of this acquisition are
+drawn at random, so that a few volumes give hundreds of acquisitions. Only the voxels of the slab
+are training samples. The random choice depends only on the seed, the volume's name and the
+acquisition's number. Every pass, also after an interruption, therefore makes the same LR volumes.
 """
 from typing import NamedTuple
 
@@ -22,28 +22,28 @@ from util import bright_level_of_scan, random_of, tight_box
 HALO = 10  # planes on either side of a slab, for filters and features
 AROUND = 32  # planes on either side of a slab that are degraded with it
 CLEAN = 0.35  # share of acquisitions without noise
-LOW_NOISE = 1.5  # power of a uniform random number: low noise is more frequent than high
+LOW_NOISE = 1.5  # power of a uniform random number, so that low noise is more frequent than high
 NOISY_ORIGINALS = 0.4  # share of acquisitions whose original gets noise
-FAINTEST = 1e-3  # share of the brightest intensity: lowest brain value after sharpening or noise
-# Relative frequency of each profile if it is not given to the filters. Profiles with little blur
-# are drawn more often than they occur, and the strong window never: an overestimated blur is the
-# worst error.
+FAINTEST = 1e-3  # lowest value of brain after sharpening or noise; the brightest intensity is 1
+# Relative frequency of each profile in acquisitions whose profile is not given to the filters.
+# Profiles with little blur are drawn more often than they occur in practice, and the Hamming window
+# is never drawn, because an overestimated blur does most harm.
 SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
-EXACT, WIDER = 0.5, 0.15  # share of nominal profiles; largest change in width of other profiles
-READING_ERROR = (0.08, 0.1)  # standard deviation of the errors added to readings in training
+EXACT, WIDER = 0.5, 0.15  # share of profiles of exact width; largest relative change of others
+READING_ERROR = (0.08, 0.1)  # standard deviations of random errors of estimated transfer values
 MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
-# Share of sharpened originals; largest share of their finest detail that is added; sigma (voxels)
-# of the Gaussian that removes this detail; share of unchanged originals. The other originals are
-# blurred by a Gaussian: smallest and largest sigma (voxels), variation between axes.
+# Share of sharpened originals, largest share of the finest detail that is added to them, and sigma
+# (voxels) of the Gaussian that separates the finest detail.
 SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
-AS_IT_IS = 0.2
+AS_IT_IS = 0.2  # share of unchanged originals
+# Blur of the others: smallest and largest sigma in voxels, largest relative difference of axes.
 LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
 GIVEN = 0.5  # share of acquisitions whose profile is given to the filters
-LEAST_MISSED = 1e-5  # mean squared error: no weight of an acquisition exceeds 1 / LEAST_MISSED
+LEAST_MISSED = 1e-5  # mean squared error; the weight of an acquisition is below 1 / LEAST_MISSED
 
 
 class SampledAcquisition(NamedTuple):
-    """One sampled acquisition: how its LR volume is made."""
+    """The random properties of one acquisition."""
 
     profiles: tuple  # of three slice_profile.Profile, one for each axis
     sigma: float  # standard deviation of the noise, as a share of the brightest intensity
@@ -51,7 +51,7 @@ class SampledAcquisition(NamedTuple):
     sharpening: float  # share of the original's finest detail that is added to it
     original_noise: float  # sigma of the original's noise, as a share of the brightest intensity
     given: bool  # True if the profiles are given to the filters
-    reading_error: np.ndarray  # (len(READING_NAMES),): error of the reading, if no profile is given
+    reading_error: np.ndarray  # (len(READING_NAMES),): error added to the estimated transfer values
 
 
 def sample_acquisition(method, random):
@@ -60,7 +60,7 @@ def sample_acquisition(method, random):
     profiles = _profiles_of(method, given, random)
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else method.noise / 100 * level**LOW_NOISE
-    random.random(3)  # unused: keeps the random sequence of the filters in pretrained/
+    random.random(3)  # unused, but needed to learn the filters in pretrained/ again
     noisy, original_noise = random.random(2)
     softness, sharpening = _sharpness_of(random)
     original_noise *= method.original_noise / 100 if noisy < NOISY_ORIGINALS else 0.0
@@ -69,7 +69,7 @@ def sample_acquisition(method, random):
 
 
 def _profiles_of(method, given, random):
-    """Draw the profile of each axis: mostly one for all, sometimes a second one for one axis."""
+    """Draw the profile of each axis at random: often the same for all, sometimes one differs."""
     names = method.profile
     shares = np.array([1.0 if given else SHARES[name] for name in names])
     if not shares.any():
@@ -85,7 +85,7 @@ def _profiles_of(method, given, random):
         return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)), damped * damping)
 
     found = 3 * [varied(names[first])]
-    if mixed < MIXED:  # as in a 2-D acquisition: slice and plane differ
+    if mixed < MIXED:  # as in a 2-D acquisition, where slice and plane have different profiles
         found[axis] = varied(names[other])
     return tuple(found)
 
@@ -107,7 +107,7 @@ def sampled_volumes(image, method, name):
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     method : Method
         Method of --preset scan.
     name : str
@@ -116,7 +116,7 @@ def sampled_volumes(image, method, name):
     Yields
     ------
     LRVolume
-        It includes the original. `training_mask` marks the voxels of the slab inside the mask.
+        The LR volume with its original; `training_mask` marks the brain voxels of the slab.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def sampled_volumes(image, method, name):
 def _sampled_volume(hr, method, random, first, last):
     """One LR volume of `hr` for the planes first to last; None if these planes hold no brain."""
     acquisition, step = sample_acquisition(method, random), method.factor[0]
-    # Enough planes around the slab for descriptors like those of a whole volume.
+    # With these planes around the slab, the descriptors are like those of a whole volume.
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
     hr = with_original_noise(with_sharpness(hr, acquisition), acquisition.original_noise, random)
@@ -176,7 +176,7 @@ def with_sharpness(hr, acquisition):
     if not any(acquisition.softness):
         return hr
     brain = hr > 0
-    # A weighted mean of brain voxels alone: so the blur does not darken the outline.
+    # Only brain voxels are averaged, so that the blur does not darken the outline.
     blurred, weight = (_blurred(part, acquisition.softness)
                        for part in (hr, brain.astype(np.float32)))
     return np.divide(blurred, weight, out=np.zeros_like(hr), where=brain)
@@ -193,9 +193,9 @@ def _blurred(volume, sigmas):
 
 
 def with_original_noise(hr, sigma, random):
-    """Add noise to the original itself. Filters learn to keep it, since it is part of the target.
+    """Add noise to the original, before it is degraded.
 
-    Good volumes of many scanners are noisy. This noise is in the LR volume and in the original.
+    Good volumes of many scanners are noisy: filters learn to keep noise that their targets have.
     """
     if not sigma:
         return hr

@@ -1,11 +1,11 @@
 """Checkpoints: the sums of a training are kept on disk, so that a stopped training can continue.
 
-``arrays/QVF_2/`` (for a stage: ``arrays/QVF_2_stage1/``) holds the sums so far: a ledger
-(`learning.ledger`) in ``about.json``, and files of sums (`learning.sums`), ``sums_<n>.npy``. Each
-file is complete in itself. Files are replaced one after another, each as a whole. If the program is
-killed between two files, some buckets are one volume ahead of others. The next run adds to each
-bucket the volumes that it still lacks, in the same order. So the replacement of files needs spare
-disk space for one file only. A training in several passes uses the same files.
+The sums are the Gram matrices of all buckets (classes of voxels). ``arrays/QVF_2/`` (for a stage:
+``arrays/QVF_2_stage1/``) holds a ledger (`learning.ledger`) in ``about.json``, and files of sums
+(`learning.sums`), ``sums_<n>.npy``. Each file holds a range of buckets, and the names of the
+volumes in their sums. Files are replaced one after another, each as a whole, so that spare disk
+space is needed for one file only. If the program is killed between two files, some buckets contain
+one volume more than others; the next run adds to each bucket the volumes that it lacks, in order.
 """
 import time
 from collections.abc import Callable
@@ -22,11 +22,11 @@ WRITE_SHARE = 10
 
 
 class Sums(NamedTuple):
-    """The stage whose sums a checkpoint holds."""
+    """Properties of the stage whose sums a checkpoint holds."""
 
     folder: str  # subfolder of arrays/
-    read: Callable  # function: classes from a dict of lists; ValueError if they are damaged
-    layout: Callable  # function of the classes: the numbers of buckets and of taps
+    read: Callable  # read(dict of lists) returns the classes; ValueError if they are damaged
+    layout: Callable  # layout(classes) returns the numbers of buckets and of weights per filter
     after: str = ""  # digest of the earlier stages, on which these sums depend
 
 
@@ -55,7 +55,7 @@ class Checkpoint:
 
     @property
     def files(self):
-        """The files of sums. Call it only after `begin` or `find`."""
+        """The files of sums; valid only after `begin` or `find`."""
         ledger = self.ledger
         return SumFiles(self.folder, ledger.key, ledger.buckets, ledger.taps, ledger.step)
 
@@ -70,12 +70,12 @@ class Checkpoint:
         Raises
         ------
         UserError
-            If it was made with other settings, or is damaged.
+            If the checkpoint was made with other settings, or is damaged.
         """
         ledger = self.ledger
         if not ledger.path.exists():
             return False
-        if not ledger.read():  # the earlier stages have been learned again since
+        if not ledger.read():  # the earlier stages were learned again after these sums
             self.clear()
             return False
         for start in ledger.starts:
@@ -141,7 +141,7 @@ class Checkpoint:
         return time.monotonic() - self.saved_at >= wait
 
     def save(self, gram, advance=lambda buckets: None):
-        """Write the sums that contain more volumes than their files on disk.
+        """Write the files of those sums that contain more volumes than their files on disk.
 
         Parameters
         ----------
@@ -173,11 +173,11 @@ class Checkpoint:
         return written
 
     def postpone(self):
-        """After a failed save: try again after the usual wait."""
+        """Let `due` wait again for the usual time, after a save has failed."""
         self.saved_at = time.monotonic()
 
     def groups(self, passes, gram=None):
-        """The sums of each pass in turn; they can be iterated more than once.
+        """The sums of all passes, one pass at a time; they can be iterated more than once.
 
         Parameters
         ----------
@@ -196,7 +196,7 @@ class Checkpoint:
 
 
 class _LoadedInTurn:
-    """Sums that do not fit into memory together: each pass is loaded when its turn comes."""
+    """The sums of several passes; each is loaded only when it is needed, to save memory."""
 
     def __init__(self, checkpoint, passes):
         self.checkpoint, self.passes = checkpoint, passes

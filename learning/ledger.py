@@ -1,8 +1,8 @@
 """The ledger of a training: its settings, and the volumes that are in the sums of each bucket.
 
-``about.json`` holds the settings, the classes that sort voxels into buckets, and the volumes that
-the classes were learned from. Each file of sums (`learning.sums`) lists the volumes in its sums: if
-the program is killed between two files, some buckets are one volume ahead of others.
+``about.json`` holds the settings, the classes that sort voxels into buckets, and the volumes from
+which the classes were learned. Each file of sums (`learning.sums`) lists the volumes in its sums,
+because some files contain one volume more than others if the program was killed between two files.
 """
 import hashlib
 import os
@@ -26,7 +26,7 @@ FREE_TO_CHANGE = {"preset", "stages", "ridge", "train_file_max"}  # the sums do 
 
 
 class Finished(NamedTuple):
-    """A volume in the sums: its file at the time when it was added."""
+    """A volume whose samples are in the sums: name and content of its file."""
 
     name: str  # relative to the training folder
     size: int
@@ -75,14 +75,14 @@ class Ledger:
     Attributes
     ----------
     key : str or None
-        Identifies this training; its files of sums contain the key too. If no training was begun
-        here, the key is None and the other attributes are empty.
+        Identifies this training; its files of sums contain the same key. If no training was begun
+        in the folder, the key is None and the other attributes are empty.
     classes : Boundaries or Tree or None
         Classes that sort voxels into buckets.
     sources : list of Finished
         Volumes from which the classes were learned.
     buckets, taps : int
-        Number of buckets, and of taps of a filter.
+        Number of buckets, and of taps (weights) of a filter.
     step : int
         Number of buckets in a file of sums.
     starts : range
@@ -133,13 +133,13 @@ class Ledger:
         Returns
         -------
         bool
-            True if its sums can be used for this stage; False if the earlier stages have been
-            learned again since.
+            True if the sums can be used for this stage; False if the earlier stages were learned
+            again after these sums.
 
         Raises
         ------
         UserError
-            If it was begun with other settings, or about.json is damaged.
+            If the training was begun with other settings, or about.json is damaged.
         """
         try:
             about = read_json(self.path)
@@ -164,7 +164,7 @@ class Ledger:
         return True
 
     def _compare_settings(self, saved):
-        """Raise UserError if the settings differ from those at the start of the sums."""
+        """Raise UserError if the settings differ from those with which the sums were begun."""
         for name, value in saved.items():
             now = self.request.value(name)
             if name not in FREE_TO_CHANGE and value != now:
@@ -172,7 +172,7 @@ class Ledger:
                                 f"{_shown(now)}; give that, or --restart to begin anew")
 
     def _divide(self, classes, buckets, taps, step):
-        """Set the classes, and divide the buckets among files; no volume is in them yet."""
+        """Set the classes, and divide the buckets among files, which contain no volume yet."""
         self.classes, self.buckets, self.taps, self.step = classes, buckets, taps, step
         self.starts = range(0, buckets, step)
         self.finished = {start: [] for start in self.starts}
@@ -211,7 +211,7 @@ class Ledger:
                                 "old one back, or --restart to begin anew")
 
     def names(self):
-        """Two sets of names: volumes in all buckets, and volumes in only some buckets."""
+        """Two sets of names: volumes in the sums of all buckets, and of only some buckets."""
         each = [{record.name for record in records} for records in self.finished.values()]
         in_all = set.intersection(*each)
         return in_all, set.union(*each) - in_all
@@ -259,9 +259,9 @@ class Ledger:
                 self.finished[start].append(record)
 
     def _with_mask(self, record):
-        """One record for a volume and its mask: the sums depend on both files.
+        """One record for a volume and its mask, because the sums depend on both files.
 
-        Without --mask the record stays unchanged. Raises UserError if the volume has no mask.
+        Without --mask the record stays unchanged. UserError is raised if the volume has no mask.
         """
         if not self.request.mask:
             return record
@@ -277,7 +277,7 @@ class Ledger:
 
 
 def checked_volumes(entries):
-    """Records of volumes from JSON: list of Finished. Raises ValueError if they are damaged."""
+    """Records of volumes from JSON: list of Finished; ValueError is raised if they are damaged."""
     records = [Finished(*entry) for entry in entries]
     if not all(type(record.name) is str and type(record.size) is int
                and type(record.sha256) is str for record in records):

@@ -1,7 +1,7 @@
-"""The steps of a training: find classes, sum samples, solve, stage after stage.
+"""The steps of a training for each stage: find classes, sum samples, solve for filters.
 
-Both methods, published and octahedral, are learned by the loop in `learn_stages`. The sums are kept
-on disk, so that a training that was stopped or killed can continue.
+train.py calls `learn_stages`, which learns both the published and the octahedral method. The sums
+are kept on disk, so that a training that was stopped or killed can continue.
 """
 import hashlib
 import time
@@ -35,7 +35,7 @@ class Learned(NamedTuple):
     """The result of a training."""
 
     stages: list  # of Stage; only the finished ones if the training was stopped
-    counts: list  # of ndarray: samples of each class, per stage
+    counts: list  # of ndarray, one per stage: number of samples of each class
     failed: set  # of Path: volumes that could not be used
     checkpoint: Checkpoint  # of the last stage
     signal: int | None  # the signal that stopped the training before its end
@@ -43,7 +43,7 @@ class Learned(NamedTuple):
 
 
 class Here:
-    """Work in this process. `cluster.training.OnCluster` has the same methods for a cluster."""
+    """Sampling and summing in this process; `cluster.training.OnCluster` does them on a cluster."""
 
     def in_order(self, work, paths):
         """See `machine.threads.in_turn`."""
@@ -59,13 +59,13 @@ class Here:
 
 
 def learn_stages(volumes, request, place=None):
-    """Learn all stages of the method that the request asks for.
+    """Learn all stages of the requested method.
 
     Parameters
     ----------
     volumes : list of Path
     request : Request
-    place : Here or its like, optional
+    place : Here or cluster.training.OnCluster, optional
         Place where volumes are sampled and summed: this process or a cluster.
 
     Returns
@@ -74,7 +74,7 @@ def learn_stages(volumes, request, place=None):
     """
     structure, place = structure_of(request.method), place or Here()
     engine = choose_engine(request.device, structure.cpu_only)
-    # `before`: stages without the held-out voxels; later stages are trained on its output.
+    # `before` holds stages without the held-out voxels; later stages are trained on its output.
     stages, before, counts, failed, saved = [], [], [], set(), True
     for number in range(structure.stages):
         checkpoint = checkpoint_of(structure, before, request)
@@ -96,7 +96,7 @@ def learn_stages(volumes, request, place=None):
         if signal:
             return Learned(stages, counts, failed, checkpoint, signal)
         solved = solve(checkpoint, structure, engine, groups, request)
-        del groups  # before the next stage's sums are made
+        del groups  # frees memory before the next stage's sums are made
         saved = saved and checkpoint.ledger.finished == checkpoint.ledger.kept
         stages.append(Stage(checkpoint.ledger.classes, solved.weights))
         before.append(Stage(checkpoint.ledger.classes, solved.before_others))
@@ -115,7 +115,7 @@ def checkpoint_of(structure, stages, request):
 
 
 def digest_of(stages):
-    """Digest that identifies stages: SHA-256 in hexadecimal; empty if there are none."""
+    """SHA-256 of all filters and classes of stages, in hexadecimal; empty if there are none."""
     found = hashlib.sha256()
     for stage in stages:
         for array in (stage.weights, *stage.classes):
@@ -124,7 +124,7 @@ def digest_of(stages):
 
 
 def plan_memory(structure, volumes, checkpoint, engine, budget):
-    """Plan the memory; each volume that is prepared ahead needs as much as the current one."""
+    """Plan the memory for the sums, for the current volume and for volumes prepared ahead."""
     request = checkpoint.request
     step = checkpoint.ledger.step or buckets_per_file(request.method.buckets, request.method.taps)
     voxels = largest_volume(volumes) * (1 + engine.ahead)
@@ -132,7 +132,7 @@ def plan_memory(structure, volumes, checkpoint, engine, budget):
 
 
 def go_on(checkpoint, volumes, request):
-    """Continue an earlier run, if its volumes have not changed; print how far it came."""
+    """Continue an earlier training if its volumes have not changed; print its state."""
     checkpoint.ledger.compare(volumes, request.train_dir)
     done, partly = checkpoint.ledger.names()
     print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
@@ -153,7 +153,7 @@ def begin(checkpoint, structure, volumes, stages, place):
             try:
                 found = sampled()
             except UserError as fault:
-                faults.append(fault)  # reported later, when this volume is to be summed
+                faults.append(fault)  # reported later, when the samples of this volume are summed
                 continue
             feature_samples += [sample for sample, _ in found]
             seen += sum(voxels for _, voxels in found)
@@ -173,7 +173,7 @@ def begin(checkpoint, structure, volumes, stages, place):
 
 
 def sample_volume(path, stages, request, volumes):
-    """Sample features of one of `volumes` volumes: pairs of a sample and its voxel count."""
+    """Sample features of one of `volumes` volumes; returns pairs of sample and number of voxels."""
     structure = structure_of(request.method)
     return [structure.sample_features(pair, stages, name, volumes)
             for name, pair in pairs_of(path, request)]
@@ -226,8 +226,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
     def sum_volume(path):
         """Add a volume's samples to the sums, and its record to the ledger.
 
-        Returns the number of samples, or None if the sums contain them already; and the error or
-        None.
+        It returns two values: the number of samples (None if the sums contain them already), and
+        the error or None.
         """
         try:
             record = fingerprint(path, request.train_dir)
@@ -245,17 +245,17 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             for drawn in chain([first] if first else [], parts):
                 place.add(gram, drawn, request.method, bar.update)
                 samples += drawn.voxels.size
-            checkpoint.ledger.add(wanted, record)  # here: sums and record are saved together
+            checkpoint.ledger.add(wanted, record)  # inside `place`: sums and record agree on a save
         return samples, None
 
     failed, gram = set(), None
     with Stop() as stop:
         for turn, buckets in enumerate(passes, 1):
-            del gram  # before the next one is made: memory holds one only
+            del gram  # frees memory before the next sums are loaded
             gram = checkpoint.load(buckets)
             left = [path for path in volumes if path not in failed]
             begun = time.perf_counter()
-            # After a request to stop, no volume is begun, but begun volumes are finished.
+            # After a request to stop, no further volume is begun, but begun volumes are finished.
             wanted = takewhile(lambda _: not stop.asked, left)
             for path, summed in in_turn(sum_volume, wanted, engine.ahead):
                 samples, fault = summed()
@@ -280,10 +280,10 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
 
 
 def save(checkpoint, gram, passes):
-    """Save the sums.
+    """Save the sums on disk.
 
-    If this fails, a training in several passes stops: the next pass needs the memory of these sums.
-    A training in one pass continues without saving.
+    If saving fails, a training in one pass continues without saving. A training in several passes
+    stops, because the next pass needs the memory of these sums.
     """
     used, quiet = int((gram.count > 0).sum()), checkpoint.request.quiet
     try:
@@ -297,7 +297,7 @@ def save(checkpoint, gram, passes):
 
 
 def solve(checkpoint, structure, engine, groups, request):
-    """Solve the sums of a stage: `structure.Solved`. Every volume must be in all buckets."""
+    """Solve a stage's sums; UserError is raised if a volume is in the sums of only some buckets."""
     if partly := checkpoint.ledger.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")

@@ -1,9 +1,9 @@
-"""The files of sums of a training. Each holds the Gram matrices of some buckets.
+"""The files of sums of a training: each holds the Gram matrices of a range of buckets.
 
-A file holds two npy arrays, one after the other. The first array is the head, the bytes of a JSON
-text: the training that the file belongs to, the buckets that have samples, their numbers of
-samples, the volumes that the samples came from, and a checksum. The second array holds the matrices
-of these buckets: float64, lower triangles.
+A file holds two npy arrays, one after the other. The first array, the head, holds the bytes of a
+JSON text: the key of the training, the buckets that have samples, their numbers of samples, the
+volumes from which the samples came, and a checksum. The second array holds the lower triangles of
+these buckets' matrices in float64.
 """
 import json
 import math
@@ -21,9 +21,9 @@ from learning.ledger import FORMAT, checked_volumes, damaged
 from machine.errors import CannotWrite
 from machine.memory import MB, row_bytes
 
-# Size of a file: large enough to write at full speed, small enough for a second copy on disk.
+# A file of this size is written at full speed, and a second copy of it needs little disk space.
 FILE_BYTES = 128 << 20
-SPARE_DISK = 32 << 20
+SPARE_DISK = 32 << 20  # bytes that stay free on the disk
 MOST_SAMPLES = 2**62  # largest number per bucket: counts must fit into int64
 
 
@@ -51,7 +51,7 @@ class SumFiles:
     key : str
         Identifies the training that the files belong to.
     buckets, taps : int
-        Number of all buckets, and of taps of a filter.
+        Number of all buckets, and of taps (weights) of a filter.
     step : int
         Number of buckets in a file.
     """
@@ -67,7 +67,7 @@ class SumFiles:
         return self.folder / f"sums_{start:05d}.npy"
 
     def inside(self, start):
-        """The buckets of the file whose first bucket is `start`: a range."""
+        """The range of buckets of the file whose first bucket is `start`."""
         return range(start, min(start + self.step, self.buckets))
 
     # ---- reading
@@ -96,7 +96,7 @@ class SumFiles:
         start : int
             First bucket of the file.
         gram : Gram
-            It covers at least the buckets of the file; the sums of these buckets are replaced.
+            Sums of at least the buckets of the file. The sums of these buckets are replaced.
 
         Raises
         ------
@@ -165,7 +165,7 @@ class SumFiles:
         start : int
             First bucket of the file.
         gram : Gram
-            It covers at least the buckets of the file.
+            Sums of at least the buckets of the file.
         volumes : list of Finished
             The volumes in these sums.
         advance : callable, optional
@@ -194,7 +194,7 @@ class SumFiles:
             text = np.frombuffer(json.dumps(head).encode(), np.uint8)
             np.save(file, text, allow_pickle=False)
             np.lib.format.write_array_header_1_0(file, header)
-            for bucket in seen:  # one at a time: a copy of all would double the memory
+            for bucket in seen:  # one at a time, because a copy of all would double the memory
                 file.write(memoryview(gram.packed[bucket - gram.first]).cast("B"))
                 advance(1)
             return file.tell()
@@ -202,7 +202,7 @@ class SumFiles:
     def demand_space(self, gram, starts):
         """Check, before writing, that the disk has enough space.
 
-        Files grow, and the file that is being replaced needs its space twice.
+        Files grow, and while a file is replaced, both its old and its new content need space.
 
         Parameters
         ----------

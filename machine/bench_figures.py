@@ -1,4 +1,4 @@
-"""Results of bench.py: ratios of times that were measured close together, and a table."""
+"""Results of bench.py: ratios of times that were measured close together, and a printed table."""
 import statistics
 
 STEPS = ("read", "degrade", "interpolate", "features", "gather", "gather and Gram products",
@@ -9,7 +9,7 @@ YARDSTICKS = ("cubic zoom", "sgemm", "dpotrf", "memory copy")
 
 
 def ratios_of_run(run):
-    """The ratios of one run."""
+    """The ratios of the times of one run, by name."""
     one, four = run["1x"], run["4x"]
     rate = one["side"]**2 * one["samples"] / one["gather and Gram products"]
     restoring = one["interpolate"] + one["features"] + one["apply"]
@@ -45,7 +45,7 @@ def spread(runs):
 
 
 def table(report):
-    """The report as a table."""
+    """The report as a table of text."""
     seconds, lines = report["seconds"], [f"{report['volume']}; {report['runs']} runs"]
     for name, value in report["machine"].items():
         lines.append(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

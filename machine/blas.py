@@ -1,11 +1,11 @@
-"""The BLAS and LAPACK routines that take most of the time of training, callable in threads.
+"""BLAS and LAPACK routines that work in place, and in several threads at the same time.
 
-SciPy's own wrappers hold the interpreter's lock. NumPy's wrappers copy their input, and mirror or
-clear triangles that are not needed. This file uses ctypes to call the routines that SciPy offers to
-Cython. These routines work in place and release the lock.
+They take most of the time of a training. SciPy's own wrappers hold the interpreter's lock. NumPy's
+wrappers copy their input, and mirror or clear triangles that are not needed. This file uses ctypes
+to call the routines that SciPy offers to Cython. They work in place and release the lock.
 
-Matrices are C-contiguous, and only their lower triangles are used. Fortran sees them transposed, so
-the calls name upper triangles.
+Matrices are C-contiguous, and only their lower triangles are used. Fortran reads them transposed,
+so the calls name upper triangles.
 """
 import ctypes
 from functools import cache
@@ -19,13 +19,13 @@ UPPER, NO_TRANSPOSE, NOT_UNIT = (ctypes.byref(ctypes.c_char(letter))
 
 @cache
 def routine(module, name, arguments):
-    """A Fortran routine; `arguments` is the number of its arguments, all pointers."""
+    """A Fortran routine as a function; all its `arguments` arguments are pointers."""
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(
         get_cython_function_address(f"scipy.linalg.cython_{module}", name))
 
 
 def whole(number):
-    """A whole number for a Fortran routine, whose integers have 32 or 64 bits.
+    """A pointer to an integer for a Fortran routine, whose integers may have 32 or 64 bits.
 
     The low half comes first in memory, so both kinds of routine read the same number.
     """
@@ -33,7 +33,7 @@ def whole(number):
 
 
 def gram_of_rows(rows, product):
-    """``product = rows.T @ rows``, the lower triangle only; float32, shapes (k, n) and (n, n).
+    """Compute ``product = rows.T @ rows``, only its lower triangle; float32, (k, n) and (n, n).
 
     Examples
     --------
@@ -75,9 +75,9 @@ def solve_transposed(factor, vector):
 
 
 def symmetric_product(matrix, vector):
-    """``Q @ vector``, with Q the leading part of a symmetric matrix.
+    """``Q @ vector``, where Q is the leading part of a symmetric matrix.
 
-    The side of Q is the length of the vector. Only the lower triangle of the matrix is used.
+    Q has as many rows as the vector has elements. Only the lower triangle of the matrix is used.
     """
     vector, result = np.ascontiguousarray(vector, np.float64).reshape(-1), np.empty(vector.size)
     one, zero = ctypes.byref(ctypes.c_double(1)), ctypes.byref(ctypes.c_double(0))

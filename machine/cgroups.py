@@ -1,7 +1,7 @@
 """Memory still available under the limits of Linux control groups (containers, SLURM, systemd).
 
-A process belongs to one group of each hierarchy, and the limits of all parent groups apply, too.
-There are two versions of control groups; version 1 has a separate hierarchy for memory.
+A process belongs to one group of each hierarchy. The limits of all parent groups apply too. There
+are two versions of control groups; version 1 has a separate hierarchy for memory.
 """
 import contextlib
 import math
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 
 class Version(NamedTuple):
-    """Names of the files of a group."""
+    """Names of the files that describe a group, in one version of control groups."""
 
     limit: str
     used: str
-    cache: str  # the line of memory.stat for cached content of files, which can be dropped
+    cache: str  # line of memory.stat: cached content of files, which the system can drop
 
 
 VERSIONS = {
@@ -26,7 +26,7 @@ VERSIONS = {
 def group_memory(root="/"):
     """Bytes that this process may still use within its control groups.
 
-    The system's cache of files counts as free, since it is dropped on demand.
+    The system's cache of files counts as free, because the system drops it on demand.
 
     Parameters
     ----------

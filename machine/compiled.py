@@ -1,7 +1,7 @@
-"""The folder of numba's compiled code: beside the sources, in the user's cache, or temporary.
+"""Choose a folder for numba's compiled code: beside the sources, in the user's cache, or temporary.
 
-In containers and shared installs, the clone may be read-only and the user may have no home folder.
-numba then finds no folder for compiled code, and does not compile at all.
+In containers and shared installs, the project's folder may be read-only, and the user may have no
+home folder. numba then finds no folder for compiled code, and does not compile at all.
 """
 import atexit
 import shutil
@@ -9,16 +9,16 @@ import tempfile
 
 
 def keep_compiled_code():
-    """Give numba a folder for compiled code; a message reports if the folder is temporary.
+    """Give numba a folder for compiled code; if the folder is temporary, print a message.
 
-    It must be called before a module with kernels is imported. A temporary folder is removed at the
-    end of the run: in a folder where all users write, other users could put code into it.
+    Call it before a module with kernels is imported. A temporary folder is removed at the end of
+    the run: others could put code into a folder that stays where all users can write.
     """
-    # Imported here: numba takes half a second, and --help does not wait for it.
+    # Imported here, because numba takes half a second to import, and --help must not wait for it.
     import numba
 
     def kernel():
-        """Something to compile."""
+        """A function to compile, as a test."""
 
     try:
         numba.njit(cache=True)(kernel)
@@ -26,5 +26,5 @@ def keep_compiled_code():
         folder = tempfile.mkdtemp(prefix="numba_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         numba.config.CACHE_DIR = folder
-        print("Note: compiled code cannot be kept, each run compiles anew; set NUMBA_CACHE_DIR to "
-              "a folder of your own that can be written")
+        print("Note: compiled code cannot be kept, so each run compiles again; set NUMBA_CACHE_DIR "
+              "to a folder of your own that can be written")

@@ -1,4 +1,4 @@
-"""Errors of commands: a user's mistake gives one line on standard error and exit status 2."""
+"""Errors of the commands: a mistake of the user gives one line on standard error and status 2."""
 import contextlib
 import logging
 import os
@@ -11,34 +11,35 @@ from machine.remarks import each_once, withheld
 
 
 class UserError(Exception):
-    """A fault that the user can correct: printed as one line, exit status 2."""
+    """An error that the user can correct; it is printed as one line, with exit status 2."""
 
 
 class CannotWrite(UserError):
-    """A folder that cannot be written to, or a full disk; no other volume is begun."""
+    """An error for a full disk, or a folder that is not writable; the whole run ends."""
 
 
 def quiet_nibabel():
-    """Silence nibabel's messages about odd header fields that do no harm."""
+    """Silence nibabel's messages about unusual header fields, which do no harm."""
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="nibabel")
 
 
 def run(command, story, quiet=False):
-    """Run ``story()`` and return its exit status; a user's mistake becomes one line and status 2.
+    """Run ``story()`` and return its exit status; a UserError gives one line and status 2.
 
     Parameters
     ----------
     command : str
-        Name of the script without ``.py``; the printed line begins with the name.
+        Name of the script without ``.py``; each printed error begins with this name.
     story : callable
+        The work of the script; returns the exit status.
     quiet : bool, optional
         If True, nothing is printed to standard output.
     """
     _open_standard_streams()
     quiet_nibabel()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a stream of the caller's own
+        with contextlib.suppress(AttributeError):  # a caller may have replaced the stream
             # A file name may contain characters that the terminal cannot show.
             stream.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # not in the main thread
@@ -53,10 +54,10 @@ def run(command, story, quiet=False):
     except UserError as fault:
         complain(command, f"error: {fault}")
         return 2
-    except BrokenPipeError:  # the reader of the output has closed it, as with | head
+    except BrokenPipeError:  # the program that reads the output has ended, such as head
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # the status that shells report for it
+        return 141  # shells report this status for a broken pipe
     except OSError as fault:
         what = f"{fault.filename or 'files'}: {fault.strerror or fault}"
         complain(command, f"error: {what}; check that disk or folder")
@@ -74,16 +75,16 @@ def run(command, story, quiet=False):
 
 
 def _open_standard_streams():
-    """Replace closed standard streams by the null device; some schedulers close them.
+    """Replace standard streams that are closed, as some job schedulers do, by the null device.
 
-    Otherwise the next file that is opened takes the number of a closed stream, and gets messages.
+    Otherwise the next opened file takes a closed stream's number, and messages go into this file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             with contextlib.suppress(OSError):
                 os.fstat(number)
                 continue
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: that of this stream
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
@@ -91,9 +92,9 @@ def _open_standard_streams():
 
 @contextlib.contextmanager
 def blamed_on(item):
-    """Inside, an error of the file system becomes a fault of this volume; the other volumes go on.
+    """A context that turns an error of the file system into a UserError that names the volume.
 
-    Its disk may be unmounted, or its file moved, during the work.
+    A disk may be unmounted or a file moved during the work; other volumes are then still processed.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def blamed_on(item):
     """
     try:
         yield
-    except BrokenPipeError:  # standard output, which is no file of the volume
+    except BrokenPipeError:  # an error of standard output, not of the volume
         raise
     except OSError as fault:
         path, other = getattr(item, "path", item), fault.filename
@@ -123,7 +124,7 @@ def complain(command, text):
 
 
 def one_line(text):
-    """A text in one line that any terminal can show, with escapes for unprintable characters."""
+    """A text as one line for any terminal; unprintable characters become escapes such as \\n."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
         for sign in str(text)
@@ -131,7 +132,7 @@ def one_line(text):
 
 
 def short(name, most=32):
-    """A name in one line of `most` characters or less, cut in the middle: names differ at the end.
+    """A name as one line of at most `most` characters; it is cut in the middle, not at the end.
 
     Examples
     --------
@@ -143,7 +144,7 @@ def short(name, most=32):
 
 
 def short_names(names):
-    """Short names that distinguish all volumes: `short`, or the whole name if two are equal.
+    """A short name for each volume by `short`; the whole name if two short names are equal.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def short_names(names):
 class Harmless:
     """A text stream that shows escape sequences instead of sending them to the terminal.
 
-    File names come with a data set, and escape sequences in them could control the terminal.
+    A data set may contain file names with escape sequences, which could control the terminal.
 
     Parameters
     ----------

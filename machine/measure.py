@@ -1,4 +1,4 @@
-"""Time and memory of functions and of whole processes."""
+"""Measure time and memory of functions and of whole processes, for bench.py."""
 import os
 import platform
 import statistics
@@ -16,7 +16,7 @@ from machine.threads import thread_count
 
 
 class Clock:
-    """``clock("read", work)`` runs work and records its seconds: the shortest time of each name."""
+    """``clock("read", work)`` calls ``work()`` and keeps the shortest time for the name, in s."""
 
     def __init__(self):
         self.seconds = {}
@@ -30,9 +30,9 @@ class Clock:
 
 
 def process(*command, cwd, **environment):
-    """Seconds, processor seconds and peak memory (GB) of a Python script in a process of its own.
+    """Run a Python script as a process; returns its seconds, processor seconds and peak memory.
 
-    Processor seconds are the sum over all threads.
+    Processor seconds are the sum over all threads. Memory is in GB.
     """
     begun, peak, processor = time.perf_counter(), 0, 0
     environment = os.environ | {name: str(value) for name, value in environment.items()}
@@ -41,7 +41,7 @@ def process(*command, cwd, **environment):
     while child.poll() is None:
         try:
             memory, processor = child.memory_info(), sum(child.cpu_times()[:2])
-            # Windows keeps the peak itself; elsewhere the memory is sampled often.
+            # Windows records the peak itself; elsewhere the memory is sampled often.
             peak = max(peak, getattr(memory, "peak_wset", memory.rss))
         except psutil.Error:
             break
@@ -59,7 +59,7 @@ def medians(runs):
     Parameters
     ----------
     runs : list of dict of str to dict
-        For each run and size, the seconds (float) and amounts (int) by name.
+        For each run, a dict by size: seconds (float) and amounts of work (int) by name.
     """
     found = {}
     for size, first in runs[0].items():

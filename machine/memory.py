@@ -1,4 +1,4 @@
-"""The available memory, and the plan of sums that fits into it: one pass, or several passes."""
+"""Available memory, and the number of passes of a training whose sums do not fit into it."""
 from typing import NamedTuple
 
 import psutil
@@ -9,12 +9,12 @@ from machine.errors import UserError
 GB, MB = 1e9, 1e6
 CODE_BYTES = 0.15 * GB  # memory of compiled code
 VOXEL_BYTES = 64  # work memory per voxel of the largest volume; 43 to 52 were measured in training
-SERIES_BYTES = 16  # per voxel of a file to upscale, to load it and hold it in memory
+SERIES_BYTES = 16  # memory per voxel to load a file for upscaling and keep it
 SPARE = 0.1  # share of the free memory that is not used
 
 
 class TooLittle(UserError):
-    """Too little memory for a training."""
+    """An error for a training that needs more memory than there is."""
 
 
 class Plan(NamedTuple):
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
 
 def free_memory():
-    """Bytes that this process may still take: free in the system, and within its control groups."""
+    """Bytes that this process may still take: free memory, or less if control groups limit it."""
     return min(psutil.virtual_memory().available, group_memory())
 
 
@@ -43,7 +43,7 @@ def memory_budget(max_memory):
     Parameters
     ----------
     max_memory : float or None
-        Total memory in GB that the process may take. None: the free memory minus the share SPARE.
+        Total memory in GB that the process may take; None: the share 1 - SPARE of free memory.
     """
     if max_memory is not None:
         return max_memory * GB - psutil.Process().memory_info().rss
@@ -51,7 +51,7 @@ def memory_budget(max_memory):
 
 
 def row_bytes(taps):
-    """Size of one bucket's sums: half of the symmetric matrix of [patch, target], in float64."""
+    """Bytes of one bucket's sums: half of the symmetric matrix of [patch, target], in float64."""
     return (taps + 1) * (taps + 2) // 2 * 8
 
 
@@ -93,6 +93,6 @@ def plan_passes(buckets, row, work, budget, step):
 
 
 def too_little(needed, budget, remedy):
-    """The error of a training that does not fit."""
+    """The error of a training that does not fit into memory."""
     return TooLittle(f"training needs at least {needed / GB:.1f} GB of memory, "
                      f"{max(budget, 0) / GB:.1f} GB may be used; close other programs, or {remedy}")

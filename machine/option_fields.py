@@ -1,4 +1,4 @@
-"""A command line made from a dataclass: each field is one option, with its help and limits.
+"""Make a command line from a dataclass: each field is one option, with its help and limits.
 
 This file imports the standard library only, so that ``--help`` and messages about wrong options
 appear at once.
@@ -11,7 +11,7 @@ from machine.errors import one_line
 
 
 def option(default, group, text, kind=None, **limits):
-    """A field that is an option.
+    """A dataclass field that is an option of the command line.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def flag_of(entry):
 
 
 def argument_of(entry):
-    """The arguments of ``add_argument`` for a field."""
+    """The keyword arguments of ``ArgumentParser.add_argument`` for a field."""
     limits, default, kind = entry.metadata, entry.default, entry.metadata["kind"]
     about = {"help": limits["help"].replace("%", "%%")}
     if default not in (None, "", ()):
@@ -101,7 +101,7 @@ def in_words(default):
 
 
 def fault_of(entry, value):
-    """The fault of a field's value; empty if there is none."""
+    """A message about an invalid value of a field; empty if the value is valid."""
     limits = entry.metadata
     if value is None:
         return ""

@@ -1,4 +1,4 @@
-"""Progress bars, lines beside them, and a stopwatch for the steps of long work."""
+"""Progress bars, lines printed above them, and a stopwatch for the steps of long work."""
 import contextlib
 import sys
 import time
@@ -10,27 +10,27 @@ from machine.remarks import is_heard, withheld
 
 
 def progress(total, what, unit, quiet=False):
-    """A progress bar with rate and remaining time on a terminal; no bar elsewhere, or if quiet."""
+    """A progress bar with rate and remaining time; shown only on a terminal, and not if quiet."""
     quiet = quiet or is_heard()  # on a worker
     return Bar(total=total, desc=one_line(what), unit=unit, unit_scale=True, leave=False,
                disable=quiet or None, dynamic_ncols=True)
 
 
 class Bar(tqdm):
-    """A progress bar that shows escape sequences in a name instead of sending them on."""
+    """A progress bar that shows escape sequences in names and does not send them to terminals."""
 
     def set_description(self, desc=None, refresh=True):
         super().set_description(one_line(desc or ""), refresh)
 
 
 def say(text, stream="stdout"):
-    """Print a line, above the progress bar if there is one; `stream` "stderr" for problems."""
+    """Print a line, above the progress bar if there is one; `stream` is "stderr" for problems."""
     if not withheld(one_line(text), stream):
         tqdm.write(one_line(text), file=getattr(sys, stream))
 
 
 class Stopwatch:
-    """The seconds of each step: ``with watch("restore"): ...`` adds to ``watch.seconds``."""
+    """Seconds by name of a step: ``with watch("restore"): ...`` adds to ``watch.seconds``."""
 
     def __init__(self):
         self.seconds = {}

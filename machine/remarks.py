@@ -1,20 +1,20 @@
 """Messages about a volume: printed at once, or collected on a worker.
 
-Nobody reads the output of a cluster's worker. So its messages are collected, and the command prints
-them. A worker may have several threads, each with a volume of its own, and collects the messages of
-each thread separately. A volume that is read several times gives equal messages each time; a
-command prints such messages once.
+Nobody reads the output of a cluster's worker. So the worker collects its messages, and the command
+prints them. A worker may have several threads, each with its own volume; the messages of each
+thread are collected separately. A volume that is read several times gives equal messages each time;
+a command prints equal messages only once.
 """
 import contextlib
 import threading
 
 _listeners = threading.local()
-_printed = []  # sets of lines, one for each `each_once` that was entered
+_printed = []  # one set of printed lines for each active `each_once`
 
 
 @contextlib.contextmanager
 def listening():
-    """Inside, collect the messages of this thread instead of printing them.
+    """A context in which the messages of this thread are collected instead of printed.
 
     Yields
     ------
@@ -30,7 +30,7 @@ def listening():
 
 @contextlib.contextmanager
 def noting():
-    """Inside, note the messages of this thread; they are also printed or collected as usual.
+    """A context that notes the messages of this thread, which are also printed or collected.
 
     Yields
     ------
@@ -50,7 +50,7 @@ def is_heard():
 
 
 def withheld(line, stream):
-    """True if a line must not be printed: it is collected here, or was printed before."""
+    """True if a line must not be printed, because it is collected or was printed before."""
     if (noted := getattr(_listeners, "noted", None)) is not None:
         noted.append(line)
     if is_heard():
@@ -65,7 +65,7 @@ def withheld(line, stream):
 
 @contextlib.contextmanager
 def each_once():
-    """Inside, each line of standard error is printed once, also if several threads print it."""
+    """A context in which equal lines on standard error are printed once, from all threads."""
     _printed.append(set())
     try:
         yield

@@ -1,9 +1,9 @@
 """Vectors of sixteen or eight float32 numbers, for kernels that numba compiles.
 
-Without vectors, the compiler turns loops over a patch into gathers of single voxels. The operations
-are LLVM's own, so every processor runs them: in one AVX-512 register, in two registers of AVX2, in
-four of SSE or NEON. Arrays of any shape are addressed by flat indices. They must be C-contiguous,
-and bounds are not checked.
+Without vectors, the compiler would load the voxels of a patch one by one. LLVM translates the
+operations on vectors for every processor: one vector is one register of AVX-512, two registers of
+AVX2, or four of SSE or NEON. Arrays of any shape are addressed by flat indices. They must be
+C-contiguous. Bounds are not checked.
 """
 from llvmlite import ir
 from numba import types
@@ -83,7 +83,7 @@ def load_half(typing, array, start):
 
 @intrinsic
 def splat(typing, value):
-    """A vector of one number, sixteen times."""
+    """A vector whose sixteen elements are all `value`."""
     def generate(context, builder, signature, arguments):
         nothing = ir.Constant(_vector(LANES), ir.Undefined)
         one = builder.insert_element(nothing, arguments[0], INDEX(0))
@@ -95,7 +95,7 @@ def splat(typing, value):
 
 @intrinsic
 def store(typing, array, start, vector):
-    """``array[start:start + 16] = vector``; with eight lanes, ``start + 8``."""
+    """``array[start:start + 16] = vector``; ``start + 8`` for a vector of eight numbers."""
     def generate(context, builder, signature, arguments):
         place = _address(context, builder, signature, arguments, vector.lanes)
         builder.store(arguments[2], place, align=4)
@@ -117,7 +117,7 @@ def multiply_add(typing, a, b, c):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of all lanes: the two halves are added, then the halves of the result, and so on."""
+    """The sum of a vector's elements: its halves are added, then the halves of the result, ..."""
     def generate(context, builder, signature, arguments):
         rest, lanes = arguments[0], vector.lanes
 
@@ -135,7 +135,7 @@ def total(typing, vector):
 
 @njit(cache=True, error_model="numpy")
 def correlate(x, start, step, weights, result, place, count):
-    """Correlate a flat array with weights that lie `step` apart.
+    """Correlate a flat array with weights whose inputs lie `step` elements apart.
 
     ``result[place + k] = sum over t of weights[t] * x[start + k + t * step]`` for k below `count`.
     `count` is rounded up to whole vectors.

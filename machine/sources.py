@@ -1,7 +1,7 @@
 """Source files of this project and their digests, and versions of packages.
 
-The digests show if compiled code, a worker or an interrupted run has the current version. This
-file imports the standard library only.
+The digests show whether compiled code, a worker or an interrupted run belongs to the current
+version. This file imports the standard library only.
 """
 import hashlib
 import importlib.metadata
@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # may change a result
-# The module in an import line. Lines of other text may match, too: an extra file does no harm.
+PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # versions may change a result
+# The module in an import line. Lines of text may match too; an additional file does no harm.
 IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
 
 
@@ -22,7 +22,7 @@ def all_sources():
 
 
 def sources_behind(path):
-    """A source file and all files of this project that it imports, directly or not.
+    """A source file and all files of this project that it imports, directly or indirectly.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Work in as many threads as there are cores.
+"""Run tasks in as many threads as there are cores.
 
-The kernels release the interpreter's lock, so threads suffice.
+The kernels release the interpreter's lock, so threads are enough and no processes are needed.
 """
 import contextlib
 import os
@@ -16,10 +16,7 @@ from machine.errors import blamed_on
 
 
 def thread_count():
-    """Number of threads to work in.
-
-    It is OMP_NUM_THREADS if that is set, else the number of cores that this process may use.
-    """
+    """Number of threads: OMP_NUM_THREADS, or else the number of cores that this process may use."""
     with contextlib.suppress(ValueError):
         if (wanted := int(os.environ.get("OMP_NUM_THREADS", 0))) > 0:
             return wanted
@@ -29,17 +26,17 @@ def thread_count():
 
 
 class _Alone:
-    """Number of threads inside `blas_alone`, and the limit that they share."""
+    """State of `blas_alone`: the number of threads inside, and their common limit of BLAS."""
 
     lock, inside, limit = Lock(), 0, None
 
 
 @contextlib.contextmanager
 def blas_alone():
-    """Inside, BLAS and LAPACK work in the calling thread alone.
+    """A context in which BLAS and LAPACK use one thread only, the calling one.
 
-    The limit applies to the whole process, and on a worker of a cluster several threads learn at
-    once. So the first thread that enters sets the limit, and the last one that leaves removes it.
+    The limit applies to the whole process, and several threads may be inside at the same time. So
+    the first thread that enters sets the limit, and the last one that leaves removes it.
     """
     with _Alone.lock:
         if not _Alone.inside:
@@ -52,19 +49,19 @@ def blas_alone():
         with _Alone.lock:
             _Alone.inside -= 1
             if not _Alone.inside:
-                _take_control()  # another thread may have set it
+                _take_control()  # another thread may have set the limit
                 _Alone.limit.restore_original_limits()
                 _take_control()
 
 
 def _take_control():
-    """Let any thread set the limit: newer threadpoolctl obeys only the thread that set it first."""
+    """Let this thread set the limit: newer threadpoolctl obeys only the first thread to do so."""
     if hasattr(OpenBLASController, "clear_controlling_thread"):
         OpenBLASController.clear_controlling_thread(force=True)
 
 
 def in_threads(tasks, work, buffers=tuple, blas=False):
-    """Call ``work(task, *buffers())`` for each task; each thread makes its buffers once.
+    """Call ``work(task, *buffers())`` for each task, in threads; each makes its buffers once.
 
     Parameters
     ----------
@@ -75,9 +72,9 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     buffers : callable, optional
         Returns a tuple or list of the working memory of a thread.
     blas : bool, optional
-        True if the work calls BLAS or LAPACK. BLAS then works in the calling thread alone, so
-        that results do not depend on the number of threads. The search for the BLAS libraries takes
-        a millisecond, so it is omitted for other work.
+        True if the work calls BLAS or LAPACK. Each call then uses one thread, so that results do
+        not depend on the number of threads. Setting this takes a millisecond, so it is omitted for
+        other work.
     """
     tasks = list(tasks)
     alone = blas_alone() if blas else contextlib.nullcontext()
@@ -100,7 +97,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
     with alone, ThreadPoolExecutor(threads) as workers:
         try:
             list(workers.map(worker, range(threads)))
-        except BaseException:  # Ctrl-C: empty the queue, so that threads end after their task
+        except BaseException:  # such as Ctrl-C: threads must end after their present task
             with contextlib.suppress(Empty):
                 while True:
                     queue.get_nowait()
@@ -110,7 +107,7 @@ def in_threads(tasks, work, buffers=tuple, blas=False):
 
 
 def in_turn(work, items, ahead=0):
-    """Yield each item, with a function that returns ``work(item)`` or raises its exception.
+    """Yield each item with a function that returns ``work(item)`` or raises the error of ``work``.
 
     An error of the file system becomes a `UserError` that names the item, see `errors.blamed_on`.
 
@@ -148,7 +145,7 @@ def _blamed(work, item):
 
 
 def one_ahead(items):
-    """Yield items; another thread makes the next one meanwhile, if `thread_count` is above one.
+    """Yield items; meanwhile another thread makes the next item, if `thread_count` is above one.
 
     Examples
     --------
@@ -167,7 +164,7 @@ def one_ahead(items):
 
 
 def spans(count, at_most):
-    """Cut ``range(count)`` into (start, stop) of about equal length, `at_most` or shorter.
+    """Cut ``range(count)`` into parts (start, stop) of about equal length, at most `at_most`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Writing of results as a BIDS derivative dataset (BIDS specification, Derivatives)."""
+"""Write results as a BIDS derivative dataset (BIDS specification, Derivatives)."""
 import re
 from pathlib import Path
 
@@ -10,7 +10,7 @@ BIDS_FILE = "dataset_description.json"  # in the root of a dataset
 VERSION = "1.10.0"  # version of BIDS, if the dataset states none
 NAME = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z0-9]+)")
 DESCRIBED = re.compile(r"_?desc-([a-zA-Z0-9]+)_")
-LABEL = "fine"  # label of the entity desc, if --suffix has no letters or digits
+LABEL = "fine"  # label of the entity desc in names of results, if --suffix gives none
 GRADIENTS = (".bval", ".bvec")  # gradient files of diffusion series, also valid for results
 IGNORED = "*.png\n*.html\nmetrics.csv\n**/*.png\n"  # files that BIDS validators must ignore
 
@@ -21,7 +21,7 @@ def makes_derivatives(request):
 
 
 def derivative_stem(name, suffix):
-    """The name of a derivative, without .nii and .nii.gz.
+    """The name of a result in a derivative dataset, without .nii and .nii.gz.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def derivative_stem(name, suffix):
 
 
 def mask_stem(name):
-    """The name of a mask on the grid of a result, without .nii and .nii.gz.
+    """The name of the mask for a result, without .nii and .nii.gz.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def mask_stem(name):
     'sub-01_run-1_desc-fineT1w_mask'
     """
     entities, _, suffix = name.rpartition("_")
-    return f"{entities}{suffix}_mask"  # desc is the last entity
+    return f"{entities}{suffix}_mask"  # the suffix joins the label of desc, the last entity
 
 
 def mask_sidecar(path, root):
@@ -87,7 +87,7 @@ def mask_sidecar(path, root):
 
 
 def sidecar_of(path, root, row):
-    """Fields of a derivative's sidecar: fields of the raw volume, and fields that BIDS requires.
+    """Fields of a result's sidecar: those of the raw volume's sidecar, and those of a derivative.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Checks of a NIfTI file before it is used: the file is complete, and its header is plausible.
+"""Check a NIfTI file before it is used: the file is complete, and its header is plausible.
 
 Any program may have written the header. Its sizes are compared with the size of the file and with
-the free memory before anything is allocated. A gzip stream is read to its end, which holds its
-checksum.
+the free memory before memory is allocated. A gzip stream is read to its end, because its checksum
+is at the end.
 """
 import math
 import os
@@ -17,10 +17,10 @@ from machine.memory import GB, VOXEL_BYTES, free_memory
 from nifti.geometry import mend_geometry
 
 IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # class by length of the header in bytes
-MOST_DEFLATED = 1032  # largest number of bytes from one byte of a gzip stream
-OFFSET_MAX = 64 << 20  # bytes: largest offset of the voxels that is accepted
+MOST_DEFLATED = 1032  # largest number of bytes that one byte of a gzip stream can expand to
+OFFSET_MAX = 64 << 20  # bytes; a larger offset of the voxels in a file is an error
 EXTENSIONS_MAX = 1000
-HEAD_BYTES = 64  # enough to recognise a pointer or another format in place of a volume
+HEAD_BYTES = 64  # bytes that are read to recognise a pointer or another format
 GZIP_MAGIC = b"\x1f\x8b"
 DICOM_AT, DICOM_MAGIC = 128, b"DICM"
 ANNEX_GET = "datalad get or git annex get"
@@ -38,8 +38,8 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
     dimensions : tuple of int
         Accepted numbers of axes, after trailing axes of one element are dropped.
     voxel_bytes : float, optional
-        Bytes of memory that the work needs for each voxel. If more than the free memory is needed,
-        an error is raised.
+        Bytes of memory that the work on this file needs for each voxel. If the memory for all
+        voxels is more than the free memory, an error is raised.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
         Its voxels are not read yet. Its header has a valid position in space.
         ``image.extra["remarks"]`` lists the repairs, as str.
     shape : tuple of int
-        Shape without trailing axes of one element, beyond the third axis.
+        Shape without trailing axes of one element after the third axis.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def read_voxels(path, image, shape):
     Returns
     -------
     ndarray of float32, of shape `shape`
-        In Fortran order, as NIfTI stores it.
+        In Fortran order, as in the file.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def read_voxels(path, image, shape):
         if len(raw) < needed:
             raise EOFError(f"{len(raw):,} bytes where its header claims {needed:,}")
         voxels = np.frombuffer(raw, dtype, count, int(proxy.offset)).reshape(shape, order="F")
-        # Values beyond the range of float32 become infinite; the caller looks for them.
+        # Values beyond the range of float32 become infinite; `clean_voxels` replaces them.
         with np.errstate(all="ignore"):
             if (proxy.slope, proxy.inter) != (1, 0):
                 voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
@@ -158,10 +158,10 @@ def clean_voxels(path, data):
     Returns
     -------
     data : ndarray of float32, of the same shape
-        Finite values, possibly below zero. The input array itself if nothing was replaced.
+        Finite values, possibly below zero. If nothing was replaced, this is the input array itself.
     remarks : list of str
     replaced : ndarray of bool, of the same shape
-        True at replaced voxels; None if there are none.
+        True for replaced voxels; None if no voxel was replaced.
 
     Raises
     ------
@@ -169,8 +169,8 @@ def clean_voxels(path, data):
         If no voxel is above zero, all voxels are equal, or the intensities are too large or too
         small to compute with.
     """
-    remarks, replaced, good = [], None, np.abs(data) < LARGEST
-    if not good.all():  # not-a-number is not good either
+    remarks, replaced, good = [], None, np.abs(data) < LARGEST  # False for not-a-number
+    if not good.all():
         large = bool((np.isfinite(data) & ~good).any())
         if (large or (data == np.inf).any()) and not (data[good] > 0).any():
             raise UserError(f"{path}: its intensities are too large, beyond {LARGEST:g} or "
@@ -209,7 +209,7 @@ def _claims(header):
     if dtype.kind not in "iuf":
         raise _not_real("colours (RGB)" if dtype.fields else str(dtype))
     offset = float(header["vox_offset"])
-    if not 0 <= offset <= OFFSET_MAX:  # true also if it is not a number
+    if not 0 <= offset <= OFFSET_MAX:  # not-a-number is an error too
         raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole "
                          "file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
@@ -218,12 +218,12 @@ def _claims(header):
 def _extensions(path, header, size):
     """The extensions of a header, which are copied to results: list of Nifti1Extension.
 
-    nibabel does not read them here, because it does not check their sizes.
+    They are read here and not by nibabel, because nibabel does not check their sizes.
 
     Raises
     ------
     UserError
-        If an extension does not fit between header and voxels, or there are too many.
+        If an extension does not fit between header and voxels, or there are too many extensions.
     """
     with opened(path) as file:
         head = file.read(size + 4)
@@ -292,9 +292,9 @@ def _unreadable(path, fault):
 
 
 def _remedy(path):
-    """Remedy if the file is a link, a pointer or another format; None otherwise.
+    """A remedy if the file is a broken link, a pointer or of another format; None otherwise.
 
-    Data sets may contain links or pointers in place of files that are not downloaded yet.
+    In data sets, links or pointers (small text files) may replace files not yet downloaded.
     """
     if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
         return f"fetch the file it links to, {os.readlink(path)}; with git-annex: {ANNEX_GET}"

@@ -1,13 +1,13 @@
-"""Position of voxels in space in NIfTI headers: checks, repairs, and headers of finer grids."""
+"""Positions of voxels in NIfTI headers: checks, repairs, and headers of volumes on finer grids."""
 import numpy as np
 from nibabel.affines import voxel_sizes
 
 SMALLEST_MM, LARGEST_MM = 1e-6, 1e6  # range of valid voxel sizes
 MM = {"mm": 1, "um": 1e-3, "m": 1e3}  # length of each unit, in mm
 FARTHEST_MM = 1e9  # largest valid entry of an sform, and largest offset of a qform
-FLATTEST = 1e-4  # smallest ratio of a voxel's volume to the product of its edges
-READABLE = 1 + 2 * np.finfo(np.float32).eps  # largest squared length that nibabel accepts
-ROUNDING = 1e-3  # largest excess of a quaternion's squared length over 1 due to rounding
+FLATTEST = 1e-4  # smallest valid ratio of a voxel's volume to the product of its edges
+READABLE = 1 + 2 * np.finfo(np.float32).eps  # largest squared length of a quaternion for nibabel
+ROUNDING = 1e-3  # a squared length up to this much above 1 is a rounding error, and repaired
 CODES = range(1, 6)  # valid codes of sform and qform
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z")
@@ -87,7 +87,7 @@ def _sform_of(header):
 
 
 def _mend_quaternion(header):
-    """Shorten a quaternion that rounding made longer than 1; returns the remarks on it."""
+    """Shorten a quaternion that is longer than 1 by rounding; returns a list of remarks."""
     quaternion = _numbers([header[name] for name in QUATERNION])
     square = quaternion @ quaternion
     if not READABLE < square <= 1 + ROUNDING:
@@ -143,7 +143,7 @@ def sizes_in(header):
 
 
 def unit_of(image):
-    """The unit of an image's voxel sizes according to its header; mm if it states none.
+    """The unit of an image's voxel sizes according to its header; mm if the header has no unit.
 
     Returns
     -------
@@ -161,8 +161,8 @@ def voxel_sizes_in_mm(image):
 def finer_header(image, shape, fine_to_low):
     """The header of an image for voxels on a finer grid.
 
-    sform and qform keep their codes and give the positions of the new voxels. If neither has a
-    code, only the voxel sizes change.
+    In the new header, sform and qform keep their codes and give the positions of the new voxels. If
+    both codes are 0, only the voxel sizes change.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Label maps: volumes that hold numbers of regions, not intensities."""
+"""Recognise label maps: volumes that hold the numbers of regions, not intensities."""
 import math
 
 import numpy as np
@@ -11,10 +11,10 @@ BLOCK = 1 << 18  # voxels read at a time
 
 
 def is_label_map(path, most):
-    """True if a file holds a mask or labels: 2 to `most` distinct values, all whole numbers.
+    """True if a file holds a mask or labels: 2 to `most` distinct values, all of them integers.
 
-    Reading stops after more than `most` distinct values, or after the first fraction. For a scan,
-    it stops in the first slices with tissue.
+    Reading stops at the first fraction, or when more than `most` distinct values were found. For a
+    scan, it stops in the first slices with tissue.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ def is_label_map(path, most):
                 if not values.size:
                     return False  # the file ends early
                 if values[0] == values[-1] and values.min() == values.max():
-                    values = values[:1]  # usually background; saves the sorting of all values
+                    values = values[:1]  # one value is enough, and saves time for background
                 with np.errstate(invalid="ignore"):  # numpy warns about infinite values
                     if values.dtype.kind == "f" and (values % 1 != 0).any():
                         return False
-                seen = np.union1d(seen, values[:BLOCK // 64])  # usually exceeds `most`
+                seen = np.union1d(seen, values[:BLOCK // 64])  # in a scan, these exceed `most`
                 if seen.size <= most:
                     seen = np.union1d(seen, values)
                 left -= len(block) // proxy.dtype.itemsize

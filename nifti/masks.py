@@ -1,4 +1,4 @@
-"""Brain masks of volumes: search by name, checks and reading.
+"""Find, check and read the brain masks of volumes, for --mask.
 
 BIDS datasets, and many others, hold whole-head scans with brain masks. A mask is found by its name.
 It must be on the grid of its volume. Mask voxels above one half are brain.
@@ -21,11 +21,11 @@ from nifti.volumes import is_volume_name, read_volume
 
 NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brain_mask",
          "{name}_mask", "{name}_brainmask", "{name}_brain_mask")
-SPACES = ("{entities}_space-*_desc-brain_mask",)  # tried if none of NAMES exists
+SPACES = ("{entities}_space-*_desc-brain_mask",)  # names to try if no file has one of NAMES
 ENDINGS = (".nii.gz", ".nii")
 SUFFIX = re.compile(r"(_desc-[^_]+)?_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
 DERIVATIVES = "derivatives"
-DEEPEST = 4  # number of folders searched upward for a dataset's root, from sub-*/ses-*/anat
+DEEPEST = 4  # the dataset's root is searched in this many folders, upward from sub-*/ses-*/anat
 INSIDE = 0.5  # mask voxels above this value are brain
 APART = 0.1  # largest accepted offset of a mask, in voxels: headers hold rounded quaternions
 BYTES = 13  # bytes of memory for each voxel of a mask while it is read
@@ -85,8 +85,8 @@ def mask_for(path, pattern, opened=None):
     Raises
     ------
     UserError
-        If there is no mask, or more than one. If the mask cannot be read, is on another grid than
-        the volume, or is empty.
+        If the volume has no mask, or more than one. Also if the mask cannot be read, is on another
+        grid than the volume, or is empty.
     """
     if not pattern:
         return None
@@ -121,12 +121,12 @@ def _apart(image, mask, shape):
 
 
 def is_same_input(about, path, pattern):
-    """True if a volume and its mask still have the digests in a record.
+    """True if a volume and its mask have not changed since the record of a result was written.
 
     Parameters
     ----------
     about : dict
-        The record: "input_sha256" and, with a mask, "mask_sha256" of the files that were read.
+        The record, with "input_sha256" and, if a mask was used, "mask_sha256".
     path : Path
         The volume.
     pattern : str
@@ -224,9 +224,9 @@ def _found(path, pattern):
 
 
 def _derived(path):
-    """Glob pattern of the BIDS folders with derivatives of a volume.
+    """List with one glob pattern for the BIDS folders that hold derivatives of a volume.
 
-    A list of one str; empty if the volume is in no BIDS dataset.
+    The list is empty if the volume is not in a BIDS dataset.
     """
     here = path.absolute().parent
     for folder in (here, *here.parents)[:DEEPEST]:

@@ -44,9 +44,9 @@ def slices_beside(path):
 def filled_up(path, sizes):
     """Ratio of acquired to reconstructed voxels along each axis, from the sidecar.
 
-    Scanners write the number of acquired lines and the number of reconstructed lines. The axis with
-    the largest voxel size is taken as the slice axis. The ratio is 1 along this axis, and along all
-    axes if the sidecar states no interpolation.
+    A sidecar may state the number of acquired lines and the number of reconstructed lines within a
+    slice. The ratio is 1 along the slice axis (the axis with the largest voxel size). Without an
+    interpolation in the sidecar it is 1 along all axes.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def sidecar_beside(path):
 
 
 def slices_in_words(path, sizes, unit="mm"):
-    """Thickness of the slices and the gap between them, in words.
+    """A text with the thickness of the slices and the gap between them.
 
-    A message reports slices that overlap, and a sidecar that contradicts the header.
+    If slices overlap, or the sidecar contradicts the header, a message is printed.
 
     Parameters
     ----------

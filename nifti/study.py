@@ -1,7 +1,7 @@
-"""Search for volumes in the folder of a study, and rules that leave files out.
+"""Find the volumes to use in the folder of a study.
 
-The folder of a study also holds masks, label maps, earlier results and files of version control.
-For each rule, one message counts the files that it leaves out.
+Such a folder may also hold masks, label maps, earlier results and files of version control. These
+files are left out by rules; one message for each rule reports how many.
 """
 import os
 from difflib import get_close_matches
@@ -19,8 +19,8 @@ from nifti.labels import is_label_map
 from nifti.masks import DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
-LABEL_NAMES = ("mask", "seg", "label", "labels")  # endings of names, also of BIDS dseg and probseg
-LABEL_VALUES = 32  # a volume with at most this many distinct whole numbers is a label map
+LABEL_NAMES = ("mask", "seg", "label", "labels")  # how names end; "seg": also BIDS's dseg, probseg
+LABEL_VALUES = 32  # a volume whose only values are at most this many integers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
 DICOM_LOOKED_AT = 100  # files checked for DICOM in a folder without volumes
 BIDS_SUFFIX = "_T1w"
@@ -28,11 +28,11 @@ BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are n
 
 
 def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mask=""):
-    """NIfTI files below a folder, sorted by name. A single NIfTI file is always used.
+    """The NIfTI volumes in a folder and in its subfolders, sorted by name.
 
     Links to folders are followed. Hidden files and folders are left out. Results of earlier runs,
-    masks and label maps are also left out, with one line on standard error for each rule. In a BIDS
-    dataset, only the T1w volumes are used unless `include` is given.
+    masks and label maps are also left out, and counted on standard error. In a BIDS dataset, only
+    the T1w volumes are used unless `include` is given. A `folder` that is a file is always used.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     results : path-like, optional
         Folder of the results, which is not searched.
     mask : str, optional
-        Pattern of masks, see `masks.find_mask`. The masks that it finds are left out.
+        Pattern of masks, see `masks.find_mask`. The masks that match it are left out.
 
     Returns
     -------
@@ -115,9 +115,9 @@ def _files_below(folder):
 
 
 def _walk(folder, results, rules):
-    """Yield each folder to search once: its path, names of its files, True if in a BIDS dataset.
+    """Yield each folder to search: its path, the names of its files, True if in a BIDS dataset.
 
-    Links to folders are followed, without endless loops.
+    Links to folders are followed, but each folder is searched only once.
     """
     results = results and os.path.realpath(results)
     seen, datasets = set(), set()
@@ -132,7 +132,7 @@ def _walk(folder, results, rules):
         if root:
             rules.datasets.append(here)
             kept = [name for name in kept if name not in BIDS_ASIDE]
-        if results != os.path.realpath(folder):  # if equal, results lie beside their inputs
+        if results != os.path.realpath(folder):  # results may be written beside their inputs
             aside = [name for name in kept if os.path.realpath(Path(here, name)) == results]
             rules.folders += [Path(here, name) for name in aside]
             kept = [name for name in kept if name not in aside]
@@ -150,7 +150,7 @@ class _Rules:
         self.fitted = set()  # patterns that matched a volume
         self.datasets, self.folders = [], []  # BIDS datasets; folders of results
         self.named, self.labels, self.results, self.not_t1w, self.masks = [], [], [], [], []
-        self.passed_over = 0
+        self.passed_over = 0  # number of volumes that are left out
 
     def takes(self, path, dataset):
         """True if a volume is used; otherwise notes the rule that leaves it out."""
@@ -179,7 +179,7 @@ class _Rules:
         self.passed_over += 1
 
     def _against(self, path, dataset):
-        """The list of the rule that leaves a volume out; None if the volume is used."""
+        """The list of the rule that leaves this volume out; None if the volume is used."""
         name = stem(path).lower()
         if _is_result(path):
             return self.results
@@ -190,7 +190,7 @@ class _Rules:
         return self.labels if is_label_map(path, LABEL_VALUES) else None
 
     def remarks(self):
-        """Messages: one for each rule that left files out, one for each pattern without match."""
+        """Yield a message for each rule that left files out, and for each pattern without match."""
         for option, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 if pattern not in self.fitted:

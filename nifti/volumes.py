@@ -1,4 +1,4 @@
-"""Reading and writing of volumes as NIfTI files, with their position in space."""
+"""Read and write volumes as NIfTI files, with their position in space."""
 import contextlib
 import math
 import os
@@ -21,11 +21,11 @@ GZIP_LEVEL = 2  # level of igzip: file size as with level 1 of zlib, in a sevent
 
 
 class Volume(NamedTuple):
-    """A volume, or a series of volumes, after reading."""
+    """A volume, or a series of volumes, as it was read from a file."""
 
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # source image, with header and position in space
-    shifts: tuple = (None,)  # Shift of each volume; None if few or no voxels are below zero
+    shifts: tuple = (None,)  # of `Shift`, for each volume; None if (almost) no voxel is below zero
     mask_digest: str = ""  # SHA-256 of the mask; empty without a mask
 
     @property
@@ -68,7 +68,7 @@ def is_volume_name(name):
 
 
 def target_paths(volumes, folder, request, masks=()):
-    """The path of each restored volume.
+    """The path of the result of each volume.
 
     Parameters
     ----------
@@ -83,8 +83,8 @@ def target_paths(volumes, folder, request, masks=()):
     Returns
     -------
     list of Path
-        The path of --output; otherwise each input's name with --suffix, below `folder`. Upscaled
-        volumes of a BIDS dataset get the name of a derivative.
+        The path of --output, or for each input its name with --suffix, in `folder` or a subfolder.
+        Upscaled volumes of a BIDS dataset get the names of derivatives.
 
     Raises
     ------
@@ -123,20 +123,20 @@ def read_volume(path, inside=None):
     ----------
     path : path-like
     inside : ndarray of bool, shape (X, Y, Z), optional
-        Brain mask. Voxels outside are set to zero, and do not count as tissue.
+        Brain mask. Voxels outside the mask are set to zero, and do not count as tissue.
 
     Returns
     -------
     Volume
         Data of shape (X, Y, Z), in the file's intensities. Not-a-number and infinite voxels are 0.
-        If many voxels are below zero, the intensities are shifted, and `shift` records this. In a
-        series, each volume is shifted on its own.
+        If many voxels are below zero, the intensities are shifted, and `shift` records this. Each
+        volume of a series is shifted separately.
 
     Raises
     ------
     UserError
-        If the file is not a complete NIfTI volume of real numbers in three dimensions, or holds
-        nothing to restore.
+        If the file is not a complete NIfTI volume of real numbers in three dimensions, or all its
+        voxels are equal or not above zero.
     """
     return _read(path, *checked_image(path), inside)
 
@@ -159,22 +159,22 @@ def read_series(path, opened=None):
     ------
     UserError
         If the file is not a complete NIfTI image of real numbers in three or four dimensions, or
-        holds nothing to restore.
+        all its voxels are equal or not above zero.
     """
     return _read(path, *(opened or checked_image(path, (3, 4), SERIES_BYTES)))
 
 
 def _read(path, image, shape, inside=None):
     volume = volume_of(read_voxels(path, image, shape), image, path, inside)
-    while len(shape) == 3 and image.ndim > 3:  # a series of one volume: its result is a volume
+    while len(shape) == 3 and image.ndim > 3:  # the result of a series of one volume is a volume
         scaling = _scaling(image)
         image = image.slicer[..., 0]
-        image.header.set_slope_inter(*scaling)  # lost by slicing
+        image.header.set_slope_inter(*scaling)  # slicing loses the scaling
     return volume._replace(image=image)
 
 
 def volume_of(data, image, name, inside=None):
-    """A `Volume` from voxels in memory, as `read_volume` and `read_series` return it.
+    """A `Volume` from voxels in memory, after the same checks as in `read_volume`.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def volume_of(data, image, name, inside=None):
     Raises
     ------
     UserError
-        If the volume holds nothing to restore.
+        If all voxels are equal or not above zero.
     """
     named = name
     if inside is not None:
@@ -208,7 +208,7 @@ def volume_of(data, image, name, inside=None):
 
 
 def _shifted(series, outside=None):
-    """Shift volumes with many voxels below zero, in place; returns shifts and remarks.
+    """Shift volumes with many voxels below zero above zero, in place; returns shifts and remarks.
 
     `series` and `outside` have the shape (X, Y, Z, T). `outside` marks voxels that are not tissue.
     """
@@ -230,7 +230,7 @@ def _shifted(series, outside=None):
                        f"in {len(moved)} of its {len(shifts)} volumes many voxels are below zero "
                        f"(down to {low:g}): each of these is {shift}")
     if lowest < 0:
-        remarks.append(f"voxels below zero (down to {lowest:g}) are clipped to 0, as published")
+        remarks.append(f"voxels below zero (down to {lowest:g}) are clipped to 0, as in the paper")
     return tuple(shifts), remarks
 
 
@@ -243,7 +243,7 @@ def _scaling(image):
 
 
 def largest_volume(volumes):
-    """Number of voxels of the largest volume, from the headers; skips unreadable files."""
+    """Number of voxels of the largest volume, from the headers; unreadable files are skipped."""
     largest = 0
     for path in volumes:
         with contextlib.suppress(UserError):
@@ -254,7 +254,7 @@ def largest_volume(volumes):
 # ------------------------------------------------------------------------------------------ writing
 
 def _stored(data, kept, slope, inter):
-    """Intensities converted to integers by a scaling, one plane at a time to save memory."""
+    """Intensities as integers of type `kept`, by a scaling; plane after plane to save memory."""
     limits, stored = np.iinfo(kept), np.empty_like(data, kept)
     slowest = int(np.argmax(np.abs(data.strides)))
     for plane, target in zip(np.moveaxis(data, slowest, 0), np.moveaxis(stored, slowest, 0),
@@ -265,9 +265,9 @@ def _stored(data, kept, slope, inter):
 
 
 def write_volume(path, data, like, header=None, dtype="float32", files=None):
-    """Write voxels with the header, affine and codes of their source image.
+    """Write voxels to a file with the header, affine and codes of their source image.
 
-    Equal voxels always give equal bytes, because the file holds no time and no file name.
+    Equal voxels always give equal files, because no time and no file name is stored in them.
 
     Parameters
     ----------
@@ -279,8 +279,8 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
     header : nibabel header, optional
         Used in place of the header of `like`.
     dtype : {"float32", "uint8", "same"}, optional
-        "uint8": for masks. "same": data type and scaling of `like`; integers are rounded and
-        clipped to their range.
+        "uint8" is for masks. "same" is the data type and scaling of `like`; for integers, values
+        are rounded and clipped to the range of the type.
     files : disk.files.WholeFiles, optional
         Group of files that the volume belongs to.
 
@@ -305,7 +305,7 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
         data = _stored(data, kept, slope, inter)
     image = type(like)(data, None, header)
     if data.dtype.kind in "iu":
-        # Set here, because an image made from a header loses the header's scaling.
+        # The scaling is set here, because an image made from a header loses the header's scaling.
         image.header.set_slope_inter(slope, inter)
     suffix = "".join(Path(path).suffixes[-2:])[-7:]
     writing = files.writing if files else whole_file

@@ -1,3 +1,3 @@
-"""The method of --preset best and scan: features in the voxel's own frame, trees that sort voxels
-by these features, and filters in several stages.
+"""The method of --preset best and scan: voxels are turned into one of 48 orientations, trees sort
+them by their features, and filters are applied in several stages.
 """

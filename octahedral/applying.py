@@ -1,12 +1,11 @@
 """Apply the filters of a stage.
 
-Each voxel gets the filter of the tree leaf that it belongs to. The filter is turned to the
-orientation of the voxel.
+Each voxel gets the filter of its leaf (its class in a tree), turned to the voxel's orientation.
 
-A ball of voxels is the same in all 48 orientations. So the voxels around a voxel are always loaded
-as the same lines, eight voxels at a time. Only the weights of the filter are permuted. A bucket is
-a pair of a leaf and an orientation. Voxels are processed bucket by bucket: the weights are permuted
-once per bucket, and the results of four voxels are computed at a time.
+A filter covers a ball of voxels. A ball is the same in all 48 orientations, so the same lines of
+eight voxels are loaded around every voxel, and only the weights of the filter are permuted. A
+bucket is a pair of a leaf and an orientation. Voxels are processed bucket by bucket: the weights
+are permuted once per bucket, and the results of four voxels are computed at a time.
 """
 from typing import NamedTuple
 
@@ -18,16 +17,16 @@ from machine.threads import in_threads, spans
 from octahedral.scene import turned
 
 ORIENTATIONS = 48
-SPAN = 1 << 17  # voxels at a time: enough to fill buckets, few enough that patches are close
+SPAN = 1 << 17  # voxels per task: many per bucket, but few enough that patches are close in memory
 
 
 class Lines(NamedTuple):
-    """Voxels under a filter, in the estimate and the initial estimate: lines of `HALF` voxels."""
+    """The taps (voxels that a filter multiplies by a weight), as lines of `HALF` voxels."""
 
     in_estimate: np.ndarray  # (lines,) int64: flat offset from a voxel to each line's first voxel
-    in_start: np.ndarray  # (lines of the initial estimate,) int64
-    slots: np.ndarray  # (48, taps) int64: index of each turned tap among the lines' voxels
-    centre: int  # index of the voxel itself
+    in_start: np.ndarray  # the same for lines of the initial estimate
+    slots: np.ndarray  # (48, taps) int64: index of each turned tap among the voxels of the lines
+    centre: int  # index of the centre voxel among the voxels of the lines
 
 
 def lines_of(taps, shape):
@@ -36,7 +35,7 @@ def lines_of(taps, shape):
     Parameters
     ----------
     taps : pair of ndarray of int, shape (taps, 3)
-        Displacements in the estimate, a ball of radius 1 or more, and in the initial estimate.
+        Displacements in the current estimate (a ball of radius >= 1), and in the initial one.
     shape : tuple of three int
         Shape of the padded volume.
 
@@ -63,7 +62,7 @@ def lines_of(taps, shape):
         side = HALF * len(pieces)
         slots.append(before + line.reshape(at.shape[:2]) * side + at[..., 2] + reach)
         begins.append((first[:, None] + pieces).reshape(-1))
-        if not before:  # the estimate: its lines are in order and symmetric about the middle one
+        if not before:  # the lines of the estimate are sorted, so the middle one has the centre
             centre = len(first) // 2 * side + reach
         before += len(first) * side
     return Lines(*begins, np.concatenate(slots, axis=1), centre)
@@ -82,7 +81,7 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
     orientation : ndarray of uint8, shape (n,)
     lines : Lines
     weights : ndarray of float32, shape (leaves, taps)
-        Each weight multiplies a tap minus the voxel's own estimate. The sum is added to it.
+        Each weight multiplies a tap minus the voxel's estimate; the sum is added to the estimate.
     """
     buckets, sides = ORIENTATIONS * len(weights), len(lines.in_estimate) + len(lines.in_start)
 
@@ -105,7 +104,7 @@ def apply_turned(estimate, start, voxels, leaf, orientation, lines, weights, res
 @njit(cache=True, nogil=True)
 def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, centre, weights,
            order, ends, filter_, share, result):
-    """Add a share of one tree's output, in one thread; `order`, `ends`, `filter_`: scratch."""
+    """Add `share` times the output of one tree to `result`; `order`, `ends`, `filter_`: scratch."""
     ends[:] = 0
     for n in range(voxels.size):
         ends[leaf[n] * ORIENTATIONS + orientation[n] + 1] += 1
@@ -147,7 +146,7 @@ def _apply(x, start, voxels, leaf, orientation, in_estimate, in_start, slots, ce
 
 @njit(cache=True, inline="always")
 def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum2, sum3):
-    """Add the products of lines to the sums at four voxels; weights begin at line `first`."""
+    """Add weights times lines to the sums of four voxels; their weights begin at line `first`."""
     for line in range(lines.size):
         w, offset = load_half(filter_, (first + line) * HALF), lines[line]
         sum0 = multiply_add(w, load_half(volume, at + offset), sum0)
@@ -159,11 +158,11 @@ def _add_lines(volume, lines, filter_, first, at, at1, at2, at3, sum0, sum1, sum
 
 @njit(cache=True)
 def _turn(weights, slots, centre, filter_):
-    """Write weights to their indices; the voxel itself gets the weight that makes their sum 1."""
+    """Write the permuted weights; the centre gets the weight that makes the sum of weights 1."""
     filter_[:] = 0
     rest = 1.0
     for tap in range(weights.size):
         filter_[slots[tap]] = weights[tap]
         rest -= weights[tap]
-    # In later stages the voxel is also a tap of the initial estimate, at another index.
+    # In later stages the centre is also a tap of the initial estimate, but at another index.
     filter_[centre] = rest

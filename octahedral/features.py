@@ -36,7 +36,7 @@ def in_slabs(scene, voxels, work):
     voxels : ndarray of int64, ascending
         Flat indices in the padded volume.
     work : callable
-        Called with a slab, voxels as flat indices in the slab, and their slice of `voxels`.
+        Called with a slab, the flat indices of its voxels, and the slice of `voxels` that they are.
     """
     nx, plane = scene.mask.shape[0], scene.mask[0].size
     for begin in range(REACH, nx - REACH, SLAB):
@@ -52,7 +52,7 @@ def in_slabs(scene, voxels, work):
 
 
 def _slab(scene, planes):
-    """The slab of some planes, with its smoothed volumes."""
+    """The `Slab` of some planes of a scene, with its smoothed volumes."""
     x = scene.estimate[planes].reshape(-1)
     brain = scene.mask[planes].astype(np.float32).reshape(-1)
     rows, row = scene.mask.shape[1:]
@@ -76,7 +76,7 @@ def _slab(scene, planes):
 
 
 def features_of_voxels(scene, voxels):
-    """Features and orientation of voxels.
+    """Compute the features and the orientation of voxels.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def features_of_voxels(scene, voxels):
     Returns
     -------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
-        If the scene has descriptors, every row also holds the descriptors and the known reading
-        of the profile. An unknown reading is NaN.
+        If the scene has descriptors, every row also holds the descriptors, and the transfer values
+        of the slice profile (NaN if the profile is not known).
     orientation : ndarray of uint8, shape (n,)
         Row number in `turned_offsets`.
 
@@ -120,12 +120,12 @@ def features_of_voxels(scene, voxels):
 
 
 def noise_strength(descriptors):
-    """Approximate strength of pure noise, from the descriptors of an LR volume; float32."""
+    """Approximate strength (log l1) of pure noise, from the descriptors of an LR volume."""
     return np.float32(np.log(descriptors[FLOOR] ** 2 + 1e-5))
 
 
 def classify(scene, voxels, tree):
-    """Leaves and orientations of voxels.
+    """Find the leaves and the orientations of voxels.
 
     Parameters
     ----------
@@ -153,11 +153,11 @@ def classify(scene, voxels, tree):
 
 
 def for_volume(tree, whole):
-    """The tree simplified for one volume; it leads each voxel to the same leaf as before.
+    """Simplify a tree for one volume; each voxel of the volume reaches the same leaf as before.
 
-    Splits on features that are equal for all voxels of the volume are decided here. Splits on the
-    strength over the noise become splits on the strength. Nodes that are no longer reachable stay
-    in the arrays.
+    Splits on features of the whole volume, equal for all its voxels, are decided here. Splits on
+    the strength relative to the noise become splits on the strength. Nodes that cannot be reached
+    any more stay in the arrays.
 
     Parameters
     ----------
@@ -189,9 +189,9 @@ def for_volume(tree, whole):
 def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, result):
     """Smooth a volume, or the product of its central differences along two axes.
 
-    The window is the product of one window along each axis. All arrays are flat. Beyond the end of
-    a row or plane, a window extends into the next row or plane. So the result is correct only at
-    REACH - 1 voxels or more from the faces, and only these voxels are used.
+    The window is the product of one window along each axis. All arrays are flat. At the end of a
+    row or plane, the window extends into the next row or plane. The result is therefore correct
+    only at REACH - 1 voxels or more from the faces, and only these voxels are used.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def _smooth(x, plane, row, step_a, step_b, weights, values, smooth, smoothed, re
     step_a, step_b : int
         Offsets to the next voxel along the two axes; 0 to smooth the volume itself.
     weights : ndarray of float32, shape (9,) or so
-        With at most REACH - 1 weights on either side of the middle.
+        At most REACH - 1 weights on either side of the middle.
     values, smooth, smoothed : ndarray of float32
         Scratch for two planes and the volume.
     result : ndarray of float32, shape (n,)

@@ -1,9 +1,9 @@
-"""Layout of the filters of leaves for pictures that were designed for buckets."""
+"""Arrange the filters of tree leaves for the pictures of report/filter_pictures.py."""
 import numpy as np
 
 
 def leaves_in_rows(values, counts, columns=32):
-    """Lay out values of each stage's leaves like those of buckets, most samples first.
+    """Arrange values of each stage's leaves in rows, the leaves with most samples first.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def as_cubes(weights, displacements):
     Parameters
     ----------
     weights : ndarray, shape (n, taps or more)
-        Weights beyond those of the displacements are dropped.
+        Further weights (of the initial estimate) are left out.
     displacements : ndarray of int, shape (taps, 3)
 
     Returns

@@ -1,4 +1,4 @@
-"""Filters of a stage's leaves: ridge regressions, each pulled towards its parent's filter."""
+"""Filters of a stage's leaves by ridge regression, which pulls each toward its parent's filter."""
 from typing import NamedTuple
 
 import numpy as np
@@ -7,28 +7,29 @@ from scipy.linalg import cho_factor, cho_solve
 from machine.threads import in_threads
 from matrix_compute import unpacked
 
-USUAL_RIDGE = 300.0  # samples: chosen by the first stage on a dozen brains
-RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)  # samples
+# Weights of the ridge, as numbers of samples: without held-out voxels, and those that auto tries.
+USUAL_RIDGE = 300.0  # --ridge auto chose it for a dozen brains in the first stage
+RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 
 
 class Solved(NamedTuple):
     """The filters of a stage, and how its ridge was chosen."""
 
     weights: np.ndarray  # (leaves, taps) float32, learned from all voxels
-    # Learned without the held-out voxels if the ridge was chosen on these; otherwise `weights`.
+    # Weights learned without the held-out voxels, on which the ridge was chosen; or `weights`.
     without_held_out: np.ndarray
-    ridge: float  # samples
+    ridge: float  # weight of the ridge, as a number of samples
     missed: dict  # mean squared error on held-out voxels, for each ridge that could be solved
 
 
 def solve_stage(gram, tree, method):
     """Solve for the filters of a stage's leaves, from the root of each tree down.
 
-    A node's filter g minimises ``|b - a.g|^2 + r |g - g of its parent|^2``. r is the ridge, a
-    number of samples, times the mean square of a tap. ``--ridge auto`` tries all RIDGES and takes
-    the one with the smallest error on the held-out voxels. The filters are then learned from all
-    voxels. The input of later stages is restored with filters that were learned without the
-    held-out voxels. So no earlier filter has learned from the voxels that choose a later ridge.
+    A sample is a patch a and the HR voxel b. A node's filter g minimises
+    ``|b - a.g|^2 + r |g - g of its parent|^2``. r is the ridge (a number of samples) times the mean
+    square of a voxel in the patch. ``--ridge auto`` chooses the one with the smallest error on the
+    held-out voxels, and then learns from all voxels. The input of later stages is restored with
+    filters learned without the held-out voxels, on which later stages choose their ridge too.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def solve_stage(gram, tree, method):
     learned, held = gram.packed[:leaves], gram.packed[leaves:]
     counts, held_counts = gram.count[:leaves], gram.count[leaves:]
     ridge, missed = method.ridge, {}
-    if ridge is None and not (held_counts.any() and counts.any()):  # volumes too small for cubes
+    if ridge is None and not (held_counts.any() and counts.any()):  # too small volumes
         ridge = USUAL_RIDGE
     if ridge is None:
         sums, tried = _sums_of_nodes(learned, counts, tree), {}
@@ -61,7 +62,7 @@ def solve_stage(gram, tree, method):
             except np.linalg.LinAlgError:
                 if ridge == max(RIDGES) and not tried:
                     raise
-                continue  # too small
+                continue  # this ridge is too small
             errors = [squared_error(full, g)
                       for full, g in zip(held_full, tried[ridge], strict=True)]
             missed[ridge] = sum(errors) / held_counts.sum()
@@ -129,7 +130,7 @@ def _filters_of_leaves(nodes, total, tree, ridge, side):
             g[node] = cho_solve(factor, v + pull * towards)
 
     level = tree.roots
-    while level.size:  # one level of nodes at a time: the parents are solved already
+    while level.size:  # one level of nodes at a time, because children need the parents' filters
         in_threads(level, solve_node, blas=True)
         level = tree.child[level[tree.feature[level] >= 0]].ravel()
     leaves = np.flatnonzero(tree.feature < 0)

@@ -1,10 +1,10 @@
-"""The input volumes of a stage, and positions around a voxel in the voxel's own frame."""
+"""The input of a stage for one volume, and the 48 orientations of positions around a voxel."""
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 
-REACH = 6  # voxels: largest distance of features and taps from their voxel
+REACH = 6  # voxels: features and filters use no voxel farther away along an axis
 PERMUTATIONS = np.array(list(itertools.permutations(range(3))), np.int64)  # (6, 3)
 
 
@@ -15,15 +15,15 @@ class Scene(NamedTuple):
     start: np.ndarray  # (X, Y, Z) float32: the initial estimate
     mask: np.ndarray  # (X, Y, Z) bool: brain
     place: np.ndarray  # (3, longest side) float32: signed distance from the nearest LR sample
-    swaps: np.ndarray  # (3,) int64: axes with equal numbers may change places
+    swaps: np.ndarray  # (3,) int64: axes with equal numbers may be exchanged
     descriptors: np.ndarray | None = None  # float32: noise and blur descriptors of the LR volume
-    blur: np.ndarray | None = None  # float32: true reading of the volume's profile, if known
-    reading_error: np.ndarray | None = None  # float32: error added to the reading in training
+    blur: np.ndarray | None = None  # float32: transfer values of the slice profile, if known
+    reading_error: np.ndarray | None = None  # float32: random error of estimates, in training only
 
 
 def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None,
                ends=((0, 0),) * 3, blur=None, reading_error=None):
-    """Make the Scene of volumes that are not padded yet.
+    """Make the `Scene` of a volume, or of a tile of it, by padding.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
     tile : tuple of three slice, optional
         The part of the volumes to restore; by default the whole.
     ends : sequence of three pairs of bool, optional
-        For both faces of each axis: True if the face is also a face of the array that the volumes
-        were cropped from. Beyond such a face the mask is mirrored like the voxels. Beyond all other
-        faces the mask is False.
+        For both faces of each axis: True if the face is also a face of the whole array, before it
+        was cropped. Beyond these faces the mask is mirrored like the voxels. Beyond all other faces
+        the mask is False.
     blur, reading_error : ndarray of float32, optional
 
     Returns
@@ -64,7 +64,7 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
 
 
 def _with_reach(volume, tile, mode):
-    """A tile with REACH voxels around it, from the volume and, beyond its faces, from np.pad."""
+    """A tile with REACH voxels around it; np.pad makes the voxels beyond the volume's faces."""
     inside, beyond = [], []
     for side, length in zip(tile, volume.shape, strict=True):
         first, last = side.start - REACH, side.stop + REACH
@@ -84,12 +84,12 @@ def places(side, step, first):
     array([ 0.  ,  0.25,  0.5 , -0.25,  0.  ], dtype=float32)
     """
     at = first + step * np.arange(side)
-    apart = np.round(at - np.round(at), 6)  # rounded, so that both ends of a volume agree
+    apart = np.round(at - np.round(at), 6)  # without rounding errors, both ends of a volume agree
     return np.where(apart == -0.5, 0.5, apart).astype(np.float32)
 
 
 def ball(radius_squared, centre=True):
-    """Displacements (taps, 3) to the voxels within a radius, in raster order; empty if it is < 0.
+    """Displacements (taps, 3) to voxels within a radius, in raster order; none if it is negative.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def ball(radius_squared, centre=True):
 
 
 def turned(displacements):
-    """Turn displacements from the voxel's own frame to the volume, for all 48 orientations.
+    """Turn displacements in a voxel's own frame to axes of the volume, for all 48 orientations.
 
     Parameters
     ----------

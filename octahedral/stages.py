@@ -1,9 +1,9 @@
-"""Restoring in stages: each stage corrects the output of the previous one, in the voxel's frame.
+"""Restoring and training in stages: each stage corrects the output of the previous one.
 
-A stage has one or more trees that sort voxels into classes, and one linear filter for each class.
-Its filters use a ball of the current estimate and, from the second stage on, a smaller ball of the
-initial estimate. After each stage the estimate is clipped. With --back_projections it is also
-back-projected.
+A stage has one or more trees that sort voxels into classes (leaves), and one linear filter for each
+leaf. A filter covers a ball of voxels of the current estimate and, from the second stage on, a
+smaller ball of the initial estimate; these voxels are its taps. After each stage the estimate is
+clipped. With --back_projections it is also corrected to agree with the LR volume.
 """
 from dataclasses import replace
 
@@ -23,18 +23,19 @@ from octahedral.tree import NO_READER, grow, together
 from octahedral.voxel_features import FEATURE_NAMES, OVER_NOISE
 from util import random_of, tight_box
 
-TILE_VOXELS = 3_500_000  # largest tile with its surroundings: some 70 bytes of memory per voxel
+TILE_VOXELS = 3_500_000  # largest tile with its surroundings; it takes some 70 bytes per voxel
 LEAST_TILE = 8  # smallest width of a tile in voxels
 INNER = 3 * (slice(REACH, -REACH),)  # a scene without its padding
 NEAR = 4  # voxels: the input of later stages is restored this far around the training voxels
 START_RADIUS_SQUARED = 6  # squared radius of the ball of the initial estimate
-SMALL_BALL = ball(3, centre=False), np.array(  # taps of the filters while trees are grown
+SMALL_BALL = ball(3, centre=False), np.array(  # taps of the small filters for growing trees
     [[2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 2], [0, 0, -2]])
-TREE_SAMPLES = 400_000  # voxels from which the trees of a stage are grown
-HELD_OUT_BLOCK = 16  # voxels: side of the cubes that are held out of learning, to choose the ridge
+TREE_SAMPLES = 400_000  # number of voxels from which the trees of a stage are grown
+# Held-out voxels, on which the ridge is chosen: side of their cubes in voxels, share of all voxels.
+HELD_OUT_BLOCK = 16
 HELD_OUT_SHARE = 1 / 16
-# Columns of features: descriptors of the volume, reading of its profile, and 1 if this reading is
-# given. HIDDEN: descriptors for the reader alone, not for trees.
+# Columns of features: descriptors of the volume; transfer values of its slice profile (BLUR); 1 if
+# the profile is given (TOLD). Trees do not use the descriptors in HIDDEN.
 DESCRIPTORS = slice(OVER_NOISE + 1, OVER_NOISE + 1 + len(DESCRIPTOR_NAMES))
 TOLD = DESCRIPTORS.stop + len(READING_NAMES)
 BLUR = slice(DESCRIPTORS.stop, TOLD)
@@ -94,7 +95,7 @@ def restore_stages(volume, stages, method, near=None, advance=lambda share: None
 
 
 def what_stages_learn_from(volume, stages, method):
-    """Scene of a volume for the stage after `stages`, and flat indices of its training voxels."""
+    """The `Scene` of a volume for the stage after `stages`, and indices of its training voxels."""
     training_mask, near = volume.mask, None
     if volume.training_mask is not None:
         training_mask = volume.training_mask
@@ -104,7 +105,7 @@ def what_stages_learn_from(volume, stages, method):
 
 
 def tiles_of(shape):
-    """Tiles that cover a volume. Each has the planes of one slab and whole rows.
+    """Divide a volume into tiles; each tile has the planes of one slab, and whole rows.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ def part_of(tile, wanted):
 
 
 def scene_of(volume, estimate, method, tile=None):
-    """The `Scene` of a volume, or of a tile of it, with the current estimate."""
+    """The `Scene` for restoring a volume, or a tile of it, from the current estimate."""
     operator = volume.operator
     along = [places(side, *operator.step_and_start(axis))[volume.box[axis]]
              for axis, side in enumerate(operator.shape)]
@@ -183,8 +184,8 @@ def sample_features(volume, stages, method, count, name):
     Returns
     -------
     features : ndarray of float32
-        Result of `features_of_voxels`. If the true profile is known, the reading is the true one,
-        and further columns hold `reading_error`.
+        Result of `features_of_voxels`. For a sampled acquisition, it holds the true transfer
+        values, and further columns hold `reading_error`.
     rows : ndarray of float32, shape (n, taps + 1)
         A few taps and the target, minus the voxel's own estimate.
     """
@@ -208,10 +209,10 @@ def sample_features(volume, stages, method, count, name):
 
 
 def stage_tree(feature_samples, method, advance=lambda leaves: None):
-    """Grow the trees of a stage, and fit the reader of profiles, from sampled features.
+    """Grow the trees of a stage from sampled features, and fit the estimator of slice profiles.
 
-    If there are several trees, each leaves out a part of the volumes. So the trees differ, and the
-    mean of their outputs varies less than the output of one tree.
+    If there are several trees, each leaves out a part of the samples. So the trees differ, and the
+    mean of their outputs has a smaller variance than the output of one tree.
     """
     reader = NO_READER
     if feature_samples[0][0].shape[1] > len(FEATURE_NAMES):
@@ -226,13 +227,13 @@ def stage_tree(feature_samples, method, advance=lambda leaves: None):
 
 
 def _with_readings(feature_samples):
-    """Fit a reader to sampled features; write its readings if no profile is given.
+    """Fit a reader to sampled features, and put its estimates where the profile is unknown.
 
     Returns
     -------
     reader : ndarray
     feature_samples : list
-        Pairs of features, without the columns that trees do not use, and rows.
+        Pairs of features, without further columns, and rows.
     """
     whole = np.array([features[0] for features, _ in feature_samples])
     reader = fit_reader(whole[:, DESCRIPTORS], whole[:, BLUR])
@@ -295,11 +296,11 @@ def stage_samples(volume, stages, tree, method, name, wanted=None, missed_by=Non
 
 
 def row_filler(scene, volume, voxels, orientation, taps):
-    """A function that writes the rows of a slice of the voxels.
+    """Make a function ``fill(samples, rows)`` that writes the rows of a slice of the voxels.
 
     A row is [taps of the estimate, taps of the initial estimate, target], minus the voxel's own
-    estimate. It is multiplied by the square root of the volume's weight, so squared errors are
-    multiplied by this weight.
+    estimate. Rows are multiplied by the square root of the volume's weight, so that squared errors
+    are multiplied by the weight.
     """
     in_estimate, in_start = _offsets(taps, scene)
     estimate, start = scene.estimate.reshape(-1), scene.start.reshape(-1)
@@ -315,7 +316,7 @@ def row_filler(scene, volume, voxels, orientation, taps):
 
 
 def held_out(voxels, shape, seed, name):
-    """True for voxels in the cubes that are held out of learning: ndarray of bool, shape (n,)."""
+    """True for voxels in the cubes that no filter is trained on: ndarray of bool, shape (n,)."""
     blocks = [-(-side // HELD_OUT_BLOCK) for side in shape]
     chosen = random_of(seed, f"{name} held out").random(blocks) < HELD_OUT_SHARE
     x, y, z = (axis // HELD_OUT_BLOCK for axis in np.unravel_index(voxels, shape))

@@ -1,9 +1,9 @@
-"""A tree with learned splits, which sorts voxels into classes.
+"""Decision trees that sort voxels into classes (leaves) by their features, and their training.
 
-To find a node's split, each feature is tried with a few thresholds. For each threshold, a small
-linear filter is fitted to the voxels on either side. The best split reduces the squared error to
-the HR voxels most. The node with the largest reduction is split first. This is the regression tree
-of Breiman et al. (1984) with linear models in its leaves, grown best-first.
+To find the best split of a node, each feature is tried with a few thresholds. For each threshold, a
+small linear filter is fitted to the voxels on each side. The best split is the one that reduces the
+squared error to the HR voxels most. Of all nodes, the one with the largest reduction is split
+first, as in the regression tree of Breiman et al. (1984), but with linear models in its leaves.
 """
 import heapq
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +17,8 @@ from machine.kernels import njit
 from machine.threads import blas_alone, thread_count
 from octahedral.voxel_features import FEATURE_NAMES
 
-BINS = 64  # bins of each feature, with equally many samples; thresholds lie between bins
-CUTS = 11  # largest number of thresholds that a node tries for each feature
+BINS = 64  # bins of each feature, with equal numbers of samples; thresholds lie between bins
+CUTS = 11  # largest number of thresholds that are tried for a node and a feature
 MOST_SAMPLES = 20_000  # largest number of samples from which a node chooses its split
 MOST_LEAVES, MOST_TREES = 4096, 8
 MOST_NODES = 2 * MOST_LEAVES * MOST_TREES
@@ -28,17 +28,17 @@ NO_READER = np.zeros((len(READING_NAMES) + len(DESCRIPTOR_NAMES), 1 + len(DESCRI
 
 
 class Tree(NamedTuple):
-    """Nodes in the order in which they were added: parents before children, node 0 is a root.
+    """The nodes of one or several trees: parents come before children, and node 0 is a root.
 
-    The nodes of several trees may follow each other. Then a voxel has one leaf in each tree.
+    The nodes of several trees follow each other; a voxel has one leaf in each tree.
     """
 
     feature: np.ndarray  # (nodes,) int64: index of the feature to split on; -1 in a leaf
     threshold: np.ndarray  # (nodes,) float32: a feature >= this leads to child 1, else to 0
     child: np.ndarray  # (nodes, 2) int64; 0 in a leaf
-    leaf: np.ndarray  # (nodes,) int64: number of the leaf among all trees; -1 elsewhere
-    roots: np.ndarray  # (trees,) int64
-    reader: np.ndarray = NO_READER  # see degrading/profile_reader.py
+    leaf: np.ndarray  # (nodes,) int64: number of the leaf among those of all trees; -1 in others
+    roots: np.ndarray  # (trees,) int64: node number of each root
+    reader: np.ndarray = NO_READER  # estimator of slice profiles, see degrading/profile_reader.py
 
     @property
     def leaves(self):
@@ -46,7 +46,7 @@ class Tree(NamedTuple):
 
 
 def tree_of(splits):
-    """A tree from its nodes in order: (feature, threshold, child 0, child 1), or None for a leaf.
+    """A tree from a list of its nodes: (feature, threshold, child 0, child 1), or None for a leaf.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def tree_of(splits):
 
 
 def together(trees, reader=NO_READER):
-    """Several trees as one `Tree`, with a reader.
+    """Join several trees to one `Tree`, with a reader.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def together(trees, reader=NO_READER):
 
 
 def read_tree(held):
-    """A tree from a dict of lists or arrays. Checks that every path through it ends in a leaf.
+    """A tree from a dict of lists or arrays, after a check that every path ends in a leaf.
 
     Raises
     ------
@@ -122,13 +122,13 @@ def read_tree(held):
 
 
 def grow(features, samples, leaves, advance=lambda leaves: None):
-    """Grow a tree. Its splits reduce the squared error of one linear filter per leaf.
+    """Grow a tree whose splits reduce the squared error of one linear filter per leaf.
 
     Parameters
     ----------
     features : ndarray of float32, shape (n, VOXEL_FEATURES) or (n, len(FEATURE_NAMES))
     samples : ndarray of float32, shape (n, regressors + 1)
-        A few voxels of each patch, and the HR voxel, all minus the centre of the patch.
+        One row per voxel: a few voxels of its patch and the HR voxel, minus the patch's centre.
     leaves : int
         Largest number of leaves.
     advance : callable, optional
@@ -175,7 +175,7 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
 
 
 def _queue(heap, node, rows, split):
-    """Add a node to the heap of nodes to split, if its best split reduces the error."""
+    """Add a node to the heap of nodes that may be split, if its best split reduces the error."""
     gain, feature, cut = split
     if gain > 0:
         heapq.heappush(heap, (-gain, node, rows, (feature, cut)))
@@ -194,7 +194,7 @@ def _best_split(bins, samples, rows):
     for feature in range(bins.shape[1]):
         order = np.argsort(bins[:, feature], kind="stable")
         sorted_bins = bins[order, feature]
-        # The first bin above each cut.
+        # For each cut: the first bin above it.
         cuts = np.unique(sorted_bins[np.arange(1, CUTS + 1) * len(order) // (CUTS + 1)])
         below = np.searchsorted(sorted_bins, cuts)
         good = (below >= least) & (len(order) - below >= least)
@@ -219,16 +219,16 @@ def _best_split(bins, samples, rows):
 def errors_left(grams, counts, ridge):
     """Squared errors of ridge regressions, from Gram matrices of [regressors, target].
 
-    The error is the square of the last diagonal entry of the Cholesky factor. A regressor that is a
+    Each error is the square of the last diagonal entry of a Cholesky factor. A regressor that is a
     linear combination of earlier regressors is left out.
 
     Parameters
     ----------
     grams : ndarray of float64, shape (m, regressors + 1, regressors + 1)
     counts : ndarray of int, shape (m,)
-        Number of samples.
+        Number of samples of each matrix.
     ridge : float
-        Multiplied by the number of samples, then added to the diagonal.
+        This number times the number of samples is added to the diagonal.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def errors_left(grams, counts, ridge):
 
 
 def tree_of_nodes(nodes, reader):
-    """Trees from a file's array: feature, threshold, children. Leaves are numbered in order."""
+    """Trees from the array of a file, with the columns feature, threshold, child 0, child 1."""
     if (np.abs(nodes) > 1e9).any():
         raise ValueError("the nodes of a tree are not linked as a tree")
     leaf = nodes[:, 0] < 0

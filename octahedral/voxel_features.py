@@ -1,14 +1,14 @@
-"""The features of a voxel and their computation, for sixty-four voxels at a time.
+"""Compute the features of voxels, in the own frame of each voxel, for 64 voxels at a time.
 
-A cube has 48 symmetries: 6 orders of the axes times 8 flips. Each voxel's surroundings are turned
-by the symmetry that brings its principal gradient direction v into a fixed range: v points along
-the smoothed gradient, and its components are positive and descending. So edges of different
-orientations count as one case and are learned together; a filter is stored once instead of 48
-times. The features below describe the surroundings in this frame. If the factor differs between
-axes, only axes of equal factor change places.
+A cube has 48 symmetries: 6 orders of the axes times 8 flips. The surroundings of a voxel are turned
+by one of these symmetries, into the voxel's own frame. In this frame, the principal gradient
+direction v points along the smoothed gradient, and its components are positive and descending.
+Edges of different orientations thus become one case and are learned together, and one filter serves
+48 orientations. The features describe the surroundings in this frame. If the factor differs between
+axes, only axes of equal factor are exchanged.
 
 The frame, and the features that need no neighbours, are computed in loops without a branch, several
-voxels at a time. The features that need neighbours follow, voxel by voxel.
+voxels at a time. The features that need neighbours are then computed voxel by voxel.
 """
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ FEATURE_NAMES = (
     "slope_1", "slope_2",  # |v1| / |v0|, |v2| / |v0|
     "place_0", "place_1", "place_2",  # distance from the nearest LR sample, signed
     "apart_0", "apart_1", "apart_2",  # this distance, unsigned
-    "bend_0", "bend_1", "bend_2", "bend", "bend_raw",  # second differences, and their sum
+    "bend_0", "bend_1", "bend_2", "bend", "bend_raw",  # second differences; their sum (Laplacian)
     "wide_bend_0", "wide_bend_1", "wide_bend_2",  # second differences over two voxels
     "twist_01", "twist_02", "twist_12",  # mixed differences
     "rise_0", "rise_1", "rise_2",  # first differences
@@ -41,16 +41,16 @@ FEATURE_NAMES = (
  TWIST_01, TWIST_02, TWIST_12, RISE_0, RISE_1, RISE_2, ABOVE_WIDE, ABOVE_MEAN, MEAN, VALUE,
  MOVED, MOVED_RAW, BRAIN, COHERENCE) = range(len(FEATURE_NAMES))
 VOXEL_FEATURES = OVER_NOISE = len(FEATURE_NAMES)
-# Only in scenes with descriptors: the strength relative to that of noise, and features of the
-# whole volume.
+# Further features, only in scenes with descriptors: the strength relative to that of noise, and
+# features of the whole volume.
 FEATURE_NAMES += ("over_noise", *DESCRIPTOR_NAMES, *TOLD_NAMES)
 
 
 class Slab(NamedTuple):
-    """Planes of a scene with the maps computed from them; all volumes are flat, (n,) float32."""
+    """Planes of a scene, and volumes computed from them; each volume is flat, (n,) float32."""
 
     estimate: np.ndarray
-    start: np.ndarray
+    start: np.ndarray  # the initial estimate
     rows: int  # number of rows in a plane
     row: int  # voxels in a row
     first: int  # number of the slab's first plane in the padded volume
@@ -59,10 +59,10 @@ class Slab(NamedTuple):
     steps: np.ndarray  # (48, 3) int64: offset to the next voxel along the axes of each frame
     axes: np.ndarray  # (48, 3) int64: axis of the volume for each axis of each frame
     tensor: np.ndarray  # (6, n): xx, yy, zz, xy, xz, yz
-    smooth: np.ndarray
-    wide: np.ndarray
-    mean: np.ndarray
-    brain: np.ndarray
+    smooth: np.ndarray  # the estimate smoothed by a Gaussian
+    wide: np.ndarray  # ... by a Gaussian of sigma 2
+    mean: np.ndarray  # ... by the mean of 5^3 voxels
+    brain: np.ndarray  # share of brain in 5^3 voxels
 
 
 # Rows of `BATCH` numbers in the scratch array of a batch; `eigen_batch` uses rows 0 to 12.
@@ -75,7 +75,7 @@ WORK = 23 * BATCH
 
 @njit(cache=True, nogil=True)
 def write_features(voxels, slab, features, orientation):
-    """Features and orientation of voxels.
+    """Write the features and the orientation of voxels.
 
     Parameters
     ----------
@@ -83,8 +83,9 @@ def write_features(voxels, slab, features, orientation):
         Flat indices in the slab.
     slab : Slab
     features : ndarray of float32, shape (n, VOXEL_FEATURES)
+        Output.
     orientation : ndarray of uint8, shape (n,)
-        Output, as is `features`.
+        Output.
     """
     w = np.zeros(WORK)
     for first in range(0, voxels.size, BATCH):
@@ -97,7 +98,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
     """Write leaves, int32, shape (roots, n), and orientation of voxels, see `write_features`."""
     w, features = np.zeros(WORK), np.zeros((BATCH, VOXEL_FEATURES), np.float32)
     found = np.zeros(BATCH, np.int32)
-    # A leaf leads to itself.
+    # A leaf is its own child, so that the four walks of `_walk` may end at different depths.
     asked, child = np.maximum(tree.feature, 0), tree.child.copy()
     for node in range(tree.feature.size):
         if tree.feature[node] < 0:
@@ -113,7 +114,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
 
 @njit(cache=True, nogil=True)
 def _walk(tree, asked, child, root, f, leaf):
-    """The leaves of a batch in one tree. Four independent walks at a time hide latencies."""
+    """Find the leaves of a batch of voxels in one tree; four walks at a time hide latencies."""
     for m in range(0, BATCH, 4):
         a = b = c = d = np.int64(root)
         while tree.feature[a] & tree.feature[b] & tree.feature[c] & tree.feature[d] >= 0:
@@ -153,7 +154,7 @@ def _write_batch(voxels, slab, w, f, orientation):
 
 @njit(cache=True, error_model="numpy")
 def _frames(w, swaps):
-    """The frames of a batch, and the features that depend on the tensor and the gradient alone."""
+    """Write the frames of a batch, and the features that depend only on tensor and gradient."""
     xy, yz, xz = swaps[0] == swaps[1], swaps[1] == swaps[2], swaps[0] == swaps[2]
     xz = xz and not yz
     for m in range(BATCH):
@@ -162,7 +163,7 @@ def _frames(w, swaps):
         along = u0 * w[SLOPE_X + m] + u1 * w[SLOPE_Y + m] + u2 * w[SLOPE_Z + m]
         turn = -1.0 if along < 0 else 1.0
         u0, u1, u2 = turn * u0, turn * u1, turn * u2
-        # Order the axes by the size of v's components. Only axes of equal factor change places.
+        # Order the axes by the size of v's components. Only axes of equal factor are exchanged.
         p0, p1, p2 = 0.0, 1.0, 2.0
         u0, u1, p0, p1 = _larger_first(xy, u0, u1, p0, p1)
         u1, u2, p1, p2 = _larger_first(yz, u1, u2, p1, p2)
@@ -182,7 +183,7 @@ def _frames(w, swaps):
 
 @njit(cache=True, inline="always")
 def _larger_first(may, u, v, p, q):
-    """Two components and their axes, exchanged if this is allowed and the second is larger."""
+    """Two components and their axes, exchanged if `may` is True and the second is larger."""
     swap = may & (abs(v) > abs(u))
     return v if swap else u, u if swap else v, q if swap else p, p if swap else q
 

@@ -18,9 +18,9 @@ VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
 def checked(request, command):
-    """The request after all checks, with the grid that the LR type implies.
+    """Check all options; returns the request, with the grid that its --lr_type needs.
 
-    Raises ValueError for values out of range and for options without effect.
+    It raises ValueError for values out of range and for options without effect.
     """
     method, given = request.method, {name: request.value(name) for name in request.given}
     flags = {entry.name: flag_of(entry) for entry in OPTIONS}

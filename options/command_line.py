@@ -1,7 +1,7 @@
 """The command lines of train.py and test.py, made from the options of `filter_constant`.
 
-This file imports the standard library only, so that ``--help`` and wrong options are answered
-without delay.
+This file imports the standard library only, so that ``--help`` and messages about wrong options
+appear at once.
 """
 from dataclasses import replace
 
@@ -19,13 +19,13 @@ LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ and write them to arrays/.",
     "test": "Degrade the volumes in test/, restore them with the filters in arrays/, and write "
-            "them to result/.\nWith --upscale: bring low-resolution volumes to the finer grid.",
+            "them to result/.\nWith --upscale: restore low-resolution volumes on a finer grid.",
 }
 EXAMPLES = {
     "train": """examples:
-  python train.py --preset best                     the best in the published test
+  python train.py --preset best                     the best result in the test of the paper
   python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
-  python train.py --solver cg --sample_rate 1       the published solver, every voxel""",
+  python train.py --solver cg --sample_rate 1       the published solver, from every voxel""",
     "test": """examples:
   python test.py
   python test.py --test_dir /data/new --arrays_dir filters_x3 --factor 3 --result_dir /data/restored
@@ -76,7 +76,7 @@ def command_line(command, arguments=None):
 
 
 def run(command, story):
-    """Run ``story(request)`` for the command line of the process; returns its exit status."""
+    """Read the command line and call ``story(request)``; returns the exit status."""
     request = command_line(command)
 
     def told():

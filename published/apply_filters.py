@@ -6,14 +6,14 @@ from machine.simd import LANES, load, multiply_add, total, zeros
 from machine.threads import in_threads, spans
 from published.patches import patch_lines, readable
 
-TILE = 8192  # voxels at a time: about fifty rows of a brain; their patches stay in the cache
+TILE = 8192  # voxels per task: about fifty rows of a brain, whose patches fit in the cache
 
 
 def filter_voxels(lr, voxels, bucket, h, filter_len):
-    """``patch . h[bucket]`` at the voxels, clipped to [0, 1]; `lr` at other voxels."""
+    """A copy of `lr` in which each of `voxels` is ``patch . h[bucket]``, clipped to [0, 1]."""
     sr, lines = lr.copy(), h.reshape(len(h), filter_len**2, filter_len)
     padded = -filter_len % LANES
-    # Padded to whole vectors: voxels after a line's end get a weight of zero.
+    # Lines of filters are padded to whole vectors; voxels after a line's end get a weight of zero.
     h = np.pad(lines, ((0, 0), (0, 0), (0, padded)))
     offsets, flat = patch_lines(lr.shape, filter_len)[0], readable(lr)
 
@@ -31,8 +31,8 @@ def filter_voxels(lr, voxels, bucket, h, filter_len):
 def _apply(lr, voxels, bucket, h, offsets, sr):
     """``sr[voxels] = patch . h[bucket]``, clipped to [0, 1].
 
-    Voxels are visited bucket after bucket, four of one bucket at a time. A filter takes 8 kB, and
-    reading it from memory for each voxel would take longer than the products.
+    Voxels are visited bucket after bucket, four of one bucket at a time: a filter of 8 kB stays in
+    the cache. Reading it from memory for each voxel would take longer than the products.
     """
     ends, order = np.zeros(h.shape[0] + 1, np.int64), np.empty(voxels.size, np.int64)
     for n in range(voxels.size):

@@ -1,26 +1,26 @@
 """The structure tensor of each voxel, its eigenvalues and its principal direction.
 
-The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the window of gradients
-around it (section 3.2 of the paper). The weights are separable: the tensor consists of six products
-of gradients, each smoothed along the three axes. This takes some 160 multiplications instead of the
-729 x 729 matrix of the formula. Each plane of products is smoothed along two axes and stored in a
-ring buffer of as many planes as the window along the third axis needs. No temporary has the size of
-the volume.
+The structure tensor of a voxel is the Gaussian-weighted sum of g g^T over the gradients g in a
+window around it (section 3.2 of the paper). The weights are separable: each of the tensor's six
+products of gradients is smoothed along the three axes. This takes some 160 multiplications instead
+of the 729 x 729 matrix of the formula. Each plane of products is smoothed along two axes, and
+stored in a ring buffer, which holds the planes that the window along the third axis needs. No
+temporary array has the size of the volume.
 """
 import numpy as np
 
 from machine.kernels import njit
 from machine.simd import LANES, correlate, load, multiply_add, splat, store, zeros
 
-BATCH = 64  # tensors at a time
-SHORTEST = 1e-28  # squared length of a cross product: if shorter, two eigenvalues are equal
-NEARLY_ROUND = 1e-12  # spread of the eigenvalues (`_scaled`) below which all three count as equal
+BATCH = 64  # number of tensors whose eigenvalues are computed at a time
+SHORTEST = 1e-28  # if a cross product's squared length is smaller, two eigenvalues count as equal
+NEARLY_ROUND = 1e-12  # if the eigenvalues' spread (`_scaled`) is smaller, all three count as equal
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_t, trace, fa,
                      angle, strength, coherence):
-    """Features of the voxels in planes `start` to `stop` - 1.
+    """Write the features of the voxels in planes `start` to `stop` - 1.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
     ny, nz = lr.shape[1], lr.shape[2]
     if first[stop] == first[start]:
         return
-    # The bounding rectangle of the slab's voxels; products need half a window more on each side.
+    # Bounding rectangle of the slab's voxels. Products are needed half a window beyond each side.
     y0, y1, z0, z1 = ny, 0, nz, 0
     for n in range(first[start], first[stop]):
         y, z = voxels[n] // nz % ny, voxels[n] % nz
         y0, y1, z0, z1 = min(y0, y), max(y1, y + 1), min(z0, z), max(z1, z + 1)
-    # Rows are whole vectors; columns from z1 on are never used.
+    # Rows are padded to whole vectors; columns from z1 on are not used.
     height, width = y1 - y0, -(-(z1 - z0) // LANES) * LANES
     products = np.zeros((6, height + 2 * half, width + 2 * half), np.float32)
     rows = np.zeros((height + 2 * half, width), np.float32)
@@ -95,9 +95,9 @@ def features_of_slab(lr, voxels, first, start, stop, weights, sin_p, cos_p, cos_
 
 @njit(cache=True, fastmath=True)
 def _gradient_products(lr, x, y_first, z_first, width, products):
-    """Products xx, yy, zz, xy, xz, yz of gradients on a rectangle of plane x, `width` voxels wide.
+    """Write products xx, yy, zz, xy, xz, yz of gradients on a rectangle of plane x.
 
-    The gradients equal those of np.gradient.
+    The gradients equal those of np.gradient. The rectangle is `width` voxels wide.
     """
     nx, ny, nz = lr.shape
     height = products.shape[1]
@@ -108,7 +108,7 @@ def _gradient_products(lr, x, y_first, z_first, width, products):
         y_back, y_ahead = max(y - 1, 0), min(y + 1, ny - 1)
         y_scale = np.float32(1 / max(y_ahead - y_back, 1))
         inner = min(max(1 - z_first, 0), width), max(min(nz - 1 - z_first, width), 0)
-        for j in range(inner[0], inner[1]):  # inside, without a branch: this loop is vectorised
+        for j in range(inner[0], inner[1]):  # inner voxels need no branch: the loop is vectorised
             z = z_first + j
             gx = (lr[x_ahead, y, z] - lr[x_back, y, z]) * x_scale
             gy = (lr[x, y_ahead, z] - lr[x, y_back, z]) * y_scale
@@ -129,7 +129,7 @@ def _gradient_products(lr, x, y_first, z_first, width, products):
 
 @njit(cache=True, error_model="numpy")
 def _smooth_plane(products, c, weights, rows, ring, place):
-    """Smooth plane c of the products along both axes into the ring buffer; `rows` is scratch."""
+    """Smooth product c along both axes of its plane, into the ring buffer; `rows` is scratch."""
     height, width = ring.shape[2:]
     for i in range(rows.shape[0]):
         row = (c * rows.shape[0] + i) * products.shape[2]
@@ -139,7 +139,7 @@ def _smooth_plane(products, c, weights, rows, ring, place):
 
 @njit(cache=True, error_model="numpy")
 def _smooth_across(ring, weights, plane, row, low, high, tensor):
-    """Smooth voxels `low` to `high` of a row of six products across planes, from `plane` on."""
+    """Smooth a row of the six products across planes, for voxels `low` to `high`, to `tensor`."""
     length, _, height, width = ring.shape
     for c in range(6):
         for k in range(low // LANES * LANES, high, LANES):
@@ -154,16 +154,16 @@ def _smooth_across(ring, weights, plane, row, low, high, tensor):
 def eigen_batch(w):
     """Eigenvalues, descending, and principal unit eigenvectors of `BATCH` symmetric 3x3 matrices.
 
-    The roots of the characteristic cubic are computed in closed form, in float64, on the matrix
-    divided by its largest entry. The eigenvector is the longest cross product of two rows of
-    T - l1. If the two largest eigenvalues are equal, all directions in their plane are equally
-    good, and one of them is returned.
+    Each matrix T is divided by its largest entry. The roots of its characteristic cubic are
+    computed in closed form, in float64. The eigenvector is the longest cross product of two rows of
+    T - l1. If the two largest eigenvalues are equal, all directions in their plane are
+    eigenvectors, and one of them is returned.
 
     Parameters
     ----------
     w : ndarray of float64, shape (13 * BATCH,)
-        Rows of `BATCH` numbers. Input: xx, yy, zz, xy, xz, yz. Output: l1, l2, l3, vx, vy, vz. The
-        last row is scratch.
+        13 rows of `BATCH` numbers. Input rows: xx, yy, zz, xy, xz, yz. Output rows: l1, l2, l3, vx,
+        vy, vz. The last row is scratch.
 
     Examples
     --------
@@ -191,10 +191,10 @@ def eigen_batch(w):
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _eigen(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues, principal eigenvector and squared length of its cross product.
+    """Eigenvalues, principal eigenvector, and squared length of the cross product that gave it.
 
     All calls are inlined and there is no branch, so that the compiler can process several matrices
-    at a time. If the length is below `SHORTEST`, or not a number, `_degenerate` is used instead.
+    at a time. If the squared length is not at least `SHORTEST`, `_degenerate` is used instead.
     """
     size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     a0, b0, c0 = a - mean, b - mean, c - mean
@@ -204,7 +204,7 @@ def _eigen(xx, yy, zz, xy, xz, yz):
     l3 = mean - radius * (cosine + np.sqrt(max(3 * (1 - cosine * cosine), 0.0)))
     l2 = 3 * mean - l1 - l3
     a, b, c = a - l1, b - l1, c - l1
-    # Cross products of rows of T - l1: all lie along the eigenvector; the longest is most exact.
+    # All cross products of rows of T - l1 lie along the eigenvector; the longest is most exact.
     px, py, pz = d * f - e * b, e * d - a * f, a * b - d * d  # rows 1 and 2
     qx, qy, qz = d * c - e * f, e * e - a * c, a * f - d * e  # rows 1 and 3
     rx, ry, rz = b * c - f * f, f * e - d * c, d * f - b * e  # rows 2 and 3
@@ -222,7 +222,7 @@ def _eigen(xx, yy, zz, xy, xz, yz):
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _scaled(xx, yy, zz, xy, xz, yz):
-    """A matrix's largest entry, the matrix divided by it, mean and spread of its eigenvalues."""
+    """Largest entry of a matrix; the matrix divided by it; mean and spread of its eigenvalues."""
     size = max(max(max(abs(xx), abs(yy)), max(abs(zz), abs(xy))), max(abs(xz), abs(yz)))
     per_size = 1 / np.float64(size)
     a, b, c = xx * per_size, yy * per_size, zz * per_size
@@ -237,8 +237,8 @@ def _scaled(xx, yy, zz, xy, xz, yz):
 def _cosine_of_third(x):
     """``cos(arccos(x) / 3)`` for x in [-1, 1], to 1e-14.
 
-    It is a smooth function of the cosine of half the angle, so its Chebyshev series converges fast.
-    The first sixteen terms of the series are evaluated as a polynomial, in Horner's form.
+    The result is a smooth function of the cosine of half the angle, so its Chebyshev series
+    converges fast. The first sixteen terms of the series are evaluated in Horner's form.
     """
     t = 2 * np.sqrt(0.5 * (x + 1)) - 1
     y = 5.240740064138549e-10 * t - 1.7099900037620408e-09
@@ -260,7 +260,7 @@ def _cosine_of_third(x):
 
 @njit(cache=True, error_model="numpy")
 def _degenerate(xx, yy, zz, xy, xz, yz):
-    """Eigenvalues and eigenvector if the two largest, or all three, are equal, or all are 0."""
+    """Eigenvalues and eigenvector of a matrix whose two largest eigenvalues, or all, are equal."""
     size, a, b, c, d, e, f, mean, radius = _scaled(xx, yy, zz, xy, xz, yz)
     if not size > 0:
         return 0.0, 0.0, 0.0, 0.0, 0.0, 1.0
@@ -288,7 +288,7 @@ def _degenerate(xx, yy, zz, xy, xz, yz):
 def _angle_classes(vx, vy, vz, sin_p, cos_p, cos_t):
     """Classes of a direction: for each angle, the number of class boundaries below it.
 
-    The boundaries are given by their sines and cosines, which saves an arc tangent per voxel.
+    The sines and cosines of the boundaries are given, which saves an arc tangent per voxel.
     """
     if vy < 0:  # a vector and its opposite are one direction
         vx, vy, vz = -vx, -vy, -vz

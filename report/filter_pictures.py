@@ -1,4 +1,4 @@
-"""Pictures of learned filters and of sample counts, as PNG bytes. This file writes no files."""
+"""Draw pictures of learned filters and of sample counts; they are returned as PNG bytes."""
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from report.pictures import png
 
-TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # inches: side of a bucket; limits for a map's side
+TILE_INCHES, SHORTEST, LONGEST = 0.26, 3, 14  # side of a bucket's tile; limits of a map's sides
 
 
 def picture_filters(h, classes, names=()):
@@ -18,7 +18,7 @@ def picture_filters(h, classes, names=()):
     h : ndarray, shape (buckets, P)
         NaN for buckets without a filter.
     classes : tuple of int
-        Classes per feature.
+        Number of classes of each feature.
     names : sequence of str, optional
         Names of the features.
 
@@ -36,7 +36,7 @@ def picture_filters(h, classes, names=()):
         tiles = np.full((rows, side + 1, columns, side + 1), np.nan, np.float32)
         tiles[:, :side, :, :side] = slices.transpose(0, 2, 1, 3)
         around = np.abs(slices)
-        around[:, :, side // 2, side // 2] = 0  # the centre weight is far larger than others
+        around[:, :, side // 2, side // 2] = 0  # the centre weight is far larger than the others
         limit = np.nanquantile(around, 0.99) or 1
         style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
         maps.append((tiles.reshape(rows * (side + 1), -1), title, style))
@@ -66,7 +66,7 @@ def picture_counts(count, classes, names=()):
 
 
 def grid_of_buckets(values, classes):
-    """Lay out values of buckets in rows and columns.
+    """Arrange values of buckets in rows and columns.
 
     Rows are the classes of the first, third, ... feature. Columns are the classes of the second,
     fourth, ... feature. In rows and in columns, the first feature varies slowest.
@@ -75,7 +75,7 @@ def grid_of_buckets(values, classes):
     ----------
     values : ndarray, shape (buckets, ...)
     classes : tuple of int
-        Classes per feature.
+        Number of classes of each feature.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def maps_of_buckets(maps, grid, tile, classes, names, what):
 
 
 def _label_classes(axis, number, tile, classes, names):
-    """Number the classes of the features along an axis of `number` tiles, and name the features.
+    """Label an axis of `number` tiles with the numbers of the classes and the names of features.
 
     Ticks mark the classes of the first feature. Within each class, the other features repeat.
     """

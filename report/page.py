@@ -1,8 +1,8 @@
-"""The HTML page of a run: figures, settings, and a viewer of each volume.
+"""Make the HTML page of a run: figures, settings, and a viewer of each volume.
 
-This module writes no files. The page is returned in pieces of text, so that memory need not hold
-the slices of all volumes. The page contains all slices, and needs no network. Its style and script
-are in page.html, and are the same for all pages.
+This module writes no files: it yields the page in pieces of text, so that the slices of all volumes
+are not in memory at the same time. The page contains all slices, and needs no network. Its style
+and script are in page.html, and are the same for all pages.
 """
 import html
 import itertools
@@ -16,16 +16,17 @@ from report.viewer import viewer_html
 
 TEMPLATE = Path(__file__).with_name("page.html")  # with placeholders such as @TITLE@
 LOOK = """<h2>Look</h2>
-<p class="note">Click a slice for the next image; hover over a name to see it for a moment; keys
-<kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> choose one, <kbd>space</kbd> the next, <kbd>D</kbd> shows
-four times the difference from the first, <kbd>←</kbd> <kbd>→</kbd> move through the slices of the
-plane last touched, <kbd>↑</kbd> <kbd>↓</kbd> change the plane. One pixel is one voxel; slices are
-lightly compressed. The files beside this page hold the voxels as they are.</p>
+<p class="note">Click a slice to see the next image of the volume; move the pointer over a name to
+see this image for a moment. The keys <kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> choose an image,
+<kbd>space</kbd> the next one; <kbd>D</kbd> shows four times the difference from the first image;
+<kbd>←</kbd> <kbd>→</kbd> move through the slices of the plane last touched; <kbd>↑</kbd>
+<kbd>↓</kbd> change the plane. One pixel is one voxel. Slices are lightly compressed; the files
+beside this page hold the exact voxels.</p>
 """
 
 
 def make_page(about, rows, viewers, pictures=None):
-    """The self-contained page, in pieces.
+    """The page as pieces of text; it needs no other files.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def make_page(about, rows, viewers, pictures=None):
     rows : list of dict
         Figures of each volume, or descriptions of upscaled volumes.
     viewers : iterable of dict
-        Viewers from `viewer.make_viewer`, taken one at a time.
+        Viewers from `viewer.make_viewer`; only one at a time is in memory.
     pictures : dict of str to str, optional
         For volumes without a viewer: path of the picture relative to the page, by volume name.
 
@@ -59,13 +60,13 @@ def make_page(about, rows, viewers, pictures=None):
 
 
 def fill_template(title, content, about):
-    """A page made from the template, in pieces.
+    """Fill the template of all pages; yields pieces of text.
 
     Parameters
     ----------
     title : str
     content : iterable of str
-        Pieces of HTML, taken one at a time.
+        Pieces of HTML; only one at a time is in memory.
     about : dict
         See `make_page`.
 
@@ -86,12 +87,12 @@ def fill_template(title, content, about):
 
 
 def by_axis(values):
-    """Values along the three axes in words: 2 × 2 × 1."""
+    """Values along the three axes as text: 2 × 2 × 1."""
     return " × ".join(map(str, values))
 
 
 def goal_in_words(settings):
-    """The factor or the new voxel size in words: by 2 × 2 × 1, to isotropic voxels."""
+    """The factor or the new voxel size as text: "by 2 × 2 × 1", "to isotropic voxels"."""
     if settings.get("voxel_size"):
         return f"to voxels of {by_axis(f'{side:g}' for side in settings['voxel_size'])}"
     if settings.get("isotropic"):
@@ -106,7 +107,7 @@ def named(row):
 
 
 def table_figures(rows, start):
-    """Figures as an HTML table, with a last row of means.
+    """The figures of all volumes as an HTML table, with a last row of means.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def table_figures(rows, start):
 
 
 def table_upscaled(rows):
-    """Upscaled volumes as an HTML table.
+    """The grids of upscaled volumes as an HTML table.
 
     Parameters
     ----------
@@ -203,7 +204,7 @@ def path_as_link(path):
 
 
 def plot_gains(rows):
-    """Each volume's gain over the best spline, as an inline SVG in the colours of the page.
+    """A bar chart of each volume's gain over the best spline, as inline SVG.
 
     Parameters
     ----------
@@ -242,7 +243,7 @@ def links_html(pictures):
 
 
 def about_html(about):
-    """The command and its settings as HTML tables that unfold; for `about` see `make_page`."""
+    """The command and its settings as HTML tables that open on a click; see `make_page`."""
     steps = "".join(unfolding(f"Filters × {by_axis(step['factor'])}, learned with",
                               step["learned_with"]) for step in about.get("steps", ()))
     return (f'<p><code>{html.escape(about["command"])}</code></p>'
@@ -254,7 +255,7 @@ def about_html(about):
 
 
 def unfolding(title, values):
-    """A dict as an HTML table that unfolds under its title."""
+    """A dict as an HTML table that opens on a click on its title."""
     lines = "".join(f'<tr><th scope="row">{html.escape(str(key))}</th>'
                     f'<td>{html.escape(str(value))}</td></tr>' for key, value in values.items())
     return f'<details><summary>{title}</summary><table>{lines}</table></details>'

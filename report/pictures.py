@@ -1,4 +1,4 @@
-"""Pictures that compare a restored volume with others, as PNG bytes. This file writes no files."""
+"""Draw pictures that compare a restored volume with others; they are returned as PNG bytes."""
 import io
 
 import nibabel as nib
@@ -10,7 +10,7 @@ from disk.results import MADE_BY
 from util import tight_box
 
 SURROUND = 3  # voxels of black surround that are kept around the brain
-PLANES = ("sagittal", "coronal", "axial")  # perpendicular to axes of a RAS volume
+PLANES = ("sagittal", "coronal", "axial")  # perpendicular to axes 0, 1 and 2 of a RAS volume
 # Directions at the left, right, top and bottom of each plane.
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
 COLUMN_INCHES = 2.6  # width of a slice
@@ -75,7 +75,7 @@ def plane(image, axis, place):
 
 
 def middle(image):
-    """Indices of the slices to show: for each axis, the slice with most signal.
+    """Indices of the slices to draw: for each axis, the slice with the largest sum of voxels.
 
     Parameters
     ----------
@@ -90,16 +90,16 @@ def middle(image):
 
 
 def picture_volume(images, affine, compare=True):
-    """A PNG of three planes of each image; `compare` adds error maps against the first image.
+    """A PNG of three planes of each image, and of error maps against the first image.
 
     Parameters
     ----------
     images : dict of str to ndarray, shape (X, Y, Z), in [0, 1]
-        The first image is the original (the reference of the error maps), or the LR volume.
+        The first image is the original, with which the error maps compare, or the LR volume.
     affine : ndarray, shape (4, 4)
         Only its directions and voxel sizes are used.
     compare : bool, optional
-        True to add error maps, all on one scale.
+        If True, error maps are added, all on one scale.
 
     Returns
     -------
@@ -143,8 +143,8 @@ def error_limit(errors):
 def _black_grid(volume, sizes, columns, compare, scale):
     """A black figure with a grid of three rows, whose heights fit the planes of the volume.
 
-    `sizes` are voxel sizes in mm. `compare` makes the figure higher. With `scale`, there is room
-    below the grid for the colour bar of errors.
+    `sizes` are voxel sizes in mm. `compare` makes the figure higher. `scale` leaves room below the
+    grid for the colour bar of errors.
     """
     shapes = [plane(volume, axis, 0).shape * np.delete(sizes, axis)[::-1] for axis in range(3)]
     heights = [shape[0] / shape[1] for shape in shapes]
@@ -171,7 +171,7 @@ def _add_error_scale(figure, mapped, limit, columns):
 
 
 def inset_place(volumes, axis, cut):
-    """The square of a slice in which the first two images differ most.
+    """The square of a slice to enlarge: there the first two images differ most.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def inset_place(volumes, axis, cut):
     side = max(min(first.shape) // 6, 8)
     if min(first.shape) < 2 * side:
         return None
-    # Differences of cumulative sums give the sums over all squares at once.
+    # The sum over each square follows from cumulative sums at its corners.
     sums = np.pad(np.abs(first - second), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     squares = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return (*np.unravel_index(squares.argmax(), squares.shape), side)
@@ -223,7 +223,7 @@ def add_inset(axes, pixels, square, aspect, style):
 
 
 def _darkest_corner(pixels):
-    """The corner of a slice with least signal: (x, y), with x = 1 right, y = 1 top."""
+    """The darkest corner of a slice: (x, y), with x = 1 at the right and y = 1 at the top."""
     height, width = (side * 3 // 8 for side in pixels.shape)  # size of an inset
     bottom, top = pixels[-height:], pixels[:height]
     corners = {(0, 0): bottom[:, :width], (0, 1): top[:, :width],

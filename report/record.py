@@ -1,4 +1,4 @@
-"""The record of a result: input, command, settings, filters and versions, as plain values."""
+"""The JSON record of a result (input, command, settings, versions), and its picture and page."""
 import os
 import platform
 import shlex
@@ -22,13 +22,13 @@ def about_run(request, method, command, steps=()):
     command : list of str
         The command line.
     steps : sequence of dict
-        Descriptions from `steps_of` of all sets of filters that were used.
+        Result of `steps_of` for all filters that were used.
 
     Returns
     -------
     dict
-        Command, settings, the filters' SHA-256 by file name, and versions. If several sets of
-        filters were used, also the factor and the training options of each, as "steps".
+        Command, settings, SHA-256 of the files of filters by name, and versions. If filters for
+        several factors were used, "steps" holds the factor and the training options of each.
     """
     filters = {name: digest for step in steps for name, digest in step["filters"].items()}
     settings = replace(request, method=method).as_dict()
@@ -38,7 +38,7 @@ def about_run(request, method, command, steps=()):
 
 
 def steps_of(uses):
-    """Descriptions of the sets of filters that were used, in order.
+    """Descriptions of the filters that were used, in the order of their use.
 
     Parameters
     ----------
@@ -47,14 +47,14 @@ def steps_of(uses):
     Returns
     -------
     list of dict
-        The factor along the volume's axes, the filters' SHA-256, and their method.
+        The factor along the volume's axes, the SHA-256 of the files, and the training options.
     """
     return [{"factor": list(use.factor), "filters": use.digests or {},
              "learned_with": asdict(use.method)} for use in uses]
 
 
 def about_volume(found, request, command):
-    """`about_run` for one restored volume; `found` is a `restoring.steps.Restored`."""
+    """The result of `about_run` for one restored volume; `found` is `restoring.steps.Restored`."""
     request = replace(request, arrays_dir=found.uses[-1].folder)  # folder of the filters used
     return about_run(request, found.method, command, steps_of(found.uses))
 
@@ -72,7 +72,7 @@ def write_record(target, name, found, about, digest, files, sidecar):
     about : dict
         Dict from `about_volume`.
     digest : str
-        SHA-256 of the result, which links the record to the result.
+        SHA-256 of the result, by which the result of this record is recognised.
     files : disk.files.WholeFiles
         The files of the result.
     sidecar : dict
@@ -100,7 +100,7 @@ def finished(job, title, name, pattern):
     Returns
     -------
     dict
-        None if there is no record, or if result, input or mask have changed since.
+        None if there is no record, or if result, input or mask have changed since it was written.
     """
     try:
         about = read_json(name)
@@ -113,7 +113,7 @@ def finished(job, title, name, pattern):
 
 
 def write_beside(title, name, found, volumes, files, compare):
-    """Write the picture of a restored volume.
+    """Write the picture of a restored volume, and make its viewer.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def write_beside(title, name, found, volumes, files, compare):
 
     views = found.images, found.affine
     with found.watch("picture and viewer"), ThreadPoolExecutor(1) as aside:
-        # One thread draws the picture while the other encodes slices.
+        # One thread draws the picture while another one encodes slices.
         picture = aside.submit(picture_volume, *views, compare=compare)
         shown = make_viewer(title, *views, volumes) if volumes else None
         write_whole(name, picture.result(), files)
@@ -149,7 +149,7 @@ def write_beside(title, name, found, volumes, files, compare):
 
 
 def write_own_page(name, report, about, row, digest, viewer, files):
-    """Write the page of one volume of a folder, with its viewer.
+    """Write the page of one of several upscaled volumes, with its viewer.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def write_own_page(name, report, about, row, digest, viewer, files):
     Returns
     -------
     dict
-        For the page of the folder: the volume's "thumbnail".
+        The volume's "thumbnail", for the page of all volumes.
     """
     # Imported here, as above.
     from report.page import make_page

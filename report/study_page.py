@@ -1,7 +1,7 @@
-"""The HTML page of a folder of upscaled volumes: a table with one row for each volume.
+"""Make the HTML page of several upscaled volumes: a table with one row for each volume.
 
-This module writes no files. The page holds thumbnails. Each volume's viewer is on a separate page
-beside the result. Style and script of the table are in study.html.
+This module writes no files. The page holds small pictures (thumbnails); the viewer of a volume is
+on another page, beside its result. Style and script of the table are in study.html.
 """
 import html
 import math
@@ -14,30 +14,30 @@ from report.page import by_axis, fill_template, goal_in_words, path_as_link, pro
 from util import robust_deviation
 
 TABLE = Path(__file__).with_name("study.html")  # with placeholders such as @ROWS@
-FEWEST = 10  # volumes needed to search for outliers; the median of fewer is unreliable
-FAR = 3.5  # robust standard deviations from the median (Iglewicz and Hoaglin 1993)
-# Columns that are searched for outliers, and the smallest standard deviation to assume. Estimates
-# from one scanner vary so little that harmless differences would otherwise be marked.
+FEWEST = 10  # with fewer volumes no outliers are searched, because their median is unreliable
+FAR = 3.5  # robust standard deviations from the median of an outlier (Iglewicz and Hoaglin 1993)
+# Columns that are searched for outliers, and the smallest standard deviation that is assumed.
+# Estimates from one scanner vary so little that harmless differences would otherwise be marked.
 SEARCHED = {"noise": 0.001, "distance": 0.05}
 STATES = ("failed", "incomplete", "outlier", "done")  # the worst first
 COLUMNS = (  # title, kind of sorting, explanation
     ("volume", "text", "Name of the volume, with a link to its viewer"),
     ("state", "number", "failed, incomplete, outlier or done"),
     ("messages", "text", "Messages about the volume, or why it failed"),
-    ("noise", "number", "Estimated noise, of the brightest intensity"),
+    ("noise", "number", "Estimated noise, in per cent of the brightest intensity"),
     ("slice profile", "text", "Slice profile: given, or estimated from the volume"),
-    ("distance", "number", "Distance from the volumes that the filters learned from"),
-    ("filters used", "number", "Share of the filters' change; the rest is the spline"),
+    ("distance", "number", "Distance of noise and blur from those of the training volumes"),
+    ("filters used", "number", "Weight of the filters in the result; the spline has the rest"),
     ("voxels", "number", "Voxels of the volume, and of the result"),
     ("voxel size", "number", "Voxel size of the result"),
     ("seconds", "number", "Time for upscaling"),
 )
 NOTE = ("An outlier lies more than 3.5 robust standard deviations from the median of this table. "
-        "Filters that refine several axes work in full up to a distance of 1.5.")
+        "Filters that refine several axes are fully used up to a distance of 1.5.")
 
 
 def study_page(about, rows, thumbnails):
-    """The page of a folder of upscaled volumes, in pieces.
+    """The page of several upscaled volumes, as pieces of text.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def study_page(about, rows, thumbnails):
         (name); page (relative path of its viewer, or None); missed (number of volumes of a series
         that could not be restored). For a volume that failed: volume; failed (reason).
     thumbnails : iterable of str
-        For each row, a JPEG file in base64, or an empty str; taken one at a time.
+        For each row, a JPEG file in base64, or an empty str; only one at a time is in memory.
 
     Yields
     ------
@@ -61,7 +61,7 @@ def study_page(about, rows, thumbnails):
 
 
 def _content(rows, marks, states, thumbnails):
-    """The table in pieces, a row at a time."""
+    """The HTML of the table as pieces of text, one for each row."""
     head = "".join(f'<th scope="col" data-kind="{kind}" title="{about}"><button type="button">'
                    f'{name}</button></th>' for name, kind, about in COLUMNS)
     buttons = "".join(f'<button type="button" data-find="{state}">{state}</button>'
@@ -79,9 +79,9 @@ def _content(rows, marks, states, thumbnails):
 
 
 def find_outliers(rows):
-    """Marks of values that are far from the median of all volumes.
+    """Mark the values that are far from the median of all volumes.
 
-    For "distance", only large values are marked, because a small distance is no problem.
+    For "distance", only large values are marked, because a small distance is harmless.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def find_outliers(rows):
     Returns
     -------
     list of dict
-        For each row, "high" or "low" by column name.
+        For each row: a dict with "high" or "low" by column name.
 
     Examples
     --------
@@ -139,9 +139,9 @@ def counts_in_words(states, marks):
 
 
 def row_html(row, mark, state, thumbnail):
-    """A row of the table as HTML; for the parameters of a volume see `study_page`.
+    """A row of the table as HTML; for the keys of `row` see `study_page`.
 
-    ``data-v`` holds the value for sorting by this column.
+    The attribute ``data-v`` of a cell holds its value for sorting.
     """
     folder, slash, name = (html.escape(no_formula(part))  # on separate lines
                            for part in row["volume"].rpartition("/"))
@@ -174,7 +174,7 @@ def _cell(value, shown, kind=""):
 
 
 def _number(row, name, form, mark, scale=1):
-    """A cell with a number, and a mark if it is an outlier; empty without a value."""
+    """A cell with a number, and a mark if it is an outlier; empty if `row` lacks the number."""
     if name not in row:
         return _cell("", "")
     word = f'<br><span class="mark">outlier: {mark[name]}</span>' if name in mark else ""
@@ -182,7 +182,7 @@ def _number(row, name, form, mark, scale=1):
 
 
 def _grid_cells(row):
-    """Two cells: voxels before and after, and the voxel size."""
+    """Two cells: numbers of voxels before and after upscaling, and the new voxel size."""
     if "to" not in row:
         return _cell("", ""), _cell("", "")
     size = by_axis(f"{side:g}" for side in row["voxel_size"])

@@ -1,4 +1,4 @@
-"""The viewer of a volume on the page: compressed slices in three planes, and their HTML."""
+"""Make the viewer of a volume for an HTML page: compressed slices in three planes."""
 import base64
 import html
 import io
@@ -12,16 +12,16 @@ from report.pictures import EDGES, PLANES, canonical, middle, plane
 from util import tight_box
 
 VOLUME_BYTES = 4_500_000  # largest size of a volume's slices on the page
-PAGE_BYTES = 60_000_000  # largest size of all slices that a browser opens without delay
-SLICE_QUALITY = 91  # JPEG: a quarter of the time of WebP of equal quality, and 1.7 times its size
-THUMBNAIL, THUMBNAIL_QUALITY = 96, 75  # pixels of the longer side; shown at 48 pixels
+PAGE_BYTES = 60_000_000  # largest size of all slices of a page; browsers open it without delay
+SLICE_QUALITY = 91  # of JPEG; equal WebP takes four times as long, for 1 / 1.7 of the size
+THUMBNAIL, THUMBNAIL_QUALITY = 96, 75  # pixels of the longer side (twice the drawn size); quality
 
 
 def make_viewer(name, images, affine, volumes=1):
-    """The viewer's data: slices of a volume in three planes, as base64 of JPEG files.
+    """The data of a viewer: slices of a volume in three planes, as JPEG files in base64.
 
-    The slices are evenly spaced. VOLUME_BYTES and the volume's share of PAGE_BYTES limit their
-    number.
+    The slices are evenly spaced. Their number is limited by VOLUME_BYTES and by the volume's share
+    of PAGE_BYTES.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def make_viewer(name, images, affine, volumes=1):
     dict of plain values
     """
     images, sizes = canonical(images, affine)
-    # Converted slice by slice: whole volumes of floats would take more memory than restoring.
+    # Slices are converted one by one, because whole float volumes would need too much memory.
     images = {label: np.stack([np.rint(np.clip(cut, 0, 1) * 255).astype(np.uint8) for cut in image])
               for label, image in images.items()}
     first = next(iter(images.values()))
@@ -95,8 +95,8 @@ def spread(used, number):
     used : slice
         The range of slices that are not empty.
     number : int
-        Number of slices. Three or more include both ends; one or two avoid the ends, which show
-        little of the brain.
+        Number of slices. If three or more, both ends of the range are included. One or two slices
+        avoid the ends, where the slices contain little of the brain.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def spread(used, number):
 
 
 def encode(pixels, quality=SLICE_QUALITY):
-    """A slice, ndarray of uint8 of shape (rows, columns), as base64 of a JPEG file."""
+    """Encode a slice (uint8, shape (rows, columns)) as a JPEG file in base64."""
     file = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.save(file, "jpeg", quality=quality)
@@ -142,7 +142,7 @@ def viewer_html(number, viewer):
         f'{html.escape(kind)}</button>' for n, kind in enumerate(viewer["kinds"]))
     planes = "".join(plane_html(axis, cut, viewer["kinds"])
                      for axis, cut in enumerate(viewer["planes"]))
-    # A label in the data must not end the script element.
+    # A label that contains </script> must not end the script element.
     data = json.dumps(viewer["planes"]).replace("<", "\\u003c")
     return (f'<section class="viewer" tabindex="0" id="volume{number}" '
             f'aria-label="viewer of {name}">'
@@ -154,7 +154,7 @@ def viewer_html(number, viewer):
 
 
 def plane_html(axis, cut, kinds):
-    """One plane of a viewer: its images on top of each other, and a slider.
+    """The HTML of one plane of a viewer: its images on top of each other, and a slider.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Use of learned filters: restoring, upscaling, evaluation."""
+"""Use of learned filters: restoring, upscaling and evaluation of volumes."""

@@ -19,7 +19,7 @@ LEAST_SAMPLES = 50_000
 
 
 class Adapted(NamedTuple):
-    """Filters for one scan."""
+    """Filters after fine-tuning on one scan."""
 
     stages: list  # of Stage
     # Estimated slice profile of thick slices; None for other scans, or if nothing was learned.
@@ -43,7 +43,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     stages : list of Stage
     method : Method
         Method of the filters.

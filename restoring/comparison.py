@@ -1,4 +1,4 @@
-"""Comparison images for a restored volume, on its own grid."""
+"""Images to compare with an upscaled volume in its report, on the grid of this volume."""
 import numpy as np
 
 from degrading.banded import apply_operators
@@ -7,7 +7,7 @@ from util import bright_level_of_scan
 
 
 def comparison_images(low, fine, fine_to_low):
-    """Comparison images for the report of an upscaled volume, on its grid and in [0, 1].
+    """Images for the report of an upscaled volume, on its grid and in [0, 1].
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Evaluation on simulated scans: PSNR and figures of use, for the filters and for splines.
+"""Evaluate filters for scans on simulated scans, for test.py --preset scan.
 
 A high-resolution volume is degraded by a slice profile, noise is added, and the result is masked on
-the LR grid. Restoring gets no information from the original. The original is then compared with the
-restored volume, with three splines and, if noise was added, with a denoiser before the quintic
-spline.
+the LR grid. The filters restore it without information from the original. The restored volume is
+then compared with the original, by PSNR and by measures of practical use. Three splines and, if
+noise was added, a denoiser followed by the quintic spline are compared in the same way.
 """
 import contextlib
 import itertools
@@ -42,28 +42,28 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     Parameters
     ----------
     image : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     filters : Filters
     request : Request
     profile : str
         A key of `degrading.slice_profile.PROFILES`.
     noise : float
-        Standard deviation of the Rician noise, in per cent of the 99.9 % intensity.
+        Standard deviation of the Rician noise, in per cent of the 99.9 % quantile of intensities.
     name : str
         Name of the volume. The random noise depends on the name.
-    engine : engine.CPU or its like, optional
+    engine : engine.CPU or gpu.compute.Cards, optional
     voxel_size : sequence of three float, optional
-        Voxel size of the image, in mm. It gives the in-plane resolution of thick slices, and helps
-        to recognise a whole head.
+        Voxel size of the image, in mm. It is used to fine-tune filters for thick slices, and to
+        recognise a whole head.
     regions : figures_of_use.Regions, optional
-        Regions of the original; by default they are computed.
+        Regions of the original, in which the measures are computed; by default they are chosen.
 
     Returns
     -------
     row : dict
         PSNR in dB of each method inside the brain and over the whole brain, and the gains of the
-        filters over the best alternative. Figures of use (see `figures_of_use`) of the original,
-        the best spline inside, the denoised volume if noise was added, and the restored volume.
+        filters over the best alternative. Also the measures of `figures_of_use` for the original,
+        the spline that is best inside, the denoised volume (if noisy), and the restored volume.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
 
 
 def _columns_of_use(compared, regions, tissue):
-    """Figures of use of the original, and of each volume in the dict `compared`, by column name."""
+    """Measures of practical use, for the original and the volumes in `compared`, by column name."""
     figures = {}
 
     def measure(way):
@@ -167,7 +167,7 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
-        Background 0.
+        The background is 0.
     voxel_size : ndarray, shape (3,)
         Voxel size of `data`, in mm.
     filters, request, name, engine
@@ -176,7 +176,7 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
     Returns
     -------
     list of dict
-        One row for each pair of profile and noise: the volume's name, and `evaluate_scan`.
+        The volume's name and the row of `evaluate_scan`, for each pair of profile and noise.
     """
     axes = list(filters.axes)
     image, sizes = data.transpose(axes), voxel_size[axes]
@@ -189,8 +189,8 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
 def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     """Evaluate volumes for each pair of --test_profile and --test_noise; returns the exit status.
 
-    The figures are written to metrics.csv in the folder, and a table is printed. `each` applies the
-    work to each volume, like `machine.threads.in_turn`.
+    The figures are written to metrics.csv in the folder, and a table is printed. `each` processes
+    the volumes, here or on a cluster; see `machine.threads.in_turn`.
     """
     make_folder(folder)
     print(f"Degrading {len(volumes)} volume(s) of {request.test_dir} as scanners do, "
@@ -220,13 +220,13 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
     rows = [row for path in volumes for row in finished.get(path, ())]
     if not rows:
         return 2
-    # Rows may differ: there is no denoising without noise, and some volumes lack some figures.
+    # Rows may lack columns: without noise nothing is denoised, and some measures may be missing.
     columns = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
     write_metrics(folder / "metrics.csv", [dict.fromkeys(columns, "") | row for row in rows])
     shutil.rmtree(folder / FINISHED, ignore_errors=True)
     for place in ("inside", "whole"):
         gains = [row[f"gain_{place}"] for row in rows]
-        print(f"{place}: {np.mean(gains):+.2f} dB over the best other in the mean, "
+        print(f"{place}: {np.mean(gains):+.2f} dB over the best other on average, "
               f"{min(gains):+.2f} at worst")
     for words in table_of_use(rows):
         print(words)
@@ -237,9 +237,9 @@ def evaluate_files(volumes, folder, filters, request, engine, each=in_turn):
 
 
 def _finished_before(kept, mask):
-    """Rows of the volumes that the interrupted run finished: a dict by path.
+    """Rows of the volumes that an interrupted run has finished: a dict by path.
 
-    A volume is left out if its file or its mask has changed since.
+    A volume is left out if its file or its mask has changed since then.
     """
     found = {}
     for path, file in kept.items():
@@ -251,7 +251,7 @@ def _finished_before(kept, mask):
 
 
 def line(row, name):
-    """One line of the table; `name` is the short name of the volume."""
+    """One line of the printed table; `name` is the short name of the volume."""
     best = row["restored_inside"] - row["gain_inside"]
     return (f"{name:32} {row['profile']:>8} {row['noise']:5g}% {best:10.2f} "
             f"{row['restored_inside']:9.2f}  {row['gain_inside']:+.2f}, {row['gain_whole']:+.2f}")

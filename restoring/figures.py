@@ -1,4 +1,4 @@
-"""Figures of a restored volume: PSNR and SSIM against the original."""
+"""PSNR and SSIM of a restored volume against the original."""
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -13,9 +13,9 @@ FIGURE_MARGIN = 5  # voxels: half a patch of the published size
 def brain_mask(volume):
     """Mask of the voxels for PSNR and SSIM: ndarray of bool, shape of the box.
 
-    It holds the nonzero HR voxels at a distance of FIGURE_MARGIN or more from the faces of the
-    volume. Nearer to the faces, the published filters lack a whole patch. If the volume is too
-    small for this, the mask holds all nonzero HR voxels.
+    The mask holds the nonzero HR voxels at a distance of FIGURE_MARGIN or more from the faces of
+    the volume, because voxels nearer to the faces have no whole patch in the published method. If
+    the volume is too small for this, the mask holds all nonzero HR voxels.
     """
     mask = volume.hr != 0
     for axis, (part, side) in enumerate(zip(volume.box, volume.operator.shape, strict=True)):
@@ -28,10 +28,10 @@ def brain_mask(volume):
 def figures(hr, estimate, mask):
     """PSNR (dB) and SSIM of an estimate, data range 1.
 
-    Both are computed over the brain and, as published, over the whole cropped box. Every method
-    restores the black surround of the box without error. So the values over the box are higher and
-    less informative. If all errors lie within the brain, the PSNR difference between two methods is
-    the same over the brain and over the box.
+    Both are computed over the brain and, as in the paper, over the whole cropped box. Every method
+    restores the black surround in the box without error, so the values over the box are higher and
+    less informative. If all errors lie within the brain, the difference in PSNR between two methods
+    is the same over the brain and over the box.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def figures(hr, estimate, mask):
     >>> round(figures(hr, hr + np.float32(0.1), hr == 0)["psnr"], 3)
     20.0
     """
-    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # voxels that the window lacks
+    short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # voxels missing for one window
     half, within = SSIM_WINDOW // 2, tuple(slice(0, side) for side in hr.shape)
     if any(short):
         hr, estimate, mask = (np.pad(part, [(0, n) for n in short], mode=mode) for part, mode in (
@@ -74,7 +74,7 @@ def figures(hr, estimate, mask):
 def _similarity(hr, estimate):
     """Yield scikit-image's SSIM of each voxel, some planes at a time: a slice and an ndarray.
 
-    The whole volume at once would take the memory of a dozen volumes.
+    Computing the whole volume at once would need the memory of a dozen volumes.
     """
     half = SSIM_WINDOW // 2
     for start, stop in spans(len(hr), SSIM_PLANES):

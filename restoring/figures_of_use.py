@@ -1,8 +1,8 @@
-"""Figures for the use of a restored volume: means, edges, noise and tissue, against the original.
+"""Measures of practical use of a restored volume: class means, edges, noise and tissue.
 
-PSNR does not distinguish blur from noise. These figures measure separately the properties that
-later tools depend on. They are computed over voxels that are chosen from the original alone, so all
-compared volumes use the same voxels.
+PSNR does not distinguish blur from noise. These measures compare separately those properties of a
+volume and its original that later tools depend on. They are computed over voxels that are chosen
+from the original alone, so all compared volumes use the same voxels.
 """
 from dataclasses import dataclass, field, replace
 
@@ -21,13 +21,13 @@ from util import robust_deviation
 CLASSES = ("dark", "middle", "bright")  # CSF, grey matter and white matter in T1-weighted brains
 DEEP, AROUND = 5, 2  # voxels: `inside` is the brain eroded by DEEP, `whole` dilated by AROUND
 EDGE_SMOOTHING, FLAT_SMOOTHING = 1.0, 2.0  # voxels, standard deviations
-FLAT_SHARE = 0.2  # share of the voxels inside, with the smallest gradients, that count as flat
-WINDOW = 5  # voxels: a smaller window would miss noise that extends over two or three voxels
-FEWEST = 30  # smallest number of voxels for a figure; with fewer, the figure is left out
-TEN_TO_NINETY = 2.563 / np.sqrt(2 * np.pi)  # 10-90 % width of a Gaussian edge, times its slope
+FLAT_SHARE = 0.2  # share of the inside voxels that count as flat: those with the smallest gradients
+WINDOW = 5  # voxels; a smaller window would miss noise that extends over two or three voxels
+FEWEST = 30  # a measure with fewer voxels is left out
+TEN_TO_NINETY = 2.563 / np.sqrt(2 * np.pi)  # 10-90 % width of a unit Gaussian edge, times its slope
 
-COMPARED = {"spline": "best spline", "denoised": "denoised", "restored": "restored"}  # names
-# Figure, name in tables, unit, True if each class has a value, decimals.
+COMPARED = {"spline": "best spline", "denoised": "denoised", "restored": "restored"}  # by key
+# Key of the measure, name in tables, unit, True if each class has a value, decimals.
 COLUMNS = (("edge_width", "edge", "mm", False, 2), ("noise_left", "noise", "%", False, 2),
            ("bias", "bias, %", "", True, 1), ("dice", "Dice", "", True, 3),
            ("volume_error", "volumes off, %", "", True, 1))
@@ -36,15 +36,14 @@ CELL = 8  # characters
 
 @dataclass(frozen=True)
 class Regions:
-    """Voxels of an original for the figures; `classes` is None unless there are three classes.
+    """The voxels of an original over which measures are computed.
 
     Attributes
     ----------
     brain, inside, whole : ndarray of bool, shape (X, Y, Z)
-        Nonzero voxels; those that are more than DEEP voxels from the outline; the brain dilated by
-        AROUND voxels.
+        Nonzero voxels; the brain eroded by DEEP voxels; the brain dilated by AROUND voxels.
     classes : ndarray of uint8, one for each voxel of the brain, or None
-        0, 1, 2: indices in CLASSES.
+        Index of the voxel's class in CLASSES. None if the original has fewer than three classes.
     means : ndarray, shape (3,), or None
         Mean intensity of each class.
     edge : ndarray of int
@@ -72,12 +71,12 @@ class Regions:
 
 
 def regions_of(hr, voxel_size=(1, 1, 1)):
-    """Choose the voxels of an original for the figures.
+    """Choose the voxels of an original over which measures are computed.
 
     Parameters
     ----------
     hr : ndarray of float32, shape (X, Y, Z), in [0, 1]
-        Background 0.
+        The background is 0.
     voxel_size : sequence of three float, optional
         Voxel size in mm.
 
@@ -109,7 +108,7 @@ def regions_of(hr, voxel_size=(1, 1, 1)):
 def _slope(volume, smoothing, voxel_size):
     """Gradient magnitude per mm of a smoothed volume, by derivatives of a Gaussian.
 
-    Differences of neighbouring voxels would be 8 % too small at the sharpest edges.
+    Differences of neighbouring voxels would give gradients 8 % too small at the sharpest edges.
     """
     squares = np.zeros(volume.shape, np.float32)
     for axis, size in enumerate(voxel_size):
@@ -119,7 +118,7 @@ def _slope(volume, smoothing, voxel_size):
 
 
 def _three_classes(values):
-    """Thresholds and classes by three-class multi-Otsu; None, None if there are fewer classes."""
+    """Thresholds and classes by three-class multi-Otsu; (None, None) if there are fewer classes."""
     try:
         thresholds = threshold_multiotsu(values, len(CLASSES))
     except ValueError:  # fewer than three intensities
@@ -137,8 +136,8 @@ def _means(values, classes):
 def _edge(hr, inside, thresholds, voxel_size):
     """Voxels on the edge between the middle and the bright class, and their signed distances.
 
-    On the edge, the smoothed original crosses the upper threshold. Voxels within two voxels of the
-    dark class or of the background are left out: they lie on a different edge.
+    On this edge, the smoothed original crosses the upper threshold. Voxels within two voxels of the
+    dark class or of the background are left out, because they lie on another edge.
     """
     smooth = gaussian_filter(hr, EDGE_SMOOTHING)
     slope = _slope(hr, EDGE_SMOOTHING, voxel_size)
@@ -163,7 +162,7 @@ def figures_of_use(volume, regions):
     dict of str to float
         ``bias_dark``, ``bias_middle``, ``bias_bright`` (per cent of the original's mean in this
         class), ``edge_width`` (mm) and ``noise_left`` (per cent of the brightest intensity, 1). A
-        figure is left out if the original has fewer than three classes, or too few voxels for it.
+        measure is left out if it has too few voxels, or needs more classes than there are.
 
     Examples
     --------
@@ -191,10 +190,10 @@ def figures_of_use(volume, regions):
 def edge_width(volume, regions):
     """Width of the edge between the middle and the bright class, 10 to 90 %, in mm.
 
-    The slope across the edge comes from a regression of the intensities within half a voxel of the
-    edge on their distance from it. Noise does not steepen this slope, since the distance comes from
-    the original. The result is the width of a Gaussian edge with the original's contrast and this
-    slope.
+    The slope across the edge comes from a regression: intensities within half a voxel of the edge
+    against their distance from the edge. Noise of the volume does not make this slope steeper,
+    because the distance comes from the original. The result is the width of a Gaussian edge with
+    this slope and the original's contrast.
 
     Parameters
     ----------
@@ -214,7 +213,7 @@ def edge_width(volume, regions):
 
 
 def noise_left(volume, regions):
-    """Standard deviation from the local mean in flat regions, by the median absolute deviation.
+    """Standard deviation of the noise in flat regions, from the median absolute deviation.
 
     Parameters
     ----------
@@ -261,18 +260,18 @@ def tissue_figures(volume, regions):
 
 
 def table_of_use(rows):
-    """Text table of the figures of an evaluation: means over its volumes.
+    """Text table of the measures of an evaluation: means over its volumes.
 
     Parameters
     ----------
     rows : list of dict
-        Rows of `evaluation.evaluate_scan`; rows of an older version have no figures of use.
+        Rows of `evaluation.evaluate_scan`; rows of an older version lack the measures.
 
     Returns
     -------
     list of str
-        Lines: three headings, the original, and each compared volume, by profile and noise. Bias
-        and errors are means of absolute values. Empty if there are no figures.
+        Lines: three headings, the original, and each compared volume for each profile and noise
+        level. Bias and errors are means of absolute values. Empty if no row has a measure.
     """
     groups = {("original", "original"): rows}
     for row in rows:
@@ -288,7 +287,7 @@ def table_of_use(rows):
         cells = CLASSES if by_class else (unit,)
         heads += f"{name:>{CELL}}".ljust(CELL * len(cells))
         units += "".join(f"{cell:>{CELL}}" for cell in cells)
-    lines = ["Figures of use, means over volumes (bias and errors: of absolute values):",
+    lines = ["Measures of use, means over volumes (bias and errors: of absolute values):",
              heads.rstrip(), units]
     for (title, way), members in groups.items():
         cells = "".join(

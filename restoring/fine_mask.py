@@ -1,4 +1,4 @@
-"""The brain mask of a whole head on the grid of its upscaled volume, for a BIDS dataset."""
+"""Write the brain mask of a whole head on the grid of its upscaled volume, for a BIDS dataset."""
 import numpy as np
 
 from disk.files import stem, write_json
@@ -29,7 +29,7 @@ def write_fine_mask(target, mask, image, shape, to_low, root, files=None):
     files : disk.files.WholeFiles, optional
         Group of files that the mask belongs to.
     """
-    # Linear: a spline of a higher order would ring at the outline.
+    # Linear interpolation, because a spline of a higher order would ring at the outline.
     fine = spline_onto(mask.inside.astype(np.float32), shape, to_low, 1) > INSIDE
     name = mask_stem(stem(target))
     ending = target.name[len(stem(target)):]

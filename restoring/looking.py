@@ -1,4 +1,4 @@
-"""The description of a scan before any work: the lines that test.py --look prints."""
+"""Describe a scan and suggest a command for it: the lines that test.py --look prints."""
 import contextlib
 import shlex
 
@@ -30,11 +30,11 @@ from restoring.measured_scan import first_seen
 from restoring.planning import THICK, find_head
 from restoring.spacing import of_three, route_to
 
-FINE = 0.45  # mm: voxels of a result below this are finer than any training volume
+FINE = 0.45  # mm; no training volume has voxels smaller than this
 
 
 def look(path, store):
-    """Describe a scan, and name the command that suits it best.
+    """Describe a scan, and suggest the best command for it.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def look(path, store):
     Returns
     -------
     list of (str, str)
-        Pairs of a topic and a line.
+        Pairs of a topic and a line of text.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def look(path, store):
 
 
 def _content(low, in_mm, mask, inside):
-    """Content of the volume in words, and the voxels to estimate brightness, noise and blur in."""
+    """A text about a volume's content, and the voxels in which noise and blur are estimated."""
     if mask:
         return f"a head with a mask, {mask.path.name}", inside
     head, bright = find_head(low, in_mm)
@@ -110,7 +110,7 @@ def _content(low, in_mm, mask, inside):
 
 
 def _reader(store, factor):
-    """The reader of slice profiles; None if the filters are missing or have no reader."""
+    """The estimator of slice profiles of the filters for a factor; None if there is none."""
     try:
         filters = store(factor)
     except UserError:
@@ -119,7 +119,7 @@ def _reader(store, factor):
 
 
 def _blur(reader, descriptors, known, factor):
-    """The slice profile, known or estimated, in words."""
+    """A text about the slice profile, given by the user or estimated."""
     found = blur_of(known, factor) if known else read(reader, descriptors)
     left = ", ".join(f"{100 * value:.0f} % at {share:g}"
                      for value, share in zip(found, SHARES, strict=True))
@@ -130,30 +130,30 @@ def _blur(reader, descriptors, known, factor):
 
 
 def _advice(path, in_mm, thick, share, request, known, own):
-    """The command that suits the scan best, and the reason.
+    """The best command for the scan, and the reason.
 
-    `own` is the voxel size of an interpolated scan, None for others.
+    `own` is the voxel size of an interpolated scan; it is None for other scans.
     """
     words = ["python", "test.py", "--upscale"]
     if own is not None and share != 0:
         words += ["--voxel_size", *(f"{size:.6g}" for size in own)]
-        why = "it was interpolated: its own grid is finer than what was measured, fine enough " \
+        why = "it was interpolated: its own grid is finer than the measured one, and fine enough " \
               "for the restored detail"
     elif thick:
         words.append("--isotropic")
-        why = f"slices are {in_mm.max() / np.sort(in_mm)[1]:.2g} times as thick as the plane is " \
-              "fine: filters for thick slices, fine-tuned on the plane"
+        why = f"slices are {in_mm.max() / np.sort(in_mm)[1]:.2g} times as thick as in-plane " \
+              "voxels: filters for thick slices are fine-tuned on the plane"
     elif share == 0:
-        return [("advice", "none: it is so unlike brains that the filters would give way to a "
-                           "spline everywhere")]
+        return [("advice", "none: the scan is so unlike the training brains that a spline would "
+                           "replace the filters everywhere")]
     else:
         words += ["--factor", "2"]
         why = "voxels are about as long along all axes"
         if share is not None and share < 1:
-            why += f"; {1 - share:.0%} of the filters' work would give way to a spline"
+            why += f"; {1 - share:.0%} of the weight would go to a spline"
         if in_mm.min() / 2 < FINE:
-            why += "; the result is finer than the brains that filters have learned from: check " \
-                   "its details with care"
+            why += "; the result has smaller voxels than the training volumes of the filters: " \
+                   "check its details with care"
     if request.mask:
         words += ["--mask", request.mask]
     if known:

@@ -1,4 +1,4 @@
-"""A scan on its measured grid: the input of upscaling."""
+"""Prepare a scan for upscaling: an interpolated scan is first brought to its measured grid."""
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from restoring.spacing import Route, describe, route_to
 
 
 class Scan(NamedTuple):
-    """The volumes of a file on the grid from which they are upscaled, and their filters."""
+    """The volumes of a file, on the grid from which they are upscaled, and the filters to use."""
 
     volume: Volume
     inside: np.ndarray | None  # of bool: brain mask
@@ -23,7 +23,7 @@ class Scan(NamedTuple):
 
 
 def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
-    """The scan on its measured grid, if the scanner interpolated it.
+    """Bring a scan to its measured grid, if the scanner interpolated it; else return it unchanged.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     scan : Scan
     store : restoring.steps.FilterStore
     filled : sequence of three float, optional
-        Measured share of the voxels along each axis, from the sidecar.
+        Ratio of measured to written voxels along each axis, from the sidecar.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
         f"{describe(route, sizes, unit)}")
     if scan.profiles:
-        say(f"{name}: --profile is not used: it describes the grid that was interpolated")
+        say(f"{name}: --profile is not used, because it describes the interpolated grid")
     volume, inside = scan.volume, scan.inside
     data = np.stack([onto_measured(low, grid) for low in volumes_of(volume)], -1)
     data = data.reshape(*grid.shape, *volume.data.shape[3:])
@@ -73,6 +73,6 @@ def volumes_of(volume):
 
 
 def first_seen(volume):
-    """The first volume of a file that is not black, or the first volume if all are black."""
+    """The first volume of a file that is not all zero; the first volume if all of them are."""
     lows = volumes_of(volume)
     return next(filter(np.any, lows), lows[0])

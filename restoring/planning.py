@@ -1,4 +1,4 @@
-"""Decisions before a file is upscaled: steps to the requested voxel sizes, filters, memory."""
+"""Plan the upscaling of a file: steps to the requested voxel sizes, filters, memory."""
 import math
 
 import numpy as np
@@ -15,14 +15,14 @@ from restoring.measured_scan import first_seen
 from restoring.spacing import Route, describe, of_three, route_to
 from structure import structure_of
 
-THICK = 1.5  # ratio of voxel sizes of two axes, above which slices count as thick
+THICK = 1.5  # slices count as thick if the voxel sizes of two axes have a larger ratio
 ADAPT_BYTES = 0.45 * GB  # memory to fine-tune filters on a scan
-LAST_SPLINE_BYTES = 12  # memory per voxel; the last spline works along one axis after another
+LAST_SPLINE_BYTES = 12  # memory per voxel of the result, for the spline to exact voxel sizes
 WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and compiled code
 
 
 def plan(path, name, store, opened, read):
-    """The `Route` to the requested voxel sizes, and its filters; voxels are read only if needed."""
+    """Plan the upscaling of an opened file; `read` reads its voxels; returns `Route`, filters."""
     request = store.request
     image, shape = opened
     sizes, unit = voxel_sizes_of(image), unit_of(image)
@@ -47,7 +47,7 @@ def plan(path, name, store, opened, read):
 def _from_measured(path, goal, sizes, read, store, fault):
     """Route, voxel sizes and shape on the measured grid, for a scan that is as fine as requested.
 
-    Raises UserError with the given fault if the scan was not interpolated.
+    If the scan was not interpolated, UserError with the message `fault` is raised.
     """
     volume = read()
     grid = measured_grid(first_seen(volume), filled_up(path, sizes))
@@ -67,7 +67,7 @@ def check_slices(name, shape, factor):
     for axis in range(3):
         if factor[axis] > 1 and shape[axis] == 1:
             raise UserError(f"{name}: has a single slice along axis {axis}, which cannot be made "
-                            "finer; give several, or leave that axis out of --factor")
+                            "finer; give several slices, or a factor of 1 for this axis")
 
 
 def find_head(low, voxel_size):
@@ -83,15 +83,15 @@ def find_head(low, voxel_size):
     -------
     head : bool
     bright : ndarray of bool, shape (x, y, z), or None
-        Bright part of a head with zeros for air. It is None for noisy air: the descriptors then
-        find the bright part themselves.
+        Bright part of a head with zeros for air. It is None for noisy air, because the descriptors
+        then find the bright part themselves.
     """
     bright = head_in_zeros(low, voxel_size)
     return bright is not None or bright_part(low) is not None, bright
 
 
 def read_inside(name, low, voxel_size, use, mask=None):
-    """Choose the voxels to estimate the brightness and the descriptors of a whole head in.
+    """Choose the voxels in which brightness and descriptors of a whole head are estimated.
 
     A message reports the choice.
 
@@ -108,9 +108,9 @@ def read_inside(name, low, voxel_size, use, mask=None):
     Returns
     -------
     inside : ndarray of bool, shape (x, y, z), or None
-        Brain mask or bright part of a head; None if there is neither of them.
+        Brain mask or bright part of a head; None if all voxels are used.
     head : bool or None
-        True if it is a whole head, or seems to be one; None if the filters do not need this.
+        True if the volume is a whole head, or seems to be one; None if the filters do not use this.
     """
     drawn = use.method.for_scans
     if mask:
@@ -139,7 +139,7 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
 
 
 def _check_memory(path, image, shape, sizes, route, uses, request):
-    """Raise UserError, before work begins, if memory does not suffice."""
+    """Raise UserError, before work begins, if the memory is too small."""
     count, shape = shape[3] if len(shape) > 3 else 1, shape[:3]
     voxels = math.prod(shape) * math.prod(map(int, route.factor))
     each = max(structure_of(use.method).restore_bytes for use in uses)

@@ -1,8 +1,8 @@
-"""Route from a volume's voxel sizes to the requested ones: choice of filters, and last spline.
+"""Plan the steps from a volume's voxel sizes to the requested ones, for --voxel_size.
 
-Filters serve whole factors only. For any other ratio the nearest filters are used. Their grid is
-about as fine as requested; a spline then brings the volume to the exact voxel sizes. Nothing here
-reads a file or restores a voxel.
+Filters exist for integer factors only. For any other ratio of voxel sizes, filters for a near
+factor are used. Their result is about as fine as requested; a spline then resamples it to the exact
+voxel sizes. Nothing in this file reads files or applies filters.
 """
 from typing import NamedTuple
 
@@ -13,19 +13,19 @@ from degrading.spline import spline_columns, spline_operator
 from disk.filters import tags
 
 SAME = 1e-5  # relative: a smaller difference of voxel sizes comes from rounding in headers
-LEAST_RATIO = 1.1  # an axis that becomes finer by less than this factor needs no filters
-LEAST_REST = 1.5  # the same limit for the ratio that remains after filters of a cubic factor
-# A ratio may exceed a whole factor by this much. For larger ratios, the filters of the next factor
-# restore more (measured, see docs/scans.md).
+LEAST_RATIO = 1.1  # an axis that becomes finer by less than this ratio needs no filters
+LEAST_REST = 1.5  # the same limit for the ratio that remains after filters for all axes together
+# A ratio may exceed the factor of its filters by this much; from a ratio of 3 on, by the second
+# value. For larger ratios, the filters of the next factor are better (see docs/scans.md).
 OVER, OVER_FROM_3 = 0.2, 0.5
-SUB_VOXELS = 8  # positions that are averaged for a coarser voxel
+SUB_VOXELS = 8  # number of positions that are averaged for a voxel that becomes larger
 
 
 class Route(NamedTuple):
     """The steps from a volume to the requested voxel sizes."""
 
     factors: list  # of tuple of three int: factors of the filters, in the order of their use
-    sizes: tuple | None  # of three float: final voxel sizes; None: no last spline
+    sizes: tuple | None  # of three float: voxel sizes after the last spline; None without one
     most: bool = False  # True if an axis needs a larger factor than any filters have
 
     @property
@@ -53,7 +53,7 @@ def route_to(asked, sizes, there, unit="mm"):
     Raises
     ------
     ValueError
-        If no axis is to become finer, or no filters are available for it.
+        If no axis becomes finer, or there are no filters for the axes that do.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def route_to(asked, sizes, there, unit="mm"):
 
 
 def nearest(ratio, there):
-    """The whole factor whose filters suit a ratio best.
+    """Of the factors with filters, the one that suits a ratio of voxel sizes best.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def nearest(ratio, there):
 
 
 def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=0.0):
-    """Bring a restored volume to exact voxel sizes, around the middle of its field of view.
+    """Resample a restored volume to exact voxel sizes; the middle of its field of view stays.
 
     Along an axis on which voxels become smaller, the cubic spline is evaluated at their centres. If
     voxels become larger by a ratio r, the spline is averaged over sqrt(r^2 - 1) fine voxels, so
@@ -136,8 +136,8 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
     Returns
     -------
     volume : ndarray of float32
-        It covers the field of view, to the nearest voxel. If `fine` already has the requested
-        sizes, it is `fine` itself.
+        The resampled volume. It covers the field of view, to the nearest voxel. If `fine` already
+        has the requested sizes, it is `fine` itself.
     to_low : ndarray, shape (4, 4)
         Matrix from voxels of `volume` to voxels of the LR volume.
 
@@ -171,7 +171,7 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
 
 
 def _mean_operator(side, places, ratio):
-    """The spline of `side` voxels at `places`; averaged if the new voxels are larger by `ratio`."""
+    """Operator of a spline at `places`, averaged if `ratio` (new / old voxel size) is above 1."""
     if ratio <= 1:
         return spline_operator(side, places, 3, at_faces=True)
     width = np.sqrt(ratio**2 - 1)
@@ -182,7 +182,7 @@ def _mean_operator(side, places, ratio):
 
 
 def describe(route, sizes, unit="mm"):
-    """The route for a volume of these voxel sizes, in words.
+    """Describe a route in words, for a volume with voxel sizes `sizes`.
 
     Examples
     --------

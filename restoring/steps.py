@@ -1,6 +1,6 @@
-"""Steps to restore volumes, degraded here or truly low-resolution, and to degrade files.
+"""Apply filters to volumes, and degrade and restore files for test.py without --upscale.
 
-restoring/upscaling.py upscales files that are truly low-resolution.
+restoring/upscaling.py upscales the files of scans.
 """
 import contextlib
 from typing import NamedTuple
@@ -28,18 +28,18 @@ from util import clipping_in_words, without_nonsense
 class Restored(NamedTuple):
     """The result of restoring a file, for tables, report and record."""
 
-    row: dict  # figures, or facts about the upscaling
-    images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]
+    row: dict  # PSNR and SSIM of a test; or noise, voxel sizes ... of an upscaled volume
+    images: dict  # of str to ndarray of float32, (X, Y, Z), in [0, 1]: for the report
     affine: np.ndarray  # (4, 4): orientation and voxel size of the images
     watch: Stopwatch
-    method: Method  # method of the last filters, with the total factor
+    method: Method  # method of the last filters, with the total factor of all filters
     uses: list  # of Filters, in the order of their use
     origin: dict  # the input files and their SHA-256, see `origin_of`
-    missed: int = 0  # volumes of a series that could not be restored
+    missed: int = 0  # number of volumes of a series that could not be restored
 
 
 class FilterStore:
-    """Filters by their factor. Each file is read once.
+    """The available filters by their factor; each file of filters is read only once.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class FilterStore:
 
     @classmethod
     def of(cls, request, filters):
-        """A store of these `Filters` only. Raises UserError if they are for another factor."""
+        """A store of these `Filters` only; UserError is raised if they are for another factor."""
         asked, learned = request.method.factor, filters.method.factor
         if sorted(asked) != sorted(learned):
             raise UserError(f"the filters are for factor {tags([learned])}, not {tags([asked])}; "
@@ -69,13 +69,13 @@ class FilterStore:
 
     @property
     def by_size(self):
-        """True if the header of each volume decides the factors."""
+        """True if factors are computed from each header, by --voxel_size or --isotropic."""
         return bool(self.request.voxel_size or self.request.isotropic)
 
     def read_all(self):
-        """Read all filters that a volume may need, for a worker without the files; returns self.
+        """Read all filters that a volume may need, before they are sent to workers; returns self.
 
-        A file that cannot be read gives an error only when its filters are needed.
+        A file that cannot be read gives an error only when a volume needs its filters.
         """
         self.first()
         if self.by_size:
@@ -85,11 +85,11 @@ class FilterStore:
         return self
 
     def first(self):
-        """The `Filters` for --factor; the first available ones with --voxel_size or --isotropic."""
+        """The `Filters` for --factor; the first available ones if sizes in mm are requested."""
         return self(self.there[0] if self.by_size and self.there else self.request.method.factor)
 
     def __call__(self, factor):
-        """The `Filters` for a factor; raises UserError if there are none."""
+        """The `Filters` for a factor; UserError is raised if there are none."""
         if factor not in self._read:
             self._read[factor] = load_filters(self.request, factor)
         return self._read[factor]
@@ -133,8 +133,8 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
     sr = structure_of(method).restore(volume, stages, engine or CPU(), advance)
     if blend_threshold is None:
         return sr
-    # A voxel of the outermost shell lacks some of its 26 neighbours and becomes 0. If the shell may
-    # contain brain, one more shell is added around it.
+    # `census_blend` sets the outermost shell to 0, because its voxels lack neighbours. If the shell
+    # may contain brain, one more shell is added around it first.
     around = 0 if method.margin else 1
     blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
                            blend_threshold)
@@ -142,12 +142,12 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
 
 
 def upscale(low, stages, method, engine=None, inside=None):
-    """Bring a truly low-resolution volume to the finer grid and restore it there.
+    """Upscale a scan (low-resolution volume) by filters for one factor.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0. If more than one voxel in a hundred is below zero, see `intensities`.
+        The background is 0. A scan with many voxels below zero is shifted, see `intensities`.
     stages : list of Stage
     method : Method
         Method of the filters.
@@ -158,7 +158,7 @@ def upscale(low, stages, method, engine=None, inside=None):
     Returns
     -------
     fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In intensity units of `low`. `Degradation.fine_to_low` gives the positions of its voxels.
+        In the intensity units of `low`; `Degradation.fine_to_low` gives its voxels' positions.
 
     Examples
     --------
@@ -185,14 +185,14 @@ def upscale(low, stages, method, engine=None, inside=None):
 def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     """Put a restored box back into the whole volume, and restore the brain outside the box.
 
-    The published crop omits the last plane of a brain that fills its array. It also omits the
-    trailing planes of a side that is not a multiple of the factor. These planes are restored from
-    the volume mirrored at its faces. Figures are computed in the box, as published.
+    The crop of the published method cuts off the last plane of a brain that fills its array, and
+    the trailing planes of a side that is not a multiple of the factor. These planes are restored in
+    a second pass, from the volume mirrored at its faces. PSNR and SSIM are computed in the box.
 
     Parameters
     ----------
     data : ndarray of float32, shape (X, Y, Z)
-        The volume that `volume` was made from.
+        The whole volume from which `volume` was made.
     volume : get_lar.LRVolume
     sr : ndarray of float32, shape of ``volume.lr``
     stages, method, engine, blend_threshold
@@ -207,7 +207,7 @@ def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     outside[volume.box] = False
     if not outside.any():
         return whole
-    # Half a patch and one voxel on each side, rounded up so that blocks of the factor stay whole.
+    # Half a patch and one voxel are added on each side, rounded up to a multiple of the factor.
     around = []
     for side, factor in zip(data.shape, method.factor, strict=True):
         before = -(-(method.margin + 1) // factor) * factor
@@ -221,15 +221,15 @@ def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
 
 
 def origin_of(path, digest, mask=None, mask_digest=""):
-    """The files that a result comes from, for its record.
+    """The input files of a result and their digests, for its record.
 
     Parameters
     ----------
     path : path-like
     digest : str
-        SHA-256 of the file at the time of reading.
+        SHA-256 of the file when it was read.
     mask, mask_digest : optional
-        Path and SHA-256 of its mask.
+        Path and SHA-256 of the mask of the volume.
 
     Returns
     -------

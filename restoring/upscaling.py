@@ -1,7 +1,7 @@
-"""The steps to upscale a file: from its header to a finer volume, or series, on disk.
+"""Upscale a file: from its header to the finer volume, or series, on disk.
 
---factor uses the filters once. --voxel_size and --isotropic may use filters several times, one
-after another, and a last spline, see restoring/spacing.py.
+With --factor, filters are applied once. With --voxel_size and --isotropic, filters may be applied
+several times, followed by a spline; see restoring/spacing.py.
 """
 import dataclasses
 import functools
@@ -33,8 +33,8 @@ from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
 
-UNBLURRED = ("kspace", "kspace", "kspace")  # the slice profile of a volume already restored
-STEPS = ("adapt", "interpolate", "restore")  # their seconds are reported
+UNBLURRED = ("kspace", "kspace", "kspace")  # slice profile of a volume after the first filters
+STEPS = ("adapt", "interpolate", "restore")  # steps whose seconds are reported
 
 
 def upscale_file(path, target, store, engine, files=None):
@@ -55,8 +55,7 @@ def upscale_file(path, target, store, engine, files=None):
     Raises
     ------
     UserError
-        If the file is not a volume to upscale, memory does not suffice, or the result cannot be
-        written.
+        If the file cannot be upscaled, the memory is too small, or the result cannot be written.
     """
     watch, request, seal = Stopwatch(), store.request, Seal(path)
     name = relative_name(path, request.test_dir)
@@ -114,10 +113,10 @@ def upscale_file(path, target, store, engine, files=None):
 
 
 class Estimates(NamedTuple):
-    """Estimates from a volume: noise, blur, and trust in the filters."""
+    """Estimates from a volume: noise, blur, and the weight of the filters."""
 
     descriptors: np.ndarray | None  # noise and blur; None if the filters do not use descriptors
-    trust: float  # share of the filters' change that was applied, see degrading/profile_reader.py
+    trust: float  # weight of the filters in the result, see degrading/profile_reader.py
     # Distance of the descriptors from the training descriptors, and the most similar slice profile;
     # None if the filters do not use descriptors.
     distance: float | None
@@ -129,7 +128,7 @@ class Upscaled(NamedTuple):
 
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
     to_low: np.ndarray  # (4, 4): matrix from voxels of `fine` to voxels of the file
-    first: int  # number of the first volume that could be restored: the report shows it
+    first: int  # number of the first volume that could be restored, which the report shows
     seen: Estimates  # estimates from the first restored volume
     tuning: Adapted | None  # result of fine-tuning; None if it was not wanted
     head: bool | None  # True if it seems to be a whole head; None if the filters do not need this
@@ -150,7 +149,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     mask : nifti.masks.Mask, optional
         Mask of a whole head, on the grid of the file.
     path : Path, optional
-        Path for error messages, instead of the name.
+        Path to print in error messages, instead of the name.
 
     Returns
     -------
@@ -245,19 +244,19 @@ def adapted(name, low, sizes, use, inside=None, profiles=()):
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
                profiles=(), blend_threshold=None):
-    """Bring a volume to a finer grid with one or more filters, one after another.
+    """Upscale a volume by one or more sets of filters, one after another.
 
     Parameters
     ----------
     low : ndarray of float32, shape (x, y, z)
-        Background 0.
+        The background is 0.
     uses : list of Filters
     engine : engine.CPU or its like
     watch : machine.progress.Stopwatch
     advance : callable, optional
         Called from time to time with the percentage of the work done since the last call.
     shift : intensities.Shift, optional
-        The shift of intensities that gave `low`.
+        The shift of intensities by which `low` was made.
     inside : ndarray of bool, shape (x, y, z), optional
         The brain of a whole head, see `get_lar.make_fine`.
     profiles : sequence of three str, optional
@@ -268,11 +267,11 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     Returns
     -------
     fine : ndarray of float32, shape (X, Y, Z)
-        In intensity units of `low` before the shift.
+        In the intensity units of `low` before the shift.
     to_low : ndarray, shape (4, 4)
         Matrix from voxels of `fine` to voxels of `low`.
     seen : Estimates
-        Estimates at the first use of filters.
+        Estimates from `low`, before the first filters.
 
     Raises
     ------
@@ -295,8 +294,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             whole = lr_volume.whole(sr)
             del sr
             lr_volume = dataclasses.replace(lr_volume, low=None, mask=None, above=None)
-            if shift:  # the next filters restore `low`; the spline at the outline needs `own`
-                black = None  # in later uses a zero may be a restored intensity
+            if shift:  # `low` is the shifted volume, `own` has the original intensities
+                black = None  # after the first filters, a zero may be a restored intensity
                 if number == 0:
                     own, black = shift.undo(low), (low == 0).transpose(use.axes)
                 own = lr_volume.whole_shifted(
@@ -309,23 +308,23 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             seen = Estimates(lr_volume.descriptors, trust, *_read_blur(lr_volume.descriptors, use))
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
-        del lr_volume, whole  # frees memory before the next use
+        del lr_volume, whole  # frees memory before the next filters
     return own if shift else low, to_low, seen
 
 
 def _read_blur(descriptors, use):
-    """`distance` and `like` of `Estimates`; `use` are the filters of the first step."""
+    """The values `distance` and `like` of `Estimates`; `use` are the first filters."""
     if descriptors is None or not (reader := use.stages[0].classes.reader).any():
         return None, None
     return strangeness(reader, descriptors), nearest_profile(read(reader, descriptors))
 
 
 def _say_of_trust(name, seen):
-    """Report if the spline replaces a share of the filters' work."""
+    """Print a message if the spline replaces the filters, partly or fully."""
     if seen.trust < 1:
         what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
-        say(f"{name}: is unlike the brains that the filters have learned from; {what} of the "
-            "filters' work gives way to the quintic spline, so that no detail is invented")
+        say(f"{name}: is unlike the training brains of the filters; {what} of the weight goes to "
+            "the quintic spline, so that no detail is invented")
 
 
 def _say_of_later(name, uses):
@@ -336,7 +335,7 @@ def _say_of_later(name, uses):
 
 
 def _range_of(fine, shift):
-    """Lowest intensity and background of a volume whose shift was undone, or that had none."""
+    """Lowest intensity and background value of a volume that was shifted back or never shifted."""
     return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
 
 

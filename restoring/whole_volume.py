@@ -1,7 +1,7 @@
-"""All work of test.py on one volume of a folder, in one function for workers of a cluster.
+"""Do all work of test.py on one volume, in one function that can run on a worker of a cluster.
 
-A volume is restored or upscaled and written. Its picture and its record are written beside it. All
-files appear together, so a record never stands beside the result of another run.
+The volume is restored or upscaled, and written with its picture and its record. All these files get
+their names together, so a record never lies beside the result of another run.
 """
 import dataclasses
 from pathlib import Path
@@ -25,26 +25,26 @@ class Job(NamedTuple):
     path: Path
     target: Path  # path of the result
     name: Path  # path of picture and record, without extensions
-    shown: bool = True  # True if the page shows it in a viewer
+    shown: bool = True  # True if a page has a viewer of this volume
     # File for the viewer or thumbnail, until the page of the run is written. None: kept in memory.
     viewer: Path | None = None
-    page: Path | None = None  # own page with its viewer; None: the page of the run shows the volume
+    page: Path | None = None  # page of this volume alone; None if the page of the run shows it
     report: Path | None = None  # page of the run, if the volume has its own page
-    go_on: bool = False  # True if a result of the interrupted run is kept
+    go_on: bool = False  # True if a result that an interrupted run finished is kept
 
 
 class Done(NamedTuple):
     """The results of a restored volume for the page and the table."""
 
-    row: dict  # figures, or facts about the upscaling
+    row: dict  # see `restoring.steps.Restored`
     # For the page of the run: the viewer, or the thumbnail if the volume has its own page. None
-    # without --report, or if it is kept in a file.
+    # without --report, or if `Job.viewer` is the file for it.
     viewer: dict | None
-    method: Method  # method of the last filters, with the total factor
-    uses: tuple  # of Filters, without their stages, that restored the volume
-    missed: int  # volumes of a series that could not be restored
+    method: Method  # method of the last filters, with the total factor of all filters
+    uses: tuple  # of Filters that restored the volume, without their stages
+    missed: int  # number of volumes of a series that could not be restored
     digest: str  # SHA-256 of the result
-    before: bool = False  # True if the interrupted run had finished it
+    before: bool = False  # True if an interrupted run had finished this volume
 
 
 def restore_volume(job, store, volumes, command, engine=None):
@@ -55,7 +55,7 @@ def restore_volume(job, store, volumes, command, engine=None):
     job : Job
     store : restoring.steps.FilterStore
     volumes : int
-        Number of volumes that share the page's slices, see `report.viewer.make_viewer`.
+        Number of volumes on the page, which share its size; see `report.viewer.make_viewer`.
     command : list of str
         The command line of the user, for the record.
     engine : engine.CPU or its like, optional
@@ -95,9 +95,9 @@ def restore_volume(job, store, volumes, command, engine=None):
             viewer = None
         dataset = makes_derivatives(request)
         sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
-        # The record comes last: with it, an interrupted run counts the volume as finished.
+        # The record is written last, because a volume with a record counts as finished.
         write_record(job.target, record, found, about, digest, files, sidecar)
-        for path in filter(is_ours, others):  # from an earlier run
+        for path in filter(is_ours, others):  # files of an earlier run
             files.outdate(path)
     if dataset:
         copy_gradients(job.path, job.target)
@@ -106,7 +106,7 @@ def restore_volume(job, store, volumes, command, engine=None):
 
 
 def without_name(line, path, title):
-    """A message about a volume without the leading names, which a table shows beside it.
+    """A message about a volume without the name of the volume, for a table that has the name.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def without_name(line, path, title):
 
 
 def _finished_before(about, store):
-    """`Done` for a volume that an interrupted run finished, from its record."""
+    """Make `Done` from the record of a volume that an interrupted run finished."""
     factor = tuple(about["settings"]["factor"])
     factors = [tuple(step["factor"]) for step in about.get("steps", ())] or [factor]
     uses = tuple(store(one)._replace(stages=[]) for one in factors)

@@ -61,7 +61,7 @@ def test_the_command_goes_through_for_a_brain_and_names_what_was_given(tmp_path,
     request = command_line("test", shlex.split(command)[2:])
     assert request.test_dir == str(tmp_path / "a b.nii.gz") and request.upscale
     assert request.mask == "{name}_mask.nii.gz" and request.known_profile == 3 * ("box",)
-    assert any("25% of the filters' work would give way" in line for line in lines)
+    assert any("25% of the weight would go to a spline" in line for line in lines)
     assert any("box, by --profile (signal left: 78 % at 0.75, 64 % at 1" in line
                for line in lines)
 
@@ -98,7 +98,7 @@ def test_what_is_unlike_brains_gets_no_command(tmp_path, capsys):
     scan(tmp_path / "blocks.nii", 900.5 * blocks)
     about = looked(capsys, tmp_path / "blocks.nii")[1]["blocks.nii"]
     assert about["brains"].startswith("unlike") and "try" not in about
-    assert about["advice"].startswith("none: it is so unlike brains")
+    assert about["advice"].startswith("none: the scan is so unlike the training brains")
 
 
 def test_a_faulty_file_is_named_and_the_others_are_looked_at(tmp_path, capsys):

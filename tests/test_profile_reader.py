@@ -146,7 +146,7 @@ def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
     request = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "phantom.nii.gz"),
                                     "--output", str(target)])
     assert load_script("test").main(request) == 0
-    assert "unlike the brains that the filters have learned from; all" in capsys.readouterr().out
+    assert "unlike the training brains of the filters; all" in capsys.readouterr().out
     fine = make_fine(1000 * low, load_filters(request).method)
     np.testing.assert_allclose(nib.load(target).get_fdata(), fine.whole(fine.lr), atol=0.1)
     assert json.loads((tmp_path / "fine.json").read_text())["figures"]["trust"] == 0

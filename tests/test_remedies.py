@@ -95,7 +95,7 @@ def test_learning_says_each_remark_once_however_often_it_reads(tmp_path, options
     assert finished.returncode == 0
     assert sorted(line.split(": ", 1)[1] for line in finished.stderr.splitlines()) == [
         "not-a-number and infinite voxels are taken as background",
-        "voxels below zero (down to -3) are clipped to 0, as published"]
+        "voxels below zero (down to -3) are clipped to 0, as in the paper"]
 
 
 def test_quiet_does_not_hide_that_the_projects_filters_were_taken_rather_than_ones_own(tmp_path):
