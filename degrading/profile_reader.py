@@ -21,13 +21,13 @@ READING_NAMES = (
     "transfer_end",  # transfer of the profile at the highest frequency
 )
 SHARES = (0.75, 1.0)  # frequencies of the readings, relative to the highest frequency
-TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the profile was stated, 0 if estimated
+TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the user gave the profile, 0 if it is estimated
 # For `likely_profiles`: 1.6 times the root mean square of errors on scanners outside the training
 # set; relative frequency of profiles before anything is known, as in training.
 READING_ERROR = (0.21, 0.32)
 BEFORE = {"kspace": 2.5, "hamming": 0.0}  # 1 for other profiles
 UNLIKELY = 0.2  # profiles less probable than this share of the most probable one are left out
-RIDGE = 3.0  # weight of the ridge, in sampled acquisitions
+RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
 USUAL, TOO_STRANGE = 1.5, 2.0  # strangeness: filters used fully up to USUAL, none from the other
 # Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.

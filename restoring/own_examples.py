@@ -55,7 +55,7 @@ class Scan(NamedTuple):
 
     @property
     def axes(self):
-        """The in-plane axes that are fine enough to learn from."""
+        """The in-plane axes whose voxels are small enough for an example."""
         return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
 
     def resizing(self, axis):
@@ -82,9 +82,8 @@ class Scan(NamedTuple):
 def profile_of_slices(scan):
     """Estimate the slice profile that makes an in-plane axis look like the thick axis.
 
-    The in-plane axes are blurred with each profile. The blurred axis then has the same sampling as
-    the thick axis. The profile with the best agreement of the differences along the two axes is
-    chosen. If there are too few slices for an estimate, the profile is ``box``.
+    An in-plane axis is blurred with each profile, and sampled like the thick axis. The result is
+    the profile whose differences along both axes agree best, or ``box`` if slices are too few.
 
     Parameters
     ----------
@@ -110,7 +109,7 @@ def profile_of_slices(scan):
 
 
 def own_example(scan, axis, profile, method):
-    """An LR volume made from the scan by a blur along `axis`, with the scan as its original.
+    """Make a training example: the scan blurred along `axis`, with the scan as its original.
 
     Parameters
     ----------
@@ -239,7 +238,7 @@ def _example(noisy, original, brain, profiles, method, descriptors, wanted=True)
 
 
 def _blur(fine, factor, profile):
-    """The matrix from an in-plane axis to thick voxels."""
+    """The matrix that blurs an in-plane axis and samples it to thick voxels."""
     return profile_matrix(len(fine), factor, profile) @ fine
 
 
@@ -251,7 +250,7 @@ def _along(volume, matrix, axis):
 
 
 def _middle(unit, axis, voxels_of_plane):
-    """Index of the middle planes across an axis, limited to MOST_VOXELS fine voxels."""
+    """Index that cuts a volume to its middle planes along an axis: at most MOST_VOXELS voxels."""
     used = np.flatnonzero(unit.any(tuple(a for a in range(3) if a != axis)))
     most = max(MOST_VOXELS // voxels_of_plane, 2)
     spare = max(used[-1] + 1 - used[0] - most, 0) // 2
