@@ -1,12 +1,10 @@
 """Learn the published filters: sum the Gram matrices of training samples, and solve for filters.
 
-A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. A bucket is a class of
-voxels. Each bucket has one Gram matrix of [a, b], with P + 1 rows. It contains Q = sum a a^T,
-V = sum a b and sum b b. Products are computed in float32 for about a thousand samples at a time.
-Sums are float64. Only the lower triangle is stored, row after row ("packed").
-
-The sums of each bucket are computed in one thread with single-threaded BLAS, so that they do not
-depend on the number of threads.
+A sample is a patch a (P voxels of LR) and the voxel b of HR at its centre. Each bucket (a class of
+voxels) has one Gram matrix of [a, b]: Q = sum a a^T, V = sum a b and sum b b. Products are computed
+in float32 for about a thousand samples at a time. Sums are float64. Only the lower triangle is
+stored, row after row ("packed"). The sums of each bucket are computed in one thread with
+single-threaded BLAS, so that they do not depend on the number of threads.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple

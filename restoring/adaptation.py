@@ -51,7 +51,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
         Voxel size of `low`, in any unit, for thick slices. By default in-plane voxels are as small
         as the new slices.
     inside : ndarray of bool, shape (x, y, z), optional
-        Brain, or bright part, of a whole head. Not used for thick slices.
+        Brain, or bright part, of a whole head, for estimates. Not used for thick slices.
     profiles : sequence of three str, optional
         Slice profile of each axis, if known. Not used for thick slices.
 

@@ -149,6 +149,9 @@ def _advice(path, in_mm, thick, share, request, known, own):
     else:
         words += ["--factor", "2"]
         why = "voxels are about as long along all axes"
+        if stem(path).lower().endswith("flair"):
+            words.append("--adapt")
+            why += "; the name says FLAIR, and the filters have learned from T1-weighted brains"
         if share is not None and share < 1:
             why += f"; {1 - share:.0%} of the weight would go to a spline"
         if in_mm.min() / 2 < FINE:

@@ -161,8 +161,8 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
     reader : ndarray, see `degrading.profile_reader.fit_reader`
     method : Method
     inside : ndarray of bool, shape (x, y, z), optional
-        Brain of a whole head: noise and blur are estimated there, and only these voxels are learned
-        from.
+        Brain, or bright part, of a whole head: noise and blur are estimated there. All of the head
+        is learned from, since all of it is restored.
     profiles : sequence of three str, optional
         Slice profile of each axis, if known.
 
@@ -175,23 +175,21 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
     descriptors = descriptors_of(in_units(low, scale, inside), method.factor)
     unit = np.ascontiguousarray(mod_crop(in_units(low, scale), method.factor))
     brain = unit > 0
-    known = brain if inside is None else brain & mod_crop(inside, method.factor)
-    if not known.any():
+    if not brain.any():
         return []
     noise = random_of(method.seed, "own scan").standard_normal(unit.shape, np.float32)
     noise *= descriptors[NOISE]
     shares = {tuple(profiles): 1.0} if len(profiles) else {
         3 * (name,): share for name, share in likely_profiles(read(reader, descriptors)).items()}
     blur = blur_of(profiles, method.factor) if len(profiles) else None
-    planes = np.arange(len(known)) - np.flatnonzero(known.any((1, 2)))[0]
+    planes = np.arange(len(brain)) - np.flatnonzero(brain.any((1, 2)))[0]
     turn, profile = np.divmod(planes // SLAB, len(shares))
-    used = turn % math.ceil(known.sum() / MOST_COARSER) == 0
+    used = turn % math.ceil(brain.sum() / MOST_COARSER) == 0
     found = []
     for number, (names, share) in enumerate(shares.items()):
         blurs = map(profile_matrix, unit.shape, method.factor, names)
         pair = twins(unit, noise, kept_noise(blurs))
-        planes = (used & (profile == number))[:, None, None]
-        wanted = planes if inside is None else planes & known
+        wanted = (used & (profile == number))[:, None, None]
         example = _example(*pair, brain, names, method, descriptors, wanted)
         if example is not None:
             found.append(replace(example, blur=blur, weight=share * len(shares)))

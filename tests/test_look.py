@@ -41,6 +41,15 @@ def test_grid_content_and_noise_of_a_brain(tmp_path, capsys):
     assert float(about["noise"].split()[1]) == pytest.approx(1.9, abs=0.3)
 
 
+def test_filters_are_fine_tuned_on_what_is_named_flair(tmp_path, capsys):
+    for name in ("sub-1_FLAIR.nii", "sub-1_T1w.nii"):
+        scan(tmp_path / name, brain(3, (40, 40, 40)))
+    _, found = looked(capsys, tmp_path)
+    assert "--factor 2 --adapt --test_dir" in found["sub-1_FLAIR.nii"]["try"]
+    assert "--adapt" not in found["sub-1_T1w.nii"]["try"]
+    assert "the name says FLAIR" in found["sub-1_FLAIR.nii"]["because"]
+
+
 def test_thick_slices_are_served_by_isotropic_voxels(tmp_path, capsys):
     scan(tmp_path / "thick.nii", brain(1, (24, 24, 8)), (1, 1, 4))
     words = shlex.split(looked(capsys, tmp_path)[1]["thick.nii"]["try"])
