@@ -27,7 +27,7 @@ FLOOR, NOISE = 0, 1  # indices of the first two descriptors
 SECOND = np.array([1.0, -2.0, 1.0]) / np.sqrt(6.0)  # unit energy: noise keeps its sigma
 FLATTEST, FLAT = 0.1, 0.3  # shares of the brain's voxels: flattest regions, and flat regions
 NOISE_GAIN = 2.54  # noise^2 = gain flattest^2 - (gain - 1) flat^2 removes the part of structure
-MEDIAN_OF_NORMAL = 0.6745  # median of |x| for normal x of standard deviation 1
+MEDIAN_OF_NORMAL = 0.6745  # rounded, as when the project's filters were learned; see util.py
 REACH = 4  # differences reach this many LR voxels to either side of a voxel
 WINDOWS = 60_000  # largest number of voxels per axis at which differences are computed
 LINE, LINE_STEP = 32, 4  # voxels of a line for the spectrum; voxels from one start to the next

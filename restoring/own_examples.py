@@ -150,8 +150,8 @@ def own_example(scan, axis, profile, method):
 def coarser_examples(low, reader, method, inside=None, profiles=()):
     """LR volumes made from a scan that is coarsened along all refined axes, one for each profile.
 
-    Blur of the scan is estimated, so it is uncertain. Each profile that agrees with the estimate
-    has examples, with a weight by its likelihood: otherwise the filters would learn to rely on the
+    The blur of the scan is estimated, so it is uncertain. Each profile that agrees with the estimate
+    has examples, with a weight by its probability: otherwise the filters would learn to rely on the
     estimate. The profiles share the scan: each has every few planes.
 
     Parameters
