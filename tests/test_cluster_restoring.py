@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from clusters import DIES, prepared
 from conftest import refused
-from synthetic import PATIENT, ROOT, brain, command, save, start
+from synthetic import PATIENT, ROOT, brain, command, in_process, save, start
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 SHAPE = (20, 19, 18)
@@ -84,9 +84,9 @@ def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path
     for name in ("a", "deadly", "z"):
         save(tmp_path / "test" / f"{name}.nii.gz", brain(0, SHAPE))
     environment = prepared(tmp_path, "restoring", "deadly", DIES)
-    status, _, errors = command("test.py", "--test_dir", tmp_path / "test", "--result_dir",
-                                tmp_path / "result", "--no-report", *CLUSTER,
-                                env=environment)
+    status, _, errors = in_process("test.py", "--test_dir", tmp_path / "test", "--result_dir",
+                                   tmp_path / "result", "--no-report", *CLUSTER,
+                                   env=environment)
     assert status == 1 and len(errors) == 2, errors
     assert "deadly.nii.gz: worker tls://" in errors[0] and "--memory-limit" in errors[0]
     (table,) = (tmp_path / "result").glob("*/metrics.csv")
