@@ -11,6 +11,8 @@ from machine.memory import GB
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 training_of = pytest.importorskip("cluster.training")
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5", "--draws", "3")
 BEST = ("--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5")
 
@@ -34,7 +36,8 @@ def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
         assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.connecting.PATIENCE", 1)
     save(tmp_path / "train" / "v.nii.gz", brain())
     status, _, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
                                 tmp_path / "arrays", "--scheduler", "tcp://127.0.0.1:9")
