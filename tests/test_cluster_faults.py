@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from clusters import DIES, HELD, ONCE, dask, prepared
+from clusters import DIES, HELD, ONCE, TWICE, dask, prepared
 from conftest import one_line
 from synthetic import PATIENT, QUICK, ROOT, brain, command, in_process, save, start
 
@@ -245,8 +245,8 @@ def test_a_worker_with_too_little_memory(folder, tmp_path):
 
 def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
     environment = prepared(tmp_path, "learning", "v7", DIES)
-    status, _, errors = in_process("train.py", *training(folder, "deadly", *CLUSTER),
-                                   env=environment)
+    options = training(folder, "deadly", "--scheduler", "local:1")
+    status, _, errors = in_process("train.py", *options, env=environment | TWICE)
     assert status == 2 and len(errors) == 1, errors
     assert re.search(r"error: worker tls://[\d.:]+: was killed several times", errors[0])
     assert "--memory-limit" in errors[0]
