@@ -24,6 +24,8 @@ class Prepared:
             module.read_brain = read_brain
 sys.meta_path.insert(0, Prepared())
 """
+# Dask tries a task on four workers, and each takes some seconds to start.
+TWICE = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
 # Dask restarts no worker that dies while it starts: this one has begun by then.
 DIES = "time.sleep(1); os._exit(1)"
 ONCE = "\n                    ".join((
@@ -42,6 +44,19 @@ def prepared(folder, module, when, happens):
     text = HAPPENS.format(module=module, when=when, happens=happens)
     (folder / "sitecustomize.py").write_text(text)
     return dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
+
+
+@contextlib.contextmanager
+def local_processes(count):
+    """What commands start with local:N, for several commands in this process; yields a function.
+
+    The function takes `monkeypatch` and has the commands of a test share these processes.
+    """
+    from cluster import connecting  # here, as below
+
+    with contextlib.ExitStack() as stack:
+        client = connecting._processes_here(count, stack)
+        yield lambda patch: patch.setattr(connecting, "_processes_here", lambda *_: client)
 
 
 @contextlib.contextmanager

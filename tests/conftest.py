@@ -1,7 +1,6 @@
 """What several test files need: golden figures, small volumes and filters, ways to run commands."""
 
 import csv
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import synthetic
+from synthetic import load_script
 from trainings import learned, training
 
 from disk.filters import load_filters
@@ -75,8 +75,8 @@ def write_nifti(path, data, affine=None, **header):
     return path
 
 
-def run_command(*arguments, cwd=ROOT, **options):
-    """Run a script as a user does: ``run_command("train.py", "--factor", 3)``."""
+def run_process(*arguments, cwd=ROOT, **options):
+    """Run a script as a user does: ``run_process("train.py", "--factor", 3)``."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -87,15 +87,10 @@ def run_command(*arguments, cwd=ROOT, **options):
     )
 
 
-def load_script(name):
-    """Import train.py or test.py by its path.
-
-    `import test` could find the standard library's package of that name.
-    """
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def run_command(script, *arguments, cwd=ROOT):
+    """The same with train.py or test.py in this process, see `synthetic.command`."""
+    status, out, errors = synthetic.command(script, *arguments, cwd=cwd)
+    return subprocess.CompletedProcess(script, status, out, "".join(f"{line}\n" for line in errors))
 
 
 def run_here(script, *arguments):
@@ -178,6 +173,27 @@ def restore(folders, arrays, result, *options):
     (folder,) = result.iterdir()
     restored = nib.load(folder / "c.nii.gz").get_fdata(dtype=np.float32)
     return restored, read_rows(folder / "metrics.csv")[0]
+
+
+@pytest.fixture(scope="session")
+def blank():
+    """A PNG file as the commands write them, with nothing on it."""
+    # Here: most tests need no pictures, and matplotlib takes half a second to load.
+    from matplotlib.figure import Figure
+
+    from report import pictures
+
+    return pictures.png(Figure(figsize=(0.1, 0.1)))
+
+
+@pytest.fixture
+def undrawn(monkeypatch, blank):
+    """Pictures of filters and of volumes are put together, but not drawn.
+
+    Drawing takes most of the time of a small training. Tests of pictures and of odd input draw.
+    """
+    for module in ("pictures", "filter_pictures"):
+        monkeypatch.setattr(f"report.{module}.png", lambda figure, **_: blank)
 
 
 def read_rows(path):

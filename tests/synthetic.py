@@ -1,7 +1,14 @@
-"""Small volumes and quick settings for tests."""
+"""Small volumes and quick settings for tests, and commands."""
 
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from degrading.degradation import degradation_of
 from matrix_compute import Stage, sum_rows
 from octahedral.stages import stage_samples
+from options import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENT = 3600  # seconds until a test takes something for hanging: no machine is that slow
@@ -51,6 +59,17 @@ def filter_paths(request):
     ]
 
 
+def load_script(name):
+    """Import train.py or test.py by its path.
+
+    `import test` could find the standard library's package of that name.
+    """
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def start(script, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
@@ -62,11 +81,65 @@ def start(script, *arguments, **options):
     )
 
 
-def command(script, *arguments, **options):
-    """Run a script; returns its exit status, standard output and the lines of standard error."""
+def in_process(script, *arguments, **options):
+    """Run a script in a process of its own; returns what `command` does."""
     process = start(script, *arguments, **options)
     out, err = process.communicate(timeout=PATIENT)
     return process.returncode, out, err.splitlines()
+
+
+def command(script, *arguments, cwd=None):
+    """Run train.py or test.py; returns its exit status, standard output, lines of standard error.
+
+    It runs in this process, which saves the second or two that a new one takes to load numba and
+    compiled code. It prints and ends as there, warnings included.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    status = printing_to(out, err, script, *arguments, cwd=cwd)
+    return status, out.getvalue(), err.getvalue().splitlines()
+
+
+def printing_to(out, err, script, *arguments, cwd=None):
+    """The same with these streams; returns the exit status."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(as_a_new_process(err))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        if cwd is not None:
+            stack.callback(os.chdir, os.getcwd())
+            os.chdir(cwd)
+        sys.argv = [str(ROOT / script), *map(str, arguments)]
+        try:
+            return command_line.run(Path(script).stem, load_script(Path(script).stem).main)
+        except SystemExit as end:
+            return end.code
+
+
+@contextlib.contextmanager
+def as_a_new_process(err):
+    """Inside, warnings are printed as Python does by default; what a command sets is undone."""
+    argv, nibabel = sys.argv, logging.getLogger("nibabel.global")
+    level, handler = nibabel.level, signal.getsignal(signal.SIGTERM)
+
+    def show(*warning):
+        err.write(warnings.formatwarning(*warning[:4]))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.resetwarnings()
+            for kind in (
+                DeprecationWarning,
+                PendingDeprecationWarning,
+                ImportWarning,
+                ResourceWarning,
+            ):
+                warnings.simplefilter("ignore", kind)
+            warnings.showwarning = show
+            yield
+    finally:
+        sys.argv = argv
+        nibabel.setLevel(level)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def one_stage(h, boundaries):

@@ -14,6 +14,8 @@ import api
 from degrading.slice_profile import profile_matrix
 from options.command_line import command_line
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SIZES = (1.5, 1.25, 2.0)
 
 
@@ -107,7 +109,7 @@ def test_evaluating_is_that_of_the_command(tmp_path):
     ("paper", ["--filter_len", 3, "--grad_len", 3], {"filter_len": 3, "grad_len": 3}),
     ("scan", ["--leaves", 8, "--draws", 2], {"leaves": 8, "draws": 2})])
 def test_learning_is_that_of_the_command(tmp_path, preset, words, options):
-    images = {f"{n}.nii": brain(n, (36, 34, 32)) for n in (1, 2)}
+    images = {f"{n}.nii": brain(n, (28, 26, 24)) for n in (1, 2)}
     (tmp_path / "train").mkdir()
     for name, image in images.items():
         on_disk(image, tmp_path / "train" / name)
@@ -124,7 +126,7 @@ def test_learning_is_that_of_the_command(tmp_path, preset, words, options):
 
 
 def test_learned_filters_serve_their_factor_along_any_axis():
-    filters = api.learn([brain(1, (36, 34, 32))], (1, 1, 2), leaves=4, draws=2)
+    filters = api.learn([brain(1, (28, 26, 24))], (1, 1, 2), leaves=4, draws=2)
     low = brain(3, (16, 15, 14))
     assert api.upscale(low, (2, 1, 1), filters=filters).shape == (32, 15, 14)
     with pytest.raises(ValueError, match="the filters are for factor 1 1 2, not 2"):

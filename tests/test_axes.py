@@ -13,6 +13,8 @@ from disk.results import run_folder
 from filter_constant import Request
 from options.command_line import command_line
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def run(folder, *options):
     """test.py in this process: its one folder of results."""

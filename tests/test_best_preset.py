@@ -6,11 +6,13 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import assert_one_line, load_script, run_command, write_nifti
+from conftest import assert_one_line, load_script, run_command, run_process, write_nifti
 from synthetic import brain, command, save, start
 
 from learning import steps
 from options.command_line import command_line
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
 
@@ -19,8 +21,8 @@ SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("best")
     for n in range(2):
-        save(folder / "train" / f"v{n}.nii.gz", brain(n, (34, 32, 30)))
-    write_nifti(folder / "test" / "c.nii.gz", brain(9, (34, 32, 30)), np.diag([-0.8, 0.8, 0.9, 1]))
+        save(folder / "train" / f"v{n}.nii.gz", brain(n, (28, 27, 26)))
+    write_nifti(folder / "test" / "c.nii.gz", brain(9, (28, 27, 26)), np.diag([-0.8, 0.8, 0.9, 1]))
     return folder
 
 
@@ -152,7 +154,7 @@ def test_too_little_memory_is_one_line_at_the_start(folder, tmp_path):
 
 def test_learned_on_the_sample_the_best_preset_beats_the_best_spline_there(tmp_path):
     """The middle of both brains, a stage and few leaves, so that it is quick."""
-    fetched = run_command(
+    fetched = run_process(
         "sample.py", "--train_dir", tmp_path / "all/train", "--test_dir", tmp_path / "all/test"
     )
     if fetched.returncode:

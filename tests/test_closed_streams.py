@@ -16,13 +16,22 @@ def run(closed, *arguments):
                            *map(str, arguments)], cwd=ROOT, capture_output=True).returncode
 
 
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """A volume below zero, which is said, and beside it what open streams restore of it."""
+    scan = save(tmp_path_factory.mktemp("streams") / "a.nii", brain(0, (18, 17, 16)) - 1)
+    assert run("", *upscaling(scan, scan.with_name("open.nii"))) == 0
+    return scan
+
+
+def upscaling(scan, target):
+    return "test.py", "--upscale", "--no-report", "--test_dir", scan, "--output", target
+
+
 @pytest.mark.parametrize("closed", CLOSED)
-def test_a_volume_is_restored_all_the_same(tmp_path, closed):
-    scan = save(tmp_path / "a.nii", brain(0, (18, 17, 16)) - 1)  # below zero: that is said
-    options = "test.py", "--upscale", "--no-report", "--test_dir", scan, "--output"
-    assert run("", *options, tmp_path / "open.nii") == 0
-    assert run(closed, *options, tmp_path / "closed.nii") == 0
-    assert (tmp_path / "closed.nii").read_bytes() == (tmp_path / "open.nii").read_bytes()
+def test_a_volume_is_restored_all_the_same(tmp_path, scan, closed):
+    assert run(closed, *upscaling(scan, tmp_path / "closed.nii")) == 0
+    assert (tmp_path / "closed.nii").read_bytes() == scan.with_name("open.nii").read_bytes()
 
 
 def test_filters_are_learned_all_the_same(tmp_path):

@@ -10,13 +10,15 @@ from functools import partial
 
 import numpy as np
 import pytest
-from clusters import DIES, HELD, ONCE, dask, prepared
+from clusters import DIES, HELD, ONCE, TWICE, dask, prepared
 from conftest import one_line
-from synthetic import PATIENT, QUICK, ROOT, brain, command, save, start
+from synthetic import PATIENT, QUICK, ROOT, brain, command, in_process, save, start
 
 distributed = pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 dask_config = pytest.importorskip("dask.config")
 workers_of = pytest.importorskip("cluster.workers")
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 CLUSTER = ("--scheduler", "local:2")
 
 
@@ -91,8 +93,8 @@ def test_more_processes_than_threads_get_one_thread_each(monkeypatch):
 def test_a_worker_killed_amid_a_training_changes_nothing(folder, tmp_path):
     flag = str(tmp_path / "killed")
     environment = prepared(tmp_path, "learning", "v7", ONCE.format(flag=flag))
-    status, out, errors = command("train.py", *training(folder, "killed", *CLUSTER),
-                                  env=environment)
+    status, out, errors = in_process("train.py", *training(folder, "killed", *CLUSTER),
+                                     env=environment)
     assert (status, errors) == (0, []), errors
     assert os.path.exists(flag) and out.count(" samples, ") == 9
     agree(folder, "killed", "plain")
@@ -129,8 +131,8 @@ def test_a_stopped_training_finishes_volumes_and_goes_on(folder, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_stay_below_their_limit_where_sums_need_groups_and_passes(tmp_path):
-    for number in range(3):
-        save(tmp_path / "train" / f"v{number}.nii.gz", brain(number, (40, 40, 40)))
+    for number in range(2):
+        save(tmp_path / "train" / f"v{number}.nii.gz", brain(number))
     limit, small = 1_500_000_000, ["--filter_len", "7", "--grad_len", "5"]  # sums of 270 MB
     with dask(tmp_path, ["--memory-limit", str(limit)], count=2) as address:
         status, out, errors = command(
@@ -243,7 +245,8 @@ def test_a_worker_with_too_little_memory(folder, tmp_path):
 
 def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
     environment = prepared(tmp_path, "learning", "v7", DIES)
-    status, _, errors = command("train.py", *training(folder, "deadly", *CLUSTER), env=environment)
+    options = training(folder, "deadly", "--scheduler", "local:1")
+    status, _, errors = in_process("train.py", *options, env=environment | TWICE)
     assert status == 2 and len(errors) == 1, errors
     assert re.search(r"error: worker tls://[\d.:]+: was killed several times", errors[0])
     assert "--memory-limit" in errors[0]

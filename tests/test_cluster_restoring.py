@@ -9,13 +9,13 @@ import sys
 
 import numpy as np
 import pytest
-from clusters import DIES, prepared
+from clusters import DIES, TWICE, local_processes, prepared
 from conftest import refused
-from synthetic import PATIENT, ROOT, brain, command, save, start
+from synthetic import PATIENT, ROOT, brain, command, in_process, save, start
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 SHAPE = (20, 19, 18)
-CLUSTER = ("--scheduler", "local:2")
+CLUSTER, ALONE = ("--scheduler", "local:2"), ("--scheduler", "local:1")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,12 @@ def folder(tmp_path_factory):
     save(root / "z.nii.gz", brain(2, SHAPE))
     (root / "bad.nii.gz").write_bytes(b"no volume")
     return root
+
+
+@pytest.fixture(scope="module")
+def sharing():
+    with local_processes(2) as found:
+        yield found
 
 
 def restored(folder, result, *options, cwd=ROOT):
@@ -57,7 +63,10 @@ def lines(out):
 
 @pytest.mark.parametrize("options", [(), ("--upscale",), ("--upscale", "--isotropic"),
                                      ("--preset", "scan")])
-def test_all_that_is_written_is_that_of_the_plain_run(folder, tmp_path, options):
+def test_all_that_is_written_is_that_of_the_plain_run(
+        folder, sharing, tmp_path, options, monkeypatch):
+    if "--isotropic" not in options:  # its workers must begin in the folder of the command
+        sharing(monkeypatch)
     out, errors, plain = restored(folder, tmp_path / "plain", *options)
     # Workers run elsewhere, the command in another folder.
     said, complaints, ours = restored(os.path.relpath(folder, tmp_path), tmp_path / "cluster",
@@ -84,9 +93,9 @@ def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path
     for name in ("a", "deadly", "z"):
         save(tmp_path / "test" / f"{name}.nii.gz", brain(0, SHAPE))
     environment = prepared(tmp_path, "restoring", "deadly", DIES)
-    status, _, errors = command("test.py", "--test_dir", tmp_path / "test", "--result_dir",
-                                tmp_path / "result", "--no-report", *CLUSTER,
-                                env=environment)
+    status, _, errors = in_process("test.py", "--test_dir", tmp_path / "test", "--result_dir",
+                                   tmp_path / "result", "--no-report", *ALONE,
+                                   env=environment | TWICE)
     assert status == 1 and len(errors) == 2, errors
     assert "deadly.nii.gz: worker tls://" in errors[0] and "--memory-limit" in errors[0]
     (table,) = (tmp_path / "result").glob("*/metrics.csv")
@@ -95,7 +104,8 @@ def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
-def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
+def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(
+        sharing, tmp_path, monkeypatch):
     for number in range(12):
         save(tmp_path / "test" / f"{number:02}.nii.gz", brain(number, SHAPE))
     options = "--test_dir", tmp_path / "test", "--result_dir", tmp_path / "result", *CLUSTER
@@ -111,6 +121,7 @@ def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path):
     (run,) = (tmp_path / "result").iterdir()
     left = [path.name for path in run.rglob("*")]
     assert "00.nii.gz" in left and not [name for name in left if ".part" in name]
+    sharing(monkeypatch)
     assert command("test.py", *options)[0] == 0
     results = list(run.glob("*.nii.gz"))
     # The hour may have ended in between.

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from clusters import dask
+from clusters import dask, local_processes
 from synthetic import QUICK, brain, command, save
 
 from disk.interrupt import Stop
@@ -11,12 +11,21 @@ from machine.memory import GB
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 training_of = pytest.importorskip("cluster.training")
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5", "--draws", "3")
 BEST = ("--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5")
 
 
+@pytest.fixture(scope="module")
+def sharing():
+    with local_processes(2) as found:
+        yield found
+
+
 @pytest.mark.parametrize(("options", "files"), [(QUICK, ["h_2.npy"]), (BEST, None), (SCAN, None)])
-def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
+def test_filters_are_those_of_the_plain_run(options, files, sharing, tmp_path, monkeypatch):
+    sharing(monkeypatch)
     for n in range(3):
         save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
     (tmp_path / "train" / "bad.nii.gz").write_bytes(b"no volume")
@@ -34,7 +43,8 @@ def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
         assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.connecting.PATIENCE", 1)
     save(tmp_path / "train" / "v.nii.gz", brain())
     status, _, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
                                 tmp_path / "arrays", "--scheduler", "tcp://127.0.0.1:9")
@@ -45,7 +55,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path):
 def test_a_scheduler_and_workers_that_a_user_starts(tmp_path):
     for n in range(2):
         save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
-    with dask(tmp_path, [], count=2) as address:
+    with dask(tmp_path, []) as address:
         status, out, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
                                       tmp_path / "arrays", "--scheduler", address, *QUICK)
     assert status == 0 and not errors, errors

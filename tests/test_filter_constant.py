@@ -5,7 +5,7 @@ import inspect
 import re
 
 import pytest
-from conftest import refused, run_command
+from conftest import refused, run_process
 
 import filter_constant
 from filter_constant import (
@@ -220,7 +220,7 @@ def test_help_shows_every_option_with_its_default(capsys, command):
 
 @pytest.mark.parametrize("script", ["train.py", "test.py"])
 def test_help_needs_neither_numpy_nor_numba(script):
-    finished = run_command("-X", "importtime", script, "--help")
+    finished = run_process("-X", "importtime", script, "--help")
     imported = {
         line.rsplit("|", 1)[1].strip().split(".")[0]
         for line in finished.stderr.splitlines()

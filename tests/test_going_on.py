@@ -14,30 +14,38 @@ from trainings import learned, leftovers, small_files, training
 
 from disk import interrupt
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # ---- killed and stopped
 
 
-def test_twenty_kills_change_no_bit_of_the_filters(six_volumes, undisturbed):
-    """Ten in each of two rows of trainings, side by side."""
+# Kills in each of two rows of trainings. By hand, at more moments: ``KILLS=50 python -m pytest
+# tests/test_going_on.py -s``.
+KILLS = int(os.environ.get("KILLS", 3))
+
+
+def test_kills_change_no_bit_of_the_filters(six_volumes, undisturbed):
+    """In two rows of trainings, side by side."""
     with ThreadPoolExecutor(2) as rows:
         found = set.union(
-            *rows.map(lambda seed: killed_ten_times(six_volumes, undisturbed, seed), (0, 1))
+            *rows.map(lambda row: killed_often(six_volumes, undisturbed, row), (0, 1))
         )
     assert len(found) >= 3  # the kills fell before, between and after volumes
 
 
-def killed_ten_times(folder, undisturbed, seed):
-    """Kill trainings at ten random moments and compare what each one learned in the end.
+def killed_often(folder, undisturbed, row):
+    """Kill trainings at KILLS moments and compare what each one learned in the end.
 
     Returns the states found on the way.
     """
-    moments = random.Random(seed)
+    moments = random.Random(row)
     kills, finished, found = 0, 0, set()
-    while kills < 10:
-        arrays = folder / f"killed{seed}_{finished}"
+    while kills < KILLS:
+        arrays = folder / f"killed{row}_{finished}"
         for _ in range(5):
             process = small_files(folder, arrays, "--checkpoint_minutes", "0")
-            said, volumes = [process.stdout.readline()], moments.randrange(4)
+            # Before the first, second, third and fourth volume of this run in turn.
+            said, volumes = [process.stdout.readline()], (row + 2 * kills) % 4
             # So many volumes, and some time in the next one, in saving or, where few are left, in
             # solving.
             while said[-1] and sum(line.startswith("[") for line in said) < volumes:
@@ -48,10 +56,11 @@ def killed_ten_times(folder, undisturbed, seed):
                 kills += 1
             said += process.communicate()[0].splitlines()
             found.add(next((line for line in said if line.startswith("Going on")), "begun"))
-            if process.returncode == 0:
+            if process.returncode == 0 or kills == KILLS:
                 break
         process = small_files(folder, arrays, "--checkpoint_minutes", "0")
-        _, errors = process.communicate()
+        out, errors = process.communicate()
+        found.add(next((line for line in out.splitlines() if line.startswith("Going on")), "begun"))
         assert process.returncode == 0, errors
         assert learned(arrays) == undisturbed
         assert leftovers(arrays) == []

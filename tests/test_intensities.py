@@ -15,6 +15,8 @@ from nifti.volumes import read_series, read_volume
 from restoring.steps import upscale
 from util import bright_level, bright_level_of_scan, clipping_in_words
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHIPPED = Request.of(arrays_dir=str(PRETRAINED))
 
 

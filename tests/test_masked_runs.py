@@ -20,6 +20,8 @@ from restoring import upscaling
 from restoring.adaptation import Adapted
 from restoring.steps import restore, upscale
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = (26, 25, 24)
 SHIPPED = Request.of(preset="scan")
 

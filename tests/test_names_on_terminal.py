@@ -1,11 +1,11 @@
 """Names of files, which come with a data set, do no harm to a terminal nor in a spreadsheet."""
 import os
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import read_rows
-from synthetic import QUICK, ROOT, brain, save
+from synthetic import QUICK, brain, printing_to, save
 
 from disk.metrics import write_metrics
 from machine.errors import Harmless, short, short_names
@@ -26,9 +26,15 @@ def on_terminal(script, *arguments):
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 200, 0, 0))
-    process = subprocess.Popen([sys.executable, str(ROOT / script), *map(str, arguments)],
-                               cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    with ThreadPoolExecutor(1) as reader:
+        seen = reader.submit(all_of, ours)
+        with open(theirs, "w", encoding="utf-8") as stream:
+            printing_to(stream, stream, script, *arguments)
+        return seen.result()
+
+
+def all_of(ours):
+    """All bytes that are sent to a terminal until its other side is closed."""
     seen = b""
     while True:
         try:
@@ -39,7 +45,6 @@ def on_terminal(script, *arguments):
             break
         seen += block
     os.close(ours)
-    process.wait()
     return seen
 
 

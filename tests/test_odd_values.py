@@ -10,7 +10,7 @@ import naive
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line, refused, run_command
+from conftest import ROOT, assert_one_line, refused, run_process
 from synthetic import brain, save
 
 from disk.files import write_whole
@@ -162,7 +162,7 @@ def test_a_volume_with_a_latin_1_name_is_restored_with_report_and_record(tmp_pat
     name = os.fsdecode(b"caf\xe9.nii")
     save(tmp_path / "in.nii", brain(4, (16, 16, 16)))
     os.rename(tmp_path / "in.nii", tmp_path / name)
-    finished = run_command("test.py", "--upscale", "--test_dir", tmp_path / name,
+    finished = run_process("test.py", "--upscale", "--test_dir", tmp_path / name,
                            "--result_dir", tmp_path / "result")
     assert finished.returncode == 0, finished.stderr
     folder, = (tmp_path / "result").iterdir()
@@ -186,4 +186,4 @@ def test_a_pipe_that_is_closed_ends_a_command_without_a_word(tmp_path):
 
 
 def test_a_wrong_ridge_on_the_command_line_is_one_line():
-    assert_one_line(run_command("train.py", "--ridge", "1e-9"), "--ridge")
+    assert_one_line(run_process("train.py", "--ridge", "1e-9"), "--ridge")

@@ -13,6 +13,8 @@ from nifti.study import LABEL_VALUES, find_volumes
 from nifti.volumes import read_volume
 from options.command_line import command_line
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHAPE = (18, 17, 16)
 
 

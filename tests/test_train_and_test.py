@@ -18,11 +18,14 @@ from conftest import (
     read_rows,
     restore,
     run_command,
+    run_process,
     same,
     write_nifti,
 )
 
 from options.command_line import command_line
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 # Oblique, and flipped.
 OBLIQUE = np.array(
@@ -94,7 +97,7 @@ def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
     volume = golden_figures(2).volume
     write_nifti(tmp_path / "train" / "a.nii.gz", volume[2:28, 4:34, 8:38])
     write_nifti(tmp_path / "test" / "sub" / "b.nii", volume[8:36, 8:36, 4:34])
-    trained = run_command(ROOT / "train.py", *SMALL, cwd=tmp_path)
+    trained = run_process(ROOT / "train.py", *SMALL, cwd=tmp_path)
     assert trained.returncode == 0 and not trained.stderr, trained.stderr
     assert {path.name for path in (tmp_path / "arrays").iterdir()} == {
         "h_2.npy",
@@ -105,7 +108,7 @@ def test_two_commands_in_an_empty_place_learn_and_restore(tmp_path):
         "samples_2.png",
         "QVF_2",
     }
-    tested = run_command(ROOT / "test.py", cwd=tmp_path)
+    tested = run_process(ROOT / "test.py", cwd=tmp_path)
     assert tested.returncode == 0 and not tested.stderr, tested.stderr
     (folder,) = (tmp_path / "result").iterdir()
     assert re.fullmatch(r"\d{6}", folder.name)  # month, day, hour

@@ -1,13 +1,11 @@
 """Upscaling volumes: files, types, series, intensities, borders, factors, refusals."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import run_command, run_process
 from scipy.ndimage import gaussian_filter
 from synthetic import degrade, interpolate, one_stage
 
@@ -24,7 +22,6 @@ from restoring.comparison import comparison_images, spline_onto
 from restoring.steps import upscale
 from util import bright_level_of_scan
 
-HERE = Path(__file__).resolve().parent.parent
 METHOD = Method(filter_len=5, grad_len=5)
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
 
@@ -288,9 +285,7 @@ def test_suffix_and_output_name_the_result(tmp_path, restored):
 
 def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, restored):
     restored({"a.nii.gz": nib.Nifti1Image(landscape(), np.eye(4))})
-    command = [
-        sys.executable,
-        str(HERE / "test.py"),
+    options = [
         "--upscale",
         "--arrays_dir",
         str(tmp_path / "arrays"),
@@ -300,12 +295,11 @@ def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, re
         "--output",
         str(tmp_path / "q" / "a.nii.gz"),
     ]
-    said = subprocess.run(
-        [*command, "--quiet", "--no-report"], capture_output=True, text=True, check=True
-    )
-    assert (said.stdout, said.stderr) == ("", "")
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert said.stderr == "" and said.stdout.splitlines()[-1].endswith("report.html")
+    said = run_process("test.py", *options, "--quiet", "--no-report")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+    said = run_command("test.py", *options)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.splitlines()[-1].endswith("report.html")
 
 
 def test_the_images_to_compare_with_lie_on_the_grid_of_the_result():

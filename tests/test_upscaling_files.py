@@ -22,6 +22,8 @@ from restoring.adaptation import adapt_to_scan
 from restoring.steps import FilterStore, restore, upscale
 from structure import structure_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SCAN = Request.of(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import ROOT, command, one_stage
+from synthetic import ROOT, command, in_process, one_stage
 from trainings import learned, leftovers, training
 
 from disk.files import whole_file
@@ -171,7 +171,7 @@ def test_a_file_size_limit_leaves_the_old_files(six_volumes, undisturbed, tmp_pa
     import resource
 
     shutil.copytree(six_volumes / "undisturbed", tmp_path / "a")
-    status, _, errors = command(
+    status, _, errors = in_process(
         "train.py",
         *training(six_volumes, tmp_path / "a", "--ridge", "3"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),

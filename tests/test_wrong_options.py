@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 import pytest
-from conftest import assert_one_line, refused, run_command
+from conftest import assert_one_line, refused, run_process
 
 from disk.saved_method import checked_settings
 from filter_constant import ONLY_SPHERICAL, Method
@@ -117,7 +117,7 @@ def test_options_beside_those_that_are_refused_are_taken(command, arguments):
     ids=str,
 )
 def test_script_answers_a_wrong_option_with_one_line_and_status_2(script, arguments):
-    finished = run_command(script, *arguments)
+    finished = run_process(script, *arguments)
     assert_one_line(finished, f"{script}: error:", arguments[0])
     assert not finished.stdout
 
