@@ -150,9 +150,9 @@ def own_example(scan, axis, profile, method):
 def coarser_examples(low, reader, method, inside=None, profiles=()):
     """LR volumes made from a scan that is coarsened along all refined axes, one for each profile.
 
-    The blur of the scan is estimated, so it is uncertain. Each profile that agrees with the estimate
-    has examples, with a weight by its probability: otherwise the filters would learn to rely on the
-    estimate. The profiles share the scan: each has every few planes.
+    The blur of the scan is estimated, so it is uncertain. Each profile that agrees with the
+    estimate has examples, with a weight by its probability: otherwise the filters would learn to
+    rely on the estimate. The profiles share the scan: each has every few planes.
 
     Parameters
     ----------
