@@ -173,8 +173,8 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
             try:
                 if fine is None and wants_adapting(request, uses[0].method):
                     with watch("adapt"):
-                        own = low * brain if mask and is_thick(uses[0].method) else low
-                        uses[0], tuning = adapted(name, own, sizes, uses[0], inside, profiles)
+                        uses[0], tuning = adapted(name, low, sizes, uses[0], mask and mask.inside,
+                                                  inside, profiles)
                 if fine is None and request.adapt is not False:
                     _say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
@@ -211,7 +211,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     return Upscaled(fine, scan.to_low @ to_low, first, told, tuning, head, missed)
 
 
-def adapted(name, low, sizes, use, inside=None, profiles=()):
+def adapted(name, low, sizes, use, brain=None, inside=None, profiles=()):
     """Fine-tune filters on a scan.
 
     Parameters
@@ -223,10 +223,10 @@ def adapted(name, low, sizes, use, inside=None, profiles=()):
     sizes : sequence of three float
         Voxel sizes of `low`.
     use : Filters
-    inside : ndarray of bool, shape (x, y, z), optional
-        Brain, or bright part, of a whole head, see `adapt_to_scan`.
-    profiles : sequence of three str, optional
-        Slice profile of each axis, if known.
+    brain : ndarray of bool, shape (x, y, z), optional
+        Mask of a whole head: for thick slices, only these voxels are used.
+    inside, profiles
+        See `adapt_to_scan`.
 
     Returns
     -------
@@ -234,6 +234,7 @@ def adapted(name, low, sizes, use, inside=None, profiles=()):
     found : restoring.adaptation.Adapted
     """
     order = list(use.axes)
+    low = low * brain if brain is not None and is_thick(use.method) else low
     found = adapt_to_scan(low.transpose(order), use.stages, use.method, np.asarray(sizes)[order],
                           None if inside is None else inside.transpose(order),
                           [profiles[axis] for axis in order] if len(profiles) else ())

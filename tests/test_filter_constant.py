@@ -204,13 +204,13 @@ def test_a_preset_sets_several_options_and_others_change_it():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_option_with_its_default(capsys, command):
-    text = help_of(capsys, command)
+    with pytest.raises(SystemExit):
+        command_line(command, ["--help"])
+    # An entry begins with an indented name and ends before the next one.
+    entries = [" ".join(entry.split())
+               for entry in re.split(r"\n  (?=--)", capsys.readouterr().out)[1:]]
     for field in options_of(command):
-        # From this option's name to the next one's.
-        entry = re.search(
-            rf" --{flag_of(field)},? (?!\|)(?:--no-{field.name} )?(.*?)(?= --[a-z]|$)",
-            text.split("preset:", 1)[1],
-        ).group(1)
+        (entry,) = (entry for entry in entries if re.match(rf"--{flag_of(field)}\b", entry))
         assert " ".join(field.metadata["help"].split())[:30] in entry
         if field.default not in (None, "", ()):  # those are off unless given
             assert f"(default: {in_words(field.default)})" in entry

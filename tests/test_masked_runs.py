@@ -243,12 +243,12 @@ def test_thick_slices_are_adapted_to_by_the_brain_alone(monkeypatch, scan):
     head, inside = scan
     seen = []
 
-    def adapt(low, stages, method, sizes):
+    def adapt(low, stages, *_):
         seen.append(low)
         return Adapted(stages, "box", "")
 
     monkeypatch.setattr(upscaling, "adapt_to_scan", adapt)
     use = load_filters(SHIPPED.but(factor=(1, 1, 4)))
     for mask, expected in ((inside, head * inside), (None, head)):
-        assert upscaling.adapted("v.nii", head, (1, 1, 4), use, mask)[1] == "box"
+        assert upscaling.adapted("v.nii", head, (1, 1, 4), use, mask)[1].profile == "box"
         np.testing.assert_array_equal(seen.pop(), expected)
