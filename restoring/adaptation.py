@@ -70,10 +70,12 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
     'its plane holds too few voxels to learn from'
     """
     refined = [axis for axis in range(3) if method.factor[axis] > 1]
-    if not method.for_scans or not stages[0].classes.reader.any():
-        return Adapted(stages, None, "the filters do not estimate the blur of scans")
+    if not method.for_scans:
+        return Adapted(stages, None, "the filters are not for scans")
     if len(refined) > 1:
-        examples = coarser_examples(low, stages[0].classes.reader, method, inside, profiles)
+        if not (reader := stages[0].classes.reader).any():
+            return Adapted(stages, None, "the filters do not estimate the blur of scans")
+        examples = coarser_examples(low, reader, method, inside, profiles)
         rate, profile, ridge, source = 1, None, COARSER_RIDGE, "it"
     else:
         scan = Scan.of(low, method, refined[0], voxel_size)

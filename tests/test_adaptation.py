@@ -19,7 +19,7 @@ from matrix_compute import Gram
 from octahedral.ridge import corrected_filters
 from octahedral.scene import REACH
 from octahedral.stages import apply_stage, scene_of, stage_samples, tap_count
-from octahedral.tree import tree_of
+from octahedral.tree import NO_READER, tree_of
 from restoring import adaptation, own_examples
 from restoring.adaptation import adapt_to_scan, wants_adapting
 from restoring.own_examples import (
@@ -199,7 +199,17 @@ def test_a_scan_that_cannot_be_learned_from_keeps_the_filters_and_says_why(shipp
     few = adapt_to_scan(low[20:40, 20:40, 6:10], cubes, of_cubes)
     assert few.stages is cubes and few.why_not == "it holds too few voxels to learn from"
     best, of_best, *_ = load_filters(Request.of(preset="best"))
-    assert "blur" in adapt_to_scan(low, best, of_best).why_not
+    assert "not for scans" in adapt_to_scan(low, best, of_best).why_not
+
+
+def test_filters_without_an_estimator_of_blur_are_fine_tuned_for_thick_slices_alone(shipped, cubes):
+    def blind(stages):
+        return [stage._replace(classes=stage.classes._replace(reader=NO_READER))
+                for stage in stages]
+
+    low = thick_slices(tissue(6))
+    assert not adapt_to_scan(low, blind(shipped.stages), shipped.method).why_not
+    assert "blur" in adapt_to_scan(low, blind(cubes.stages), cubes.method).why_not
 
 
 def test_resampling_an_axis_keeps_constants_ramps_and_its_field_of_view():
