@@ -91,7 +91,13 @@ class FilterStore:
     def __call__(self, factor):
         """The `Filters` for a factor; UserError is raised if there are none."""
         if factor not in self._read:
-            self._read[factor] = load_filters(self.request, factor)
+            # Filters for other axes are turned, also by workers, which may not find the files.
+            alike = [use for read, use in self._read.items() if sorted(read) == sorted(factor)]
+            if alike and factor not in self.there:
+                axes = axes_between(factor, alike[0].method.factor)
+                self._read[factor] = alike[0]._replace(axes=axes)
+            else:
+                self._read[factor] = load_filters(self.request, factor)
         return self._read[factor]
 
     def digests(self):

@@ -1,6 +1,8 @@
 """Factors along other axes than filters were learned for, and several sets of filters in a run."""
 import csv
 import json
+import pickle
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,9 +11,11 @@ from conftest import load_script
 from synthetic import brain
 from test_scan import phantom
 
+from disk.filters import load_filters
 from disk.results import run_folder
 from filter_constant import Request
 from options.command_line import command_line
+from restoring.steps import FilterStore
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -97,3 +101,16 @@ def test_the_same_filters_along_other_axes_are_another_run(tmp_path):
         raise KeyboardInterrupt
     with run_folder(turned, [], {"h": "0"}) as second:
         assert second != first
+
+
+def test_filters_that_were_read_serve_any_axis_also_where_their_files_are_not(
+        tmp_path, monkeypatch):
+    asked = Request.of(preset="scan", upscale=True, isotropic=True,
+                       arrays_dir=str(Path(Request.arrays_dir).resolve()))
+    expected = {axis: load_filters(asked, axis) for axis in ((1, 2, 1), (4, 1, 1))}
+    store = pickle.loads(pickle.dumps(FilterStore(asked).read_all()))
+    monkeypatch.chdir(tmp_path)  # as a worker that was started in another folder
+    for factor, use in expected.items():
+        found = store(factor)
+        assert found.axes == use.axes and found.factor == factor
+        np.testing.assert_array_equal(found.stages[0].weights, use.stages[0].weights)
