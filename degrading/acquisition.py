@@ -45,10 +45,10 @@ def make_low(hr, operator, sigma, random):
     """
     clean = np.maximum(operator.forward(hr), 0)
     noise = sigma * random.standard_normal((2, *clean.shape), np.float32)
-    return np.hypot(clean + noise[0], noise[1]) * _outline(hr > 0, operator.factor)
+    return np.hypot(clean + noise[0], noise[1]) * outline_of(hr > 0, operator.factor)
 
 
-def _outline(brain, factor):
+def outline_of(brain, factor):
     """True for LR voxels of which half or more is brain."""
     box = [banded(profile_matrix(side, f, "box"))
            for side, f in zip(brain.shape, factor, strict=True)]

@@ -110,8 +110,13 @@ def nearest_profile(reading):
     >>> nearest_profile(blur_of(("box", "box", "box"), (2, 2, 2)))
     'box'
     """
-    return min(PROFILES, key=lambda name: np.square(
-        reading - blur_of(3 * (name,), (2, 2, 2))).sum())
+    errors = _errors(reading)
+    return min(errors, key=lambda name: np.square(errors[name]).sum())
+
+
+def _errors(reading):
+    """The errors that a reading has if the slice profile is each of PROFILES: a dict by name."""
+    return {name: reading - blur_of(3 * (name,), (2, 2, 2)) for name in PROFILES}
 
 
 def likely_profiles(reading):
@@ -134,9 +139,8 @@ def likely_profiles(reading):
     >>> list(likely_profiles(np.array([0.4, 0.1])))
     ['gauss']
     """
-    apart = {name: (reading - blur_of(3 * (name,), (2, 2, 2))) / READING_ERROR for name in PROFILES}
-    found = {name: BEFORE.get(name, 1.0) * math.exp(-np.square(error).sum() / 2)
-             for name, error in apart.items()}
+    found = {name: BEFORE.get(name, 1.0) * math.exp(-np.square(error / READING_ERROR).sum() / 2)
+             for name, error in _errors(reading).items()}
     least = UNLIKELY * max(found.values())
     found = {name: share for name, share in found.items() if share > least}
     return {name: share / sum(found.values()) for name, share in found.items()}

@@ -156,11 +156,15 @@ def scene_of(volume, estimate, method, tile=None):
 def apply_stage(scene, stage, number, method, near=None):
     """The output of one stage, unclipped, in `near` or in the mask; the estimate elsewhere."""
     voxels = np.flatnonzero(np.pad(scene.mask[INNER] if near is None else near, REACH))
-    leaf, orientation = classify(scene, voxels, stage.classes)
+    return _filtered(scene, stage.weights, number, method, voxels,
+                     *classify(scene, voxels, stage.classes))
+
+
+def _filtered(scene, weights, number, method, voxels, leaf, orientation):
+    """The estimate with the output of a stage's filters, unclipped, at classified voxels."""
     result = scene.estimate.copy()
     apply_turned(scene.estimate.reshape(-1), scene.start.reshape(-1), voxels, leaf, orientation,
-                 lines_of(stage_taps(number, method), result.shape), stage.weights,
-                 result.reshape(-1))
+                 lines_of(stage_taps(number, method), result.shape), weights, result.reshape(-1))
     return np.ascontiguousarray(result[INNER])
 
 
@@ -263,9 +267,9 @@ def stage_samples(volume, stages, tree, method, name, wanted=None, missed_by=Non
         Name of the volume. The name and the seed determine the sampled and the held-out voxels.
     wanted : ndarray of bool, shape (buckets,), optional
         Buckets to draw samples of; by default all.
-    missed_by : Stage, optional
-        If given, the target is the part of the original that the output of this stage misses, and
-        no voxels are held out.
+    missed_by : ndarray of float32, shape (leaves, taps), optional
+        Filters of the leaves. If given, the target is the part of the original that their output
+        misses, and no voxels are held out.
 
     Returns
     -------
@@ -274,16 +278,14 @@ def stage_samples(volume, stages, tree, method, name, wanted=None, missed_by=Non
     """
     scene, voxels = what_stages_learn_from(volume, stages, method)
     voxels = sample_voxels(voxels, method.sample_rate, method.seed, f"{name} learn")
-    buckets = 2 * tree.leaves
-    if missed_by is not None:
-        buckets = tree.leaves
-        near = np.zeros(scene.mask.shape, bool)
-        near.reshape(-1)[voxels] = True
-        output = apply_stage(scene, missed_by, len(stages), method, near[INNER])
-        volume = replace(volume, hr=volume.hr - (output - scene.estimate[INNER]))
     leaf, orientation = classify(scene, voxels, tree)
-    if buckets > tree.leaves:
+    if missed_by is None:
+        buckets = 2 * tree.leaves
         leaf += tree.leaves * held_out(voxels, scene.mask.shape, method.seed, name)
+    else:
+        buckets = tree.leaves
+        output = _filtered(scene, missed_by, len(stages), method, voxels, leaf, orientation)
+        volume = replace(volume, hr=volume.hr - (output - scene.estimate[INNER]))
     bucket = leaf.ravel()  # each voxel is a sample in each tree
     voxels, orientation = np.tile(voxels, len(leaf)), np.tile(orientation, len(leaf))
     if wanted is not None:

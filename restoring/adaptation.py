@@ -89,11 +89,11 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
     if voxels < LEAST_SAMPLES * rate:
         return Adapted(stages, None, f"{source} holds too few voxels to learn from")
     corrected, method = [], replace(method, sample_rate=rate)
-    for number, stage in enumerate(stages):
-        gram = Gram(stage.classes.leaves, tap_count(number, method))
+    for number, (tree, weights) in enumerate(stages):
+        gram = Gram(tree.leaves, tap_count(number, method))
         for place, example in enumerate(examples):
-            samples = stage_samples(example, corrected, stage.classes, method, f"own {place}",
-                                    missed_by=stage)
+            samples = stage_samples(example, corrected, tree, method, f"own {place}",
+                                    missed_by=weights)
             sum_rows(gram, samples.ends, samples.fill)
-        corrected.append(Stage(stage.classes, corrected_filters(gram, *stage, ridge, TRUST)))
+        corrected.append(Stage(tree, corrected_filters(gram, tree, weights, ridge, TRUST)))
     return Adapted(corrected, profile, "")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from degrading.acquisition import outline_of
 from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of
 from degrading.descriptors import NOISE, descriptors_of, differences_along
@@ -219,10 +220,7 @@ def _example(noisy, original, brain, profiles, method, descriptors, wanted=True)
     """An LR volume made from `noisy`, to learn from its `wanted` voxels; None if there are none."""
     operator = degradation_of(original.shape, method)
     operator.profiles = profiles
-    box = [banded(profile_matrix(side, factor, "box"))
-           for side, factor in zip(brain.shape, method.factor, strict=True)]
-    outline = apply_operators(brain.astype(np.float32), box) >= 0.5
-    low = np.maximum(operator.forward(noisy), 0) * outline
+    low = np.maximum(operator.forward(noisy), 0) * outline_of(brain, method.factor)
     mask = operator.spline((low > 0).astype(np.float32), 1) >= RIM
     learned = mask & wanted
     if not learned.any():

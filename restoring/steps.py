@@ -8,7 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from disk.files import make_folder
-from disk.filters import axes_between, digests_there, factors_there, load_filters, tags
+from disk.filters import (
+    axes_between,
+    axis_orders,
+    digests_there,
+    factors_there,
+    load_filters,
+    tags,
+)
 from disk.metrics import metrics_row
 from disk.seal import Seal
 from engine import CPU
@@ -79,7 +86,7 @@ class FilterStore:
         """
         self.first()
         if self.by_size:
-            for factor in self.there:
+            for factor in (order for there in self.there for order in axis_orders(there)):
                 with contextlib.suppress(UserError):
                     self(factor)
         return self
@@ -91,13 +98,7 @@ class FilterStore:
     def __call__(self, factor):
         """The `Filters` for a factor; UserError is raised if there are none."""
         if factor not in self._read:
-            # Filters for other axes are turned, also by workers, which may not find the files.
-            alike = [use for read, use in self._read.items() if sorted(read) == sorted(factor)]
-            if alike and factor not in self.there:
-                axes = axes_between(factor, alike[0].method.factor)
-                self._read[factor] = alike[0]._replace(axes=axes)
-            else:
-                self._read[factor] = load_filters(self.request, factor)
+            self._read[factor] = load_filters(self.request, factor)
         return self._read[factor]
 
     def digests(self):

@@ -313,7 +313,7 @@ def test_the_target_of_a_correction_is_what_the_stage_misses(cubes):
     scan, reader = tissue(3, (40, 40, 40)).astype(np.float32), cubes.stages[0].classes.reader
     (example,) = coarser_examples(scan, reader, cubes.method, profiles=3 * ("box",))
     method, (stage, _) = replace(cubes.method, sample_rate=1), cubes.stages
-    samples = stage_samples(example, [], stage.classes, method, "own", missed_by=stage)
+    samples = stage_samples(example, [], stage.classes, method, "own", missed_by=stage.weights)
     assert len(samples.ends) == stage.classes.leaves + 1 and samples.ends[-1] == len(samples.voxels)
     rows = np.empty((len(samples.voxels), tap_count(0, method) + 1), np.float32)
     samples.fill(slice(0, len(rows)), rows)
