@@ -79,7 +79,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
         rate, profile, ridge, source = 1, None, COARSER_RIDGE, "it"
     else:
         scan = Scan.of(low, method, refined[0], voxel_size)
-        if not scan.axes:
+        if not scan.fine_axes:
             return Adapted(stages, None, "its plane is coarser than the new slices")
         rate, profile, ridge, source = (
             THICK_RATE, profile_of_slices(scan), THICK_RIDGE, "its plane")

@@ -28,6 +28,7 @@ MOST_VOXELS = 4_000_000  # largest number of fine voxels to learn from, for each
 MOST_COARSER = 300_000  # largest number of voxels to learn from, if all axes are made coarser
 SLAB = 6  # planes in turn for one profile, then as many for the next
 AS_FINE = 1.15  # an in-plane axis may be coarser than the new slices by this factor
+FEWEST_COARSE = 2  # an in-plane axis must hold at least this many voxels as thick as the slices
 SAME = 1.02  # an in-plane axis is resampled if it is finer by more than this factor
 
 
@@ -55,18 +56,28 @@ class Scan(NamedTuple):
         return cls(unit, thick, factor, shrink, descriptors, noise)
 
     @property
-    def axes(self):
+    def fine_axes(self):
         """The in-plane axes whose voxels are small enough for an example."""
         return [axis for axis, shrink in self.shrink.items() if shrink > 1 / AS_FINE]
+
+    @property
+    def axes(self):
+        """The axes of `fine_axes` that are also long enough for an example."""
+        return [axis for axis in self.fine_axes
+                if self._resized(axis) >= FEWEST_COARSE * self.factor]
 
     def resizing(self, axis):
         """The matrix that resamples an in-plane axis to the spacing of the new slices.
 
         The new length is cut to a multiple of the factor, which the original of an example needs.
         """
+        fine = self._resized(axis)
+        return resizing_matrix(self.unit.shape[axis], fine)[:fine // self.factor * self.factor]
+
+    def _resized(self, axis):
+        """Number of voxels of an in-plane axis at the spacing of the new slices."""
         side = self.unit.shape[axis]
-        fine = side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
-        return resizing_matrix(side, fine)[:fine // self.factor * self.factor]
+        return side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
 
     def twins(self, blur):
         """The scan with noise added, and with noise subtracted: the two have independent noise.

@@ -202,6 +202,14 @@ def test_a_scan_that_cannot_be_learned_from_keeps_the_filters_and_says_why(shipp
     assert "not for scans" in adapt_to_scan(low, best, of_best).why_not
 
 
+@pytest.mark.parametrize("shape, sizes", [((30, 1, 25), None), ((2, 30, 25), None),
+                                          ((2, 2, 2), None), ((14, 14, 9), (0.2, 0.2, 4))], ids=str)
+def test_a_plane_of_few_voxels_is_no_example(shipped, shape, sizes):
+    low = np.random.default_rng(0).random(shape, np.float32) + 1
+    stages, method, *_ = shipped
+    assert adapt_to_scan(low, stages, method, sizes).why_not.endswith("too few voxels to learn from")
+
+
 def test_filters_without_an_estimator_of_blur_are_fine_tuned_for_thick_slices_alone(shipped, cubes):
     def blind(stages):
         return [stage._replace(classes=stage.classes._replace(reader=NO_READER))
