@@ -209,9 +209,9 @@ def _claims(header):
     if dtype.kind not in "iuf":
         raise _not_real("colours (RGB)" if dtype.fields else str(dtype))
     offset = float(header["vox_offset"])
-    if not 0 <= offset <= OFFSET_MAX:  # not-a-number is an error too
-        raise ValueError(f"its header puts the voxels at byte {offset:g}; replace it by a whole "
-                         "file")
+    if not header.single_vox_offset <= offset <= OFFSET_MAX:  # not-a-number is an error too
+        raise ValueError(f"its header puts the voxels at byte {offset:g}, and they can begin at "
+                         f"byte {header.single_vox_offset} to {OFFSET_MAX}; replace it by a whole file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
 
 

@@ -67,9 +67,17 @@ def test_too_many_extensions_are_refused(tmp_path):
     assert "more than 1,000 header extensions; save it without" in one_line(checked_image, path)
 
 
-@pytest.mark.parametrize("offset", [0, 352])
-def test_where_voxels_begin_before_the_extensions_none_is_read(tmp_path, offset):
-    path = volume(tmp_path / "v.nii.gz", offset=offset, behind=bytes(1 << 25))
+@pytest.mark.parametrize("kind, order", KINDS)
+@pytest.mark.parametrize("offset", [0, 44, -1])
+def test_voxels_that_would_begin_within_the_header_are_refused(tmp_path, kind, order, offset):
+    path = volume(tmp_path / "v.nii", offset=offset, kind=kind, order=order, behind=bytes(1 << 12))
+    first = kind.header_class.single_vox_offset
+    assert (f"v.nii: its header puts the voxels at byte {offset}, and they can begin at byte "
+            f"{first} to ") in one_line(checked_image, path)
+
+
+def test_where_voxels_begin_before_the_extensions_none_is_read(tmp_path):
+    path = volume(tmp_path / "v.nii.gz", offset=352, behind=bytes(1 << 25))
     found = []
     assert memory_of(lambda: found.append(checked_image(path)[0])) < MEMORY
     assert not found[0].header.extensions
