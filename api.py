@@ -20,13 +20,26 @@ from numpy.typing import ArrayLike, NDArray
 from degrading.acquisition import make_low
 from degrading.degradation import SliceProfile
 from disk.filters import PRETRAINED_SCAN, Filters, load_filters, save_filters
-from filter_constant import PRESETS, PROFILES, Method, Request
+from filter_constant import PRESETS, Method, Request
 from learning.steps import learn_stages
 from machine.errors import UserError
 from machine.progress import Stopwatch
 from machine.remarks import listening
 from nifti.masks import INSIDE, Mask
 from nifti.volumes import volume_of
+from options.arguments import (
+    MOST,
+    factor_of,
+    images_of,
+    mask_like,
+    noise_of,
+    options_of_learn,
+    profiles_of,
+    seed_of,
+    several_of,
+    sizes_of,
+    volume_like,
+)
 from options.checks import checked
 from restoring.evaluation import evaluate_volume
 from restoring.measured_scan import Scan, as_measured
@@ -36,8 +49,7 @@ from restoring.steps import FilterStore
 from restoring.upscaling import upscale_volumes
 from util import bright_level_of_scan, mod_crop, random_of
 
-MOST = 8  # largest factor
-PER_AXIS = 3
+__all__ = ["MOST", "degrade", "evaluate", "learn", "upscale"]
 
 
 def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
@@ -49,7 +61,8 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     Parameters
     ----------
     array : array_like, shape (x, y, z)
-        The background is 0. Voxels that are infinite or not a number count as background.
+        The background is 0. Voxels that are infinite, not a number or masked (`numpy.ma`) count as
+        background.
     factor : int or three int, optional
         Number of times that voxels become finer, 1 to 8: for all axes, or for each.
     voxel_size : float or three float, optional
@@ -85,11 +98,11 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     ...     upscale(scan, (1, 1, 4)).shape
     (20, 20, 56)
     """
-    data, factor = _volume_like("array", array), _factor_of(factor)
-    sizes = _sizes_of(voxel_size, factor)
-    inside = None if mask is None else _mask_like(mask, data.shape)
+    data, factor = volume_like("array", array), factor_of(factor)
+    sizes = sizes_of(voxel_size, factor)
+    inside = None if mask is None else mask_like(mask, data.shape, INSIDE)
     request = Request.of(factor=factor, upscale=True, adapt=adapt, quiet=True,
-                         known_profile=_profiles_of(profile))
+                         known_profile=profiles_of(profile))
     with _as_python_does():
         check_slices("array", data.shape, factor)
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
@@ -134,17 +147,16 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     >>> degrade(np.ones((8, 8, 9)), (2, 2, 4)).shape
     (4, 4, 2)
     """
-    data, factor = _volume_like("array", array), _factor_of(factor)
+    data, factor = volume_like("array", array), factor_of(factor)
     if min(side // f for side, f in zip(data.shape, factor, strict=True)) < 1:
         raise ValueError(f"array of shape {data.shape} is smaller than factor {factor}")
-    if not np.isfinite(noise) or noise < 0:
-        raise ValueError(f"noise must be a number of per cent, 0 or more, got {noise}")
+    noise, seed = noise_of(noise), seed_of(seed)
     data = mod_crop(np.clip(np.nan_to_num(data, posinf=0), 0, None), factor)
     level = np.float32(bright_level_of_scan(data) or data.max())
     if not level > 0:
         raise ValueError("array holds no voxel above zero")
     operator = SliceProfile(data.shape, Method(**PRESETS["scan"] | {"factor": factor}),
-                            _profiles_of(profile))
+                            profiles_of(profile))
     low = make_low(data / level, operator, noise / 100, random_of(seed, "degrade"))
     return (low * level).astype(np.float32)
 
@@ -183,13 +195,13 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     ValueError
         If an argument is not valid, or the volume is too small.
     """
-    data, factor = _volume_like("array", array), _factor_of(factor)
-    sizes = _sizes_of(1.0 if voxel_size is None else voxel_size, factor)
-    for profile in profiles:
-        _profiles_of(profile)
+    data, factor = volume_like("array", array), factor_of(factor)
+    sizes = sizes_of(1.0 if voxel_size is None else voxel_size, factor)
+    profiles = tuple(profiles_of(one if isinstance(one, str) else (one,))[0]
+                     for one in several_of("profiles", profiles))
+    noises = tuple(map(noise_of, several_of("noises", noises)))
     request = Request.of(factor=factor, preset="scan", adapt=adapt, quiet=True,
-                         test_profile=tuple(profiles), test_noise=tuple(map(float, noises)),
-                         tissue=bool(tissue))
+                         test_profile=profiles, test_noise=noises, tissue=bool(tissue))
     with _as_python_does():
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         used = _store_of(request, filters)(factor)
@@ -205,13 +217,14 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     ----------
     images : dict of str to array_like, or sequence of array_like, each of shape (X, Y, Z)
         Skull-stripped volumes, background 0. The random choices of the training depend on their
-        names; the volumes of a sequence are named ``volume_000.nii`` and so on.
+        names, which are file names without folders; the volumes of a sequence are named
+        ``volume_000.nii`` and so on.
     factor : int or three int, optional
     preset : {"scan", "best", "paper"}, optional
     folder : path-like, optional
         Folder for the filters; by default they are only returned.
     **options
-        Other options of ``train.py``, by name: ``leaves=64``.
+        Other options of ``train.py`` about the method and the learning, by name: ``leaves=64``.
 
     Returns
     -------
@@ -222,28 +235,19 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     ValueError
         If an argument is not valid, or a volume cannot be learned from.
     """
-    if preset not in PRESETS:
+    if preset not in tuple(PRESETS):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    named = images if isinstance(images, Mapping) else {
-        f"volume_{number:03}.nii": image for number, image in enumerate(images)}
-    if not named:
-        raise ValueError("images holds no volume")
-    given = {"preset": preset, "factor": _factor_of(factor)} | options
+    given = {"preset": preset, "factor": factor_of(factor)} | options_of_learn(options)
     with tempfile.TemporaryDirectory() as made, _as_python_does():
         train, arrays = Path(made, "train"), Path(folder or Path(made, "arrays"))
         train.mkdir()
         volumes = []
-        for name, image in named.items():
-            data = _volume_like(name, image)
-            volumes.append(train / (name if name.lower().endswith((".nii", ".nii.gz"))
-                                    else f"{name}.nii"))
+        for name, data in images_of(images):
+            volumes.append(train / name)
             nib.save(nib.Nifti1Image(data, np.eye(4)), volumes[-1])
-        try:
-            request = Request.of(**PRESETS[preset] | given, train_dir=str(train),
-                                 arrays_dir=str(arrays), quiet=True, device="cpu",
-                                 given=frozenset(given))
-        except TypeError as fault:
-            raise ValueError(f"options: {fault}") from None
+        request = Request.of(**PRESETS[preset] | given, train_dir=str(train),
+                             arrays_dir=str(arrays), quiet=True, device="cpu",
+                             given=frozenset(given))
         request = checked(request, "train")
         with contextlib.redirect_stdout(io.StringIO()):
             learned = learn_stages(sorted(volumes), request)
@@ -254,7 +258,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
         return load_filters(request)
 
 
-# --------------------------------------------------------------------------- arguments and warnings
+# ------------------------------------------------------------------------ filters and warnings
 
 @contextlib.contextmanager
 def _as_python_does() -> Iterator[None]:
@@ -273,53 +277,3 @@ def _store_of(request: Request, filters: Filters | str | Path | None) -> FilterS
     if isinstance(filters, Filters):
         return FilterStore.of(request, filters)
     return FilterStore(request.but(arrays_dir=str(PRETRAINED_SCAN if filters is None else filters)))
-
-
-def _volume_like(name: str, array: ArrayLike) -> NDArray[np.float32]:
-    """A copy of an array as float32, after checks of its shape and type."""
-    found = np.asarray(array)
-    if found.ndim != PER_AXIS:
-        raise ValueError(f"{name} must be 3-D, got shape {found.shape}")
-    if found.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must hold real numbers, got {found.dtype}")
-    if not found.size:
-        raise ValueError(f"{name} is empty, shape {found.shape}")
-    return np.array(found, np.float32, order="C")
-
-
-def _mask_like(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    found = np.asarray(mask)
-    if found.shape != shape:
-        raise ValueError(f"mask must have the shape of array, {shape}, got {found.shape}")
-    found = found > INSIDE
-    if not found.any():
-        raise ValueError(f"mask holds no voxel above {INSIDE}")
-    return found
-
-
-def _factor_of(factor: int | Sequence[int]) -> tuple[int, ...]:
-    found = np.atleast_1d(np.asarray(factor))
-    whole = found.dtype.kind in "iu" and found.shape in ((1,), (PER_AXIS,))
-    if not whole or found.min() < 1 or not 1 < found.max() <= MOST:
-        raise ValueError(f"factor must be a whole number from 2 to {MOST}, or three from 1 to "
-                         f"{MOST}, not all 1; got {factor!r}")
-    return tuple(map(int, np.broadcast_to(found, PER_AXIS)))
-
-
-def _sizes_of(voxel_size: float | Sequence[float] | None,
-              factor: tuple[int, ...]) -> NDArray[np.float64]:
-    found = np.asarray(factor if voxel_size is None else voxel_size, float)
-    if found.shape not in ((), (PER_AXIS,)) or not (np.isfinite(found) & (found > 0)).all():
-        raise ValueError("voxel_size must be one length in mm above 0, or three, "
-                         f"got {voxel_size!r}")
-    return np.array(np.broadcast_to(found, PER_AXIS))
-
-
-def _profiles_of(profile: str | Sequence[str] | None) -> tuple[str, ...]:
-    if profile is None:
-        return ()
-    found = PER_AXIS * (profile,) if isinstance(profile, str) else tuple(profile)
-    if len(found) != PER_AXIS or not set(found) <= set(PROFILES):
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or three of them, "
-                         f"got {profile!r}")
-    return found

@@ -5,9 +5,14 @@ appear at once.
 """
 import argparse
 import math
+import numbers
 from dataclasses import field
 
 from machine.errors import one_line
+
+# Types of values, for the type of an option, and their names.
+KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "a whole number"),
+         float: (numbers.Real, "a number"), str: (str, "a text")}
 
 
 def option(default, group, text, kind=None, **limits):
@@ -103,12 +108,15 @@ def in_words(default):
 def fault_of(entry, value):
     """A message about an invalid value of a field; empty if the value is valid."""
     limits = entry.metadata
-    if value is None:
+    if value is None and (entry.default is None or "auto" in limits):
         return ""
+    kind, what = KINDS[limits["kind"]]
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+        return f"{value!r} is not {what}"
     if "choices" in limits and value not in limits["choices"]:
         return f"{value} is none of {', '.join(map(str, limits['choices']))}"
     low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
-    if isinstance(value, (int, float)) and not low <= value <= high:
+    if isinstance(value, numbers.Real) and not low <= value <= high:
         return f"{value} is not in {low} to {high}"
     if limits.get("odd") and value % 2 == 0:
         return f"{value} is even; it needs a centre voxel, so an odd number"
@@ -118,7 +126,6 @@ def fault_of(entry, value):
 def _reader(entry):
     """A function from the text of an option to its value."""
     kind, limits = entry.metadata["kind"], entry.metadata
-    names = {int: "a whole number", float: "a number"}
 
     def read(text):
         if limits.get("auto") and text == "auto":
@@ -126,7 +133,7 @@ def _reader(entry):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {names[kind]}") from None
+            raise argparse.ArgumentTypeError(f"'{text}' is not {KINDS[kind][1]}") from None
         return None if "none" in limits and value == limits["none"] else value
 
     return read

@@ -211,7 +211,8 @@ def _claims(header):
     offset = float(header["vox_offset"])
     if not header.single_vox_offset <= offset <= OFFSET_MAX:  # not-a-number is an error too
         raise ValueError(f"its header puts the voxels at byte {offset:g}, and they can begin at "
-                         f"byte {header.single_vox_offset} to {OFFSET_MAX}; replace it by a whole file")
+                         f"byte {header.single_vox_offset} to {OFFSET_MAX}; replace it by a "
+                         "whole file")
     return shape, int(offset) + voxels * dtype.itemsize, voxels
 
 

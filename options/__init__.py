@@ -1,1 +1,1 @@
-"""The command line: its options and their checks."""
+"""The command line and the arguments of Python calls: options and their checks."""

@@ -186,6 +186,63 @@ def test_what_is_wrong_with_an_argument_is_said(call, words):
         call()
 
 
+@pytest.mark.parametrize("call, words", [
+    (lambda: api.upscale(LOW, [1, [2]]), "factor must be a whole number"),
+    (lambda: api.upscale(LOW, voxel_size=1j), "voxel_size must be one length"),
+    (lambda: api.upscale(LOW, profile=5), "profile must be one of"),
+    (lambda: api.upscale(LOW, profile=[["box"], "box", "box"]), "profile must be one of"),
+    (lambda: api.upscale(LOW, mask=LOW.astype(str)), "mask must hold real numbers"),
+    (lambda: api.degrade(LOW, noise="3"), "noise must be a number of per cent"),
+    (lambda: api.degrade(LOW, noise=1e300), "noise must be a number of per cent"),
+    (lambda: api.degrade(LOW, seed=1.5), "seed must be a whole number"),
+    (lambda: api.evaluate(LOW, noises=3), "noises must be a list"),
+    (lambda: api.evaluate(LOW, noises=[-3]), "noise must be a number of per cent"),
+    (lambda: api.evaluate(LOW, noises=[np.nan]), "noise must be a number of per cent"),
+    (lambda: api.evaluate(LOW, profiles="box"), "profiles must be a list"),
+    (lambda: api.evaluate(LOW, profiles=[]), "profiles must be a list"),
+    (lambda: api.evaluate(LOW, profiles=[("box", "box", "box")]), "profile must be one of"),
+    (lambda: api.learn(None), "images must be a dict or a list"),
+    (lambda: api.learn([LOW], preset=["scan"]), "preset must be one of"),
+    (lambda: api.learn([LOW], leaves="many"), "argument --leaves: 'many' is not a whole number"),
+    (lambda: api.learn([LOW], leaves=64.5), "argument --leaves: 64.5 is not a whole number"),
+    (lambda: api.learn([LOW], leaves=None), "argument --leaves: None is not a whole number"),
+    (lambda: api.learn([LOW], upscale=True), "learn has no option upscale"),
+    (lambda: api.learn([LOW], scheduler="local:2"), "learn has no option scheduler"),
+    (lambda: api.learn({"a": LOW, "a.nii": LOW}), "'a' and 'a.nii', which may name one file"),
+    (lambda: api.learn({1: LOW}), "names must be those of files"),
+    (lambda: api.learn({"": LOW}), "names must be those of files"),
+    (lambda: api.learn({"a" * 300: LOW}), "has a name of 300 letters"),
+], ids=str)
+def test_no_argument_of_another_type_or_out_of_range_is_another_error(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("name", ["{folder}/mine.nii", "../mine", "sub/mine", "sub\\mine"])
+def test_names_of_volumes_to_learn_from_lead_to_no_file_of_the_users(tmp_path, name):
+    mine = tmp_path / "mine.nii"
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="names must be those of files, without folders"):
+        api.learn({name.format(folder=tmp_path): LOW})
+    assert mine.read_bytes() == b"mine"
+
+
+def test_masked_voxels_are_background_and_no_part_of_a_mask():
+    low = brain(4, (20, 20, 20))
+    masked = np.ma.array(np.where(low == 0, 9999, low), mask=low == 0)
+    np.testing.assert_array_equal(api.upscale(masked), api.upscale(low))
+    np.testing.assert_array_equal(api.degrade(masked), api.degrade(low))
+    inside = low > np.median(low[low > 0])
+    whole = np.ma.array(np.ones(low.shape), mask=~inside)
+    np.testing.assert_array_equal(api.upscale(low, mask=whole), api.upscale(low, mask=inside))
+
+
+def test_profiles_and_noises_may_come_from_generators():
+    data = brain(2, (30, 29, 28))
+    rows = api.evaluate(data, profiles=(one for one in ["box"]), noises=(one for one in [0, 0]))
+    assert [(row["profile"], row["noise"]) for row in rows] == [("box", 0)]
+
+
 def test_arguments_are_not_changed():
     low = brain(1, (12, 12, 12)) - np.float32(0.2)
     low[0, 0, 0] = np.nan
