@@ -70,7 +70,8 @@ class FilterStore:
             raise UserError(f"the filters are for factor {tags([learned])}, not {tags([asked])}; "
                             "learn others")
         store = cls(request)
-        store._read = {asked: filters._replace(axes=axes_between(asked, learned))}
+        store._read = {factor: filters._replace(axes=axes_between(factor, learned))
+                       for factor in axis_orders(learned)}
         store.there = [asked]
         return store
 

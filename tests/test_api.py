@@ -12,6 +12,8 @@ from synthetic import brain
 
 import api
 from degrading.slice_profile import profile_matrix
+from disk.filters import PRETRAINED_SCAN, load_filters
+from filter_constant import Request
 from options.command_line import command_line
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -235,6 +237,20 @@ def test_masked_voxels_are_background_and_no_part_of_a_mask():
     inside = low > np.median(low[low > 0])
     whole = np.ma.array(np.ones(low.shape), mask=~inside)
     np.testing.assert_array_equal(api.upscale(low, mask=whole), api.upscale(low, mask=inside))
+
+
+def test_filters_that_were_given_serve_all_axes_and_no_others_are_taken(monkeypatch):
+    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
+    spectrum[:12] = spectrum[36:] = 0  # the first axis was interpolated
+    low = np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum)))
+    given = load_filters(Request.of(factor=(1, 1, 2), arrays_dir=str(PRETRAINED_SCAN)))
+
+    def others(*_):
+        raise AssertionError("other filters")
+
+    monkeypatch.setattr("restoring.steps.load_filters", others)
+    fine = api.upscale(low, (1, 1, 2), voxel_size=(1, 1, 2), adapt=False, filters=given)
+    assert fine.shape == (48, 48, 48)
 
 
 def test_profiles_and_noises_may_come_from_generators():
