@@ -138,12 +138,13 @@ def write_description(folder, root, command):
     write_whole(folder / ".bidsignore", IGNORED)
 
 
-def copy_gradients(path, target):
+def copy_gradients(path, target, files=None):
     """Copy the .bval and .bvec files of a raw volume to the folder of its result.
 
-    The copies keep their names. BIDS applies them to the result by inheritance.
+    The copies keep their names. BIDS applies them to the result by inheritance. `files` is the
+    `disk.files.WholeFiles` that the result belongs to.
     """
     for ending in GRADIENTS:
         beside = path.with_name(stem(path) + ending)
         if beside.is_file():
-            write_whole(target.with_name(beside.name), beside.read_bytes())
+            write_whole(target.with_name(beside.name), beside.read_bytes(), files)

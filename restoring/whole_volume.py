@@ -95,12 +95,12 @@ def restore_volume(job, store, volumes, command, engine=None):
             viewer = None
         dataset = makes_derivatives(request)
         sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
+        if dataset:
+            copy_gradients(job.path, job.target, files)
         # The record is written last, because a volume with a record counts as finished.
         write_record(job.target, record, found, about, digest, files, sidecar)
         for path in filter(is_ours, others):  # files of an earlier run
             files.outdate(path)
-    if dataset:
-        copy_gradients(job.path, job.target)
     uses = tuple(use._replace(stages=[]) for use in found.uses)
     return Done(found.row, viewer, found.method, uses, found.missed, digest)
 

@@ -64,6 +64,29 @@ def test_names_sidecars_and_gradients_are_those_of_a_derivative(restored):
     assert (dwi / "sub-01_ses-a_dwi.bvec").exists()
 
 
+def test_a_volume_without_its_gradients_does_not_count_as_finished(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dwi = tmp_path / "ds/sub-01/dwi"
+    volume(dwi / "sub-01_dwi.nii.gz", np.pad(brain(3, (14, 14, 14)), 3))
+    (dwi / "sub-01_dwi.bval").write_text("0\n")
+    (tmp_path / "ds/dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    def run():
+        return load_script("test").main(command_line("test", [
+            "--upscale", "--test_dir", "ds", "--result_dir", "r", "--quiet", "--no-report",
+            "--include", "*_dwi.nii.gz"]))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("restoring.whole_volume.copy_gradients", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert run() == 0
+    assert len(list((tmp_path / "r").rglob("sub-01_dwi.bval"))) == 1
+
+
 def test_the_dataset_is_described(restored):
     held = json.loads((restored / "dataset_description.json").read_text())
     assert held["DatasetType"] == "derivative" and held["BIDSVersion"] == "1.9.0"
