@@ -256,11 +256,14 @@ def largest_volume(volumes):
 def _stored(data, kept, slope, inter):
     """Intensities as integers of type `kept`, by a scaling; plane after plane to save memory."""
     limits, stored = np.iinfo(kept), np.empty_like(data, kept)
+    highest = float(limits.max)
+    if int(highest) > limits.max:  # the float next to the largest integer of 64 bits lies beyond it
+        highest = np.nextafter(highest, 0)
     slowest = int(np.argmax(np.abs(data.strides)))
     for plane, target in zip(np.moveaxis(data, slowest, 0), np.moveaxis(stored, slowest, 0),
                              strict=True):
         numbers = np.rint((plane.astype(np.float64) - inter) / slope)
-        target[...] = np.clip(numbers, limits.min, limits.max)
+        target[...] = np.clip(numbers, limits.min, highest)
     return stored
 
 

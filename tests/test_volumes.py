@@ -258,3 +258,12 @@ def test_a_long_name_with_a_dot_early_in_it_is_written(tmp_path):
     path = tmp_path / f"a.{220 * 'b'}.nii"
     write_volume(path, np.ones((4, 4, 4), np.float32), like)
     assert nib.load(path).get_fdata().min() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.uint8])
+def test_values_beyond_the_largest_integer_are_written_as_the_largest(tmp_path, dtype):
+    image = nib.Nifti1Image(np.ones((3, 4, 5), dtype), np.eye(4), dtype=dtype)
+    write_volume(tmp_path / "v.nii", np.full((3, 4, 5), 2.0**64, np.float32), image, None, "same")
+    stored = np.asanyarray(nib.load(tmp_path / "v.nii").dataobj)
+    assert stored.dtype == dtype
+    assert stored.min() >= np.iinfo(dtype).max * (1 - 2**-52)
