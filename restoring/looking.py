@@ -96,6 +96,11 @@ def look(path, store):
     return lines + _advice(path, in_mm, thick, share, store.request, known, goal)
 
 
+def _named(path):
+    """A path as an argument of a command: one that begins with a dash would be an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def _content(low, in_mm, mask, inside):
     """A text about a volume's content, and the voxels in which noise and blur are estimated."""
     if mask:
@@ -157,9 +162,10 @@ def _advice(path, in_mm, thick, share, request, known, own):
         if in_mm.min() / 2 < FINE:
             why += "; the result has smaller voxels than the training volumes of the filters: " \
                    "check its details with care"
-    if request.mask:
-        words += ["--mask", request.mask]
+    for name in ("mask", "arrays_dir"):
+        if name in request.given:
+            words += [f"--{name}", getattr(request, name)]
     if known:
         words += ["--profile", *in_words(known).split()]
-    words += ["--test_dir", str(path), "--output", f"{stem(path)}_fine.nii.gz"]
+    words += ["--test_dir", _named(path), "--output", _named(f"{stem(path)}_fine.nii.gz")]
     return [("try", shlex.join(words)), ("because", why)]

@@ -7,6 +7,7 @@ import pytest
 from conftest import load_script, refused
 from synthetic import brain
 
+from disk.filters import PRETRAINED_SCAN
 from options.command_line import command_line
 
 
@@ -83,6 +84,16 @@ def test_profiles_of_three_axes_are_repeated_as_they_were_given(tmp_path, capsys
     assert about["blur"].startswith("kspace kspace box, by --profile")
     request = command_line("test", shlex.split(about["try"])[2:])
     assert request.known_profile == profiles
+
+
+def test_the_command_names_the_filters_that_were_given_and_no_file_that_is_an_option(
+        tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scan(tmp_path / "-a.nii.gz", brain(1, (24, 24, 24)))
+    about = looked(capsys, "./-a.nii.gz", "--arrays_dir", PRETRAINED_SCAN)[1]["-a.nii.gz"]
+    request = command_line("test", shlex.split(about["try"])[2:])
+    assert request.arrays_dir == str(PRETRAINED_SCAN)
+    assert (request.test_dir, request.output) == ("./-a.nii.gz", "./-a_fine.nii.gz")
 
 
 def test_an_interpolated_scan_is_known_and_measured_sizes_are_named(tmp_path, capsys):
