@@ -127,6 +127,16 @@ def read_inside(name, low, voxel_size, use, mask=None):
     return bright, head
 
 
+def inside_of(low, voxel_size, use, mask=None):
+    """The voxels that `read_inside` chooses for another volume of the same series, without words.
+
+    Each volume of a series has its own bright part: their contrasts differ.
+    """
+    if mask:
+        return mask.inside
+    return head_in_zeros(low, voxel_size) if use.method.for_scans else None
+
+
 def warn_of_axis(path, factor, sizes, unit="mm"):
     """Warn if slices are thick along an axis other than the refined one."""
     refined = [axis for axis in range(3) if factor[axis] > 1]

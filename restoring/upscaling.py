@@ -28,7 +28,7 @@ from restoring.adaptation import Adapted, adapt_to_scan, is_thick, wants_adaptin
 from restoring.comparison import comparison_images, spline_onto
 from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
-from restoring.planning import plan, read_inside
+from restoring.planning import inside_of, plan, read_inside
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 from structure import structure_of
@@ -96,7 +96,7 @@ def upscale_file(path, target, store, engine, files=None):
             "profile": found.tuning.profile}
     if found.head is not None:
         row["skull_stripped"] = not found.head
-    if scan.profiles:
+    if scan.profiles and scan.uses[0].method.for_scans:
         row["told"] = in_words(scan.profiles)
     if mask:
         row["mask"] = mask.path.name
@@ -165,11 +165,12 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     lows = volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
     mask = mask and mask._replace(inside=brain)
-    inside, head = read_inside(name, first_seen(volume), sizes * MM[unit_of(volume.image)],
-                               uses[0], mask)
-    fine, missed, lost, faults, tuning = None, [], [], [], None
+    in_mm = sizes * MM[unit_of(volume.image)]
+    inside, head = read_inside(name, first_seen(volume), in_mm, uses[0], mask)
+    fine, missed, lost, tuning = None, [], {}, None
     with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
+            inside = inside_of(low, in_mm, uses[0], mask) if number else inside
             try:
                 if fine is None and wants_adapting(request, uses[0].method):
                     with watch("adapt"):
@@ -183,8 +184,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
                 missed.append(f"volume {number + 1} of {count} is left black: {fault}")
-                faults.append(fault)
-                lost.append(number)
+                lost[number] = fault
                 continue
             finally:
                 bar.update(100 * (number + 1) - bar.n)
@@ -204,7 +204,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                 fine[number] = found
             del found
     if fine is None:
-        raise UserError(f"{path}: none of its {count} volumes can be restored: {faults[0]}")
+        raise UserError(f"{path}: none of its {count} volumes can be restored: {lost[0]}")
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))

@@ -155,6 +155,19 @@ def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(
     assert np.abs(found[1] - found[6]).max() > 1
 
 
+def test_each_volume_of_a_series_of_heads_is_read_where_it_is_bright_itself(tmp_path):
+    low = np.floor(phantom(5, (32, 32, 32)))
+    other = np.where(low > 0, low.max() + 5 - low, 0)  # bright where the first one is dark
+    found = {}
+    for name, data in (("other", other), ("series", np.stack([low, other], -1))):
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([6, 6, 6, 1])),
+                 tmp_path / "low.nii")
+        assert run_here("test", "--upscale", "--no-report", "--preset", "scan", "--test_dir",
+                        tmp_path / "low.nii", "--output", tmp_path / f"{name}.nii") == 0
+        found[name] = nib.load(tmp_path / f"{name}.nii").get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(found["series"][..., 1], found["other"])
+
+
 def test_evaluation_reads_a_head_in_air_of_zeros_where_it_is_bright(shipped):
     hr = phantom(6, (48, 48, 48))
     small, large = (evaluate_scan(hr, shipped, REQUEST, "box", 3, "head", voxel_size=3 * (side,))
