@@ -110,16 +110,22 @@ def without_effect(request, drawn):
     str
         The fault and its remedy; empty if all options have an effect.
     """
-    where = "with --upscale"
-    names = ["test_profile", "test_noise", "tissue"]
-    if not request.upscale and drawn:
-        where = "in an evaluation of filters for scans, which writes figures only"
-        names = ["output", "suffix", "dtype", "report"]
-    elif not request.upscale:
-        where, names = "without filters for scans; take --preset scan", [*names, "adapt"]
-    for name in names:
-        if name in request.given and request.value(name) is not False:
-            return f"argument --{name}: has no effect {where}; leave it out"
+    scan_figures = ["test_profile", "test_noise", "tissue"]
+    if request.upscale:
+        places = [("with --upscale", scan_figures)]
+        if not drawn:
+            places.append(("with filters that were not learned for scans; take --preset scan",
+                           ["adapt", "known_profile"]))
+    elif drawn:
+        places = [("in an evaluation of filters for scans, which writes figures only",
+                   ["output", "suffix", "dtype", "report", "blend_threshold"])]
+    else:
+        places = [("without filters for scans; take --preset scan", [*scan_figures, "adapt"])]
+    flags = {entry.name: flag_of(entry) for entry in OPTIONS}
+    for where, names in places:
+        for name in names:
+            if name in request.given and request.value(name) is not False:
+                return f"argument --{flags[name]}: has no effect {where}; leave it out"
     return ""
 
 

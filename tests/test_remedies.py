@@ -177,8 +177,11 @@ def test_a_single_slice_is_called_so(tmp_path, shape, way):
     (["--preset", "scan", "--suffix", "_x"], "suffix"), (["--test_noise", "5"], "test_noise"),
     (["--preset", "best", "--test_profile", "box"], "test_profile"),
     (["--upscale", "--test_noise", "5"], "test_noise"),
+    (["--preset", "scan", "--blend_threshold"], "blend_threshold"),
+    (["--upscale", "--arrays_dir", PRETRAINED, "--adapt"], "adapt"),
+    (["--upscale", "--arrays_dir", PRETRAINED, "--profile", "box"], "profile"),
     (["--upscale", "--tissue"], "tissue"), (["--preset", "best", "--tissue"], "tissue")],
-    ids=" ".join)
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else value)
 def test_options_that_would_have_no_effect_are_refused_before_work(tmp_path, options, name):
     path = save(tmp_path / "v.nii", brain(0, (30, 28, 26)))
     options = [*options, tmp_path / "x.nii"] if options[-1] == "--output" else options
