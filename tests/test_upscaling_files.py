@@ -63,15 +63,17 @@ def test_bright_voxels_are_added_where_there_is_brain_only(filters):
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 2)])
-def test_memory_stays_below_what_is_planned(filters, small_tiles, factor, shifted):
+@pytest.mark.parametrize("factor, side, tile", [((2, 2, 2), 36, 10_000), ((1, 1, 2), 72, 30_000)])
+def test_memory_stays_below_what_is_planned(
+        filters, small_tiles, monkeypatch, factor, side, tile, shifted):
+    monkeypatch.setattr(stages_of, "TILE_VOXELS", tile)
     uses = [filters[factor]]
-    low = 1 + brain(3, (72, 72, 72))  # without background: all of it is restored
+    low = 1 + brain(3, (side, side, side))  # without background: all of it is restored
     shift = Shift(-400.0, -50.0) if shifted else None
     upscaling.upscale_by(low[:12, :12, :12], uses, CPU(), Stopwatch(), shift=shift)  # compiles
     tracemalloc.start()
     fine, *_ = upscaling.upscale_by(low, uses, CPU(), Stopwatch(), shift=shift)
-    peak = tracemalloc.get_traced_memory()[1] - 30_000 * 75  # but for a tile, and its three leaves
+    peak = tracemalloc.get_traced_memory()[1] - tile * 75  # but for a tile, and its three leaves
     tracemalloc.stop()
     assert peak / fine.size < structure_of(uses[0].method).restore_bytes
 
@@ -208,11 +210,19 @@ def upscaled(folder, data, spacing=(1, 1, 1), **asked):
     return nib.load(folder / "fine.nii.gz").get_fdata(dtype=np.float32), found
 
 
-@pytest.mark.parametrize("first", ["black", "no numbers"])
-def test_a_series_is_adapted_once_to_its_first_volume_that_can_be(tmp_path, monkeypatch, first):
+@pytest.fixture(scope="module")
+def two_thick():
+    """Two thick scans, and the second restored by filters that are fine-tuned on the first."""
     one, other = (brain(seed, (76, 72, 18)) for seed in (7, 8))
     stages, method, *_ = load_filters(SCAN.but(factor=(1, 1, 4)))
-    expected = upscale(other, adapt_to_scan(one, stages, method, (1, 1, 4)).stages, method)
+    adapted = adapt_to_scan(one, stages, method, (1, 1, 4)).stages
+    return one, other, upscale(other, adapted, method)
+
+
+@pytest.mark.parametrize("first", ["black", "no numbers"])
+def test_a_series_is_adapted_once_to_its_first_volume_that_can_be(
+        tmp_path, monkeypatch, two_thick, first):
+    one, other, expected = two_thick
     plain, calls = upscaling.restore, []
 
     def first_fails(volume, *arguments):
