@@ -37,8 +37,8 @@ def main(folder):
     from options.command_line import command_line
     from published.apply_filters import filter_voxels
 
-    save(folder / "train" / "v.nii", brain(0, (34, 33, 32)))
-    filled = np.maximum(brain(1, (34, 33, 32)), 1)  # brain up to the faces
+    save(folder / "train" / "v.nii", brain(0, (28, 27, 26)))
+    filled = np.maximum(brain(1, (28, 27, 26)), 1)  # brain up to the faces
     save(folder / "test" / "v.nii", filled)
     save(folder / "low" / "v.nii", filled[:16, :15, :14])
     train, test = load_script("train"), load_script("test")
