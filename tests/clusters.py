@@ -7,6 +7,12 @@ import sys
 
 from synthetic import PATIENT, ROOT
 
+# Dask's processes look at themselves many times a second, which takes time even when they wait.
+os.environ.update({
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s"})
+
 # Put before all else into a worker: what `happens` when it reads a volume called `when`; once only
 # where a file of that name can be made.
 HAPPENS = """
@@ -25,7 +31,7 @@ class Prepared:
 sys.meta_path.insert(0, Prepared())
 """
 # Dask tries a task on four workers, and each takes some seconds to start.
-TWICE = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+TWICE = {"distributed.scheduler.allowed-failures": 1}
 # Dask restarts no worker that dies while it starts: this one has begun by then.
 DIES = "time.sleep(1); os._exit(1)"
 ONCE = "\n                    ".join((
@@ -46,17 +52,18 @@ def prepared(folder, module, when, happens):
     return dict(os.environ, PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
 
 
+def prepare_workers(monkeypatch, folder, module, when, happens):
+    """The same in local processes that a command in this process starts, and not in this one."""
+    monkeypatch.setenv("PYTHONPATH", prepared(folder, module, when, happens)["PYTHONPATH"])
+
+
 @contextlib.contextmanager
 def local_processes(count):
-    """What commands start with local:N, for several commands in this process; yields a function.
-
-    The function takes `monkeypatch` and has the commands of a test share these processes.
-    """
+    """The client of the processes that commands start with local:N."""
     from cluster import connecting  # here, as below
 
     with contextlib.ExitStack() as stack:
-        client = connecting._processes_here(count, stack)
-        yield lambda patch: patch.setattr(connecting, "_processes_here", lambda *_: client)
+        yield connecting._processes_here(count, stack)
 
 
 @contextlib.contextmanager

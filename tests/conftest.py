@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import clusters
 import nibabel as nib
 import numpy as np
 import pytest
@@ -249,6 +250,23 @@ def small_filters(pieces):
     arrays = pieces.root / "arrays"
     h, boundaries, method = learn(pieces, arrays)
     return SimpleNamespace(arrays=arrays, h=h, boundaries=boundaries, method=method)
+
+
+# ---- a cluster
+
+
+@pytest.fixture(scope="session")
+def two_workers():
+    """The client of two processes as commands start them with local:2."""
+    pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+    with clusters.local_processes(2) as client:
+        yield client
+
+
+@pytest.fixture
+def shared_workers(two_workers, monkeypatch):
+    """Commands in this process that ask for local:N share these two processes."""
+    monkeypatch.setattr("cluster.connecting._processes_here", lambda *_: two_workers)
 
 
 # ---- browser

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from clusters import DIES, HELD, ONCE, TWICE, dask, prepared
+from clusters import DIES, HELD, ONCE, TWICE, dask, prepare_workers, prepared
 from conftest import one_line
-from synthetic import PATIENT, QUICK, ROOT, brain, command, in_process, save, start
+from synthetic import PATIENT, QUICK, ROOT, brain, command, save, start
 
 distributed = pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 dask_config = pytest.importorskip("dask.config")
@@ -90,18 +90,17 @@ def test_more_processes_than_threads_get_one_thread_each(monkeypatch):
 
 # ---- what goes on
 
-def test_a_worker_killed_amid_a_training_changes_nothing(folder, tmp_path):
+def test_a_worker_killed_amid_a_training_changes_nothing(folder, tmp_path, monkeypatch):
     flag = str(tmp_path / "killed")
-    environment = prepared(tmp_path, "learning", "v7", ONCE.format(flag=flag))
-    status, out, errors = in_process("train.py", *training(folder, "killed", *CLUSTER),
-                                     env=environment)
+    prepare_workers(monkeypatch, tmp_path, "learning", "v7", ONCE.format(flag=flag))
+    status, out, errors = command("train.py", *training(folder, "killed", *CLUSTER))
     assert (status, errors) == (0, []), errors
     assert os.path.exists(flag) and out.count(" samples, ") == 9
     agree(folder, "killed", "plain")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
-def test_a_stopped_training_finishes_volumes_and_goes_on(folder, tmp_path):
+def test_a_stopped_training_finishes_volumes_and_goes_on(folder, tmp_path, request):
     flag = tmp_path / "go on"
     held = prepared(tmp_path, "learning", "v7", HELD.format(flag=str(flag)))
     process = start("train.py", *training(folder, "stopped", "--checkpoint_minutes", "0", *CLUSTER),
@@ -120,6 +119,7 @@ def test_a_stopped_training_finishes_volumes_and_goes_on(folder, tmp_path):
     assert process.wait(PATIENT) == 130 and "Traceback" not in errors, errors
     summed = re.findall(r"(v\d)\.nii\.gz: [\d,]+ samples", out)
     assert f"Stopped; {len(summed)} volumes saved" in out and 0 < len(summed) < 9
+    request.getfixturevalue("shared_workers")
     status, out, _ = command("train.py", *training(folder, "stopped", *CLUSTER))
     assert status == 0 and f"{len(summed)} of 9 volumes are summed" in out
     assert not set(summed) & set(re.findall(r"(v\d)\.nii\.gz: [\d,]+ samples", out))
@@ -227,8 +227,9 @@ def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path):
         assert said.startswith("worker tcp://") and all(word in said for word in words), said
 
 
+@pytest.mark.usefixtures("shared_workers")
 def test_a_worker_that_joins_with_another_version_ends_the_run(monkeypatch, tmp_path):
-    with workers_of.connected("local:1") as workers:
+    with workers_of.connected("local:2") as workers:
         # To it, the command has another one.
         monkeypatch.setattr(workers_of, "software", lambda: {"numba": "0"})
         said = one_line(list, workers.in_order(str, [tmp_path]))
@@ -243,20 +244,22 @@ def test_a_worker_with_too_little_memory(folder, tmp_path):
     assert "--memory-limit" in errors[0]
 
 
-def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path):
-    environment = prepared(tmp_path, "learning", "v7", DIES)
-    options = training(folder, "deadly", "--scheduler", "local:1")
-    status, _, errors = in_process("train.py", *options, env=environment | TWICE)
+def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path, monkeypatch):
+    prepare_workers(monkeypatch, tmp_path, "learning", "v7", DIES)
+    with dask_config.set(TWICE):
+        status, _, errors = command(
+            "train.py", *training(folder, "deadly", "--scheduler", "local:1"))
     assert status == 2 and len(errors) == 1, errors
     assert re.search(r"error: worker tls://[\d.:]+: was killed several times", errors[0])
     assert "--memory-limit" in errors[0]
 
 
+@pytest.mark.usefixtures("shared_workers")
 def test_a_worker_without_the_data(tmp_path):
     from learning.ledger import fingerprint
 
     missing = tmp_path / "v.nii.gz"
-    with workers_of.connected("local:1") as workers:
+    with workers_of.connected("local:2") as workers:
         ((path, found),) = workers.in_order(partial(fingerprint, folder=tmp_path), [missing])
         said = one_line(found)
     assert path == missing and str(missing) in said and "on worker tls://" in said

@@ -9,11 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from clusters import DIES, TWICE, local_processes, prepared
+from clusters import DIES, TWICE, prepare_workers, prepared
 from conftest import refused
-from synthetic import PATIENT, ROOT, brain, command, in_process, save, start
+from synthetic import PATIENT, ROOT, brain, command, save, start
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
+dask_config = pytest.importorskip("dask.config")
 SHAPE = (20, 19, 18)
 CLUSTER, ALONE = ("--scheduler", "local:2"), ("--scheduler", "local:1")
 
@@ -29,12 +30,6 @@ def folder(tmp_path_factory):
     save(root / "z.nii.gz", brain(2, SHAPE))
     (root / "bad.nii.gz").write_bytes(b"no volume")
     return root
-
-
-@pytest.fixture(scope="module")
-def sharing():
-    with local_processes(2) as found:
-        yield found
 
 
 def restored(folder, result, *options, cwd=ROOT):
@@ -64,9 +59,9 @@ def lines(out):
 @pytest.mark.parametrize("options", [(), ("--upscale",), ("--upscale", "--isotropic"),
                                      ("--preset", "scan")])
 def test_all_that_is_written_is_that_of_the_plain_run(
-        folder, sharing, tmp_path, options, monkeypatch):
+        folder, tmp_path, options, request):
     if "--isotropic" not in options:  # its workers must begin in the folder of the command
-        sharing(monkeypatch)
+        request.getfixturevalue("shared_workers")
     out, errors, plain = restored(folder, tmp_path / "plain", *options)
     # Workers run elsewhere, the command in another folder.
     said, complaints, ours = restored(os.path.relpath(folder, tmp_path), tmp_path / "cluster",
@@ -89,13 +84,13 @@ def test_all_that_is_written_is_that_of_the_plain_run(
     assert any("b.nii.gz: voxels below zero" in line for line in errors)
 
 
-def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path):
+def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path, monkeypatch):
     for name in ("a", "deadly", "z"):
         save(tmp_path / "test" / f"{name}.nii.gz", brain(0, SHAPE))
-    environment = prepared(tmp_path, "restoring", "deadly", DIES)
-    status, _, errors = in_process("test.py", "--test_dir", tmp_path / "test", "--result_dir",
-                                   tmp_path / "result", "--no-report", *ALONE,
-                                   env=environment | TWICE)
+    prepare_workers(monkeypatch, tmp_path, "restoring", "deadly", DIES)
+    with dask_config.set(TWICE):
+        status, _, errors = command("test.py", "--test_dir", tmp_path / "test", "--result_dir",
+                                    tmp_path / "result", "--no-report", *ALONE)
     assert status == 1 and len(errors) == 2, errors
     assert "deadly.nii.gz: worker tls://" in errors[0] and "--memory-limit" in errors[0]
     (table,) = (tmp_path / "result").glob("*/metrics.csv")
@@ -104,9 +99,8 @@ def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to a process")
-def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(
-        sharing, tmp_path, monkeypatch):
-    for number in range(12):
+def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(tmp_path, request):
+    for number in range(8):
         save(tmp_path / "test" / f"{number:02}.nii.gz", brain(number, SHAPE))
     options = "--test_dir", tmp_path / "test", "--result_dir", tmp_path / "result", *CLUSTER
     held = prepared(tmp_path, "restoring", "05.nii", "__import__('time').sleep(300)")
@@ -121,11 +115,11 @@ def test_a_stop_leaves_whole_files_and_the_same_command_goes_on(
     (run,) = (tmp_path / "result").iterdir()
     left = [path.name for path in run.rglob("*")]
     assert "00.nii.gz" in left and not [name for name in left if ".part" in name]
-    sharing(monkeypatch)
+    request.getfixturevalue("shared_workers")
     assert command("test.py", *options)[0] == 0
     results = list(run.glob("*.nii.gz"))
     # The hour may have ended in between.
-    assert len(results) == 12 or len(list((tmp_path / "result").iterdir())) == 2
+    assert len(results) == 8 or len(list((tmp_path / "result").iterdir())) == 2
 
 
 def test_a_card_is_refused(capsys):

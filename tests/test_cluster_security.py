@@ -14,8 +14,8 @@ psutil = pytest.importorskip("psutil")
 Security = distributed.Security
 
 
-@contextlib.contextmanager
-def ports_of_a_local_cluster():
+@pytest.fixture(scope="module")
+def ports():
     """Where the processes of local:1 listen, this one among them: pairs of address and port."""
     before = listening()
     with workers_of.connected("local:1"):
@@ -35,26 +35,23 @@ def certificate(path):
     return path
 
 
-def test_no_stranger_connects_to_the_processes_of_a_local_cluster():
+def test_no_stranger_connects_to_the_processes_of_a_local_cluster(ports):
     strangers = (None, Security.temporary())
-    with ports_of_a_local_cluster() as ports:
-        assert len(ports) > 2  # scheduler, nanny and worker
-        for host, port in ports:
-            assert host == "127.0.0.1"
-            for scheme, security in zip(("tcp", "tls"), strangers, strict=True):
-                with pytest.raises(OSError):
-                    distributed.Client(f"{scheme}://{host}:{port}", timeout=PATIENT,
-                                       security=security)
+    assert len(ports) > 2  # scheduler, nanny and worker
+    for host, port in ports:
+        assert host == "127.0.0.1"
+        for scheme, security in zip(("tcp", "tls"), strangers, strict=True):
+            with pytest.raises(OSError):
+                distributed.Client(f"{scheme}://{host}:{port}", timeout=PATIENT, security=security)
 
 
 @pytest.mark.skipif(workers_of.has_dashboard(), reason="the dashboard of bokeh is such a page")
-def test_the_processes_of_a_local_cluster_show_no_web_pages():
-    with ports_of_a_local_cluster() as ports:
-        for place in ports:
-            with socket.create_connection(place, timeout=PATIENT) as page:
-                page.sendall(b"GET /info/main/workers.html HTTP/1.1\r\nHost: x\r\n\r\n")
-                with contextlib.suppress(ConnectionError):
-                    assert b"HTTP" not in page.recv(100)
+def test_the_processes_of_a_local_cluster_show_no_web_pages(ports):
+    for place in ports:
+        with socket.create_connection(place, timeout=PATIENT) as page:
+            page.sendall(b"GET /info/main/workers.html HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP" not in page.recv(100)
 
 
 def test_without_cryptography_the_remedy_is_said(monkeypatch):

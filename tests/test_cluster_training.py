@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from clusters import dask, local_processes
+from clusters import dask
 from synthetic import QUICK, brain, command, save
 
 from disk.interrupt import Stop
@@ -17,15 +17,9 @@ SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5
 BEST = ("--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5")
 
 
-@pytest.fixture(scope="module")
-def sharing():
-    with local_processes(2) as found:
-        yield found
-
-
 @pytest.mark.parametrize(("options", "files"), [(QUICK, ["h_2.npy"]), (BEST, None), (SCAN, None)])
-def test_filters_are_those_of_the_plain_run(options, files, sharing, tmp_path, monkeypatch):
-    sharing(monkeypatch)
+@pytest.mark.usefixtures("shared_workers")
+def test_filters_are_those_of_the_plain_run(options, files, tmp_path):
     for n in range(3):
         save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
     (tmp_path / "train" / "bad.nii.gz").write_bytes(b"no volume")

@@ -10,8 +10,9 @@ pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 workers_of = pytest.importorskip("cluster.workers")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workers():
+    """Three workers at first; each test has as many as it needs."""
     with workers_of.connected("local:3") as found:
         yield found
 
@@ -24,6 +25,7 @@ def scaled(workers, count):
 
 
 def test_fewer_workers_go_on_with_what_was_handed_out_to_more(workers):
+    scaled(workers, 3)
     found, items = [], map(str, range(30))
     each = workers.in_order(len, items)
     found += [(item, result()) for item, result in itertools.islice(each, 1)]
@@ -49,6 +51,7 @@ def test_where_none_comes_back_that_is_said(workers, monkeypatch):
 
 def test_a_result_that_is_lost_with_all_workers_is_not_waited_for_without_end(
         workers, monkeypatch):
+    scaled(workers, 1)
     (_, result), = workers.in_order(len, ["a volume"])
     monkeypatch.setattr(workers_of, "ALONE", 0.1)
     monkeypatch.setattr(workers_of, "LOOK", 0.1)

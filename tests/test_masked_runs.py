@@ -123,10 +123,10 @@ def test_a_training_goes_on_with_the_same_masks_only(study, begun, tmp_path, cha
         assert status == 0 and "2 of 2 volumes are summed" in out
 
 
+@pytest.mark.usefixtures("shared_workers")
 def test_workers_of_a_cluster_cut_the_same_brains(study, begun, tmp_path):
-    pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
     status, out, _ = command("train.py", "--train_dir", study / "heads", "--arrays_dir",
-                             tmp_path / "a", "--mask", "auto", "--scheduler", "local:1", *SMALL)
+                             tmp_path / "a", "--mask", "auto", "--scheduler", "local:2", *SMALL)
     assert status == 0 and "Masks (auto): found for 2 of 2" in out
     ours, theirs = (np.load(arrays / "h_2.npy") for arrays in (tmp_path / "a", begun))
     # Sums are added in another order.
