@@ -214,7 +214,7 @@ def test_what_is_wrong_with_an_argument_is_said(call, words):
     (lambda: api.learn({1: LOW}), "names must be those of files"),
     (lambda: api.learn({"": LOW}), "names must be those of files"),
     (lambda: api.learn({"a" * 300: LOW}), "has a name of 300 letters"),
-], ids=str)
+])
 def test_no_argument_of_another_type_or_out_of_range_is_another_error(call, words):
     with pytest.raises(ValueError, match=words):
         call()
