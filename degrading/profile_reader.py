@@ -26,6 +26,7 @@ TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the user gave the profile, 0
 # set; relative frequency of profiles before anything is known, as in training.
 READING_ERROR = (0.21, 0.32)
 BEFORE = {"kspace": 2.5, "hamming": 0.0}  # 1 for other profiles
+DOUBTFUL = 2.0  # distance of a given profile from the reading at which a message warns of it
 UNLIKELY = 0.2  # profiles less probable than this share of the most probable one are left out
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
@@ -144,6 +145,30 @@ def likely_profiles(reading):
     least = UNLIKELY * max(found.values())
     found = {name: share for name, share in found.items() if share > least}
     return {name: share / sum(found.values()) for name, share in found.items()}
+
+
+def claims_too_much_blur(reading, blur):
+    """True if a given profile has clearly more blur than the reading of `read`.
+
+    Too much blur does most harm. Over 25 brains with four profiles, each with and without noise,
+    6 % of the right profiles `hamming` are doubted, and none of the other right profiles. All wrong
+    profiles `hamming` are doubted, and two of three profiles `gauss` of scans like `kspace`.
+
+    Parameters
+    ----------
+    reading : ndarray, shape (len(READING_NAMES),)
+    blur : ndarray, shape (len(READING_NAMES),)
+        `blur_of` the given profile.
+
+    Examples
+    --------
+    >>> reading = blur_of(3 * ("kspace",), (2, 2, 2))
+    >>> [claims_too_much_blur(reading, blur_of(3 * (name,), (2, 2, 2))) for name in
+    ...  ("hamming", "kspace")]
+    [True, False]
+    """
+    error = (reading - blur) / READING_ERROR
+    return bool(error.sum() > 0 and np.square(error).sum() > DOUBTFUL**2)
 
 
 def strangeness(reader, descriptors):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.descriptors import NOISE
-from degrading.profile_reader import nearest_profile, read, strangeness
 from degrading.slice_profile import in_words
 from disk.files import make_folder
 from disk.seal import Seal
@@ -26,12 +25,12 @@ from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
 from restoring.adaptation import Adapted, adapt_to_scan, is_thick, wants_adapting
 from restoring.comparison import comparison_images, spline_onto
+from restoring.estimates import Estimates, estimates_of, say_of_estimates
 from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
 from restoring.planning import inside_of, plan, read_inside
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
-from structure import structure_of
 
 UNBLURRED = ("kspace", "kspace", "kspace")  # slice profile of a volume after the first filters
 STEPS = ("adapt", "interpolate", "restore")  # steps whose seconds are reported
@@ -112,17 +111,6 @@ def upscale_file(path, target, store, engine, files=None):
                     len(found.missed))
 
 
-class Estimates(NamedTuple):
-    """Estimates from a volume: noise, blur, and the weight of the filters."""
-
-    descriptors: np.ndarray | None  # noise and blur; None if the filters do not use descriptors
-    trust: float  # weight of the filters in the result, see degrading/profile_reader.py
-    # Distance of the descriptors from the training descriptors, and the most similar slice profile;
-    # None if the filters do not use descriptors.
-    distance: float | None
-    like: str | None
-
-
 class Upscaled(NamedTuple):
     """The upscaled volumes of a file."""
 
@@ -198,7 +186,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                               "restoring gave voxels that are not finite")
             if fine is None:
                 first, told = number, seen
-                _say_of_trust(name, told)
+                say_of_estimates(name, told)
                 fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
             if count > 1:
                 fine[number] = found
@@ -305,27 +293,11 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         order = [*back, 3]
         to_low = to_low @ lr_volume.operator.fine_to_low()[np.ix_(order, order)]
         if number == 0:
-            trust = structure_of(use.method).trust(lr_volume, use.stages)
-            seen = Estimates(lr_volume.descriptors, trust, *_read_blur(lr_volume.descriptors, use))
+            seen = estimates_of(lr_volume, use)
         if inside is not None and number + 1 < len(uses):
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # frees memory before the next filters
     return own if shift else low, to_low, seen
-
-
-def _read_blur(descriptors, use):
-    """The values `distance` and `like` of `Estimates`; `use` are the first filters."""
-    if descriptors is None or not (reader := use.stages[0].classes.reader).any():
-        return None, None
-    return strangeness(reader, descriptors), nearest_profile(read(reader, descriptors))
-
-
-def _say_of_trust(name, seen):
-    """Print a message if the spline replaces the filters, partly or fully."""
-    if seen.trust < 1:
-        what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
-        say(f"{name}: is unlike the training brains of the filters; {what} of the weight goes to "
-            "the quintic spline, so that no detail is invented")
 
 
 def _say_of_later(name, uses):

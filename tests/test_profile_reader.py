@@ -1,5 +1,6 @@
 """What is read of a scan's profile, what is told of it, and what is too strange to restore."""
 import json
+import warnings
 from dataclasses import replace
 
 import nibabel as nib
@@ -10,6 +11,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from synthetic import save
 from test_scan import SCAN, phantom
 
+import api
 from degrading.descriptors import DESCRIPTOR_NAMES, NOISE, edge_density
 from degrading.profile_reader import (
     DENSE,
@@ -229,6 +231,19 @@ def test_a_stage_of_several_trees_gives_the_mean_of_what_they_give():
             for tree, part in zip(trees, (weights[:2], weights[2:]), strict=True)]
     assert not np.array_equal(*each)
     np.testing.assert_allclose(both, np.mean(each, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("true, given, doubted", [
+    ("kspace", "hamming", True), ("kspace", "kspace", False), ("hamming", "hamming", False),
+    ("hamming", "kspace", False),  # too little blur leaves a scan soft, which does less harm
+])
+def test_a_profile_with_more_blur_than_the_scan_has_is_doubted(true, given, doubted):
+    low = api.degrade(phantom(0), 2, profile=true)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        api.upscale(low, profile=given)
+    messages = [str(one.message) for one in found]
+    assert any("has more blur than the scan seems to have" in one for one in messages) == doubted
 
 
 # ---- draws
