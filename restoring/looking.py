@@ -109,7 +109,7 @@ def _content(low, in_mm, mask, inside):
     if head:
         return "a whole head, it seems: noise and blur are estimated in its bright part", bright
     share = np.count_nonzero(low) / low.size
-    if share == 1:
+    if share >= 0.995:  # "100%" below
         return "tissue up to all faces, or a background that is not zero", None
     return f"tissue in {share:.0%} of its voxels, zeros around", None
 
