@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from degrading.descriptors import SPECTRAL
 from degrading.profile_reader import claims_too_much_blur, nearest_profile, read, strangeness
 from machine.progress import say
 from structure import structure_of
@@ -37,7 +38,9 @@ def estimates_of(volume, use):
     if descriptors is None or not (reader := use.stages[0].classes.reader).any():
         return Estimates(descriptors, trust)
     reading = read(reader, descriptors)
-    doubted = volume.blur is not None and claims_too_much_blur(reading, volume.blur)
+    # The reading of a volume that is too small for a spectrum is only the usual one.
+    doubted = (volume.blur is not None and bool(np.any(descriptors[SPECTRAL:]))
+               and claims_too_much_blur(reading, volume.blur))
     return Estimates(descriptors, trust, strangeness(reader, descriptors),
                      nearest_profile(reading), doubted)
 
