@@ -66,7 +66,7 @@ class Gram:
 
 # ------------------------------------------------------------------------------------------ samples
 
-def training_samples(volume, boundaries, method, name, buckets=None, wanted=None):
+def training_samples(volume, boundaries, method, name, buckets, wanted=None):
     """The training samples of a volume, sorted by bucket.
 
     Parameters
@@ -77,8 +77,8 @@ def training_samples(volume, boundaries, method, name, buckets=None, wanted=None
     method : Method
     name : str
         Name of the volume. The random choice of voxels depends on it and on the seed.
-    buckets : range, optional
-        Buckets to sum; by default all.
+    buckets : range
+        Buckets to sum.
     wanted : ndarray of bool, shape (all buckets,), optional
         True for the buckets whose samples are returned; they must be among `buckets`.
 
@@ -86,7 +86,6 @@ def training_samples(volume, boundaries, method, name, buckets=None, wanted=None
     -------
     TrainingSamples
     """
-    buckets = buckets or range(method.buckets)
     inside = interior_voxels(volume.hr != 0, method.margin)
     voxels = sample_voxels(inside, method.sample_rate, method.seed, f"{name} learn")
     bucket = buckets_of(features(volume.lr, voxels, method), boundaries, method)
@@ -119,30 +118,8 @@ def bucket_order(bucket, buckets):
 
 # --------------------------------------------------------------------------------------------- sums
 
-def accumulate(gram, volume, boundaries, method, name, advance=lambda samples: None):
-    """Add one volume's samples to the Gram matrices (section 3.3 of the paper).
-
-    Parameters
-    ----------
-    gram : Gram
-        Changed in place.
-    volume, boundaries, method, name
-        See `training_samples`.
-    advance : callable, optional
-        Called from time to time with the number of samples that were added.
-
-    Returns
-    -------
-    samples : int
-        Number of all samples that were added.
-    """
-    drawn = training_samples(volume, boundaries, method, name, gram.buckets)
-    sum_rows(gram, drawn.ends, drawn.fill, advance)
-    return drawn.voxels.size
-
-
 def sum_rows(gram, ends, fill, advance=lambda samples: None):
-    """Add the products of samples to the Gram matrices, in parallel over buckets.
+    """Add products of samples to the Gram matrices (section 3.3), in parallel over buckets.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import numpy as np
 from filter_constant import Method
 from get_lar import LRVolume
 from hashtable import Boundaries
-from matrix_compute import Gram, sorted_samples, sum_rows
+from matrix_compute import Gram, sorted_samples, sum_rows, training_samples
 
 # 36 buckets each, of 28 x 28 and of 126 x 126.
 SMALL = Method(filter_len=3, grad_len=3, q_angle_p=2, q_angle_t=2, sample_rate=1)
@@ -22,6 +22,12 @@ def add(gram, pair, voxels, bucket, method, advance=lambda samples: None):
     """Add [patch, target] of these voxels to the Gram matrices of their buckets."""
     drawn = sorted_samples(pair, voxels, bucket, len(gram.count), method)
     sum_rows(gram, drawn.ends, drawn.fill, advance)
+
+
+def accumulate(gram, volume, boundaries, method, name):
+    """Add one volume's samples to the Gram matrices."""
+    drawn = training_samples(volume, boundaries, method, name, gram.buckets)
+    sum_rows(gram, drawn.ends, drawn.fill)
 
 
 def symmetric(lower):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from gram_cases import BOUNDARIES, SMALL, random_case
+from gram_cases import BOUNDARIES, SMALL, accumulate, random_case
 
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels
-from matrix_compute import Gram, accumulate, apply_filters
+from matrix_compute import Gram, apply_filters
 from published.apply_filters import filter_voxels
 
 # ---- against the released code

@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from gram_cases import accumulate
 from synthetic import brain, save
 
 from filter_constant import Request
 from learning.steps import pairs_of
-from matrix_compute import Gram, accumulate, solve_groups
+from matrix_compute import Gram, solve_groups
 from structure import structure_of
 
 distributed = pytest.importorskip("distributed", reason="needs requirements-cluster.txt")

@@ -7,6 +7,7 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+from gram_cases import accumulate
 from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
 from synthetic import one_stage
@@ -17,7 +18,7 @@ from disk.filters import save_filters
 from filter_constant import Method, Request
 from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
-from matrix_compute import Gram, accumulate, solve
+from matrix_compute import Gram, solve
 from nifti.geometry import finer_header, voxel_sizes_in_mm
 from restoring.steps import upscale
 

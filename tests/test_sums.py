@@ -5,14 +5,14 @@ from dataclasses import replace
 import naive
 import numpy as np
 import pytest
-from gram_cases import BOUNDARIES, SMALL, add, pair_of, random_case, symmetric
+from gram_cases import BOUNDARIES, SMALL, accumulate, add, pair_of, random_case, symmetric
 
 import matrix_compute
 from filter_constant import Method
 from get_lar import make_pair
 from hashtable import interior_voxels
 from machine import threads
-from matrix_compute import BLOCK, Gram, accumulate, solve, unpacked
+from matrix_compute import BLOCK, Gram, solve, unpacked
 from published.patches import patch_lines
 
 # ---- against the released code
