@@ -1,7 +1,6 @@
 """Thickness and spacing of a volume's slices, from its BIDS sidecar."""
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -10,35 +9,6 @@ from machine.errors import complain
 from nifti.geometry import MM
 
 TOUCHING = 0.02  # share of the spacing; slices with a smaller gap or overlap count as touching
-
-
-class Slices(NamedTuple):
-    """Thickness and spacing of a volume's slices in mm; None if unknown."""
-
-    thickness: float | None
-    spacing: float | None  # distance between the centres of neighbouring slices
-
-
-def slices_beside(path):
-    """Thickness and spacing of slices, from the JSON sidecar of a volume.
-
-    Parameters
-    ----------
-    path : path-like
-        Path of the volume.
-
-    Returns
-    -------
-    Slices
-        Missing values are None, also if the sidecar is missing or cannot be read.
-
-    Examples
-    --------
-    >>> slices_beside("no_such_scan.nii.gz")
-    Slices(thickness=None, spacing=None)
-    """
-    held = sidecar_beside(path)
-    return Slices(*(_length(held.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices")))
 
 
 def filled_up(path, sizes):
@@ -97,11 +67,13 @@ def slices_in_words(path, sizes, unit="mm"):
     str
         Empty if the thickness is unknown, or the slices touch or overlap.
     """
-    beside = Slices(*(said and said / MM[unit] for said in slices_beside(path)))
+    held = sidecar_beside(path)
+    thickness, said = (length and length / MM[unit] for length in (
+        _length(held.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices")))
     axis = int(np.argmax(sizes))
-    spacing, thickness = sizes[axis], beside.thickness
-    if beside.spacing and abs(beside.spacing - spacing) > TOUCHING * spacing:
-        complain("test", f"{path}: its sidecar says that slices lie {beside.spacing:.4g} {unit} "
+    spacing = sizes[axis]
+    if said and abs(said - spacing) > TOUCHING * spacing:
+        complain("test", f"{path}: its sidecar says that slices lie {said:.4g} {unit} "
                  f"apart, its header says {spacing:.4g} {unit}; the header is used; correct the "
                  "one that is wrong")
     if not thickness or abs(thickness - spacing) <= TOUCHING * spacing:

@@ -9,7 +9,7 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from nifti.slices import Slices, slices_beside, slices_in_words
+from nifti.slices import slices_in_words
 from options.command_line import command_line
 from restoring.planning import warn_of_axis
 from restoring.spacing import Route, describe, nearest, onto_sizes, route_to
@@ -175,12 +175,14 @@ def test_gaps_overlaps_and_contradictions_are_said(keeping, capsys):
         assert "slices of 4 mm along axis 2: 4 times finer" in said.out
 
 
-def test_a_sidecar_that_is_none_says_nothing(tmp_path):
+def test_a_sidecar_that_is_none_says_nothing(tmp_path, capsys):
     path = tmp_path / "scan.nii.gz"
-    texts = (f'{{"SliceThickness": {value}}}' for value in ("true", -1, 0, "NaN", "Infinity"))
+    texts = (f'{{"{name}": {value}}}' for name in ("SliceThickness", "SpacingBetweenSlices")
+             for value in ("true", -1, 0, "NaN", "Infinity"))
     for text in ("{", "[1]", "{}", *texts):
         (tmp_path / "scan.json").write_text(text)
-        assert slices_beside(path) == Slices(None, None)
+        assert slices_in_words(path, np.array([1, 1, 4])) == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_a_factor_along_another_axis_than_the_thick_one_is_warned_of(keeping, capsys):
