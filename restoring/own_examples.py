@@ -79,17 +79,6 @@ class Scan(NamedTuple):
         side = self.unit.shape[axis]
         return side if self.shrink[axis] < SAME else round(side / self.shrink[axis])
 
-    def twins(self, blur):
-        """The scan with noise added, and with noise subtracted: the two have independent noise.
-
-        Parameters
-        ----------
-        blur : ndarray, shape (n, side)
-            Blur matrix for the first of the two volumes. The added noise is scaled so that, after
-            this blur, the volume is as noisy as the scan.
-        """
-        return twins(self.unit, self.noise, kept_noise([blur]))
-
 
 def profile_of_slices(scan):
     """Estimate the slice profile that makes an in-plane axis look like the thick axis.
@@ -112,7 +101,8 @@ def profile_of_slices(scan):
         seen = _along(scan.unit > 0, _blur(fine, scan.factor, "box"), axis) >= 0.5
         for profile in PROFILES:
             blur = _blur(fine, scan.factor, profile)
-            blurred = np.maximum(_along(scan.twins(blur)[0], blur, axis), 0) * seen
+            noisy, _ = twins(scan.unit, scan.noise, kept_noise([blur]))
+            blurred = np.maximum(_along(noisy, blur, axis), 0) * seen
             found, across = (differences_along(blurred, a) for a in (axis, scan.thick))
             if found is None or across is None:
                 return "box"
@@ -138,7 +128,8 @@ def own_example(scan, axis, profile, method):
         example holds no brain.
     """
     fine = scan.resizing(axis)
-    noisy, original = scan.twins(_blur(fine, scan.factor, profile))
+    kept = kept_noise([_blur(fine, scan.factor, profile)])
+    noisy, original = twins(scan.unit, scan.noise, kept)
     other = 3 - axis - scan.thick
     planes = _middle(scan.unit, other, len(fine) * scan.unit.shape[scan.thick] * scan.factor)
 
