@@ -3,7 +3,7 @@
 In training and evaluation, a high-resolution (HR) volume is degraded and interpolated back to its
 own grid (`make_pair`). In upscaling, the scan is LR (`make_fine`). All later steps are the same.
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -305,25 +305,19 @@ def in_units(low, scale, inside=None):
     return (clipped if inside is None else clipped * inside) / np.float32(scale)
 
 
-def best_spline(volume, order=5):
+def best_spline(volume):
     """The alternative without filters: the spline through the LR volume, 0 where HR is 0.
 
     Parameters
     ----------
     volume : LRVolume
         LR volume with its original.
-    order : int, optional
 
     Returns
     -------
     ndarray of float32, shape of the box, in [0, 1]
     """
-    spline = volume.operator.spline(volume.low, order)
+    spline = volume.operator.spline(volume.low)
     spline = np.clip(spline[volume.box] / np.float32(volume.scale), 0, 1)
     spline[volume.hr == 0] = 0
     return spline
-
-
-def with_sharp_original(volume, sharpen):
-    """The volume after its original was sharpened by the function `sharpen`, for --sharpen."""
-    return replace(volume, hr=sharpen(volume.hr))

@@ -72,13 +72,12 @@ def about_sums(learned, request):
 
 
 def place_of(request):
-    """A context with the object that samples and sums volumes: in this process or on a cluster."""
+    """A context with the cluster that samples and sums volumes, or None for this process."""
     # Imported here, as above; Dask is optional.
     from engine import demanding_dask
-    from learning.steps import Here
 
     if not request.scheduler:
-        return nullcontext(Here())
+        return nullcontext()
     with demanding_dask():
         from cluster.training import on_cluster
     return on_cluster(request)

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from disk.files import file_digest, make_folder, read_json, remove_unfinished, stem, write_json
-from disk.filters import settings_path
 from disk.locks import holds_lock, only_one_in
 from machine.errors import CannotWrite, UserError
 from machine.sources import all_sources, digest_of
@@ -29,7 +28,7 @@ NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
 # ------------------------------------------------------------------------------------- whose folder
 
 @contextlib.contextmanager
-def run_folder(request, volumes, filters=None):
+def run_folder(request, volumes, filters):
     """A context that gives the folder for results: that of --output, or one named after the hour.
 
     If another run made the folder of this hour, a new folder with a number is made (``112522-2``,
@@ -41,8 +40,8 @@ def run_folder(request, volumes, filters=None):
     request : Request
     volumes : list of Path
         Volumes to restore.
-    filters : dict, optional
-        SHA-256 of the files of filters, by file name; by default of those in --arrays_dir.
+    filters : dict
+        SHA-256 of the files of filters, by file name.
 
     Yields
     ------
@@ -89,12 +88,10 @@ def names_beside(target):
             "metrics.csv"]
 
 
-def _about(request, volumes, filters=None):
+def _about(request, volumes, filters):
     """The properties by which a run is recognised, in the data types of JSON."""
     decides = {name: value for name, value in request.as_dict().items()
                if name not in NOT_OF_RESULTS}
-    if filters is None:
-        filters = read_json(settings_path(request.arrays_dir, request.method.factor))["sha256"]
     about = {"settings": decides, "filters": filters, "program": digest_of(all_sources()),
              "volumes": [os.path.abspath(path) for path in volumes]}
     return json.loads(json.dumps(about))

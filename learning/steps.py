@@ -5,6 +5,7 @@ are kept on disk, so that a training that was stopped or killed can continue.
 """
 import hashlib
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import chain, takewhile
 from pathlib import Path
@@ -16,7 +17,7 @@ from disk.files import write_whole
 from disk.interrupt import Stop
 from engine import choose_engine
 from filter_func import sharpen
-from get_lar import make_pair, with_sharp_original
+from get_lar import make_pair
 from learning.acquisitions import sampled_volumes
 from learning.checkpoint import Checkpoint, Sums, buckets_per_file
 from learning.ledger import fingerprint
@@ -204,7 +205,7 @@ def pairs_of(path, request):
             complain("train", f"{path}: {said}")
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
-    yield name, with_sharp_original(pair, sharpen) if request.method.sharpen else pair
+    yield name, replace(pair, hr=sharpen(pair.hr)) if request.method.sharpen else pair
 
 
 # ------------------------------------------------------------------------------------ sums, filters

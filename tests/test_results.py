@@ -155,7 +155,8 @@ def test_an_interrupted_run_with_other_filters_is_another(folder):
     for weight in (1, 1, 2):
         h = np.full((method.buckets, method.taps), weight, np.float32)
         save_filters(one_stage(h, limits), request, [])
-        with pytest.raises(KeyboardInterrupt), run_folder(request, []) as place:
+        digests = load_filters(request).digests
+        with pytest.raises(KeyboardInterrupt), run_folder(request, [], digests) as place:
             (place / "x").write_text("")
             places.append(place.name)
             raise KeyboardInterrupt
