@@ -284,19 +284,29 @@ def power_along(volume, line):
     ndarray of float64, shape (line // 2 + 1,)
         Power from frequency zero to the highest frequency.
     """
-    if volume.shape[2] < line:
+    lines = _lines_inside(volume, line, LINE_STEP, LEAST_LINES, LINES)
+    if lines is None:
         return None
-    inside = np.cumsum(np.pad(volume > 0, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.int32)
-    whole = (inside[..., line:] - inside[..., :-line] == line)[..., ::LINE_STEP]
-    places = np.flatnonzero(whole)
-    if places.size < LEAST_LINES:
-        return None
-    places = places[::max(places.size // LINES, 1)]
-    windows = np.lib.stride_tricks.sliding_window_view(volume, line, axis=2)[..., ::LINE_STEP, :]
-    lines = windows[np.unravel_index(places, windows.shape[:3])]
     taper = np.hanning(line + 2)[1:-1].astype(np.float32)
     lines = (lines - lines.mean(1, keepdims=True)) * taper
     return np.square(np.abs(np.fft.rfft(lines, axis=1))).mean(0) / np.square(taper).sum()
+
+
+def _lines_inside(volume, length, step, least, most):
+    """Lines of voxels within the brain, along the last axis: ndarray, shape (lines, length).
+
+    A line may begin at each `step`-th voxel. If there are many, about `most` of them are taken, at
+    even distances; if there are fewer than `least`, the result is None.
+    """
+    if volume.shape[2] < length:
+        return None
+    inside = np.cumsum(np.pad(volume > 0, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.int32)
+    places = np.flatnonzero((inside[..., length:] - inside[..., :-length] == length)[..., ::step])
+    if places.size < least:
+        return None
+    places = places[::max(places.size // most, 1)]
+    windows = np.lib.stride_tricks.sliding_window_view(volume, length, axis=2)[..., ::step, :]
+    return windows[np.unravel_index(places, windows.shape[:3])]
 
 
 def _three_taps(volume, weights, axis):
@@ -310,16 +320,10 @@ def _three_taps(volume, weights, axis):
 
 def _along(volume):
     """Energies of differences along the last axis, and rise of strong edges; None if too short."""
-    length = 2 * REACH + 1
-    if volume.shape[2] < length:
+    lines = _lines_inside(volume, 2 * REACH + 1, 1, 1, WINDOWS)
+    if lines is None:
         return None
-    inside = np.cumsum(np.pad(volume > 0, ((0, 0), (0, 0), (1, 0))), axis=2, dtype=np.int32)
-    places = np.flatnonzero(inside[..., length:] - inside[..., :-length] == length)
-    if not places.size:
-        return None
-    places = places[::max(places.size // WINDOWS, 1)]
-    windows = np.lib.stride_tricks.sliding_window_view(volume, length, axis=2)
-    x = windows[np.unravel_index(places, windows.shape[:3])].astype(np.float64).T  # (9, n)
+    x = lines.astype(np.float64).T  # (9, n)
     if not np.ptp(x, axis=0).any():
         return None
     lag_2, lag_4 = (np.mean(np.square(x[REACH + k] - x[REACH - k])) for k in (1, 2))
