@@ -67,11 +67,12 @@ class Degradation:
 
     least_side = 1  # smallest side of the fine volume, in voxels
     masked = True  # True if training and evaluation use the brain outline of HR
+    own_grid = None  # the value of `grid` if the degradation sets it, not the method
 
     def __init__(self, shape, method):
         self.shape, self.factor, self.method = tuple(shape), method.factor, method
         self.low_shape = tuple(side // f for side, f in zip(shape, method.factor, strict=True))
-        self.grid = method.grid
+        self.grid = self.own_grid or method.grid
 
     # ---- from fine to low
 
@@ -187,9 +188,7 @@ class SplineZoom(Degradation):
 class BlockMean(Degradation):
     """The mean of each block of voxels, as in thick slices with a box profile."""
 
-    def __init__(self, shape, method):
-        super().__init__(shape, method)
-        self.grid = "edges"
+    own_grid = "edges"
 
     def matrix(self, axis):
         factor = self.factor[axis]
@@ -209,13 +208,13 @@ class TruncatedSpectrum(Degradation):
 
     least_side = 6
     masked = False  # as in the paper for k-space volumes
+    own_grid = "first"
 
     def __init__(self, shape, method):
         super().__init__(shape, method)
         self.kept = [kspace_kept(side, factor, method.kspace_keep)
                      for side, factor in zip(shape, self.factor, strict=True)]
         self.low_shape = tuple(stop - start for start, stop in self.kept)
-        self.grid = "first"
 
     def matrix(self, axis):
         side, (start, stop) = self.shape[axis], self.kept[axis]
@@ -277,10 +276,10 @@ class SliceProfile(Degradation):
     """
 
     masked = False
+    own_grid = "edges"
 
     def __init__(self, shape, method, profiles=None):
         super().__init__(shape, method)
-        self.grid = "edges"
         self.profiles = profiles or 3 * method.profile[:1]
 
     def matrix(self, axis):

@@ -12,7 +12,7 @@ import numpy as np
 
 from degrading.acquisition import make_low, original_of
 from degrading.banded import apply_operators, banded
-from degrading.degradation import degradation_of
+from degrading.degradation import SliceProfile
 from degrading.profile_reader import blur_of
 from degrading.slice_profile import PROFILES, Profile
 from degrading.spline import zoom_matrix
@@ -142,8 +142,7 @@ def _sampled_volume(hr, method, random, first, last):
     begin, end = max(first - AROUND, 0) // step * step, -(-(last + AROUND) // step) * step
     hr, first, last = hr[begin:end], first - begin, last - begin
     hr = with_original_noise(with_sharpness(hr, acquisition), acquisition.original_noise, random)
-    operator = degradation_of(hr.shape, method)
-    operator.profiles = acquisition.profiles
+    operator = SliceProfile(hr.shape, method, acquisition.profiles)
     low = make_low(hr, operator, acquisition.sigma, random)
     scale = bright_level_of_scan(low)
     if not scale > 0:

@@ -14,7 +14,7 @@ import numpy as np
 from skimage.restoration import denoise_nl_means
 
 from degrading.acquisition import make_low, original_of
-from degrading.degradation import degradation_of
+from degrading.degradation import SliceProfile
 from degrading.descriptors import NOISE, head_in_zeros
 from disk.files import make_folder, read_json, write_json
 from disk.metrics import write_metrics
@@ -77,8 +77,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     """
     stages, method = filters.stages, filters.method
     hr = original_of(image, method.factor)
-    operator = degradation_of(hr.shape, method)
-    operator.profiles = 3 * (profile,)
+    operator = SliceProfile(hr.shape, method, 3 * (profile,))
     low = make_low(hr, operator, noise / 100, random_of(0, f"{name} {profile} {noise}"))
     if not low.any():
         raise ValueError("when it is degraded, no voxel above zero is left; take another volume, "

@@ -16,7 +16,7 @@ import numpy as np
 
 from degrading.acquisition import outline_of
 from degrading.banded import apply_operators, banded
-from degrading.degradation import degradation_of
+from degrading.degradation import SliceProfile
 from degrading.descriptors import NOISE, descriptors_of, differences_along
 from degrading.profile_reader import blur_of, likely_profiles, read
 from degrading.slice_profile import PROFILES, profile_matrix
@@ -220,8 +220,7 @@ def kept_noise(blurs):
 
 def _example(noisy, original, brain, profiles, method, descriptors, wanted=True):
     """An LR volume made from `noisy`, to learn from its `wanted` voxels; None if there are none."""
-    operator = degradation_of(original.shape, method)
-    operator.profiles = profiles
+    operator = SliceProfile(original.shape, method, profiles)
     low = np.maximum(operator.forward(noisy), 0) * outline_of(brain, method.factor)
     mask = operator.spline((low > 0).astype(np.float32), 1) >= RIM
     learned = mask & wanted
