@@ -51,7 +51,7 @@ def read_brain(path, pattern):
     Returns
     -------
     volume : volumes.Volume
-    mask : Path or None
+    mask : Mask or None
 
     Raises
     ------
@@ -59,10 +59,7 @@ def read_brain(path, pattern):
         See `mask_for` and `volumes.read_volume`.
     """
     mask = mask_for(path, pattern)
-    if mask is None:
-        return read_volume(path), None
-    volume = read_volume(path, mask.inside)
-    return volume._replace(mask_digest=mask.digest), mask.path
+    return read_volume(path, mask and mask.inside), mask
 
 
 def mask_for(path, pattern, opened=None):

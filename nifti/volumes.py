@@ -26,7 +26,6 @@ class Volume(NamedTuple):
     data: np.ndarray  # (X, Y, Z) or (X, Y, Z, T) float32
     image: nib.Nifti1Image  # source image, with header and position in space
     shifts: tuple = (None,)  # of `Shift`, for each volume; None if (almost) no voxel is below zero
-    mask_digest: str = ""  # SHA-256 of the mask; empty without a mask
 
     @property
     def shift(self):

@@ -150,8 +150,8 @@ def evaluate_file(path, filters, request, engine):
     """
     seal = Seal(path)
     (volume, mask), name = read_brain(path, request.mask), relative_name(path, request.test_dir)
-    origin = origin_of(path, seal.digest(), mask, volume.mask_digest)
-    masked = {"mask": mask.name} if mask else {}
+    origin = origin_of(path, seal.digest(), mask)
+    masked = {"mask": mask.path.name} if mask else {}
     try:
         rows = evaluate_volume(volume.data, voxel_sizes_in_mm(volume.image), filters, request,
                                name, engine)

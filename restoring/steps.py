@@ -228,7 +228,7 @@ def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):
     return whole
 
 
-def origin_of(path, digest, mask=None, mask_digest=""):
+def origin_of(path, digest, mask=None):
     """The input files of a result and their digests, for its record.
 
     Parameters
@@ -236,14 +236,13 @@ def origin_of(path, digest, mask=None, mask_digest=""):
     path : path-like
     digest : str
         SHA-256 of the file when it was read.
-    mask, mask_digest : optional
-        Path and SHA-256 of the mask of the volume.
+    mask : nifti.masks.Mask, optional
 
     Returns
     -------
     dict of str to str
     """
-    masked = {"mask": str(mask), "mask_sha256": mask_digest} if mask else {}
+    masked = {"mask": str(mask.path), "mask_sha256": mask.digest} if mask else {}
     return {"input": str(path), "input_sha256": digest} | masked
 
 
@@ -272,7 +271,7 @@ def restore_file(path, target, filters, request, engine, files=None):
     with watch("read"):
         seal = Seal(path)
         volume, mask = read_brain(path, request.mask)
-        origin = origin_of(path, seal.digest(), mask, volume.mask_digest)
+        origin = origin_of(path, seal.digest(), mask)
     try:
         with watch("degrade and interpolate"):
             data = volume.data.transpose(axes)
@@ -292,12 +291,12 @@ def restore_file(path, target, filters, request, engine, files=None):
             whole = volume.shift.undo(whole, data == 0)
         write_volume(target, whole.transpose(back), volume.image, None, request.dtype, files)
     affine = volume.image.affine
-    del volume, data, whole  # frees three volumes before the figures are computed
+    masked = {"mask": mask.path.name} if mask else {}
+    del volume, mask, data, whole  # frees these volumes before the figures are computed
     with watch("figures"):
         spline, brain = best_spline(pair), brain_mask(pair)
         images = {"lr": pair.lr, "spline5": spline, "sr": sr}
-        row = metrics_row(path.name, brain.sum(), figures_of(pair.hr, images, brain))
-        row |= {"mask": mask.name} if mask else {}
+        row = metrics_row(path.name, brain.sum(), figures_of(pair.hr, images, brain)) | masked
     images = {"HR": pair.hr, "Spline": spline, "Restored": sr}
     images = {name: image.transpose(back) for name, image in images.items()}
     return Restored(row, images, affine, watch, filters.asked, [filters], origin)

@@ -64,7 +64,7 @@ def upscale_file(path, target, store, engine, files=None):
     with watch("read"):
         mask = mask_for(path, request.mask, opened)
         volume = read()
-        origin = origin_of(path, seal.digest(), mask and mask.path, mask and mask.digest)
+        origin = origin_of(path, seal.digest(), mask)
     with watch("interpolate"):
         scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), route, uses,
                      np.eye(4), request.known_profile)

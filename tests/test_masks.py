@@ -125,7 +125,7 @@ def pair(folder, mask=INSIDE, volume=HEAD, affine=None, **header):
 def test_what_lies_outside_the_mask_becomes_zero(tmp_path, mask):
     path = pair(tmp_path, mask)
     volume, found = read_brain(path, "auto")
-    assert found == tmp_path / "v_mask.nii.gz"
+    assert found.path == tmp_path / "v_mask.nii.gz"
     np.testing.assert_array_equal(volume.data, CUT)
     volume, found = read_brain(path, "")
     assert found is None
