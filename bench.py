@@ -89,7 +89,7 @@ def volume_to_measure(path):
 
     if not path:
         try:
-            path = find_volumes(Request.test_dir)[0]
+            path = find_volumes(Request.test_dir)[0][0]
         except UserError:
             return made_up_brain(), "synthetic, 181 x 217 x 181 voxels"
     data = read_volume(path).data

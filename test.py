@@ -33,7 +33,7 @@ def main(request):
     # Imported here: numba and nibabel take a second to load; --help and wrong options need neither.
     from disk.filters import about_filters
     from disk.results import run_folder
-    from nifti.masks import masks_among, masks_in_words
+    from nifti.masks import masks_in_words
     from nifti.study import find_volumes
     from restoring.steps import FilterStore
 
@@ -43,9 +43,8 @@ def main(request):
         request = request.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
     store = FilterStore(request)
     filters = store.first()
-    volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
-                           request.result_dir, request.mask)
-    masks = masks_among(volumes, request.mask)
+    volumes, masks = find_volumes(request.test_dir, None, request.include, request.exclude,
+                                  request.result_dir, request.mask)
     if request.mask:
         print(masks_in_words(masks, volumes, request.mask))
     found = replace(request, method=filters.asked, arrays_dir=filters.folder)
@@ -70,8 +69,8 @@ def look_at(request):
 
     # The description names the filters that upscaling would use.
     store, failed = FilterStore(replace(request, upscale=True)), 0
-    volumes = find_volumes(request.test_dir, None, request.include, request.exclude,
-                           request.result_dir, request.mask)
+    volumes, _ = find_volumes(request.test_dir, None, request.include, request.exclude,
+                              request.result_dir, request.mask)
     for path, looked in in_turn(partial(look, store=store), volumes):
         try:
             lines = looked()

@@ -29,20 +29,19 @@ def main(request):
     from disk.filters import save_filters
     from disk.interrupt import only_training, stopped
     from learning.steps import learn_stages, write_pictures
-    from nifti.masks import masks_among, masks_in_words
+    from nifti.masks import masks_in_words
     from nifti.study import find_volumes
     from structure import structure_of
 
     started = time.perf_counter()
     if request.scheduler:
         request = request.with_whole_paths("train_dir")
-    volumes = find_volumes(request.train_dir, request.method.train_file_max, request.include,
-                           request.exclude, mask=request.mask)
+    volumes, masks = find_volumes(request.train_dir, request.method.train_file_max,
+                                  request.include, request.exclude, mask=request.mask)
     plural = "s" if len(volumes) > 1 else ""
     print(f"Learning x{request.method.tag} filters from {len(volumes)} volume{plural} in "
           f"{request.train_dir}", flush=True)
     if request.mask:
-        masks = masks_among(volumes, request.mask)
         print(masks_in_words(masks, volumes, request.mask), flush=True)
     with only_training(request.arrays_dir), place_of(request) as place:
         learned = learn_stages(volumes, request, place)

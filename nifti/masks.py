@@ -185,11 +185,11 @@ def masks_among(volumes, pattern):
 
     Returns
     -------
-    list of Path
-        In the order of the volumes.
+    dict of Path to Path
+        The mask of each volume, in the order of the volumes.
     """
-    found = (_found(path, pattern) for path in volumes) if pattern else ()
-    return [masks[0] for masks in found if len(masks) == 1]
+    found = {path: _found(path, pattern) for path in volumes} if pattern else {}
+    return {path: masks[0] for path, masks in found.items() if len(masks) == 1}
 
 
 def masks_in_words(masks, volumes, pattern):

@@ -28,7 +28,7 @@ BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are n
 
 
 def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mask=""):
-    """The NIfTI volumes in a folder and in its subfolders, sorted by name.
+    """The NIfTI volumes in a folder and in its subfolders, sorted by name, and their masks.
 
     Links to folders are followed. Hidden files and folders are left out. Results of earlier runs,
     masks and label maps are also left out, and counted on standard error. In a BIDS dataset, only
@@ -51,7 +51,9 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
 
     Returns
     -------
-    list of Path
+    volumes : list of Path
+    masks : list of Path
+        The masks of those volumes that have exactly one.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
             say(f"{folder}: looks like a mask or label map; it is used as a scan, and the result "
                 "holds no labels", "stderr")
-        return [folder]
+        return [folder], list(masks_among([folder], mask).values())
     if not folder.is_dir():
         raise _not_there(folder)
     found, rules = [], _Rules(folder, include, exclude)
@@ -77,11 +79,12 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
                 path = Path(here, name)
                 if rules.takes(path, dataset):
                     found.append(path)
-    masks = {os.path.abspath(path) for path in masks_among(found, mask)}
+    masks = masks_among(found, mask)
+    left_out = set(map(os.path.abspath, masks.values()))
     for path in sorted(found):
-        if os.path.abspath(path) in masks:
+        if os.path.abspath(path) in left_out:
             rules.leave(rules.masks, path)
-    found = [path for path in sorted(found) if os.path.abspath(path) not in masks]
+    found = [path for path in sorted(found) if os.path.abspath(path) not in left_out]
     for remark in rules.remarks():
         say(remark, "stderr")
     if not found:
@@ -92,7 +95,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         if any(map(is_dicom, islice(_files_below(folder), DICOM_LOOKED_AT))):
             remedy = f"it holds DICOM files: convert them with {DICOM_REMEDY.format(folder)}"
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; {remedy}")
-    return found[:at_most]
+    found = found[:at_most]
+    return found, [masks[path] for path in found if path in masks]
 
 
 def _not_there(path):

@@ -183,13 +183,15 @@ def test_masks_are_no_volumes_and_their_number_is_said(tmp_path, capsys):
         write_nifti(tmp_path / f"{name}.nii", HEAD)
     for name in ("a", "b"):  # of more values than a label map
         write_nifti(tmp_path / "soft" / f"{name}.nii", INSIDE * HEAD / 1000)
-    assert len(find_volumes(tmp_path)) == 5
+    assert len(find_volumes(tmp_path)[0]) == 5
     pattern = "soft/{name}.nii"
-    volumes = find_volumes(tmp_path, mask=pattern)
+    volumes, masks = find_volumes(tmp_path, mask=pattern)
     assert [path.name for path in volumes] == ["a.nii", "b.nii", "c.nii"]
-    assert find_volumes(tmp_path, 2, mask=pattern) == volumes[:2]
+    assert find_volumes(tmp_path, 2, mask=pattern) == (volumes[:2], masks)
+    assert find_volumes(tmp_path, 1, mask=pattern)[1] == masks[:1]
+    assert find_volumes(tmp_path / "b.nii", mask=pattern) == (volumes[1:2], masks[1:])
     assert "2 masks such as soft/a.nii of --mask left out" in capsys.readouterr().err
-    masks = masks_among(volumes, pattern)
+    assert masks == list(masks_among(volumes, pattern).values())
     assert masks_in_words(masks, volumes, pattern) == f"Masks ({pattern}): found for 2 of 3"
 
 

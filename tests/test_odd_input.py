@@ -184,7 +184,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "linked").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "back").symlink_to(tmp_path / "train")
-    found = find_volumes(tmp_path / "train")
+    found, _ = find_volumes(tmp_path / "train")
     assert [relative_name(path, tmp_path / "train") for path in found] == ["linked/v.nii"]
 
 

@@ -27,7 +27,7 @@ def tree(folder, *names, data=None):
 
 def names_of(folder, *arguments, **options):
     return [path.relative_to(folder).as_posix()
-            for path in find_volumes(folder, *arguments, **options)]
+            for path in find_volumes(folder, *arguments, **options)[0]]
 
 
 def labels(count=5, dtype=np.int16):
@@ -173,14 +173,14 @@ def test_label_maps_are_left_out_by_their_values(tmp_path, capsys, dtype, name):
     tree(tmp_path, name, data=labels(LABEL_VALUES + 1, dtype))
     assert names_of(tmp_path) == ["scan.nii", name]
     capsys.readouterr()
-    assert find_volumes(tmp_path / name) == [tmp_path / name]
+    assert find_volumes(tmp_path / name) == ([tmp_path / name], [])
     assert capsys.readouterr().err == ""
 
 
 def test_a_label_map_that_is_given_itself_is_taken_with_a_warning(tmp_path, capsys):
     for name, data in (("x.nii", labels()), ("S_MASK.nii", brain(0, SHAPE))):
         path = write_nifti(tmp_path / name, data)
-        assert find_volumes(path) == [path]
+        assert find_volumes(path) == ([path], [])
         line, = capsys.readouterr().err.splitlines()
         assert str(path) in line and "label map" in line
 

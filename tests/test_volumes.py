@@ -44,10 +44,10 @@ def test_volumes_are_found_below_a_folder_in_the_order_of_their_names(tmp_path):
                  "d.nii.gz.part"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path)]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path)[0]]
     assert names == ["a.nii", "b.nii.gz", "sub/c.nii.gz"]
-    assert [path.name for path in find_volumes(tmp_path, 2)] == ["a.nii", "b.nii.gz"]
-    assert len(find_volumes(tmp_path, 9)) == 3
+    assert [path.name for path in find_volumes(tmp_path, 2)[0]] == ["a.nii", "b.nii.gz"]
+    assert len(find_volumes(tmp_path, 9)[0]) == 3
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
