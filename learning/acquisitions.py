@@ -13,7 +13,7 @@ import numpy as np
 from degrading.acquisition import make_low, original_of
 from degrading.banded import apply_operators, banded
 from degrading.degradation import SliceProfile
-from degrading.profile_reader import blur_of
+from degrading.profile_reader import BEFORE, blur_of
 from degrading.slice_profile import PROFILES, Profile
 from degrading.spline import zoom_matrix
 from get_lar import RIM, LRVolume
@@ -28,7 +28,7 @@ FAINTEST = 1e-3  # lowest value of brain after sharpening or noise; the brightes
 # Relative frequency of each profile in acquisitions whose profile is not given to the filters.
 # Profiles with little blur are drawn more often than they occur in practice, and the Hamming window
 # is never drawn, because an overestimated blur does most harm.
-SHARES = {"box": 1.0, "gap": 1.0, "gauss": 0.8, "sharp": 1.0, "kspace": 2.5, "hamming": 0.0}
+SHARES = dict.fromkeys(PROFILES, 1.0) | BEFORE | {"gauss": 0.8}
 EXACT, WIDER = 0.5, 0.15  # share of profiles of exact width; largest relative change of others
 READING_ERROR = (0.08, 0.1)  # standard deviations of random errors of estimated transfer values
 MIXED = 0.15  # share of acquisitions in which the profile of one axis is drawn separately
