@@ -22,9 +22,10 @@ from degrading.degradation import degradation_of  # noqa: E402
 from disk.files import write_whole  # noqa: E402
 from disk.filters import PRETRAINED, PRETRAINED_SCAN, load_filters  # noqa: E402
 from filter_constant import Request  # noqa: E402
+from get_lar import make_fine  # noqa: E402
 from nifti.volumes import read_volume  # noqa: E402
 from report.pictures import canonical, plane, png  # noqa: E402
-from restoring.steps import upscale  # noqa: E402
+from restoring.steps import restore  # noqa: E402
 from util import clip_bright, decibel, mod_crop  # noqa: E402
 
 NOISE = 0.03  # standard deviation of the noise, as a share of the 99.9 % quantile
@@ -48,7 +49,7 @@ def main():
     images = {
         "original": hr,
         "quintic spline": operator.spline(low),
-        **{f"--preset {name}": upscale(low, *found[:2]) for name, found in filters.items()},
+        **{f"--preset {name}": upscaled(low, *found[:2]) for name, found in filters.items()},
     }
     images = {name: np.clip(image, 0, 1) for name, image in images.items()}
     errors = [decibel(np.mean(np.square(image - hr)[hr > 0])) for image in images.values()]
@@ -83,6 +84,12 @@ def main():
                 title = f"{name}\n{errors[n]:.2f} dB" if n else name
                 axes.set_title(title, color="white", fontsize=9, pad=3)
     write_whole(ROOT / "docs" / "scan.png", png(figure))
+
+
+def upscaled(low, stages, method):
+    """The scan on the fine grid, restored by these filters."""
+    fine = make_fine(low, method)
+    return fine.whole(restore(fine, stages, method))
 
 
 if __name__ == "__main__":

@@ -21,15 +21,14 @@ from disk.seal import Seal
 from engine import CPU
 from filter_constant import Method
 from filter_func import census_blend
-from get_lar import best_spline, make_fine, make_pair
-from intensities import shift_of
+from get_lar import best_spline, make_pair
 from machine.errors import UserError, complain
 from machine.progress import Stopwatch
 from nifti.masks import read_brain
 from nifti.volumes import write_volume
 from restoring.figures import brain_mask, figures_of
 from structure import structure_of
-from util import clipping_in_words, without_nonsense
+from util import clipping_in_words
 
 
 class Restored(NamedTuple):
@@ -147,47 +146,6 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
     blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
                            blend_threshold)
     return blended[tuple(slice(around, around + side) for side in sr.shape)]
-
-
-def upscale(low, stages, method, engine=None, inside=None):
-    """Upscale a scan (low-resolution volume) by filters for one factor.
-
-    Parameters
-    ----------
-    low : ndarray of float32, shape (x, y, z)
-        The background is 0. A scan with many voxels below zero is shifted, see `intensities`.
-    stages : list of Stage
-    method : Method
-        Method of the filters.
-    engine : engine.CPU or its like, optional
-    inside : ndarray of bool, shape (x, y, z), optional
-        The brain of a whole head, see `get_lar.make_fine`.
-
-    Returns
-    -------
-    fine : ndarray of float32, shape (factor[0] * x, factor[1] * y, factor[2] * z)
-        In the intensity units of `low`; `Degradation.fine_to_low` gives its voxels' positions.
-
-    Examples
-    --------
-    >>> from disk.filters import PRETRAINED, load_filters
-    >>> from filter_constant import Request
-    >>> stages, method, *_ = load_filters(Request.of(factor=(1, 1, 4), arrays_dir=str(PRETRAINED)))
-    >>> upscale(np.random.default_rng(0).random((12, 12, 6), np.float32), stages, method).shape
-    (12, 12, 24)
-    """
-    outside = ~np.isfinite(low)
-    low, outside = without_nonsense(low), outside if outside.any() else None
-    shift = shift_of(low, outside)
-    if not shift:
-        fine = make_fine(low, method, inside)
-        return fine.whole(restore(fine, stages, method, engine))
-    work = shift.work(low, outside)
-    if outside is not None:
-        low[outside] = shift.background
-    fine = make_fine(work, method, inside)
-    whole = fine.whole(restore(fine, stages, method, engine))
-    return fine.whole_shifted(whole, shift, low, work == 0)
 
 
 def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):

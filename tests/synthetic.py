@@ -16,9 +16,13 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from degrading.degradation import degradation_of
+from get_lar import make_fine
+from intensities import shift_of
 from matrix_compute import Stage, sum_rows
 from octahedral.stages import stage_samples
 from options import command_line
+from restoring.steps import restore
+from util import without_nonsense
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENT = 3600  # seconds until a test takes something for hanging: no machine is that slow
@@ -155,6 +159,22 @@ def degrade(image, method):
 def interpolate(low, shape, method):
     """An LR volume on the fine grid."""
     return degradation_of(shape, method, low.shape).interpolate(low)
+
+
+def upscale(low, stages, method, engine=None, inside=None):
+    """A scan brought to the finer grid by filters for one factor; its background is 0."""
+    outside = ~np.isfinite(low)
+    low, outside = without_nonsense(low), outside if outside.any() else None
+    shift = shift_of(low, outside)
+    if not shift:
+        fine = make_fine(low, method, inside)
+        return fine.whole(restore(fine, stages, method, engine))
+    work = shift.work(low, outside)
+    if outside is not None:
+        low[outside] = shift.background
+    fine = make_fine(work, method, inside)
+    whole = fine.whole(restore(fine, stages, method, engine))
+    return fine.whole_shifted(whole, shift, low, work == 0)
 
 
 def accumulate_stage(stages, gram, volume, tree, method, name, wanted=None):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import command_line, load_script
 from scipy.ndimage import gaussian_filter, zoom
+from synthetic import upscale
 from test_scan import phantom
 
 import api
@@ -30,7 +31,6 @@ from restoring.own_examples import (
     profile_of_slices,
     twins,
 )
-from restoring.steps import upscale
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from conftest import load_script
 from scipy.ndimage import distance_transform_cdt, zoom
 from skimage.restoration import denoise_nl_means
-from synthetic import command, save
+from synthetic import command, save, upscale
 from test_scan import phantom
 
 from degrading.acquisition import make_low, original_of
@@ -16,7 +16,6 @@ from options.command_line import command_line
 from restoring import evaluation
 from restoring.evaluation import evaluate_scan
 from restoring.figures_of_use import figures_of_use, regions_of, tissue_figures
-from restoring.steps import upscale
 from util import random_of
 
 REQUEST = Request.of(preset="scan")

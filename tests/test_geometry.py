@@ -10,7 +10,7 @@ import pytest
 from gram_cases import accumulate
 from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
-from synthetic import one_stage
+from synthetic import one_stage, upscale
 
 import test as script
 from degrading.degradation import degradation_of
@@ -20,7 +20,6 @@ from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
 from matrix_compute import Gram, solve
 from nifti.geometry import finer_header, voxel_sizes_in_mm
-from restoring.steps import upscale
 
 FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))

@@ -7,7 +7,7 @@ import pytest
 from conftest import run_here
 from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_otsu
-from synthetic import brain, command, save
+from synthetic import brain, command, save, upscale
 from test_scan import phantom
 
 from degrading import descriptors
@@ -20,7 +20,7 @@ from get_lar import make_fine
 from restoring.adaptation import adapt_to_scan
 from restoring.evaluation import evaluate_scan
 from restoring.planning import find_head
-from restoring.steps import restore, upscale
+from restoring.steps import restore
 from util import decibel
 
 REQUEST = Request.of(preset="scan")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import read_rows, run_command
 from scipy.ndimage import binary_erosion
-from synthetic import brain, command, save
+from synthetic import brain, command, save, upscale
 
 from degrading.acquisition import original_of
 from disk.filters import PRETRAINED, load_filters
@@ -12,7 +12,6 @@ from filter_constant import Method, Request
 from get_lar import brightness_of, make_fine
 from intensities import shift_of, surround_of
 from nifti.volumes import read_series, read_volume
-from restoring.steps import upscale
 from util import bright_level, bright_level_of_scan, clipping_in_words
 
 pytestmark = pytest.mark.usefixtures("undrawn")

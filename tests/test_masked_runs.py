@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import SMALL, learn, load_script, read_rows, write_nifti
-from synthetic import brain, command
+from synthetic import brain, command, upscale
 from test_heads import in_air
 from test_scan import phantom
 
@@ -18,7 +18,7 @@ from get_lar import make_fine
 from options.command_line import command_line
 from restoring import upscaling
 from restoring.adaptation import Adapted
-from restoring.steps import restore, upscale
+from restoring.steps import restore
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

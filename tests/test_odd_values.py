@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, refused, run_process
-from synthetic import brain, save
+from synthetic import brain, save, upscale
 
 from disk.files import write_whole
 from disk.filters import PRETRAINED, load_filters
@@ -25,7 +25,7 @@ from octahedral import ridge
 from octahedral.scene import REACH
 from options.command_line import command_line
 from restoring.figures import figures
-from restoring.steps import restore, upscale
+from restoring.steps import restore
 from util import decibel
 
 BEST = Request.of(arrays_dir=str(PRETRAINED))

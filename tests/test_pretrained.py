@@ -7,13 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT, golden_figures, run_command, write_nifti
+from synthetic import upscale
 
 from degrading.acquisition import make_low
 from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import Method, Request
 from get_lar import best_spline, make_pair
-from restoring.steps import restore, upscale
+from restoring.steps import restore
 from util import bright_level, mod_crop
 
 FACTORS = ((2, 2, 2), (3, 3, 3), (4, 4, 4), (1, 1, 4))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import load_script
 from scipy.ndimage import gaussian_filter
-from synthetic import save
+from synthetic import save, upscale
 
 from degrading.acquisition import make_low
 from degrading.degradation import degradation_of
@@ -21,7 +21,6 @@ from get_lar import make_fine
 from learning import acquisitions
 from learning.acquisitions import sample_acquisition, sampled_volumes
 from options.command_line import command_line
-from restoring.steps import upscale
 from util import bright_level, random_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")

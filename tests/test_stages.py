@@ -7,7 +7,7 @@ import naive_octahedral
 import numpy as np
 import pytest
 from conftest import golden_figures
-from synthetic import accumulate_stage, degrade
+from synthetic import accumulate_stage, degrade, upscale
 
 from disk.files import file_digest
 from disk.filters import load_filters, save_filters
@@ -28,7 +28,7 @@ from octahedral.stages import (
     stage_tree,
 )
 from octahedral.tree import tree_of
-from restoring.steps import restore, upscale
+from restoring.steps import restore
 
 BEST = Method(**PRESETS["best"] | {"leaves": 8, "stages": 2})
 QUICK = replace(BEST, filter_len=5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import run_command, run_process
 from scipy.ndimage import gaussian_filter
-from synthetic import degrade, interpolate, one_stage
+from synthetic import degrade, interpolate, one_stage, upscale
 
 import test as script
 from degrading.degradation import kspace_kept
@@ -19,7 +19,6 @@ from machine.errors import UserError
 from matrix_compute import apply_filters
 from options.command_line import command_line
 from restoring.comparison import comparison_images, spline_onto
-from restoring.steps import upscale
 from util import bright_level_of_scan
 
 METHOD = Method(filter_len=5, grad_len=5)

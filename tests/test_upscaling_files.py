@@ -4,7 +4,7 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
-from synthetic import brain
+from synthetic import brain, upscale
 
 import octahedral.stages as stages_of
 import test as script
@@ -19,7 +19,7 @@ from nifti.checks import checked_image
 from options.command_line import command_line
 from restoring import planning, upscaling
 from restoring.adaptation import adapt_to_scan
-from restoring.steps import FilterStore, restore, upscale
+from restoring.steps import FilterStore, restore
 from structure import structure_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")
