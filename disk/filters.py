@@ -224,8 +224,7 @@ def tags(factors):
     >>> tags([(2, 2, 2), (1, 1, 4)])
     '2, 1 1 4'
     """
-    return ", ".join(str(factor[0]) if len(set(factor)) == 1 else " ".join(map(str, factor))
-                     for factor in factors)
+    return ", ".join(tag_of(factor).replace("x", " ") for factor in factors)
 
 
 def axis_orders(factor):
