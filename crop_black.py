@@ -1,5 +1,5 @@
 """Box around the brain in a volume, as in the published method."""
-import numpy as np
+from util import used_along
 
 
 def black_crop_box(image, padding, factor):
@@ -27,6 +27,7 @@ def black_crop_box(image, padding, factor):
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = np.zeros((20, 20, 20))
     >>> image[8:12, 9:12, 7:15] = 1
     >>> black_crop_box(image, 3, (2, 2, 2))
@@ -35,7 +36,7 @@ def black_crop_box(image, padding, factor):
     used = image != 0
     box = []
     for axis in range(3):
-        slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
+        slices = used_along(used, axis)
         slices = slices[(slices >= padding) & (slices < image.shape[axis] - padding)]
         if not slices.size:
             raise ValueError(f"no voxel above zero is {padding} voxels or more away from the "

@@ -8,8 +8,6 @@ from machine.threads import in_threads, thread_count
 from published.structure_tensor import features_of_slab
 from util import random_of
 
-ANGLE_P, ANGLE_T = 0, 1  # columns of Features.angle
-
 
 class Features(NamedTuple):
     """Features of voxels, in the order of the voxels."""
@@ -135,7 +133,7 @@ def buckets_of(found, boundaries, method):
     """
     strength = np.searchsorted(boundaries.strength, found.strength)
     coherence = np.searchsorted(boundaries.coherence, found.coherence)
-    classes = found.angle[:, ANGLE_P], found.angle[:, ANGLE_T], strength, coherence
+    classes = (*found.angle.T, strength, coherence)
     return np.ravel_multi_index(classes, method.classes).astype(np.int32)
 
 

@@ -93,11 +93,13 @@ def tight_box(used):
     >>> tight_box(used)
     (slice(1, 3, None), slice(2, 3, None), slice(4, 7, None))
     """
-    box = []
-    for axis in range(3):
-        slices = np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(slices[0]), int(slices[-1]) + 1))
-    return tuple(box)
+    along = (used_along(used, axis) for axis in range(3))
+    return tuple(slice(int(places[0]), int(places[-1]) + 1) for places in along)
+
+
+def used_along(used, axis):
+    """Indices of the slices across an axis that hold a voxel other than zero."""
+    return np.flatnonzero(used.any(axis=tuple(a for a in range(3) if a != axis)))
 
 
 def random_of(seed, name):
@@ -107,9 +109,8 @@ def random_of(seed, name):
 
 def decibel(error):
     """PSNR in dB of a mean squared error, for a peak of 1; NaN if the error is NaN."""
-    if np.isnan(error):
-        return float("nan")
-    return float(-10 * np.log10(error)) if error > 0 else float("inf")
+    with np.errstate(divide="ignore"):
+        return float(-10 * np.log10(error))
 
 
 def robust_deviation(values):

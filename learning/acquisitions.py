@@ -17,7 +17,7 @@ from degrading.profile_reader import BEFORE, blur_of
 from degrading.slice_profile import PROFILES, Profile
 from degrading.spline import zoom_matrix
 from get_lar import RIM, LRVolume
-from util import bright_level_of_scan, random_of, tight_box
+from util import bright_level_of_scan, random_of, tight_box, used_along
 
 HALO = 10  # planes on either side of a slab, for filters and features
 AROUND = 32  # planes on either side of a slab that are degraded with it
@@ -124,7 +124,7 @@ def sampled_volumes(image, method, name):
         If no voxel is above zero, or an axis is too short.
     """
     hr = original_of(image, method.factor)
-    used, step = np.flatnonzero(hr.any((1, 2))), method.factor[0]
+    used, step = used_along(hr, 0), method.factor[0]
     edges = np.linspace(used[0], used[-1] + 1, method.draws + 1) / step
     edges = np.round(edges).astype(int) * step
     order = random_of(method.seed, f"{name} slabs").permutation(method.draws)

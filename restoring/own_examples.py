@@ -22,7 +22,7 @@ from degrading.profile_reader import blur_of, likely_profiles, read
 from degrading.slice_profile import PROFILES, profile_matrix
 from degrading.spline import resizing_matrix, zoom_matrix
 from get_lar import RIM, LRVolume, above_zero, in_units
-from util import mod_crop, random_of, tight_box
+from util import mod_crop, random_of, tight_box, used_along
 
 MOST_VOXELS = 4_000_000  # largest number of fine voxels to learn from, for each in-plane axis
 MOST_COARSER = 300_000  # largest number of voxels to learn from, if all axes are made coarser
@@ -185,7 +185,7 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
     shares = {tuple(profiles): 1.0} if len(profiles) else {
         3 * (name,): share for name, share in likely_profiles(read(reader, descriptors)).items()}
     blur = blur_of(profiles, method.factor) if len(profiles) else None
-    planes = np.arange(len(brain)) - np.flatnonzero(brain.any((1, 2)))[0]
+    planes = np.arange(len(brain)) - used_along(brain, 0)[0]
     turn, profile = np.divmod(planes // SLAB, len(shares))
     used = turn % math.ceil(brain.sum() / MOST_COARSER) == 0
     found = []
@@ -248,7 +248,7 @@ def _along(volume, matrix, axis):
 
 def _middle(unit, axis, voxels_of_plane):
     """Index that cuts a volume to its middle planes along an axis: at most MOST_VOXELS voxels."""
-    used = np.flatnonzero(unit.any(tuple(a for a in range(3) if a != axis)))
+    used = used_along(unit, axis)
     most = max(MOST_VOXELS // voxels_of_plane, 2)
     spare = max(used[-1] + 1 - used[0] - most, 0) // 2
     index = [slice(None)] * 3
