@@ -279,8 +279,7 @@ class Request:
         >>> Request.of(factor=(1, 1, 4), upscale=True).method.tag
         '1x1x4'
         """
-        method = {name: values.pop(name) for name in METHOD_NAMES & set(values)}
-        return cls(Method(**method), **values)
+        return cls().but(**values)
 
     def value(self, name: str) -> Any:
         """The value of an option of the method or of the run."""

@@ -84,8 +84,8 @@ class LRVolume:
 
     @cached_property
     def consistency(self):
-        """The object that makes a fine volume in the box agree with `low`."""
-        return consistency_of(self.low, self.operator, self.box, self.mask, self.scale)
+        """The object that makes a fine volume in the box agree with `low` (data consistency)."""
+        return self.operator.consistency(self.low / np.float32(self.scale), self.box, self.mask)
 
     def whole(self, restored):
         """The whole fine volume in original intensities; `restored` has the shape of `lr`."""
@@ -133,11 +133,6 @@ class LRVolume:
         fine[outside] = shift.background
         np.add(whole, np.float32(shift.low), out=fine, where=deep)
         return fine
-
-
-def consistency_of(low, operator, box, mask, scale):
-    """The object that makes a fine volume in [0, 1] agree with an LR volume (data consistency)."""
-    return operator.consistency(low / np.float32(scale), box, mask)
 
 
 def make_pair(image, method, level=None):
@@ -209,7 +204,7 @@ def make_pair(image, method, level=None):
         operator.interpolate(low)[box] / np.float32(scale))
     mask = operator.outline(hr, lr)
     if projected:
-        lr = consistency_of(low, operator, box, mask, scale).start()
+        lr = operator.consistency(low / np.float32(scale), box, mask).start()
     elif operator.masked:
         lr[~mask] = 0
     return LRVolume(lr, low, operator, box, whole_shape, scale, mask, hr=hr)
@@ -267,7 +262,7 @@ def make_fine(low, method, inside=None, profiles=()):
     unit = in_units(low, scale, inside)
     descriptors = operator.descriptors(unit)
     if method.start == "projected":
-        lr = consistency_of(low, operator, box, mask, scale).start()
+        lr = operator.consistency(low / np.float32(scale), box, mask).start()
     else:
         lr = np.ascontiguousarray(operator.interpolate(low)[box])
         lr /= np.float32(scale)

@@ -55,7 +55,7 @@ def solve_stage(gram, tree, method):
         ridge = USUAL_RIDGE
     if ridge is None:
         sums, tried = _sums_of_nodes(learned, counts, tree), {}
-        held_full = [unpacked(held[leaf], gram.side) for leaf in range(leaves)]
+        held_full = [gram.full(leaves + leaf) for leaf in range(leaves)]
         for ridge in RIDGES:
             try:
                 tried[ridge] = _filters_of_leaves(*sums, tree, ridge, gram.side)
