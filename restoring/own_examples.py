@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.acquisition import outline_of
-from degrading.banded import apply_operators, banded
+from degrading.banded import apply_operators, banded, identity
 from degrading.degradation import SliceProfile
 from degrading.descriptors import NOISE, descriptors_of, differences_along
 from degrading.profile_reader import blur_of, likely_profiles, read
@@ -241,7 +241,7 @@ def _blur(fine, factor, profile):
 
 def _along(volume, matrix, axis):
     """A volume multiplied by a matrix along one axis."""
-    operators = [banded(np.eye(side)) for side in volume.shape]
+    operators = [identity(side) for side in volume.shape]
     operators[axis] = banded(matrix)
     return apply_operators(volume, operators)
 
