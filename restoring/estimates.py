@@ -1,11 +1,10 @@
-"""Estimates from a scan: noise, blur, and the weight of the filters; messages about them."""
+"""Estimates from a scan: its noise, its blur, and the weight of the filters in the result."""
 from typing import NamedTuple
 
 import numpy as np
 
 from degrading.descriptors import SPECTRAL
 from degrading.profile_reader import claims_too_much_blur, nearest_profile, read, strangeness
-from machine.progress import say
 from structure import structure_of
 
 
@@ -43,22 +42,3 @@ def estimates_of(volume, use):
                and claims_too_much_blur(reading, volume.blur))
     return Estimates(descriptors, trust, strangeness(reader, descriptors),
                      nearest_profile(reading), doubted)
-
-
-def say_of_estimates(name, seen):
-    """Print a message if the filters are replaced by the spline, or if a given profile is doubted.
-
-    Parameters
-    ----------
-    name : str
-        Name of the volume.
-    seen : Estimates
-    """
-    if seen.trust < 1:
-        what = "all" if seen.trust == 0 else f"{1 - seen.trust:.0%}"
-        say(f"{name}: is unlike the training brains of the filters; {what} of the weight goes to "
-            "the quintic spline, so that no detail is invented")
-    if seen.doubted:
-        say(f"{name}: the given profile has more blur than the scan seems to have (it is most like "
-            f"{seen.like}); a profile with too much blur does harm: leave --profile out unless "
-            "you are sure")

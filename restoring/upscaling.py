@@ -25,10 +25,11 @@ from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
 from restoring.adaptation import Adapted, adapt_to_scan, is_thick, wants_adapting
 from restoring.comparison import comparison_images, spline_onto
-from restoring.estimates import Estimates, estimates_of, say_of_estimates
+from restoring.estimates import Estimates, estimates_of
 from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
 from restoring.planning import inside_of, plan, read_inside
+from restoring.remarks import say_of_doubt, say_of_later, say_of_trust
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 
@@ -155,7 +156,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     mask = mask and mask._replace(inside=brain)
     in_mm = sizes * MM[unit_of(volume.image)]
     inside, head = read_inside(name, first_seen(volume), in_mm, uses[0], mask)
-    fine, missed, lost, tuning = None, [], {}, None
+    fine, missed, lost, tuning, shares = None, [], {}, None, {}
     with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             inside = inside_of(low, in_mm, uses[0], mask) if number else inside
@@ -165,7 +166,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                         uses[0], tuning = adapted(name, low, sizes, uses[0], mask and mask.inside,
                                                   inside, profiles)
                 if fine is None and request.adapt is not False:
-                    _say_of_later(name, uses)
+                    say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
                                                  inside, profiles, request.blend_threshold)
             except ValueError as fault:
@@ -184,15 +185,18 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                 found = _own_spline(low, found.shape, to_low, shift)
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
                               "restoring gave voxels that are not finite")
+            else:
+                shares[number] = seen.trust
             if fine is None:
                 first, told = number, seen
-                say_of_estimates(name, told)
+                say_of_doubt(name, told)
                 fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
             if count > 1:
                 fine[number] = found
             del found
     if fine is None:
         raise UserError(f"{path}: none of its {count} volumes can be restored: {lost[0]}")
+    say_of_trust(name, shares, count)
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
@@ -298,13 +302,6 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             inside = lr_volume.operator.nearest(within).transpose(back)
         del lr_volume, whole  # frees memory before the next filters
     return own if shift else low, to_low, seen
-
-
-def _say_of_later(name, uses):
-    """Report filters for thick slices that follow other filters: they cannot be fine-tuned."""
-    for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use.method)):
-        say(f"{name}: the filters for {tag} are used as they are, not fine-tuned on the scan: "
-            "earlier filters have already changed its in-plane detail")
 
 
 def _range_of(fine, shift):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import load_script
 from scipy.ndimage import binary_erosion, gaussian_filter
-from synthetic import save
+from synthetic import brain, save
 from test_scan import SCAN, phantom
 
 import api
@@ -38,6 +38,7 @@ from octahedral.stages import apply_stage, sample_features, scene_of, stage_tree
 from octahedral.tree import NO_READER, together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
 from options.command_line import command_line
+from restoring.remarks import say_of_trust
 from util import random_of
 
 TOLD = FEATURE_NAMES.index("told")
@@ -152,6 +153,26 @@ def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
     fine = make_fine(1000 * low, load_filters(request).method)
     np.testing.assert_allclose(nib.load(target).get_fdata(), fine.whole(fine.lr), atol=0.1)
     assert json.loads((tmp_path / "fine.json").read_text())["figures"]["trust"] == 0
+
+
+def test_later_volumes_of_a_series_that_are_unlike_brains_are_counted_in_one_message(
+        tmp_path, capsys):
+    series = np.stack([brain(seed, (26, 24, 22)) for seed in (1, 5, 0)], -1)
+    save(tmp_path / "series.nii.gz", series)
+    request = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "series.nii.gz"),
+                                    "--output", str(tmp_path / "fine.nii.gz"), "--no-report"])
+    assert load_script("test").main(request) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "unlike" in line)
+    assert line.startswith("series.nii.gz: 2 of 3 volumes, such as volume 2, are unlike the "
+                           "training brains of the filters; up to all of the weight")
+
+
+def test_one_later_volume_that_is_unlike_brains_is_named(capsys):
+    say_of_trust("a.nii", {0: 1.0, 2: 1.0}, 3)
+    assert capsys.readouterr().out == ""
+    say_of_trust("a.nii", {0: 1.0, 2: 0.25}, 3)
+    assert capsys.readouterr().out.startswith(
+        "a.nii: volume 3 of 3 is unlike the training brains of the filters; 75% of the weight")
 
 
 # ---- what trees see of it

@@ -1,0 +1,45 @@
+"""Messages about the filters that upscaled a scan: how much they were used, and how."""
+from machine.progress import say
+from restoring.adaptation import is_thick
+
+
+def say_of_trust(name, shares, count=1):
+    """Print one message if the spline replaces the filters, partly or fully, in any volume.
+
+    Parameters
+    ----------
+    name : str
+        Name of the scan.
+    shares : dict of int to float
+        Weight of the filters in the result of each restored volume, by the volume's number from 0.
+    count : int, optional
+        Number of volumes of the scan.
+    """
+    unlike = [number for number, share in shares.items() if share < 1]
+    if not unlike:
+        return
+    least = min(shares.values())
+    what = "all" if least == 0 else f"{1 - least:.0%}"
+    who = "is"
+    if count > 1:
+        who = f"volume {unlike[0] + 1} of {count} is"
+    if len(unlike) > 1:
+        who = f"{len(unlike)} of {count} volumes, such as volume {unlike[0] + 1}, are"
+        what = f"up to {what}"
+    say(f"{name}: {who} unlike the training brains of the filters; {what} of the weight goes to "
+        "the quintic spline, so that no detail is invented")
+
+
+def say_of_doubt(name, seen):
+    """Print a message if the given profile has much more blur than the scan; `seen`: Estimates."""
+    if seen.doubted:
+        say(f"{name}: the given profile has more blur than the scan seems to have (it is most like "
+            f"{seen.like}); a profile with too much blur does harm: leave --profile out unless "
+            "you are sure")
+
+
+def say_of_later(name, uses):
+    """Report filters for thick slices that follow other filters: they cannot be fine-tuned."""
+    for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use.method)):
+        say(f"{name}: the filters for {tag} are used as they are, not fine-tuned on the scan: "
+            "earlier filters have already changed its in-plane detail")
