@@ -1,9 +1,11 @@
 """Write results as a BIDS derivative dataset (BIDS specification, Derivatives)."""
+import json
 import re
 from pathlib import Path
 
 from disk.files import read_json, stem, write_json, write_whole
 from disk.results import MADE_BY
+from machine.errors import complain
 from nifti.slices import sidecar_beside
 
 BIDS_FILE = "dataset_description.json"  # in the root of a dataset
@@ -56,13 +58,22 @@ def derivative_stem(name, suffix):
 def mask_stem(name):
     """The name of the mask for a result, without .nii and .nii.gz.
 
+    The suffix of a derivative joins the label of its entity ``desc``; other names keep all signs,
+    so that different results have different masks.
+
     Examples
     --------
     >>> mask_stem("sub-01_run-1_desc-fine_T1w")
     'sub-01_run-1_desc-fineT1w_mask'
+    >>> mask_stem("t1_mprage_fine")
+    't1_mprage_fine_mask'
     """
-    entities, _, suffix = name.rpartition("_")
-    return f"{entities}{suffix}_mask"  # the suffix joins the label of desc, the last entity
+    found = NAME.fullmatch(name)
+    described = found and name.startswith("sub-") and DESCRIBED.search(found["entities"])
+    if not described:
+        return f"{name}_mask"
+    end = described.end(1)
+    return f"{name[:end]}{found['suffix']}{found['entities'][end:]}mask"
 
 
 def mask_sidecar(path, root):
@@ -101,13 +112,28 @@ def sidecar_of(path, root, row):
     Returns
     -------
     dict
+        Without fields that JSON cannot hold, such as not-a-number; a message names them.
     """
     inside = path.absolute().relative_to(Path(root).absolute()).as_posix()
-    held = sidecar_beside(path) | {"Description": "Restored on a finer grid by learned filters",
-                                   "Sources": [f"bids:raw:{inside}"]}
+    held = sidecar_beside(path)
+    if spoilt := [name for name, value in held.items() if not _fits_json(value)]:
+        complain("test", f"{path}: fields of its JSON sidecar are not copied, because they hold "
+                 f"values that are not finite numbers: {', '.join(spoilt)}; correct the sidecar")
+    held = {name: value for name, value in held.items() if name not in spoilt}
+    held |= {"Description": "Restored on a finer grid by learned filters",
+             "Sources": [f"bids:raw:{inside}"]}
     if "skull_stripped" in row:
         held["SkullStripped"] = row["skull_stripped"]
     return held
+
+
+def _fits_json(value):
+    """True if a value that Python read from a file is valid JSON: no NaN and no infinity in it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def write_description(folder, root, command):

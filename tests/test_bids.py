@@ -12,7 +12,7 @@ import pytest
 from conftest import load_script
 from synthetic import brain
 
-from nifti.bids import derivative_stem
+from nifti.bids import derivative_stem, mask_stem, sidecar_of
 from options.command_line import command_line
 
 VALIDATOR = shutil.which("bids-validator-deno") or str(
@@ -142,6 +142,24 @@ def test_the_validator_finds_no_error(restored, tmp_path):
     ("scan", "_fine", None), ("sub-01", "", None), ("acq-a_T1w", "", None)])
 def test_names_of_derivatives(name, suffix, expected):
     assert derivative_stem(name, suffix) == expected
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("sub-01_desc-fine_T1w", "sub-01_desc-fineT1w_mask"),
+    ("sub-01_desc-fine_run-1_T1w", "sub-01_desc-fineT1w_run-1_mask"),
+    ("t1_mprage_fine", "t1_mprage_fine_mask"), ("t1m_prage_fine", "t1m_prage_fine_mask"),
+    ("scan", "scan_mask"), ("acq-a_desc-b_T1w", "acq-a_desc-b_T1w_mask")])
+def test_names_of_masks_differ_as_the_names_of_their_results(name, expected):
+    assert mask_stem(name) == expected
+
+
+@pytest.mark.parametrize("spoilt", ["NaN", "-Infinity", "1e999", "[0, {\"b\": NaN}]"])
+def test_a_field_of_a_sidecar_that_json_cannot_hold_is_named_and_left_out(
+        spoilt, tmp_path, capsys):
+    (tmp_path / "sub-01_T1w.json").write_text(f'{{"EchoTime": 0.003, "SliceTiming": {spoilt}}}')
+    held = sidecar_of(tmp_path / "sub-01_T1w.nii.gz", tmp_path, {})
+    assert held["EchoTime"] == 0.003 and "SliceTiming" not in held
+    assert "SliceTiming" in capsys.readouterr().err
 
 
 def test_outside_of_bids_names_stay(tmp_path, monkeypatch):
