@@ -23,6 +23,8 @@ EXTENSIONS_MAX = 1000
 HEAD_BYTES = 64  # bytes that are read to recognise a pointer or another format
 GZIP_MAGIC = b"\x1f\x8b"
 DICOM_AT, DICOM_MAGIC = 128, b"DICM"
+PAIR, PAIR_MAGICS = (".hdr", ".img"), (b"ni1", b"ni2")  # header and voxels in two files
+PAIR_REMEDY = "convert such a pair with nib-convert NAME.hdr NAME.nii.gz"  # comes with nibabel
 ANNEX_GET = "datalad get or git annex get"
 STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # errors of reading a file
 LARGEST = 1e30  # larger intensities count as infinite: sums of their squares overflow float32
@@ -209,6 +211,8 @@ def _claims(header):
     if dtype.kind not in "iuf":
         raise _not_real("colours (RGB)" if dtype.fields else str(dtype))
     offset = float(header["vox_offset"])
+    if offset < header.single_vox_offset and bytes(header["magic"])[:3] in PAIR_MAGICS:
+        raise ValueError(f"is the header of a pair of files, .hdr and .img; {PAIR_REMEDY}")
     if not header.single_vox_offset <= offset <= OFFSET_MAX:  # not-a-number is an error too
         raise ValueError(f"its header puts the voxels at byte {offset:g}, and they can begin at "
                          f"byte {header.single_vox_offset} to {OFFSET_MAX}; replace it by a "
@@ -262,6 +266,19 @@ def _is_gzip(path):
     return str(path).lower().endswith(".gz")
 
 
+def _is_gzip_inside(path):
+    try:
+        with opened(path) as file:
+            return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    except STREAM_FAULTS:
+        return False
+
+
+def is_of_pair(path):
+    """True if a name is that of a header or of the voxels of a pair, compressed or not."""
+    return str(path).lower().removesuffix(".gz").endswith(PAIR)
+
+
 def opened(path):
     return igzip.open(path) if _is_gzip(path) else open(path, "rb")
 
@@ -289,6 +306,8 @@ def is_dicom(path):
 def _unreadable(path, fault):
     text = getattr(fault, "strerror", None) or first_line(fault)
     remedy = _remedy(path) or "replace it by a whole file"
+    if isinstance(fault, PermissionError):
+        remedy = "change its permissions"
     return UserError(f"{path}: not a readable NIfTI volume ({text}); {remedy}")
 
 
@@ -310,6 +329,8 @@ def _remedy(path):
         return f"it is a pointer of git-annex, fetch the volume with {ANNEX_GET}"
     if head.startswith(GZIP_MAGIC) and not _is_gzip(path):
         return "it is compressed, rename it to end in .nii.gz"
+    if _is_gzip(path) and head.startswith(GZIP_MAGIC) and _is_gzip_inside(path):
+        return "it is compressed twice, decompress it once with gunzip"
     sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
     if _is_gzip(path) and set(sizes) & set(IMAGES):
         return "it is not compressed, rename it to end in .nii"

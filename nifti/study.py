@@ -14,7 +14,7 @@ from disk.results import is_ours
 from machine.errors import UserError
 from machine.progress import say
 from nifti.bids import BIDS_FILE
-from nifti.checks import checked_image, is_dicom
+from nifti.checks import PAIR_REMEDY, checked_image, is_dicom, is_of_pair
 from nifti.labels import is_label_map
 from nifti.masks import DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
@@ -22,7 +22,7 @@ from nifti.volumes import is_volume_name, relative_name
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # how names end; "seg": also BIDS's dseg, probseg
 LABEL_VALUES = 32  # a volume whose only values are at most this many integers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
-DICOM_LOOKED_AT = 100  # files checked for DICOM in a folder without volumes
+FILES_LOOKED_AT = 100  # files checked for other formats in a folder without volumes
 BIDS_SUFFIX = "_T1w"
 BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are not searched
 
@@ -63,8 +63,11 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     folder = Path(folder)
     if folder.is_file():
         if not is_volume_name(folder.name):
-            remedy = (f"convert it with {DICOM_REMEDY.format(folder.parent)}" if is_dicom(folder)
-                      else "its name must end in .nii or .nii.gz, with something before it")
+            remedy = "its name must end in .nii or .nii.gz, with something before it"
+            if is_of_pair(folder):
+                remedy = PAIR_REMEDY
+            elif is_dicom(folder):
+                remedy = f"convert it with {DICOM_REMEDY.format(folder.parent)}"
             raise UserError(f"{folder}: not a NIfTI volume; {remedy}")
         if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
             say(f"{folder}: looks like a mask or label map; it is used as a scan, and the result "
@@ -88,12 +91,17 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
     for remark in rules.remarks():
         say(remark, "stderr")
     if not found:
+        if rules.unread:
+            raise UserError(f"{folder}: no .nii or .nii.gz volume found in it, because it or a "
+                            "folder in it cannot be read; change its permissions")
         if rules.passed_over:
             raise UserError(f"{folder}: all its volumes are left out; change --include or "
                             "--exclude, or give one of its files by its own name")
         remedy = "put volumes into it, or run python sample.py for two public ones"
-        if any(map(is_dicom, islice(_files_below(folder), DICOM_LOOKED_AT))):
+        if any(map(is_dicom, islice(_files_below(folder), FILES_LOOKED_AT))):
             remedy = f"it holds DICOM files: convert them with {DICOM_REMEDY.format(folder)}"
+        elif any(map(is_of_pair, islice(_files_below(folder), FILES_LOOKED_AT))):
+            remedy = f"it holds .hdr and .img files: {PAIR_REMEDY}"
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; {remedy}")
     found = found[:at_most]
     return found, [masks[path] for path in found if path in masks]
@@ -125,7 +133,7 @@ def _walk(folder, results, rules):
     """
     results = results and os.path.realpath(results)
     seen, datasets = set(), set()
-    for here, below, names in os.walk(folder, followlinks=True):
+    for here, below, names in os.walk(folder, onerror=rules.unread.append, followlinks=True):
         place = os.path.realpath(here)
         if place in seen:
             below.clear()
@@ -155,6 +163,7 @@ class _Rules:
         self.datasets, self.folders = [], []  # BIDS datasets; folders of results
         self.named, self.labels, self.results, self.not_t1w, self.masks = [], [], [], [], []
         self.passed_over = 0  # number of volumes that are left out
+        self.unread = []  # OSError for each folder that cannot be read
 
     def takes(self, path, dataset):
         """True if a volume is used; otherwise notes the rule that leaves it out."""
@@ -217,6 +226,9 @@ class _Rules:
         if self.results:
             yield (f"{self.folder}: {_counted(self.results, 'result')} of earlier runs left out, "
                    "recognised by the JSON file beside")
+        for fault in self.unread:
+            yield (f"{fault.filename}: this folder cannot be read ({fault.strerror}), so its "
+                   "volumes are left out; change its permissions and run the command again")
         for folder in self.folders:
             yield f"{folder}: not searched, because results are written there"
 

@@ -1,7 +1,9 @@
 """What messages advise does help, and nothing is said twice or hidden."""
+import errno
 import gzip
 import os
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, one_line, run_command
@@ -28,6 +30,7 @@ ANNEX = "/annex/objects/MD5E-s123--0f.nii.gz\n"
     ("v.nii", LFS.encode(), "git lfs pull"),
     ("v.nii.gz", ANNEX.encode(), "datalad get or git annex get"),
     ("v.nii", gzip.compress(bytes(2000), mtime=0), "rename it to end in .nii.gz"),
+    ("v.nii.gz", gzip.compress(gzip.compress(bytes(2000)), mtime=0), "gunzip"),
     ("v.nii", b"word " * 200, "convert it to .nii or .nii.gz"),
     ("v.nii.gz", b"word " * 200, "replace it by a whole file")])
 def test_what_stands_in_the_place_of_a_volume_is_told_apart(tmp_path, name, content, remedy):
@@ -40,6 +43,25 @@ def test_a_volume_that_is_not_compressed_is_to_be_renamed(tmp_path):
     save(tmp_path / "v.nii", brain(0, (12, 11, 10))).rename(tmp_path / "v.nii.gz")
     with pytest.raises(UserError, match="rename it to end in .nii$"):
         checked_image(tmp_path / "v.nii.gz")
+
+
+def test_a_file_that_may_not_be_read_is_not_to_be_replaced(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("nifti.checks.opened", refuse)  # root may read all files
+    with pytest.raises(UserError, match="Permission denied.*; change its permissions$"):
+        checked_image(save(tmp_path / "v.nii", brain(0, (12, 11, 10))))
+
+
+def test_a_pair_of_header_and_voxels_is_to_be_converted(tmp_path):
+    nib.save(nib.Nifti1Pair(brain(0, (12, 11, 10)), np.eye(4)), tmp_path / "v.hdr")
+    for place in (tmp_path, tmp_path / "v.hdr", tmp_path / "v.img"):
+        with pytest.raises(UserError, match="nib-convert"):
+            find_volumes(place)
+    (tmp_path / "v.hdr").rename(tmp_path / "v.nii")
+    with pytest.raises(UserError, match="nib-convert"):
+        checked_image(tmp_path / "v.nii")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")

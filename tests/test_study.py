@@ -1,5 +1,7 @@
 """nifti/study.py: which volumes of a folder are taken, and what is said of the others."""
+import errno
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -32,6 +34,24 @@ def names_of(folder, *arguments, **options):
 
 def labels(count=5, dtype=np.int16):
     return np.random.default_rng(7).integers(0, count, SHAPE).astype(dtype)
+
+
+# ---- folders that cannot be read
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    tree(tmp_path, "a.nii", "closed/b.nii")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read all folders
+    assert names_of(tmp_path) == ["a.nii"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "closed") in line and "cannot be read (Permission denied)" in line
+    assert "cannot be read" in one_line(find_volumes, tmp_path / "closed")
 
 
 # ---- hidden folders, names in capitals
