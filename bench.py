@@ -19,9 +19,10 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from filter_constant import Method, Request
+from filter_constant import OPTIONS, Method, Request
 from machine.bench_figures import ratios, spread, table
-from machine.errors import UserError, complain
+from machine.errors import UserError, run
+from machine.option_fields import fault_of
 
 SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # repeats along each axis
 ROWS = 4096  # rows of the matrices that sgemm multiplies
@@ -78,6 +79,9 @@ def command_line():
     parser.add_argument("--filter_len", type=int, default=Method.filter_len, metavar="N",
                         help="side of the patch, in voxels (default: %(default)s)")
     options = parser.parse_args()
+    entry = next(entry for entry in OPTIONS if entry.name == "filter_len")
+    if fault := fault_of(entry, options.filter_len):
+        parser.error(f"argument --filter_len: {fault}")
     options.runs = 1 if options.quick else max(options.runs, 1)
     return options
 
@@ -284,10 +288,4 @@ def measure_processes(paths, method, folder):
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as fault:
-        complain("bench", f"error: {fault}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run("bench", main))

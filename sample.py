@@ -26,7 +26,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from machine.errors import UserError, complain
+from machine.errors import UserError, complain, run
 
 # numpy and nibabel are imported in the functions that use them, because `--help`, wrong options and
 # a run with both volumes in place need neither package.
@@ -323,6 +323,8 @@ def main(argv=None):
             print(f"Already there, nothing to fetch: {train_path}, {test_path}")
         else:
             make_samples(train_path, test_path)
+    except BrokenPipeError:  # the program that reads the output has ended
+        raise
     except (UserError, OSError) as error:
         complain("sample", error)
         return 2
@@ -333,4 +335,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("sample", main))

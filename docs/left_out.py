@@ -73,8 +73,14 @@ def main():
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[],
                         help="options for train.py and test.py, such as --factor")
     given = parser.parse_args()
+    if not given.scanners.is_dir():
+        parser.error(f"{given.scanners}: no such folder")
     folders = {path.name: path for path in sorted(given.scanners.iterdir()) if path.is_dir()}
     tested = folders.pop(NEVER_LEARNED, None)
+    if unknown := set(given.only or ()) - set(folders):
+        parser.error(f"--only: no folder {' '.join(sorted(unknown))} in {given.scanners}")
+    if len(folders) < 2:
+        parser.error(f"{given.scanners}: needs a folder of brains for each of two or more scanners")
     found = {}
     for name in given.only or folders:
         others = [path for other, folder in folders.items() if other != name

@@ -6,6 +6,7 @@ How large they are is not tested: machines are busy.
 import json
 import math
 
+import pytest
 from conftest import golden_figures, run_process, write_nifti
 
 import bench
@@ -66,6 +67,14 @@ def test_a_missing_volume_is_one_line(tmp_path):
     assert finished.returncode == 2
     assert len(finished.stderr.splitlines()) == 1
     assert "none.nii.gz" in finished.stderr
+
+
+@pytest.mark.parametrize("side", [0, -3, 4])
+def test_a_patch_without_a_centre_is_refused(side, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.py", "--filter_len", str(side)])
+    with pytest.raises(SystemExit) as end:
+        bench.command_line()
+    assert end.value.code == 2 and "--filter_len" in capsys.readouterr().err
 
 
 def test_made_up_brain_has_a_black_surround_and_texture():

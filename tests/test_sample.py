@@ -252,6 +252,15 @@ def test_pip_without_an_index_gives_status_2_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [wheels]
 
 
+def test_a_reader_of_its_output_may_end_first():
+    script = (ROOT / "sample.py").read_text(encoding="utf-8")
+    both_are_there = script.replace("def main(", "holds = lambda *_: True\n\n\ndef main(")
+    process = subprocess.Popen([sys.executable, "-c", both_are_there], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
 @pytest.mark.slow
 def test_public_brains_from_the_network(tmp_path, capsys):
     status = run_main(tmp_path)
