@@ -15,7 +15,7 @@ import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.security import Security
 
-from machine.errors import UserError, first_line
+from machine.errors import UserError, first_line, quiet_libraries
 from machine.threads import thread_count
 
 PATIENCE = 30  # seconds to wait for a scheduler, as Dask does
@@ -126,13 +126,14 @@ def _environment(variables):
 
 
 class _OfTheCommand(WorkerPlugin):
-    """Plugin that makes local processes ignore Ctrl-C and close their web pages.
+    """Plugin that makes local processes quiet, ignore Ctrl-C and close their web pages.
 
     A terminal sends Ctrl-C to all its processes, but only the command must react. The web pages of
     workers are not encrypted, and only the dashboard needs them.
     """
 
     def setup(self, worker):
+        quiet_libraries()  # they would print into the command's terminal
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not has_dashboard():

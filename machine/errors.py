@@ -18,9 +18,13 @@ class CannotWrite(UserError):
     """An error for a full disk, or a folder that is not writable; the whole run ends."""
 
 
-def quiet_nibabel():
-    """Silence nibabel's messages about unusual header fields, which do no harm."""
+def quiet_libraries():
+    """Silence messages of nibabel and matplotlib that do no harm.
+
+    They are about unusual header fields, and about missing folders for fonts.
+    """
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="nibabel")
 
 
@@ -37,7 +41,7 @@ def run(command, story, quiet=False):
         If True, nothing is printed to standard output.
     """
     _open_standard_streams()
-    quiet_nibabel()
+    quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a caller may have replaced the stream
             # A file name may contain characters that the terminal cannot show.

@@ -1,6 +1,7 @@
 """Progress bars, lines printed above them, and a stopwatch for the steps of long work."""
 import contextlib
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -23,10 +24,15 @@ class Bar(tqdm):
         super().set_description(one_line(desc or ""), refresh)
 
 
+# By default bars share a semaphore between processes; of a killed process, Python reports it as
+# leaked. Bars of the processes of a cluster are not shown.
+Bar.set_lock(threading.RLock())
+
+
 def say(text, stream="stdout"):
     """Print a line, above the progress bar if there is one; `stream` is "stderr" for problems."""
     if not withheld(one_line(text), stream):
-        tqdm.write(one_line(text), file=getattr(sys, stream))
+        Bar.write(one_line(text), file=getattr(sys, stream))
 
 
 class Stopwatch:

@@ -50,6 +50,15 @@ def test_a_clone_that_takes_no_files_compiles_for_this_run(tmp_path, closed_clon
     assert (tmp_path / "one.nii").read_bytes() == (tmp_path / "two.nii").read_bytes()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="homes are found otherwise there")
+def test_where_there_is_no_home_no_library_says_so():
+    nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/a", "XDG_CONFIG_HOME": "/dev/null"}
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
+    words = "from machine.errors import run; run('test', lambda: __import__('matplotlib') and 0)"
+    finished = run_process("-c", words, env=environment | nowhere)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+
+
 KERNEL = """from machine.kernels import njit
 from middle import fold
 

@@ -12,7 +12,7 @@ import naive
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import one_line, run_process
 from skimage.metrics import structural_similarity
 from synthetic import filter_paths, one_stage
 
@@ -319,3 +319,12 @@ def test_a_bar_is_shown_on_a_terminal_unless_quiet(monkeypatch, quiet):
     with progress(3, "summing", "volume", quiet) as bar:
         bar.update()
     assert ("summing" in terminal.getvalue()) == (not quiet)
+
+
+def test_bars_share_no_semaphore_that_a_killed_process_would_leave():
+    words = ("import multiprocessing; multiprocessing.set_start_method('spawn')\n"  # as on workers
+             "from machine.progress import progress, say; progress(2, 'a', 'b').update(); say('c')\n"
+             "from multiprocessing.resource_tracker import _resource_tracker as tracker\n"
+             "assert tracker._pid is None")
+    done = run_process("-c", words)
+    assert (done.returncode, done.stdout) == (0, "c\n"), done.stderr
