@@ -4,6 +4,7 @@ In containers and shared installs, the project's folder may be read-only, and th
 home folder. numba then finds no folder for compiled code, and does not compile at all.
 """
 import atexit
+import os
 import shutil
 import tempfile
 
@@ -26,5 +27,6 @@ def keep_compiled_code():
         folder = tempfile.mkdtemp(prefix="numba_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         numba.config.CACHE_DIR = folder
+        os.environ["NUMBA_CACHE_DIR"] = folder  # for the processes of --scheduler local
         print("Note: compiled code cannot be kept, so each run compiles again; set NUMBA_CACHE_DIR "
               "to a folder of your own that can be written")

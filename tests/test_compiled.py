@@ -51,6 +51,19 @@ def test_a_clone_that_takes_no_files_compiles_for_this_run(tmp_path, closed_clon
 
 
 @pytest.mark.skipif(os.name == "nt", reason="homes are found otherwise there")
+def test_processes_of_a_command_compile_where_it_does(tmp_path, closed_clone):
+    nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/cache", "TMPDIR": str(tmp_path)}
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    words = ("import subprocess, sys; from machine.compiled import keep_compiled_code\n"
+             "keep_compiled_code(); "
+             "sys.exit(subprocess.run([sys.executable, '-c', 'import octahedral.features']"
+             ").returncode)")
+    finished = run_process("-c", words, cwd=closed_clone, env=environment | nowhere)
+    assert (finished.returncode, finished.stderr) == (0, ""), finished.stderr
+    assert not list(tmp_path.glob("numba_*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="homes are found otherwise there")
 def test_where_there_is_no_home_no_library_says_so():
     nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/a", "XDG_CONFIG_HOME": "/dev/null"}
     environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
