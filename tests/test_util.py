@@ -323,7 +323,8 @@ def test_a_bar_is_shown_on_a_terminal_unless_quiet(monkeypatch, quiet):
 
 def test_bars_share_no_semaphore_that_a_killed_process_would_leave():
     words = ("import multiprocessing; multiprocessing.set_start_method('spawn')\n"  # as on workers
-             "from machine.progress import progress, say; progress(2, 'a', 'b').update(); say('c')\n"
+             "from machine.progress import progress, say; progress(2, 'a', 'b').update()\n"
+             "say('c')\n"
              "from multiprocessing.resource_tracker import _resource_tracker as tracker\n"
              "assert tracker._pid is None")
     done = run_process("-c", words)
