@@ -50,7 +50,8 @@ def main(folder):
         applying = [*arrays, "--no-report", "--result_dir", str(folder / f"result {name}")]
         if "--factor" in options:
             applying += ["--factor", "1", "1", "8"]
-        for more in (["--test_dir", str(folder / "test"), "--blend_threshold"],
+        blend = ["--blend_threshold"] if name != "scan" else []  # figures of scans never blend
+        for more in (["--test_dir", str(folder / "test"), *blend],
                      ["--test_dir", str(folder / "low"), "--upscale"]):
             if name == "cg, k-space" and "--upscale" in more:
                 continue  # the published third upscales by 3 alone
