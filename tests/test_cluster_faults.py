@@ -110,9 +110,10 @@ def test_a_stopped_training_finishes_volumes_and_goes_on(folder, tmp_path, reque
         out += line
         if line.startswith("["):
             break
+    while not flag.with_name("go on read").exists():  # that volume then waits for this
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all processes
     assert "once more" in process.stderr.readline() + process.stderr.readline()
-    assert flag.with_name("go on read").exists()  # so that volume waits for this
     flag.write_text("")
     # Not by communicate(), which loses what was read ahead of the lines above.
     out, errors = out + process.stdout.read(), process.stderr.read()
