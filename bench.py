@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from filter_constant import OPTIONS, Method, Request
+from filter_constant import OPTION, Method, Request
 from machine.bench_figures import ratios, spread, table
 from machine.errors import UserError, run
 from machine.option_fields import fault_of
@@ -79,8 +79,7 @@ def command_line():
     parser.add_argument("--filter_len", type=int, default=Method.filter_len, metavar="N",
                         help="side of the patch, in voxels (default: %(default)s)")
     options = parser.parse_args()
-    entry = next(entry for entry in OPTIONS if entry.name == "filter_len")
-    if fault := fault_of(entry, options.filter_len):
+    if fault := fault_of(OPTION["filter_len"], options.filter_len):
         parser.error(f"argument --filter_len: {fault}")
     options.runs = 1 if options.quick else max(options.runs, 1)
     return options

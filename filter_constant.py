@@ -303,6 +303,7 @@ class Request:
 
 OPTIONS = [entry for kind in (Method, Request) for entry in dataclasses.fields(kind)
            if "group" in entry.metadata]
+OPTION = {entry.name: entry for entry in OPTIONS}
 METHOD_NAMES = {entry.name for entry in dataclasses.fields(Method)}
 
 

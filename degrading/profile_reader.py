@@ -22,11 +22,11 @@ READING_NAMES = (
 )
 SHARES = (0.75, 1.0)  # frequencies of the readings, relative to the highest frequency
 TOLD_NAMES = (*READING_NAMES, "told")  # told: 1 if the user gave the profile, 0 if it is estimated
-# For `likely_profiles`: 1.6 times the root mean square of errors on scanners outside the training
-# set; relative frequency of profiles before anything is known, as in training.
+# For probable and doubtful profiles: 1.6 times the root mean square of errors on scanners outside
+# the training set; relative frequency of profiles before anything is known.
 READING_ERROR = (0.21, 0.32)
 BEFORE = {"kspace": 2.5, "hamming": 0.0}  # 1 for other profiles
-DOUBTFUL = 2.0  # distance of a given profile from the reading at which a message warns of it
+DOUBTFUL = 2.0  # a given profile is doubted at this distance from the reading, in READING_ERROR
 UNLIKELY = 0.2  # profiles less probable than this share of the most probable one are left out
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary

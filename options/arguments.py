@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from filter_constant import METHOD_NAMES, OPTIONS, PROFILES
+from filter_constant import METHOD_NAMES, OPTION, OPTIONS, PROFILES
 
-MOST = 8  # largest factor
+MOST = OPTION["factor"].metadata["high"]  # largest factor
 PER_AXIS = 3
 LONGEST = 200  # bytes of a name; beside a volume, files with longer names are written
-NOISE_MOST = 50  # per cent, as on the command line
+NOISE_MOST = OPTION["test_noise"].metadata["high"]  # per cent
 # Options of `learn`: those of the method, and those that concern the sums in its folder.
 OF_LEARN = METHOD_NAMES - {"preset", "factor"} | {"restart", "checkpoint_minutes", "max_memory"}
 

@@ -10,6 +10,7 @@ from filter_constant import (
     ONLY_OCTAHEDRAL,
     ONLY_SCAN,
     ONLY_SPHERICAL,
+    OPTION,
     OPTIONS,
 )
 from machine.option_fields import fault_of, flag_of
@@ -23,18 +24,18 @@ def checked(request, command):
     It raises ValueError for values out of range and for options without effect.
     """
     method, given = request.method, {name: request.value(name) for name in request.given}
-    flags = {entry.name: flag_of(entry) for entry in OPTIONS}
     for entry in OPTIONS:
         values = given.get(entry.name, ())
         for value in values if isinstance(values, tuple) else (values,):
             if fault := fault_of(entry, value):
-                raise ValueError(f"argument --{flags[entry.name]}: {fault}")
+                raise ValueError(f"argument --{flag_of(entry)}: {fault}")
     if max(method.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     for name in ("voxel_size", "isotropic", "known_profile", "adapt"):
         evaluates = name in ("adapt", "known_profile") and method.preset == "scan"
         if name in given and not (request.upscale or request.look or evaluates):
-            raise ValueError(f"argument --{flags[name]}: has no effect without --upscale; add it")
+            raise ValueError(f"argument --{flag_of(OPTION[name])}: has no effect without "
+                             "--upscale; add it")
     if request.look:
         for name in ("output", "suffix", "dtype", "report", "scheduler", "upscale", "voxel_size",
                      "isotropic", "factor", "blend_threshold", "adapt", "test_profile",
@@ -121,11 +122,10 @@ def without_effect(request, drawn):
                    ["output", "suffix", "dtype", "report", "blend_threshold"])]
     else:
         places = [("without filters for scans; take --preset scan", [*scan_figures, "adapt"])]
-    flags = {entry.name: flag_of(entry) for entry in OPTIONS}
     for where, names in places:
         for name in names:
             if name in request.given and request.value(name) is not False:
-                return f"argument --{flags[name]}: has no effect {where}; leave it out"
+                return f"argument --{flag_of(OPTION[name])}: has no effect {where}; leave it out"
     return ""
 
 

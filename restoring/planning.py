@@ -90,15 +90,13 @@ def find_head(low, voxel_size):
     return bright is not None or bright_part(low) is not None, bright
 
 
-def read_inside(name, low, voxel_size, use, mask=None):
-    """Choose the voxels in which brightness and descriptors of a whole head are estimated.
-
-    A message reports the choice.
+def say_of_head(name, low, voxel_size, use, mask=None):
+    """Report that a volume is, or seems to be, a whole head, and where its noise is estimated.
 
     Parameters
     ----------
     name : str
-        Name of the volume, for messages.
+        Name of the volume.
     low : ndarray of float32, shape (x, y, z)
     voxel_size : ndarray, shape (3,)
         Voxel size in mm.
@@ -107,30 +105,33 @@ def read_inside(name, low, voxel_size, use, mask=None):
 
     Returns
     -------
-    inside : ndarray of bool, shape (x, y, z), or None
-        Brain mask or bright part of a head; None if all voxels are used.
-    head : bool or None
+    bool or None
         True if the volume is a whole head, or seems to be one; None if the filters do not use this.
     """
-    drawn = use.method.for_scans
     if mask:
-        read = "noise and blur are" if drawn else "the brightness is"
+        read = "noise and blur are" if use.method.for_scans else "the brightness is"
         say(f"{name}: {read} estimated inside its mask, {mask.path.name}; the whole head is "
             "restored")
-        return mask.inside, True
-    if not drawn:
-        return None, None
-    head, bright = find_head(low, voxel_size)
+        return True
+    if not use.method.for_scans:
+        return None
+    head, _ = find_head(low, voxel_size)
     if head:
         say(f"{name}: seems to be a whole head without a brain mask; noise and blur are estimated "
             "in its bright part (better: give a mask with --mask)")
-    return bright, head
+    return head
 
 
 def inside_of(low, voxel_size, use, mask=None):
-    """The voxels that `read_inside` chooses for another volume of the same series, without words.
+    """The voxels in which brightness and descriptors of a whole head are estimated.
 
-    Each volume of a series has its own bright part: their contrasts differ.
+    Each volume of a series has its own bright part, because their contrasts differ. The parameters
+    are those of `say_of_head`.
+
+    Returns
+    -------
+    ndarray of bool, shape (x, y, z), or None
+        Brain mask or bright part of a head; None if all voxels are used.
     """
     if mask:
         return mask.inside

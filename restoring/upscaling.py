@@ -28,7 +28,7 @@ from restoring.comparison import comparison_images, spline_onto
 from restoring.estimates import Estimates, estimates_of
 from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
-from restoring.planning import inside_of, plan, read_inside
+from restoring.planning import inside_of, plan, say_of_head
 from restoring.remarks import say_of_doubt, say_of_later, say_of_trust
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
@@ -155,11 +155,11 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     count, shape = lows.shape[0], lows.shape[1:]
     mask = mask and mask._replace(inside=brain)
     in_mm = sizes * MM[unit_of(volume.image)]
-    inside, head = read_inside(name, first_seen(volume), in_mm, uses[0], mask)
+    head = say_of_head(name, first_seen(volume), in_mm, uses[0], mask)
     fine, missed, lost, tuning, shares = None, [], {}, None, {}
     with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
-            inside = inside_of(low, in_mm, uses[0], mask) if number else inside
+            inside = inside_of(low, in_mm, uses[0], mask)
             try:
                 if fine is None and wants_adapting(request, uses[0].method):
                     with watch("adapt"):
