@@ -30,7 +30,7 @@ ANNEX = "/annex/objects/MD5E-s123--0f.nii.gz\n"
     ("v.nii", LFS.encode(), "git lfs pull"),
     ("v.nii.gz", ANNEX.encode(), "datalad get or git annex get"),
     ("v.nii", gzip.compress(bytes(2000), mtime=0), "rename it to end in .nii.gz"),
-    ("v.nii.gz", gzip.compress(gzip.compress(bytes(2000)), mtime=0), "gunzip"),
+    ("v.nii.gz", gzip.compress(gzip.compress(bytes(2000), mtime=0), mtime=0), "gunzip"),
     ("v.nii", b"word " * 200, "convert it to .nii or .nii.gz"),
     ("v.nii.gz", b"word " * 200, "replace it by a whole file")])
 def test_what_stands_in_the_place_of_a_volume_is_told_apart(tmp_path, name, content, remedy):
