@@ -10,12 +10,15 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box
+from degrading.back_projection import NoisyProjection
 from degrading.degradation import Degradation, degradation_of
-from degrading.descriptors import edge_density
-from degrading.profile_reader import blur_of
+from degrading.descriptors import NOISE, edge_density
+from degrading.profile_reader import are_plausible, blur_of
+from degrading.slice_profile import mirrored_matrix
 from degrading.spline import upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, tight_box, without_nonsense
 
+AGREEING = 2  # corrections of a restored volume by a scan with known slice profiles
 RIM = 0.1  # upscaling restores a fine voxel if its interpolated share of brain is this or more
 
 
@@ -62,6 +65,9 @@ class LRVolume:
         Voxels of the mask from which training samples are taken; by default all.
     weight : float
         Weight of each training sample of this volume.
+    profiles : tuple of three str
+        Known slice profile of each axis of `low`, with which the restored volume must agree; empty
+        if they are unknown.
     """
 
     lr: np.ndarray
@@ -81,11 +87,25 @@ class LRVolume:
     density: float = 1.0
     training_mask: np.ndarray | None = None
     weight: float = 1.0
+    profiles: tuple = ()
 
     @cached_property
     def consistency(self):
         """The object that makes a fine volume in the box agree with `low` (data consistency)."""
         return self.operator.consistency(self.low / np.float32(self.scale), self.box, self.mask)
+
+    def agreeing(self, restored, reader):
+        """A restored volume, corrected where it disagrees with `low` by more than noise.
+
+        It is unchanged if the slice profiles are unknown, or if the blur that the filters' `reader`
+        estimates contradicts them. See `degrading.back_projection.NoisyProjection`.
+        """
+        if not self.profiles or not are_plausible(self.profiles, self.operator.factor, reader,
+                                                  self.descriptors):
+            return restored
+        matrices = map(mirrored_matrix, self.operator.shape, self.operator.factor, self.profiles)
+        return NoisyProjection(self.low / np.float32(self.scale), list(matrices), self.box,
+                               self.mask, self.descriptors[NOISE]).refine(restored, AGREEING)
 
     def whole(self, restored):
         """The whole fine volume in original intensities; `restored` has the shape of `lr`."""
@@ -210,7 +230,7 @@ def make_pair(image, method, level=None):
     return LRVolume(lr, low, operator, box, whole_shape, scale, mask, hr=hr)
 
 
-def make_fine(low, method, inside=None, profiles=()):
+def make_fine(low, method, inside=None, profiles=(), agree_with=None):
     """Interpolate a scan (low-resolution volume) to the grid that is finer by the factor.
 
     Intensities are divided by their 99.9 % quantile, as in training (in sparse volumes, by that of
@@ -230,6 +250,9 @@ def make_fine(low, method, inside=None, profiles=()):
     profiles : sequence of three str, optional
         Slice profile of each axis, see `degrading.slice_profile.PROFILES`; by default it is
         estimated.
+    agree_with : sequence of three str, optional
+        Slice profiles with which the restored volume must agree, see `LRVolume.profiles`; by
+        default `profiles`.
 
     Returns
     -------
@@ -272,7 +295,9 @@ def make_fine(low, method, inside=None, profiles=()):
     return LRVolume(lr, low, operator, box, shape, scale, mask, method.margin,
                     above=above if above.any() else None, descriptors=descriptors,
                     blur=blur_of(profiles, method.factor) if len(profiles) else None,
-                    density=1.0 if descriptors is None else edge_density(unit))
+                    density=1.0 if descriptors is None else edge_density(unit),
+                    profiles=() if descriptors is None else tuple(
+                        profiles if agree_with is None else agree_with))
 
 
 def above_zero(low, inside=None):

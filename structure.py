@@ -284,8 +284,8 @@ class Octahedral:
         sr = restore_stages(volume, stages, self.method, advance=advance)
         share = self.trust(volume, stages)
         if share < 1:  # the spline (the initial estimate) has the remaining weight
-            sr = volume.lr + np.float32(share) * (sr - volume.lr)
-        return sr
+            return volume.lr + np.float32(share) * (sr - volume.lr)
+        return volume.agreeing(sr, stages[0].classes.reader)
 
     def trust(self, volume, stages):
         """Weight of the filters in the result, 0 to 1, see degrading/profile_reader.py.

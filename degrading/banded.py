@@ -101,9 +101,9 @@ def apply_operators(volume, operators):
     """
     volume = np.ascontiguousarray(volume, np.float32)
     # Axes whose operator makes the volume smallest come first. The operator of the last axis is
-    # slowest, so it comes first if the others enlarge the volume.
+    # slowest: it comes last if operators shrink the volume, and first if they enlarge it.
     growth = [len(operator.start) / operator.n_in for operator in operators]
-    for axis in sorted(range(3), key=lambda a: (growth[a], -a) if min(growth) < 1 else -a):
+    for axis in sorted(range(3), key=lambda a: (growth[a], a) if min(growth) < 1 else -a):
         operator = operators[axis]
         shape = (*volume.shape[:axis], len(operator.start), *volume.shape[axis + 1:])
         if operator.n_in == len(operator.start) and operator.weights.shape[1] == 1 and (

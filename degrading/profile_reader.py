@@ -171,6 +171,21 @@ def claims_too_much_blur(reading, blur):
     return bool(error.sum() > 0 and np.square(error).sum() > DOUBTFUL**2)
 
 
+def are_plausible(profiles, factor, reader, descriptors):
+    """True if the blur that is estimated for a scan agrees with its known slice profiles.
+
+    Parameters
+    ----------
+    profiles : sequence of three str
+    factor : sequence of three int
+    reader : ndarray, see `fit_reader`
+        Without a reader, nothing is plausible.
+    descriptors : ndarray of float32, shape (descriptors,)
+    """
+    error = (read(reader, descriptors) - blur_of(profiles, factor)) / READING_ERROR
+    return bool(reader.any() and np.square(error).sum() <= DOUBTFUL**2)
+
+
 def strangeness(reader, descriptors):
     """Distance of descriptors from the training descriptors; about 0.5 for training volumes.
 

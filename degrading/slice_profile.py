@@ -79,6 +79,27 @@ def profile_matrix(side, factor, profile):
     return weights / weights.sum(1, keepdims=True)
 
 
+def mirrored_matrix(side, factor, profile):
+    """The matrix of a profile along an axis, if the fine volume is mirrored at both ends.
+
+    `profile_matrix` counts as zero what lies beyond the ends, or with k-space as periodic. A scan
+    may end within the brain; there the mirrored volume is a better guess.
+
+    Examples
+    --------
+    >>> mirrored_matrix(6, 2, "kspace").sum(1).round(6)
+    array([1., 1., 1.])
+    """
+    if factor == 1:
+        return np.eye(side)
+    thick = side // factor
+    before = thick // 2  # thick voxels of the mirrored volume before this one; the rest is after it
+    mirrored = np.pad(np.arange(side), (before * factor, side - before * factor), mode="symmetric")
+    # For a profile in k-space, this is one period of the mirrored volume.
+    twice = profile_matrix(2 * side, factor, profile)[before:before + thick]
+    return twice @ np.eye(side)[mirrored]
+
+
 def profile_of(profile):
     """The `Profile` of a name; a `Profile` is returned unchanged."""
     return PROFILES[profile] if isinstance(profile, str) else profile

@@ -7,25 +7,20 @@ The filters of --preset paper are those that the demo learned from the template.
 --preset best come with the project.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
+from demo_brain import ROOT, demo_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from disk.files import write_whole  # noqa: E402
-from disk.filters import PRETRAINED, load_filters  # noqa: E402
-from filter_constant import Request  # noqa: E402
-from get_lar import best_spline, make_pair  # noqa: E402
-from nifti.volumes import read_volume  # noqa: E402
-from report.pictures import canonical, plane, png  # noqa: E402
-from restoring.figures import brain_mask, figures  # noqa: E402
-from restoring.steps import restore  # noqa: E402
-from util import mod_crop  # noqa: E402
+from disk.files import write_whole
+from disk.filters import PRETRAINED, load_filters
+from filter_constant import Request
+from get_lar import best_spline, make_pair
+from nifti.volumes import read_volume
+from report.pictures import canonical, plane, png
+from restoring.figures import brain_mask, figures
+from restoring.steps import restore
+from util import mod_crop
 
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
 SQUARE = 0.1, 0.32, 0.36  # top, left and side of the square to show, as shares of the slice's width
@@ -34,7 +29,7 @@ ERROR = 0.15  # an error of this share of the intensity range is white
 
 def main():
     """Draw original, best spline, paper, initial estimate of best and best, with errors below."""
-    (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
+    path = demo_file("test", "*.nii.gz")
     volume, images, decibel = read_volume(path), {}, []
     for arrays, name in (
         (ROOT / "demo" / "arrays", "--preset paper"),

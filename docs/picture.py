@@ -4,23 +4,18 @@ make demo
 .venv/bin/python docs/picture.py
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
+from demo_brain import ROOT, demo_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from disk.files import write_whole  # noqa: E402
-from disk.filters import load_filters  # noqa: E402
-from filter_constant import Request  # noqa: E402
-from get_lar import best_spline, make_pair  # noqa: E402
-from nifti.volumes import read_volume  # noqa: E402
-from report.pictures import canonical, plane, png  # noqa: E402
-from restoring.figures import brain_mask, figures  # noqa: E402
+from disk.files import write_whole
+from disk.filters import load_filters
+from filter_constant import Request
+from get_lar import best_spline, make_pair
+from nifti.volumes import read_volume
+from report.pictures import canonical, plane, png
+from restoring.figures import brain_mask, figures
 
 AXIS, PLACE = 1, 0.42  # a coronal slice, at this part of the brain's length
 SQUARE = 0.2, 0.08, 0.3  # top, left and side of the enlarged square, as shares of the slice's width
@@ -29,11 +24,9 @@ GOLD = "#ffb000"
 
 def main():
     """Draw four columns: HR, LR, best spline, restored; below each an enlarged square of it."""
+    path = demo_file("test", "*.nii.gz")
+    result = demo_file("result", "*", path.name)
     _, method, *_ = load_filters(Request(arrays_dir=str(ROOT / "demo" / "arrays")))
-    (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
-    result = max(
-        (ROOT / "demo" / "result").glob(f"*/{path.name}"), key=lambda file: file.stat().st_mtime
-    )
     volume = read_volume(path)
     pair = make_pair(volume.data, method)
     images = {

@@ -7,26 +7,21 @@ The script degrades the sample brain as a scanner does: mean over two voxels, 3 
 and the outline of the low-resolution volume. Both sets of filters come with the project.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
+from demo_brain import ROOT, demo_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from degrading.acquisition import make_low  # noqa: E402
-from degrading.degradation import degradation_of  # noqa: E402
-from disk.files import write_whole  # noqa: E402
-from disk.filters import PRETRAINED, PRETRAINED_SCAN, load_filters  # noqa: E402
-from filter_constant import Request  # noqa: E402
-from get_lar import make_fine  # noqa: E402
-from nifti.volumes import read_volume  # noqa: E402
-from report.pictures import canonical, plane, png  # noqa: E402
-from restoring.steps import restore  # noqa: E402
-from util import clip_bright, decibel, mod_crop  # noqa: E402
+from degrading.acquisition import make_low
+from degrading.degradation import degradation_of
+from disk.files import write_whole
+from disk.filters import PRETRAINED, PRETRAINED_SCAN, load_filters
+from filter_constant import Request
+from get_lar import make_fine
+from nifti.volumes import read_volume
+from report.pictures import canonical, plane, png
+from restoring.steps import restore
+from util import clip_bright, decibel, mod_crop
 
 NOISE = 0.03  # standard deviation of the noise, as a share of the 99.9 % quantile
 AXIS, PLACE = 2, 0.52  # an axial slice, at this part of the brain's height
@@ -36,7 +31,7 @@ ERROR = 0.15  # an error of this share of the intensity range is white
 
 def main():
     """Draw original, quintic spline, --preset best and --preset scan, with errors below."""
-    (path,) = (ROOT / "demo" / "test").glob("*.nii.gz")
+    path = demo_file("test", "*.nii.gz")
     volume = read_volume(path)
     filters = {
         name: load_filters(Request(arrays_dir=str(folder)))

@@ -9,6 +9,8 @@ from nifti.geometry import unit_of
 from nifti.volumes import Volume
 from restoring.spacing import Route, describe, route_to
 
+MEASURED = ("kspace", "kspace", "kspace")  # slice profiles on the measured grid
+
 
 class Scan(NamedTuple):
     """The volumes of a file, on the grid from which they are upscaled, and the filters to use."""
@@ -20,6 +22,7 @@ class Scan(NamedTuple):
     uses: list  # of Filters
     to_low: np.ndarray  # (4, 4): matrix from voxels of `volume` to voxels of the file
     profiles: tuple  # of three str: slice profiles; empty if unknown
+    agree_with: tuple | None = None  # of three str: see `get_lar.make_fine`
 
 
 def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
@@ -62,9 +65,12 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     data = data.reshape(*grid.shape, *volume.data.shape[3:])
     if inside is not None:
         inside = mask_onto_measured(inside, grid)
+    uses = [store(factor) for factor in route.factors]
+    # The measured grid was cut out of k-space, but other axes may have any profile.
+    known = all(share < 1 for share, f in zip(grid.shares, uses[0].factor, strict=True) if f > 1)
     return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, route=route,
-                         uses=[store(factor) for factor in route.factors], to_low=grid.to_low(),
-                         profiles=())
+                         uses=uses, to_low=grid.to_low(), profiles=(),
+                         agree_with=MEASURED if known else ())
 
 
 def volumes_of(volume):

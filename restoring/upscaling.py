@@ -150,7 +150,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
         If no volume can be restored.
     """
     path = path or name
-    volume, brain, sizes, route, uses, _, profiles = scan
+    volume, brain, sizes, route, uses, _, profiles, agree_with = scan
     lows = volumes_of(volume)
     count, shape = lows.shape[0], lows.shape[1:]
     mask = mask and mask._replace(inside=brain)
@@ -168,7 +168,8 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                 if fine is None and request.adapt is not False:
                     say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
-                                                 inside, profiles, request.blend_threshold)
+                                                 inside, profiles, request.blend_threshold,
+                                                 agree_with)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -236,7 +237,7 @@ def adapted(name, low, sizes, use, brain=None, inside=None, profiles=()):
 
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
-               profiles=(), blend_threshold=None):
+               profiles=(), blend_threshold=None, agree_with=None):
     """Upscale a volume by one or more sets of filters, one after another.
 
     Parameters
@@ -256,6 +257,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         Slice profile of each axis of `low`, if known.
     blend_threshold : int, optional
         See --blend_threshold.
+    agree_with : sequence of three str, optional
+        Slice profiles with which the result of the first filters must agree; by default `profiles`.
 
     Returns
     -------
@@ -276,10 +279,11 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         back = np.argsort(use.axes)  # from the filters' order of axes to the volume's
         with watch("interpolate"):
             within = None if inside is None else inside.transpose(use.axes)
-            known = [profiles[axis] for axis in use.axes] if len(profiles) and not number else ()
-            if number and use.method.for_scans:
-                known = UNBLURRED  # earlier filters have removed the scanner's blur
-            lr_volume = make_fine(low.transpose(use.axes), use.method, within, known)
+            known, agreed = (names and [names[axis] for axis in use.axes]
+                             for names in (profiles, agree_with))
+            if number:  # earlier filters have removed the scanner's blur
+                known, agreed = UNBLURRED if use.method.for_scans else (), ()
+            lr_volume = make_fine(low.transpose(use.axes), use.method, within, known, agreed)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,
                          lambda share: advance(100 * share / len(uses)), blend_threshold)

@@ -119,6 +119,19 @@ def test_the_readmes_picture_is_small():
     assert 10_000 < os.path.getsize(ROOT / "docs" / "restored.png") < 300_000
 
 
+def test_pictures_of_the_demo_ask_for_the_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.setattr("demo_brain.ROOT", tmp_path)
+    for script in ("compare", "picture", "scan_picture"):
+        with pytest.raises(SystemExit) as stopped:
+            importlib.import_module(script).main()
+        assert stopped.value.code == 2 and "run `make demo` first" in capsys.readouterr().err
+    (tmp_path / "demo" / "test").mkdir(parents=True)
+    (tmp_path / "demo" / "test" / "a.nii.gz").touch()
+    found = importlib.import_module("demo_brain").demo_file("test", "*.nii.gz")
+    assert found == tmp_path / "demo" / "test" / "a.nii.gz"
+
+
 def test_the_roofline_on_the_page_is_what_its_script_prints():
     printed = subprocess.run(
         [sys.executable, "docs/roofline.py"], cwd=ROOT, text=True, capture_output=True, check=True

@@ -155,6 +155,17 @@ def test_an_interpolated_scan_gets_the_detail_that_its_own_grid_lacks(tmp_path, 
     assert not np.allclose(found.get_fdata(), 1000 * low, atol=1)
 
 
+def test_a_scan_filled_up_along_all_axes_is_known_to_be_cut_out_of_k_space():
+    low = filled(scan(shape=(40, 36, 30)), (0, 1, 2))
+    store = FilterStore(Request.of(preset="scan", upscale=True))
+    whole = Scan(Volume(low, nib.Nifti1Image(low, np.eye(4))), None, np.ones(3),
+                 route_to((0.5, 0.5, 0.5), np.ones(3), store.there), [store((2, 2, 2))],
+                 np.eye(4), ())
+    found = as_measured("scan", whole, store)
+    assert found.uses[0].factor == (4, 4, 4) and not found.profiles
+    assert found.agree_with == ("kspace", "kspace", "kspace")
+
+
 def test_a_scan_measured_in_full_has_nothing_to_restore_on_its_own_grid(tmp_path, capsys):
     save(tmp_path / "scan.nii.gz", 1000 * scan(shape=(40, 36, 30)), np.diag([0.5, 0.5, 1, 1.0]))
     assert run_here("test", "--upscale", "--voxel_size", "0.5", "0.5", "1", "--test_dir",
@@ -171,6 +182,7 @@ def test_each_volume_of_an_interpolated_series_comes_onto_the_measured_grid():
     series = Scan(Volume(np.stack(lows, -1), image), None, np.array([0.5, 0.5, 1]), route,
                   [filters], np.eye(4), ())
     found = as_measured("series", series, store)
+    assert found.agree_with == ()  # nothing is known of axis 2
     assert found.volume.data.shape == (40, 36, 30, 2)
     np.testing.assert_array_equal(found.sizes, [1, 1, 1])
     for number, low in enumerate(lows):

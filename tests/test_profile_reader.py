@@ -28,7 +28,7 @@ from degrading.profile_reader import (
 )
 from degrading.slice_profile import Profile, profile_matrix, transfer
 from disk.filters import load_filters
-from filter_constant import PROFILES
+from filter_constant import PROFILES, Request
 from get_lar import make_fine
 from learning.acquisitions import sample_acquisition, sampled_volumes, with_sharpness
 from matrix_compute import Stage
@@ -39,6 +39,7 @@ from octahedral.tree import NO_READER, together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
 from options.command_line import command_line
 from restoring.remarks import say_of_trust
+from restoring.steps import restore
 from util import random_of
 
 TOLD = FEATURE_NAMES.index("told")
@@ -268,6 +269,38 @@ def test_a_profile_with_more_blur_than_the_scan_has_is_doubted(true, given, doub
         api.upscale(low, profile=given)
     messages = [str(one.message) for one in found]
     assert any("has more blur than the scan seems to have" in one for one in messages) == doubted
+
+
+@pytest.mark.parametrize("true, given, changed", [
+    ("kspace", "kspace", True), ("gauss", "gauss", True), ("kspace", "hamming", False),
+    ("hamming", "kspace", False),
+])
+def test_with_a_plausible_profile_the_restored_volume_agrees_with_the_scan(true, given, changed):
+    filters = load_filters(Request.of(preset="scan", upscale=True))
+    truth = phantom(0) / 1000
+    fine = make_fine(api.degrade(truth, 2, profile=true), filters.method, None, 3 * (given,))
+    fine.descriptors[NOISE] = 0  # the phantom's finest detail looks like noise
+    plain = restore(replace(fine, profiles=()), filters.stages, filters.method)
+    agreeing = restore(fine, filters.stages, filters.method)
+    assert np.array_equal(agreeing, plain) != changed
+    if changed:
+        deep = binary_erosion(truth[fine.box] > 0, iterations=5)
+        errors = [np.mean((found - truth[fine.box] / fine.scale)[deep] ** 2)
+                  for found in (agreeing, plain)]
+        assert errors[0] < 0.99 * errors[1]
+
+
+@pytest.mark.parametrize("profile", ["kspace", "hamming"])
+def test_agreement_does_no_harm_where_a_scan_ends_within_the_brain(profile):
+    filters = load_filters(Request.of(preset="scan", upscale=True))
+    truth = phantom(1, (72, 44, 40)) / 1000
+    low, truth = api.degrade(truth, 2, profile=profile)[10:22], truth[20:44]
+    fine = make_fine(low, filters.method, None, 3 * (profile,))
+    fine.descriptors[NOISE] = 0
+    results = [fine.whole(restore(volume, filters.stages, filters.method))[:4]
+               for volume in (fine, replace(fine, profiles=()))]
+    errors = [np.mean((found - truth[:4])[truth[:4] > 0] ** 2) for found in results]
+    assert errors[0] < errors[1]
 
 
 # ---- draws

@@ -317,11 +317,13 @@ def test_a_plane_that_is_coarser_than_the_slices_become_is_said(tmp_path, capsys
 
 
 def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, monkeypatch):
-    known, plain = [], upscaling.make_fine
+    known, agreed, plain = [], [], upscaling.make_fine
 
-    def recorded(low, method, inside=None, profiles=()):
+    def recorded(low, method, inside=None, profiles=(), agree_with=None):
+        found = plain(low, method, inside, profiles, agree_with)
         known.append(tuple(profiles))
-        return plain(low, method, inside, profiles)
+        agreed.append(found.profiles)
+        return found
 
     monkeypatch.setattr(upscaling, "make_fine", recorded)
     uses = [filters[2, 2, 2], filters[1, 1, 2]]
@@ -330,3 +332,4 @@ def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, mo
                                         profiles=profiles)
         assert fine.shape == (32, 32, 64)
         assert known[-2:] == [profiles, ("kspace", "kspace", "kspace")]
+        assert agreed[-2:] == [profiles, ()]  # what was restored is not a scan to agree with
