@@ -10,11 +10,10 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from crop_black import black_crop_box
-from degrading.back_projection import NoisyProjection
+from degrading.agreement import NoisyProjection
 from degrading.degradation import Degradation, degradation_of
 from degrading.descriptors import NOISE, edge_density
 from degrading.profile_reader import are_plausible, blur_of
-from degrading.slice_profile import mirrored_matrix
 from degrading.spline import upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, tight_box, without_nonsense
 
@@ -98,14 +97,14 @@ class LRVolume:
         """A restored volume, corrected where it disagrees with `low` by more than noise.
 
         It is unchanged if the slice profiles are unknown, or if the blur that the filters' `reader`
-        estimates contradicts them. See `degrading.back_projection.NoisyProjection`.
+        estimates contradicts them. See `degrading.agreement.NoisyProjection`.
         """
         if not self.profiles or not are_plausible(self.profiles, self.operator.factor, reader,
                                                   self.descriptors):
             return restored
-        matrices = map(mirrored_matrix, self.operator.shape, self.operator.factor, self.profiles)
-        return NoisyProjection(self.low / np.float32(self.scale), list(matrices), self.box,
-                               self.mask, self.descriptors[NOISE]).refine(restored, AGREEING)
+        return NoisyProjection(
+            self.low / np.float32(self.scale), self.profiles, self.operator.factor, self.box,
+            self.mask, self.descriptors[NOISE]).refine(restored, AGREEING)
 
     def whole(self, restored):
         """The whole fine volume in original intensities; `restored` has the shape of `lr`."""

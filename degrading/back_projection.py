@@ -20,10 +20,6 @@ COVARIANCE_LENGTH, COVARIANCE_POWER = 5.0, 1.7  # C is exp(-(distance in voxels 
 ITERATIONS = 10
 PIECE = 1 << 17  # voxels per task of a thread
 RESIDUAL_NOISE = 1e-2  # s in the formula above, relative to the variance of a voxel
-LESS_NOISE = 3e-3  # the same in `NoisyProjection`, which weights noise by itself
-BANDS = 12  # bands of frequencies of about the same length, up to the highest frequency of an axis
-HIGHEST = 16  # first band of the highest frequencies, in the corners of the spectrum
-TINY = 1e-30  # avoids a division by zero
 NEGLIGIBLE = 1e-3  # M's weights below this share of its largest become 0: PSNR falls by < 0.001 dB
 
 
@@ -78,8 +74,6 @@ class Projection(DataConsistency):
         Position of the estimates in the fine volume, which is zero elsewhere.
     mask : ndarray of bool, shape of the box
         True where the fine volume may differ from zero.
-    residual_noise : float, optional
-        See `returning`.
 
     Examples
     --------
@@ -95,20 +89,14 @@ class Projection(DataConsistency):
     True
     """
 
-    def __init__(self, low, degrading, box, mask, residual_noise=RESIDUAL_NOISE):
+    def __init__(self, low, degrading, box, mask):
+        self.take(low, [operators_between(matrix, side)
+                        for matrix, side in zip(degrading, box, strict=True)], mask)
+
+    def take(self, low, operators, mask):
+        """Set the attributes from the results of `operators_between` for each axis."""
         super().__init__(mask)
-        self.down, self.back, seen = [], [], []
-        for matrix, side in zip(degrading, box, strict=True):
-            inside = matrix[:, side]
-            rows = np.flatnonzero(np.abs(inside).max(1) > 0)
-            # A thin box may lie between two LR voxels. Then one LR voxel with zero weights is kept.
-            seen.append(slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1))
-            inside = inside[seen[-1]]
-            self.down.append(banded(inside))
-            matrix = returning(inside, residual_noise)
-            # Small weights are set to 0 here, because `banded` keeps all weights within its band.
-            matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0
-            self.back.append(banded(matrix))
+        seen, self.down, self.back = zip(*operators, strict=True)
         self.low = np.ascontiguousarray(low[tuple(seen)])
 
     def correction(self, estimate):
@@ -126,88 +114,6 @@ class Projection(DataConsistency):
     def expected(self, estimate):
         """The LR volume that is expected if the estimate is true."""
         return apply_operators(estimate, self.down)
-
-
-class NoisyProjection(Projection):
-    """Agreement with a noisy LR volume: only what noise cannot explain of the residual is used.
-
-    Each frequency of the residual is weighted as in a Wiener filter, by 1 - noise / power, or 0 if
-    this is negative. The power is the mean over frequencies of about the same length. A residual
-    that is noise alone has the weight 0, so that noise is not put back. The finest detail of a
-    scan is taken for noise in part; the residual at the highest frequencies, where tissue has
-    hardly any power, shows if the noise is lower.
-
-    Parameters
-    ----------
-    low, degrading, box, mask
-        See `Projection`.
-    noise : float
-        Standard deviation of the Rician noise of `low`, as estimated.
-
-    Examples
-    --------
-    Of a residual of noise alone, nearly nothing is left:
-
-    >>> noise = np.random.default_rng(0).normal(0, 0.1, (20, 20, 20)).astype(np.float32)
-    >>> bool(beyond_noise(noise, noise.size, 0.1).std() < 0.03)
-    True
-    >>> bool(beyond_noise(noise, noise.size, 0.01).std() > 0.09)
-    True
-    """
-
-    def __init__(self, low, degrading, box, mask, noise):
-        super().__init__(low, degrading, box, mask, LESS_NOISE)
-        self.noise = np.float32(noise)
-
-    def expected(self, estimate):
-        # Noise raises the mean of a magnitude; this is close to the mean for any intensity.
-        return np.hypot(super().expected(estimate), self.noise)
-
-    def residual(self, estimate):
-        return beyond_noise(super().residual(estimate), np.count_nonzero(self.low), self.noise)
-
-
-def beyond_noise(residual, voxels, noise):
-    """The part of a residual that noise cannot explain, see `NoisyProjection`.
-
-    Parameters
-    ----------
-    residual : ndarray of float32, shape (x, y, z)
-    voxels : int
-        Number of voxels with a residual; the other voxels are 0.
-    noise : float
-        Standard deviation of the noise.
-
-    Returns
-    -------
-    ndarray of float32, shape (x, y, z)
-    """
-    spectrum = scipy.fft.rfftn(residual, workers=thread_count())
-    along = [np.square(2 * scipy.fft.fftfreq(side)) for side in residual.shape[:2]]
-    along.append(np.square(2 * scipy.fft.rfftfreq(residual.shape[2])))
-    across = np.add.outer(*along[1:])
-    # `rfftn` leaves out the waves that are the mirror image of another wave.
-    waves_of = np.full(across.shape, 2.0)
-    waves_of[:, 0] = 1
-    if residual.shape[2] % 2 == 0:
-        waves_of[:, -1] = 1
-    power, count = np.zeros((2, 2 * BANDS))
-
-    def bands_of(plane):
-        return (BANDS * np.sqrt(along[0][plane] + across)).astype(int)
-
-    for plane, waves in enumerate(spectrum):
-        bands = bands_of(plane).ravel()
-        power += np.bincount(bands, (waves_of * np.square(np.abs(waves))).ravel(), 2 * BANDS)
-        count += np.bincount(bands, waves_of.ravel(), 2 * BANDS)
-    variance = np.square(np.float64(noise))
-    if highest := voxels * count[HIGHEST:].sum():
-        variance = min(variance, power[HIGHEST:].sum() / highest)
-    kept = np.clip(1 - count * voxels * variance / np.maximum(power, TINY), 0, 1)
-    kept = kept.astype(np.float32)
-    for plane, waves in enumerate(spectrum):
-        waves *= kept[bands_of(plane)]
-    return scipy.fft.irfftn(spectrum, residual.shape, workers=thread_count())
 
 
 class SpectrumProjection(DataConsistency):
@@ -258,6 +164,34 @@ def middle(shape, kept):
                  for side, n in zip(shape, kept, strict=True))
 
 
+def operators_between(degrading, side, residual_noise=RESIDUAL_NOISE):
+    """The operators along one axis from a box to the LR volume, and back.
+
+    Parameters
+    ----------
+    degrading : ndarray of float64, shape (low side, fine side)
+        The matrix D.
+    side : slice
+        Position of the box along the axis.
+    residual_noise : float, optional
+        See `returning`.
+
+    Returns
+    -------
+    seen : slice
+        Voxels of the LR volume that depend on the box.
+    down, back : banded.Operator
+    """
+    inside = degrading[:, side]
+    rows = np.flatnonzero(np.abs(inside).max(1) > 0)
+    # A thin box may lie between two LR voxels. Then one LR voxel with zero weights is kept.
+    seen = slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 1)
+    matrix = returning(inside[seen], residual_noise)
+    # Small weights are set to 0 here, because `banded` keeps all weights within its band.
+    matrix[np.abs(matrix) < NEGLIGIBLE * np.abs(matrix).max()] = 0
+    return seen, banded(inside[seen]), banded(matrix)
+
+
 def returning(degrading, residual_noise=RESIDUAL_NOISE):
     """The matrix M that brings residuals along one axis back to the fine grid.
 
@@ -280,11 +214,15 @@ def returning(degrading, residual_noise=RESIDUAL_NOISE):
     >>> np.allclose(mean_of_two @ returning(mean_of_two), np.eye(4), atol=0.15)
     True
     """
-    apart = np.abs(np.subtract.outer(*2 * [np.arange(degrading.shape[1])]))
-    covariance = np.exp(-((apart / COVARIANCE_LENGTH) ** COVARIANCE_POWER))
+    covariance = covariance_at(np.subtract.outer(*2 * [np.arange(degrading.shape[1])]))
     across = covariance @ degrading.T
     noise = residual_noise * np.eye(len(degrading))
     return np.linalg.solve(degrading @ across + noise, across.T).T
+
+
+def covariance_at(apart):
+    """Covariance of two voxels at a distance in voxels, relative to the variance of a voxel."""
+    return np.exp(-((np.abs(apart) / COVARIANCE_LENGTH) ** COVARIANCE_POWER))
 
 
 def _voxelwise(kernel, *volumes):

@@ -19,6 +19,30 @@ class Operator:
     weights: np.ndarray  # (n_out, taps) float32
     n_in: int
 
+    @property
+    def n_out(self):
+        """Number of voxels of the output along the axis."""
+        return len(self.start)
+
+    def apply(self, volume, axis):
+        """Apply the operator along an axis of a volume of float32; returns another volume."""
+        if self.n_in == self.n_out and self.weights.shape[1] == 1 and (self.weights == 1).all():
+            return volume  # the identity
+        shape = (*volume.shape[:axis], self.n_out, *volume.shape[axis + 1:])
+        result = np.empty(shape, np.float32)
+        if axis == 2:
+            source, target = volume.reshape(-1, self.n_in), result.reshape(-1, shape[2])
+            kernel = _along_rows
+        else:
+            before = int(np.prod(shape[:axis]))
+            source = volume.reshape(before, self.n_in, -1)
+            target = result.reshape(before * shape[axis], -1)
+            kernel = _across_rows
+        rows = len(target)
+        in_threads(spans(rows, max(ROWS, -(-rows // 64))),
+                   lambda span: kernel(source, self.start, self.weights, target, *span))
+        return result
+
 
 def identity(side):
     """The identity as a banded matrix."""
@@ -86,7 +110,7 @@ def apply_operators(volume, operators):
     Parameters
     ----------
     volume : ndarray of float32, shape (X, Y, Z)
-    operators : sequence of three Operator
+    operators : sequence of three Operator or cosine.CosineOperator
 
     Returns
     -------
@@ -102,27 +126,9 @@ def apply_operators(volume, operators):
     volume = np.ascontiguousarray(volume, np.float32)
     # Axes whose operator makes the volume smallest come first. The operator of the last axis is
     # slowest: it comes last if operators shrink the volume, and first if they enlarge it.
-    growth = [len(operator.start) / operator.n_in for operator in operators]
+    growth = [operator.n_out / operator.n_in for operator in operators]
     for axis in sorted(range(3), key=lambda a: (growth[a], a) if min(growth) < 1 else -a):
-        operator = operators[axis]
-        shape = (*volume.shape[:axis], len(operator.start), *volume.shape[axis + 1:])
-        if operator.n_in == len(operator.start) and operator.weights.shape[1] == 1 and (
-                operator.weights == 1).all():
-            continue  # the identity
-        result = np.empty(shape, np.float32)
-        if axis == 2:
-            source, target = volume.reshape(-1, operator.n_in), result.reshape(-1, shape[2])
-            kernel = _along_rows
-        else:
-            before = int(np.prod(shape[:axis]))
-            source = volume.reshape(before, operator.n_in, -1)
-            target = result.reshape(before * shape[axis], -1)
-            kernel = _across_rows
-        rows = len(target)
-        in_threads(spans(rows, max(ROWS, -(-rows // 64))),
-                   lambda span, kernel=kernel, source=source, target=target, operator=operator:
-                   kernel(source, operator.start, operator.weights, target, *span))
-        volume = result
+        volume = operators[axis].apply(volume, axis)
     return volume
 
 
