@@ -97,7 +97,9 @@ def mirrored_matrix(side, factor, profile):
     mirrored = np.pad(np.arange(side), (before * factor, side - before * factor), mode="symmetric")
     # For a profile in k-space, this is one period of the mirrored volume.
     twice = profile_matrix(2 * side, factor, profile)[before:before + thick]
-    return twice @ np.eye(side)[mirrored]
+    matrix = np.zeros((thick, side))
+    np.add.at(matrix.T, mirrored, twice.T)
+    return matrix
 
 
 def profile_of(profile):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from disk.files import file_digest, make_folder, read_json, remove_unfinished, stem, write_json
 from disk.locks import holds_lock, only_one_in
-from machine.errors import CannotWrite, UserError
+from machine.errors import CannotWrite, UserError, complain
 from machine.sources import all_sources, digest_of
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # mark in pictures and pages of test.py
@@ -172,7 +172,7 @@ def check_beside(folder, names, request):
         if request.report and request.upscale and len(names) > 1:
             wanted.append(own_page(name))
     if request.output:
-        _check_output(Path(request.output), names[0], request.overwrite)
+        _check_output(Path(request.output), names[0], request)
     for path in wanted:
         if os.path.lexists(path) and not is_ours(path):
             remedy = "move it, or give another --output or --result_dir"
@@ -182,33 +182,55 @@ def check_beside(folder, names, request):
                             f"would replace it; {remedy}")
 
 
-def _check_output(path, name, overwrite):
-    """Raise an error if --output is not writable, or is a file that test.py did not write.
+def _check_output(path, name, request):
+    """Raise an error if --output is not writable, or would replace a file that it must not.
 
-    `name` is the common name of the files beside the output, without their endings.
+    That is a file that test.py did not write, or the record of a result with the other ending. A
+    message is printed if the result of another input will be replaced. `name` is the common name of
+    the files beside the output, without their endings.
     """
     if path.is_dir():
         raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
                         f"{path / 'fine.nii.gz'}")
+    other = path.with_name(f"{stem(path)}{'.nii' if path.name.endswith('.gz') else '.nii.gz'}")
     with only_one_in(path.parent):  # another run may be replacing volume and record
-        foreign = os.path.lexists(path) and not overwrite and not _is_recorded(path, name)
-    if foreign:
-        raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
-                        "test.py did not write it, or it was changed since; move it, give another "
-                        "--output, or add --overwrite to replace it")
+        record, beside = (_record_of(one, name) if os.path.lexists(one) else None
+                          for one in (path, other))
+    remedy = "move it, give another --output, or add --overwrite to replace it"
+    if os.path.lexists(path) and not request.overwrite:
+        if record is None:
+            raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
+                            f"test.py did not write it, or it was changed since; {remedy}")
+        if not _is_made_from(record, Path(request.test_dir)):
+            complain("test", f"{path}: it was made from {record['input']}, and is replaced by a "
+                     "result from another input")
+    if beside and not request.overwrite:
+        raise UserError(f"{other}: exists already, and its record would be replaced by that of "
+                        f"{path.name}; {remedy}")
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise CannotWrite(f"{path}: cannot be written, since {above} is no folder that takes "
                           "files; give another --output")
 
 
-def _is_recorded(path, name):
-    """True if a record beside a volume, visible or hidden, holds the digest of the volume."""
+def _record_of(path, name):
+    """The record beside a volume, visible or hidden, that holds its digest; None without one."""
     for report in (True, False):
         with contextlib.suppress(OSError, ValueError):
             about = read_json(names_of_sidecars(name, report)[1])
             if about.get("result_sha256") == file_digest(path):
-                return True
+                return about
+    return None
+
+
+def _is_made_from(record, given):
+    """True if the input of a record is a file, or in a folder, or has the content of the file."""
+    made_from = Path(os.path.realpath(record.get("input", "")))
+    given = Path(os.path.realpath(given))
+    if given == made_from or given in made_from.parents:
+        return True
+    with contextlib.suppress(OSError):
+        return record.get("input_sha256") == file_digest(given)
     return False
 
 

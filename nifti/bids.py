@@ -14,6 +14,9 @@ NAME = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z
 DESCRIBED = re.compile(r"_?desc-([a-zA-Z0-9]+)_")
 LABEL = "fine"  # label of the entity desc in names of results, if --suffix gives none
 GRADIENTS = (".bval", ".bvec")  # gradient files of diffusion series, also valid for results
+# Fields about the slices and the grid of the raw volume, which are not true of a finer grid.
+OF_THE_GRID = ["SliceTiming", "SliceThickness", "SpacingBetweenSlices", "NumberOfSlices",
+               "AcquisitionMatrixPE", "ReconMatrixPE", "BaseResolution", "EffectiveEchoSpacing"]
 IGNORED = "*.png\n*.html\nmetrics.csv\n**/*.png\n"  # files that BIDS validators must ignore
 
 
@@ -112,14 +115,15 @@ def sidecar_of(path, root, row):
     Returns
     -------
     dict
-        Without fields that JSON cannot hold, such as not-a-number; a message names them.
+        Without fields that are not true of a finer grid, and without fields that JSON cannot hold,
+        such as not-a-number; a message names the latter.
     """
     inside = path.absolute().relative_to(Path(root).absolute()).as_posix()
     held = sidecar_beside(path)
     if spoilt := [name for name, value in held.items() if not _fits_json(value)]:
         complain("test", f"{path}: fields of its JSON sidecar are not copied, because they hold "
                  f"values that are not finite numbers: {', '.join(spoilt)}; correct the sidecar")
-    held = {name: value for name, value in held.items() if name not in spoilt}
+    held = {name: value for name, value in held.items() if name not in spoilt + OF_THE_GRID}
     held |= {"Description": "Restored on a finer grid by learned filters",
              "Sources": [f"bids:raw:{inside}"]}
     if "skull_stripped" in row:

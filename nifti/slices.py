@@ -8,20 +8,59 @@ from disk.files import read_json, stem
 from machine.errors import complain
 from nifti.geometry import MM
 
+THICK = 1.5  # slices count as thick if the voxel sizes of two axes have a larger ratio
+LENGTHS = ("SliceThickness", "SpacingBetweenSlices")  # fields of a sidecar
 TOUCHING = 0.02  # share of the spacing; slices with a smaller gap or overlap count as touching
 
 
-def filled_up(path, sizes):
+def slice_axis(image, sizes, lengths=()):
+    """The axis across the slices of a scan; None if it is unknown.
+
+    Parameters
+    ----------
+    image : nibabel image
+        Its header may state the axis.
+    sizes : ndarray, shape (3,)
+        Voxel sizes.
+    lengths : sequence of float, optional
+        Thickness and spacing of the slices, from the sidecar.
+
+    Returns
+    -------
+    int or None
+
+    Examples
+    --------
+    >>> import nibabel as nib
+    >>> image = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))
+    >>> slice_axis(image, np.array([1, 1, 4])), slice_axis(image, np.array([2.5, 2.5, 2]), [2.0])
+    (2, 2)
+    >>> slice_axis(image, np.array([1, 1, 0.9]))
+    """
+    stated = image.header.get_dim_info()[2]
+    if stated is not None:
+        return stated
+    if sizes.max() > THICK * np.sort(sizes)[1]:
+        return int(np.argmax(sizes))
+    for length in lengths:
+        alike = np.flatnonzero(np.abs(sizes - length) <= TOUCHING * length)
+        if alike.size == 1:
+            return int(alike[0])
+    return None
+
+
+def filled_up(path, image, sizes):
     """Ratio of acquired to reconstructed voxels along each axis, from the sidecar.
 
     A sidecar may state the number of acquired lines and the number of reconstructed lines within a
-    slice. The ratio is 1 along the slice axis (the axis with the largest voxel size). Without an
-    interpolation in the sidecar it is 1 along all axes.
+    slice. The ratio is 1 along the slice axis, if this is known. Without an interpolation in the
+    sidecar it is 1 along all axes.
 
     Parameters
     ----------
     path : Path
-    sizes : sequence of three float
+    image : nibabel image
+    sizes : ndarray, shape (3,)
         Voxel sizes.
 
     Returns
@@ -30,14 +69,17 @@ def filled_up(path, sizes):
 
     Examples
     --------
-    >>> filled_up("no_such_scan.nii.gz", (1, 1, 4))
+    >>> import nibabel as nib
+    >>> image = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))
+    >>> filled_up("no_such_scan.nii.gz", image, np.array([1, 1, 4]))
     (1.0, 1.0, 1.0)
     """
     held = sidecar_beside(path)
     acquired, given = (_length(held.get(name)) for name in ("AcquisitionMatrixPE", "ReconMatrixPE"))
     if not acquired or not given or acquired >= given:
         return (1.0, 1.0, 1.0)
-    return tuple(1.0 if axis == int(np.argmax(sizes)) else acquired / given for axis in range(3))
+    across = slice_axis(image, sizes, _slice_lengths(held))
+    return tuple(1.0 if axis == across else acquired / given for axis in range(3))
 
 
 def sidecar_beside(path):
@@ -48,7 +90,7 @@ def sidecar_beside(path):
         return {}
 
 
-def slices_in_words(path, sizes, unit="mm"):
+def slices_in_words(path, image, sizes, unit="mm"):
     """A text with the thickness of the slices and the gap between them.
 
     If slices overlap, or the sidecar contradicts the header, a message is printed.
@@ -57,20 +99,21 @@ def slices_in_words(path, sizes, unit="mm"):
     ----------
     path : Path
         Path of the volume, with or without a BIDS sidecar.
+    image : nibabel image
     sizes : ndarray, shape (3,)
-        Voxel sizes. The axis with the largest size is taken as the slice axis.
+        Voxel sizes.
     unit : {"mm", "um", "m"}, optional
         Unit of the sizes. Sidecars are in mm.
 
     Returns
     -------
     str
-        Empty if the thickness is unknown, or the slices touch or overlap.
+        Empty if the thickness or the slice axis is unknown, or the slices touch or overlap.
     """
     held = sidecar_beside(path)
-    thickness, said = (length and length / MM[unit] for length in (
-        _length(held.get(name)) for name in ("SliceThickness", "SpacingBetweenSlices")))
-    axis = int(np.argmax(sizes))
+    thickness, said = (_length(held.get(name), unit) for name in LENGTHS)
+    if (axis := slice_axis(image, sizes, _slice_lengths(held, unit))) is None:
+        return ""
     spacing = sizes[axis]
     if said and abs(said - spacing) > TOUCHING * spacing:
         complain("test", f"{path}: its sidecar says that slices lie {said:.4g} {unit} "
@@ -86,7 +129,13 @@ def slices_in_words(path, sizes, unit="mm"):
     return f"{apart}, a gap of {spacing - thickness:.4g} {unit}"
 
 
-def _length(value):
-    """A positive finite number as float; None for other values."""
+def _slice_lengths(held, unit="mm"):
+    """Spacing and thickness of the slices as far as a sidecar states them, the spacing first."""
+    found = (_length(held.get(name), unit) for name in reversed(LENGTHS))
+    return [length for length in found if length]
+
+
+def _length(value, unit="mm"):
+    """A positive finite number, in mm in a sidecar, in another unit; None for other values."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if good and math.isfinite(value) and value > 0 else None
+    return value / MM[unit] if good and math.isfinite(value) and value > 0 else None

@@ -22,7 +22,7 @@ class Adapted(NamedTuple):
     """Filters after fine-tuning on one scan."""
 
     stages: list  # of Stage
-    # Estimated slice profile of thick slices; None for other scans, or if nothing was learned.
+    # Slice profile of thick slices; None for other scans, or if nothing was learned.
     profile: str | None
     why_not: str  # reason if nothing was learned from the scan, otherwise empty
 
@@ -53,7 +53,7 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
     inside : ndarray of bool, shape (x, y, z), optional
         Brain, or bright part, of a whole head, for estimates. Not used for thick slices.
     profiles : sequence of three str, optional
-        Slice profile of each axis, if known. Not used for thick slices.
+        Slice profile of each axis, if known; by default it is estimated.
 
     Returns
     -------
@@ -81,8 +81,8 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
         scan = Scan.of(low, method, refined[0], voxel_size)
         if not scan.fine_axes:
             return Adapted(stages, None, "its plane is coarser than the new slices")
-        rate, profile, ridge, source = (
-            THICK_RATE, profile_of_slices(scan), THICK_RIDGE, "its plane")
+        profile = profiles[refined[0]] if len(profiles) else profile_of_slices(scan)
+        rate, ridge, source = THICK_RATE, THICK_RIDGE, "its plane"
         examples = [example for axis in scan.axes
                     if (example := own_example(scan, axis, profile, method)) is not None]
     voxels = sum(int(example.training_mask.sum()) for example in examples)

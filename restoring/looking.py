@@ -1,6 +1,7 @@
 """Describe a scan and suggest a command for it: the lines that test.py --look prints."""
 import contextlib
 import shlex
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -24,10 +25,10 @@ from machine.memory import SERIES_BYTES
 from nifti.checks import checked_image
 from nifti.geometry import MM, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
-from nifti.slices import filled_up, slices_in_words
-from nifti.volumes import read_series
+from nifti.slices import THICK, filled_up, slices_in_words
+from nifti.volumes import read_series, relative_name
 from restoring.measured_scan import first_seen
-from restoring.planning import THICK, find_head
+from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
 
 FINE = 0.45  # mm; no training volume has voxels smaller than this
@@ -58,11 +59,11 @@ def look(path, store):
     series = f", {shape[3]} volumes" if len(shape) > 3 else ""
     lines = [("grid", f"{grid} voxels of {of_three(sizes, unit)}{series}; axes {codes}; "
                       f"{image.get_data_dtype().name}")]
-    if said := slices_in_words(path, sizes, unit):
+    if said := slices_in_words(path, image, sizes, unit):
         lines.append(("slices", said))
     volume, mask = read_series(path, opened), mask_for(path, store.request.mask, opened)
     low = np.clip(first_seen(volume), 0, None)
-    measured = measured_grid(low, filled_up(path, sizes))
+    measured = measured_grid(low, filled_up(path, image, sizes))
     seen = [f"axis {axis}: {size / share:.4g} {unit} measured, on a grid of {size:.4g}"
             for axis, (size, share) in enumerate(zip(sizes, measured.shares, strict=True))
             if share < 1]
@@ -86,14 +87,22 @@ def look(path, store):
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
     share = None
     known = () if seen else store.request.known_profile
-    if sorted(factor)[1] > 1 and (reader := _reader(store, factor)) is not None:
+    filters = _filters(store, factor)
+    if sorted(factor)[1] > 1 and filters is not None and filters.method.for_scans:
+        reader = filters.stages[0].classes.reader
         lines.append(("blur", _blur(reader, descriptors, known, factor)))
         share = trust(reader, descriptors, edge_density(part))
         alike = "like" if share == 1 else "unlike"
         lines.append(("brains", f"{alike} the training brains (distance "
                                 f"{strangeness(reader, descriptors):.1f}, usual up to {USUAL})"))
+    if 1 in shape[:3]:
+        return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
+                                   "it")]
     goal = own if seen else None
-    return lines + _advice(path, in_mm, thick, share, store.request, known, goal)
+    if seen and thick:  # slices as thin as the measured voxels are wide
+        goal = np.where(sizes == sizes.max(), np.minimum(np.sort(sizes)[1], own), own)
+    unfit = filters is not None and not filters.method.for_scans
+    return lines + _advice(path, in_mm, thick, share, store.request, known, goal, unfit)
 
 
 def _named(path):
@@ -114,13 +123,12 @@ def _content(low, in_mm, mask, inside):
     return f"tissue in {share:.0%} of its voxels, zeros around", None
 
 
-def _reader(store, factor):
-    """The estimator of slice profiles of the filters for a factor; None if there is none."""
+def _filters(store, factor):
+    """The filters for a factor; None if there are none."""
     try:
-        filters = store(factor)
+        return store(factor)
     except UserError:
         return None
-    return filters.stages[0].classes.reader if filters.method.for_scans else None
 
 
 def _blur(reader, descriptors, known, factor):
@@ -134,12 +142,14 @@ def _blur(reader, descriptors, known, factor):
             "frequency)")
 
 
-def _advice(path, in_mm, thick, share, request, known, own):
+def _advice(path, in_mm, thick, share, request, known, own, unfit):
     """The best command for the scan, and the reason.
 
-    `own` is the voxel size of an interpolated scan; it is None for other scans.
+    `own` is the voxel size to restore an interpolated scan to; it is None for other scans. `unfit`
+    is True if the command would use filters that are not for scans.
     """
     words = ["python", "test.py", "--upscale"]
+    uneven = in_mm.max() > THICK * in_mm.min()
     if own is not None and share != 0:
         words += ["--voxel_size", *(f"{size:.6g}" for size in own)]
         why = "it was interpolated: its own grid is finer than the measured one, and fine enough " \
@@ -148,6 +158,10 @@ def _advice(path, in_mm, thick, share, request, known, own):
         words.append("--isotropic")
         why = f"slices are {in_mm.max() / np.sort(in_mm)[1]:.2g} times as thick as in-plane " \
               "voxels: filters for thick slices are fine-tuned on the plane"
+    elif uneven:
+        words.append("--isotropic")
+        why = f"voxels are {in_mm.max() / in_mm.min():.2g} times as long along one axis as along " \
+              "another: filters make the coarse axes finer, one after another"
     elif share == 0:
         return [("advice", "none: the scan is so unlike the training brains that a spline would "
                            "replace the filters everywhere")]
@@ -165,7 +179,11 @@ def _advice(path, in_mm, thick, share, request, known, own):
     for name in ("mask", "arrays_dir"):
         if name in request.given:
             words += [f"--{name}", getattr(request, name)]
+    if "preset" in request.given or unfit:
+        words += ["--preset", "scan" if unfit else request.method.preset]
     if known:
         words += ["--profile", *in_words(known).split()]
-    words += ["--test_dir", _named(path), "--output", _named(f"{stem(path)}_fine.nii.gz")]
+    # Volumes of several folders may have the same name.
+    inside = Path(relative_name(path, request.test_dir)).with_name(f"{stem(path)}_fine.nii.gz")
+    words += ["--test_dir", _named(path), "--output", _named("_".join(inside.parts))]
     return [("try", shlex.join(words)), ("because", why)]

@@ -9,13 +9,12 @@ from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
 from nifti.geometry import unit_of, voxel_sizes_of
-from nifti.slices import filled_up, slices_in_words
+from nifti.slices import THICK, filled_up, slices_in_words
 from restoring.adaptation import wants_adapting
 from restoring.measured_scan import first_seen
 from restoring.spacing import Route, describe, of_three, route_to
 from structure import structure_of
 
-THICK = 1.5  # slices count as thick if the voxel sizes of two axes have a larger ratio
 ADAPT_BYTES = 0.45 * GB  # memory to fine-tune filters on a scan
 LAST_SPLINE_BYTES = 12  # memory per voxel of the result, for the spline to exact voxel sizes
 WORK_BYTES = 0.45 * GB  # memory for the work on a tile, without volumes and compiled code
@@ -36,7 +35,7 @@ def plan(path, name, store, opened, read):
     else:
         route = Route([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
-    if said := slices_in_words(path, sizes, unit):
+    if said := slices_in_words(path, image, sizes, unit):
         say(f"{name}: {said}")
     check_slices(path, shape, route.factor)
     uses = [store(factor) for factor in route.factors]
@@ -50,7 +49,7 @@ def _from_measured(path, goal, sizes, read, store, fault):
     If the scan was not interpolated, UserError with the message `fault` is raised.
     """
     volume = read()
-    grid = measured_grid(first_seen(volume), filled_up(path, sizes))
+    grid = measured_grid(first_seen(volume), filled_up(path, volume.image, sizes))
     sizes = sizes / grid.shares
     try:
         route = route_to(goal, sizes, store.there)

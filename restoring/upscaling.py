@@ -33,7 +33,8 @@ from restoring.remarks import say_of_doubt, say_of_later, say_of_trust
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 
-UNBLURRED = ("kspace", "kspace", "kspace")  # slice profile of a volume after the first filters
+# Slice profile of axes that earlier filters have refined, and so freed from the scanner's blur.
+UNBLURRED = ("kspace", "kspace", "kspace")
 STEPS = ("adapt", "interpolate", "restore")  # steps whose seconds are reported
 
 
@@ -69,7 +70,7 @@ def upscale_file(path, target, store, engine, files=None):
     with watch("interpolate"):
         scan = Scan(volume, mask and mask.inside, voxel_sizes_of(volume.image), route, uses,
                      np.eye(4), request.known_profile)
-        scan = as_measured(name, scan, store, filled_up(path, scan.sizes))
+        scan = as_measured(name, scan, store, filled_up(path, volume.image, scan.sizes))
     found = upscale_volumes(name, scan, request, engine, watch, mask, path)
     for remark in found.missed:
         complain("test", f"{path}: {remark}")
@@ -281,8 +282,10 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
             within = None if inside is None else inside.transpose(use.axes)
             known, agreed = (names and [names[axis] for axis in use.axes]
                              for names in (profiles, agree_with))
-            if number:  # earlier filters have removed the scanner's blur
-                known, agreed = UNBLURRED if use.method.for_scans else (), ()
+            if number:
+                refined = np.prod([earlier.factor for earlier in uses[:number]], axis=0) > 1
+                again = (refined & (np.array(use.factor) > 1)).any() and use.method.for_scans
+                known, agreed = UNBLURRED if again else known or agreed or (), ()
             lr_volume = make_fine(low.transpose(use.axes), use.method, within, known, agreed)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,

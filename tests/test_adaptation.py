@@ -188,6 +188,13 @@ def test_a_scan_unlike_those_learned_from_is_nearer_to_the_truth_than_without(sh
         np.testing.assert_array_equal(one.weights, other.weights)
 
 
+def test_a_given_profile_of_the_slices_is_not_estimated(shipped, adapted):
+    _, low, estimated = adapted
+    given = adapt_to_scan(low, shipped.stages, shipped.method, profiles=("box", "box", "gauss"))
+    assert (estimated.profile, given.profile) == ("box", "gauss")
+    assert not np.array_equal(given.stages[0].weights, estimated.stages[0].weights)
+
+
 def test_a_scan_that_cannot_be_learned_from_keeps_the_filters_and_says_why(shipped):
     stages, method, *_ = shipped
     low = thick_slices(tissue(0))

@@ -162,6 +162,16 @@ def test_a_field_of_a_sidecar_that_json_cannot_hold_is_named_and_left_out(
     assert "SliceTiming" in capsys.readouterr().err
 
 
+def test_fields_about_the_grid_of_the_scan_are_not_copied_to_a_finer_one(tmp_path):
+    kept = {"RepetitionTime": 2.0, "TotalReadoutTime": 0.03, "EchoTime": 0.03}
+    old = {"SliceTiming": [0, 1], "SliceThickness": 4, "SpacingBetweenSlices": 4.05,
+           "NumberOfSlices": 12, "AcquisitionMatrixPE": 64, "ReconMatrixPE": 128,
+           "BaseResolution": 64, "EffectiveEchoSpacing": 0.0005}
+    (tmp_path / "sub-01_bold.json").write_text(json.dumps(kept | old))
+    held = sidecar_of(tmp_path / "sub-01_bold.nii.gz", tmp_path, {})
+    assert {name: held.get(name) for name in kept} == kept and not set(old) & set(held)
+
+
 def test_outside_of_bids_names_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     volume(tmp_path / "v" / "sub-01_T1w.nii.gz", np.pad(brain(1, (16, 16, 16)), 3))

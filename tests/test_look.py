@@ -135,3 +135,45 @@ def test_a_faulty_file_is_named_and_the_others_are_looked_at(tmp_path, capsys):
                                     ["--no-adapt"], ["--test_noise", "3"], ["--tissue"]])
 def test_options_without_effect_are_refused(capsys, option):
     assert "has no effect with --look" in refused(capsys, "test", "--look", *option)
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 4), (1, 2, 3), (0.9, 5, 5.5)])
+def test_axes_of_different_lengths_are_made_equally_fine(tmp_path, capsys, sizes):
+    scan(tmp_path / "v.nii", brain(1, (48, 48, 48)), sizes)
+    about = looked(capsys, tmp_path)[1]["v.nii"]
+    assert "--isotropic" in about["try"] and "about as long" not in about["because"]
+
+
+def test_a_single_slice_gets_no_command_that_would_fail(tmp_path, capsys):
+    scan(tmp_path / "v.nii", brain(1, (48, 48, 12))[..., 5:6], (1, 1, 4))
+    about = looked(capsys, tmp_path)[1]["v.nii"]
+    assert "try" not in about and "single slice" in about["advice"]
+
+
+def test_thick_slices_whose_plane_was_interpolated_are_made_thinner(tmp_path, capsys):
+    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
+    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
+    scan(tmp_path / "zip.nii", np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))), (1, 1, 4))
+    about = looked(capsys, tmp_path)[1]["zip.nii"]
+    assert about["measured"].startswith("interpolated")
+    request = command_line("test", shlex.split(about["try"])[2:])
+    assert request.voxel_size == (1, 1, 2)
+
+
+def test_scans_of_the_same_name_in_two_folders_get_two_results(tmp_path, capsys):
+    outputs = set()
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        scan(tmp_path / folder / "T1.nii", brain(1, (40, 40, 10)), (1, 1, 4))
+        about = looked(capsys, tmp_path)[1][f"{folder}/T1.nii"]
+        outputs.add(command_line("test", shlex.split(about["try"])[2:]).output)
+    assert outputs == {"a_T1_fine.nii.gz", "b_T1_fine.nii.gz"}
+
+
+@pytest.mark.parametrize("options", [(), ("--preset", "scan")])
+def test_the_command_uses_filters_for_scans(tmp_path, capsys, monkeypatch, options, trained):
+    monkeypatch.chdir(trained)  # its arrays/ holds filters of the paper's preset
+    scan(tmp_path / "v.nii", brain(1, (40, 40, 40)))
+    about = looked(capsys, tmp_path / "v.nii", *options)[1]["v.nii"]
+    if "try" in about:
+        assert "--preset scan" in about["try"]

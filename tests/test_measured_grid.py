@@ -101,13 +101,14 @@ def test_waves_below_the_highest_frequency_of_both_grids_are_kept_and_it_is_drop
 
 def test_a_sidecar_says_what_was_measured_of_the_plane(tmp_path):
     scan_path = tmp_path / "scan.nii.gz"
+    image = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))
     for held, share in (({"AcquisitionMatrixPE": 128, "ReconMatrixPE": 256}, 0.5), ({}, 1.0),
                         ({"AcquisitionMatrixPE": 256, "ReconMatrixPE": 256}, 1.0),
                         ({"AcquisitionMatrixPE": 320, "ReconMatrixPE": 256}, 1.0),
                         ({"AcquisitionMatrixPE": 128}, 1.0), ({"ReconMatrixPE": 256}, 1.0),
                         ({"AcquisitionMatrixPE": "many", "ReconMatrixPE": 256}, 1.0)):
         (tmp_path / "scan.json").write_text(json.dumps(held))
-        assert filled_up(scan_path, (0.5, 0.5, 4)) == (share, share, 1.0)
+        assert filled_up(scan_path, image, np.array([0.5, 0.5, 4])) == (share, share, 1.0)
 
 
 def test_a_sidecar_alone_does_not_take_detail_away():

@@ -328,6 +328,26 @@ def test_an_output_that_another_run_is_replacing_is_waited_for(folder):
         checked.result()
 
 
+def test_an_output_that_was_made_from_another_input_is_replaced_with_a_message(folder, capsys):
+    assert to_output(folder, "fine.nii", "--no-report") == 0
+    (folder / "same.nii").write_bytes((folder / "low" / "0.nii").read_bytes())
+    (folder / "other.nii").write_bytes((folder / "low" / "0.nii").read_bytes() + bytes(8))
+    capsys.readouterr()
+    for given, said in (("low", False), ("same.nii", False), ("other.nii", True)):
+        request = Request(output=str(folder / "fine.nii"), upscale=True, report=False,
+                          test_dir=str(folder / given))
+        check_beside(folder, [folder / "fine"], request)
+        assert ("is replaced by a result from another input" in capsys.readouterr().err) == said
+
+
+def test_an_output_does_not_take_the_record_of_a_result_with_the_other_ending(folder):
+    assert to_output(folder, "fine.nii", "--no-report") == 0
+    with pytest.raises(UserError, match="fine.nii: exists already, and its record would be"):
+        to_output(folder, "fine.nii.gz", "--no-report")
+    assert to_output(folder, "fine.nii", "--no-report") == 0
+    assert to_output(folder, "fine.nii.gz", "--no-report", "--overwrite") == 0
+
+
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_an_output_that_is_a_folder_is_refused_before_work(folder, monkeypatch, more):
     (folder / "fine.nii").mkdir()

@@ -17,6 +17,8 @@ from restoring.spacing import Route, describe, nearest, onto_sizes, route_to
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")
 
+PLAIN = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))  # its header states no slice axis
+
 
 @pytest.mark.parametrize("sizes, asked, factors, most", [
     ((0.43, 0.43, 5.5), (1, 1, 1), [(1, 1, 5)], False),
@@ -181,8 +183,27 @@ def test_a_sidecar_that_is_none_says_nothing(tmp_path, capsys):
              for value in ("true", -1, 0, "NaN", "Infinity"))
     for text in ("{", "[1]", "{}", *texts):
         (tmp_path / "scan.json").write_text(text)
-        assert slices_in_words(path, np.array([1, 1, 4])) == ""
+        assert slices_in_words(path, PLAIN, np.array([1, 1, 4])) == ""
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("sizes, stated, beside, said", [
+    ((2.5, 2.5, 2), None, {"SliceThickness": 2, "SpacingBetweenSlices": 2}, ""),
+    ((2.5, 2.5, 2), None, {"SliceThickness": 1.5, "SpacingBetweenSlices": 2},
+     "2 mm apart along axis 2"),
+    ((0.9, 1, 1), 0, {"SliceThickness": 0.9}, ""),
+    ((0.9, 1, 1), 0, {"SliceThickness": 0.7}, "0.9 mm apart along axis 0"),
+    ((1, 1, 1), None, {"SliceThickness": 0.8}, ""),  # nothing tells the axis
+    ((1, 1, 4), 0, {"SliceThickness": 1}, ""),
+    ((1, 1, 4), None, {"SliceThickness": 3}, "4 mm apart along axis 2"),
+])
+def test_the_slice_axis_is_that_of_the_header_or_of_the_sidecars_sizes(
+        tmp_path, capsys, sizes, stated, beside, said):
+    image = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))
+    image.header.set_dim_info(slice=stated)
+    (tmp_path / "v.json").write_text(json.dumps(beside))
+    found = slices_in_words(tmp_path / "v.nii", image, np.array(sizes))
+    assert said in found and bool(said) == bool(found) and capsys.readouterr().err == ""
 
 
 def test_a_factor_along_another_axis_than_the_thick_one_is_warned_of(keeping, capsys):
@@ -242,7 +263,7 @@ def test_sizes_are_printed_in_the_unit_of_the_header(tmp_path, unit, said):
 
 def test_a_sidecar_in_mm_is_compared_in_the_unit_of_the_header(tmp_path):
     (tmp_path / "v.json").write_text(json.dumps({"SliceThickness": 0.08}))
-    said = slices_in_words(tmp_path / "v.nii", np.array([50, 50, 100]), "um")
+    said = slices_in_words(tmp_path / "v.nii", PLAIN, np.array([50, 50, 100]), "um")
     assert said == "slices of 80 um lie 100 um apart along axis 2, a gap of 20 um"
 
 

@@ -316,7 +316,10 @@ def test_a_plane_that_is_coarser_than_the_slices_become_is_said(tmp_path, capsys
     assert "used as they are: its plane is coarser" in "".join(capsys.readouterr())
 
 
-def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, monkeypatch):
+@pytest.fixture
+def known_to_filters(monkeypatch):
+    """The profiles that filters were given, and those that results agreed with, one after another.
+    """
     known, agreed, plain = [], [], upscaling.make_fine
 
     def recorded(low, method, inside=None, profiles=(), agree_with=None):
@@ -326,6 +329,11 @@ def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, mo
         return found
 
     monkeypatch.setattr(upscaling, "make_fine", recorded)
+    return known, agreed
+
+
+def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, known_to_filters):
+    known, agreed = known_to_filters
     uses = [filters[2, 2, 2], filters[1, 1, 2]]
     for profiles in ((), ("box", "box", "gap")):
         fine, *_ = upscaling.upscale_by(brain(4, (16, 16, 16)), uses, CPU(), Stopwatch(),
@@ -333,3 +341,17 @@ def test_later_filters_take_what_earlier_ones_restored_for_unblurred(filters, mo
         assert fine.shape == (32, 32, 64)
         assert known[-2:] == [profiles, ("kspace", "kspace", "kspace")]
         assert agreed[-2:] == [profiles, ()]  # what was restored is not a scan to agree with
+
+
+@pytest.mark.parametrize("profiles, agree_with, second", [
+    ((), None, ()), (("box", "gap", "gauss"), None, ("box", "gauss", "gap")),
+    ((), 3 * ("kspace",), 3 * ("kspace",))])
+def test_an_axis_that_no_earlier_filters_refined_keeps_the_scanners_blur(
+        filters, known_to_filters, profiles, agree_with, second):
+    known, agreed = known_to_filters
+    thick = filters[1, 1, 2]
+    uses = [thick._replace(axes=axes) for axes in ((1, 2, 0), (0, 2, 1))]
+    fine, *_ = upscaling.upscale_by(brain(4, (16, 16, 16)), uses, CPU(), Stopwatch(),
+                                    profiles=profiles, agree_with=agree_with)
+    assert fine.shape == (32, 32, 16)
+    assert known[-1] == second and agreed[-1] == ()
