@@ -165,8 +165,8 @@ def _find_settings(request, factor):
                      and not _are_for_scans(path))
             if path.is_file() and not other:
                 return path, learned
-    raise UserError(f"{settings_path(request.arrays_dir, factor)}: not there"
-                    f"{_what_serves(request, factor)}")
+    raise UserError(f"{settings_path(request.arrays_dir, factor)}: there are no filters for "
+                    f"--factor {tags([factor])}{_what_serves(request, factor)}")
 
 
 def _folders(request):
@@ -201,7 +201,7 @@ def _what_serves(request, factor):
     there, learn = factors_there(request), f"python train.py --factor {tags([factor])}"
     if not there:
         return "; run python train.py first"
-    text = f"; there are filters for --factor {tags(there)}"
+    text = f", but for --factor {tags(there)}"
     if not request.upscale:
         return f"{text}; {learn} learns the missing ones"
     return (f"{text}; --voxel_size, in place of --factor, gives any voxel size; "

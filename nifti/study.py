@@ -210,7 +210,9 @@ class _Rules:
                     yield (f"{self.folder}: --{option} {pattern} fits no volume; to select a "
                            f"folder write \"{pattern.rstrip('/')}/*\"")
         for dataset in [] if self.include else self.datasets:
-            others = f", {len(self.not_t1w)} others are not" if self.not_t1w else ""
+            left, others = len(self.not_t1w), ""
+            if left:
+                others = f", {left} other{'s are' if left > 1 else ' is'} not"
             yield (f"{dataset}: a BIDS dataset; its T1w volumes are used{others} "
                    f"(--include selects others); {' and '.join(BIDS_ASIDE)} are not searched")
         aside = [*self.named, *self.labels]

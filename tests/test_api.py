@@ -166,7 +166,7 @@ LOW = brain(1, (8, 9, 10))
     (lambda: api.upscale(LOW, 1), "factor must be a whole number from 2 to 8"),
     (lambda: api.upscale(LOW, 2.5), "factor must be a whole number .*got 2.5"),
     (lambda: api.upscale(LOW, (2, 2)), "factor must be"),
-    (lambda: api.upscale(LOW, 5), "settings_5.json: not there"),
+    (lambda: api.upscale(LOW, 5), "settings_5.json: there are no filters for --factor 5"),
     (lambda: api.upscale(LOW, voxel_size=-1), "voxel_size must be one length in mm above 0"),
     (lambda: api.upscale(LOW, voxel_size=(1, 2)), "voxel_size must be"),
     (lambda: api.upscale(LOW, mask=np.ones((3, 3, 3))), "mask must have the shape of array"),
