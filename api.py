@@ -30,6 +30,7 @@ from nifti.volumes import volume_of
 from options.arguments import (
     MOST,
     factor_of,
+    flag_like,
     images_of,
     mask_like,
     noise_of,
@@ -48,6 +49,8 @@ from restoring.spacing import Route
 from restoring.steps import FilterStore
 from restoring.upscaling import upscale_volumes
 from util import bright_level_of_scan, mod_crop, random_of
+
+MOST_SIGNED = 0.01  # share of voxels below zero that counts as noise around zero
 
 __all__ = ["MOST", "degrade", "evaluate", "learn", "upscale"]
 
@@ -101,7 +104,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     data, factor = volume_like("array", array), factor_of(factor)
     sizes = sizes_of(voxel_size, factor)
     inside = None if mask is None else mask_like(mask, data.shape, INSIDE)
-    request = Request.of(factor=factor, upscale=True, adapt=adapt, quiet=True,
+    request = Request.of(factor=factor, upscale=True, adapt=flag_like("adapt", adapt), quiet=True,
                          known_profile=profiles_of(profile))
     with _as_python_does():
         check_slices("array", data.shape, factor)
@@ -151,10 +154,14 @@ def degrade(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     if min(side // f for side, f in zip(data.shape, factor, strict=True)) < 1:
         raise ValueError(f"array of shape {data.shape} is smaller than factor {factor}")
     noise, seed = noise_of(noise), seed_of(seed)
+    signed = np.count_nonzero(data < 0) > MOST_SIGNED * data.size
     data = mod_crop(np.clip(np.nan_to_num(data, posinf=0), 0, None), factor)
     level = np.float32(bright_level_of_scan(data) or data.max())
     if not level > 0:
         raise ValueError("array holds no voxel above zero")
+    if signed:
+        raise ValueError("array has many voxels below zero, which no scanner measures; shift its "
+                         "intensities above zero, with the background at 0")
     operator = SliceProfile(data.shape, Method(**PRESETS["scan"] | {"factor": factor}),
                             profiles_of(profile))
     low = make_low(data / level, operator, noise / 100, random_of(seed, "degrade"))
@@ -200,8 +207,9 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     profiles = tuple(profiles_of(one if isinstance(one, str) else (one,))[0]
                      for one in several_of("profiles", profiles))
     noises = tuple(map(noise_of, several_of("noises", noises)))
-    request = Request.of(factor=factor, preset="scan", adapt=adapt, quiet=True,
-                         test_profile=profiles, test_noise=noises, tissue=bool(tissue))
+    request = Request.of(factor=factor, preset="scan", adapt=flag_like("adapt", adapt), quiet=True,
+                         test_profile=profiles, test_noise=noises,
+                         tissue=bool(flag_like("tissue", tissue)))
     with _as_python_does():
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         used = _store_of(request, filters)(factor)

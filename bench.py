@@ -44,7 +44,7 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         folder = Path(folder)
-        image, what = volume_to_measure(options.volume)
+        image, what = volume_to_measure(options.volume, method)
         paths = {size: save(image, repeats, folder / size / "brain.nii.gz")
                  for size, repeats in SIZES.items()}
         say("compiling ...")
@@ -81,12 +81,18 @@ def command_line():
     options = parser.parse_args()
     if fault := fault_of(OPTION["filter_len"], options.filter_len):
         parser.error(f"argument --filter_len: {fault}")
-    options.runs = 1 if options.quick else max(options.runs, 1)
+    if options.runs < 1:
+        parser.error("argument --runs: must be at least 1")
+    options.runs = 1 if options.quick else options.runs
     return options
 
 
-def volume_to_measure(path):
-    """The volume of a file, or a synthetic brain if there is none, and a description of it."""
+def volume_to_measure(path, method):
+    """The volume of a file, or a synthetic brain if there is none, and a description of it.
+
+    UserError is raised if the method cannot be applied to the volume.
+    """
+    from get_lar import make_pair  # as in main
     from nifti.study import find_volumes  # as in main
     from nifti.volumes import read_volume  # as in main
 
@@ -96,6 +102,10 @@ def volume_to_measure(path):
         except UserError:
             return made_up_brain(), "synthetic, 181 x 217 x 181 voxels"
     data = read_volume(path).data
+    try:
+        make_pair(data, method)
+    except ValueError as fault:
+        raise UserError(f"{path}: {fault}") from fault
     return data, f"{Path(path).name}, {' x '.join(map(str, data.shape))} voxels"
 
 

@@ -28,7 +28,7 @@ class Shift(NamedTuple):
     def __str__(self):
         """The shift in words, for a message."""
         kept = "" if self.background is None else f", the background of {self.background:g} stays"
-        return f"shifted above zero while it is restored, and back in the result{kept}"
+        return f"shifted above zero for the filters; results are shifted back{kept}"
 
     def work(self, data, outside=None):
         """The shifted volume for the filters, float32.

@@ -11,6 +11,7 @@ over the best alternative, inside and over the whole brain. Each metrics.csv sta
 """
 import argparse
 import csv
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,13 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from options.command_line import command_line  # noqa: E402
+
 HERE = Path(__file__).resolve().parent.parent
 NEVER_LEARNED = "only_tested"
 
 
 def brains_of(folder):
-    """The volumes of a scanner."""
-    return sorted(folder.glob("*.nii*"))
+    """The volumes of a scanner, also in folders within its folder."""
+    return sorted(folder.rglob("*.nii*"))
 
 
 def learn(volumes, arrays, seed, options):
@@ -70,6 +75,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="scanners to leave out (default: each)")
     parser.add_argument("--work", type=Path, default=Path("left_out"))
+    parser.add_argument("--train_options", type=shlex.split, default=[], metavar="WORDS",
+                        help="options for train.py alone, as one text: \"--draws 16\"")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[],
                         help="options for train.py and test.py, such as --factor")
     given = parser.parse_args()
@@ -77,6 +84,10 @@ def main():
         parser.error(f"{given.scanners}: no such folder")
     folders = {path.name: path for path in sorted(given.scanners.iterdir()) if path.is_dir()}
     tested = folders.pop(NEVER_LEARNED, None)
+    if empty := [name for name, folder in folders.items() if not brains_of(folder)]:
+        parser.error(f"{given.scanners}: no volumes in {', '.join(empty)}")
+    command_line("test", ["--preset", "scan", *given.options])  # before hours of learning
+    command_line("train", ["--preset", "scan", *given.options, *given.train_options])
     if unknown := set(given.only or ()) - set(folders):
         parser.error(f"--only: no folder {' '.join(sorted(unknown))} in {given.scanners}")
     if len(folders) < 2:
@@ -87,7 +98,7 @@ def main():
                   for path in brains_of(folder)]
         for seed in given.seeds:
             work = given.work / f"{name}_{seed}"
-            learn(others, work / "arrays", seed, given.options)
+            learn(others, work / "arrays", seed, [*given.options, *given.train_options])
             for tried, folder in [(name, folders[name]), (NEVER_LEARNED, tested)]:
                 if folder is not None:
                     found.setdefault(tried, []).append(

@@ -6,7 +6,7 @@ import numpy as np
 
 from disk.files import read_json, stem
 from machine.errors import complain
-from nifti.geometry import MM
+from nifti.geometry import MM, unit_of
 
 THICK = 1.5  # slices count as thick if the voxel sizes of two axes have a larger ratio
 LENGTHS = ("SliceThickness", "SpacingBetweenSlices")  # fields of a sidecar
@@ -61,7 +61,7 @@ def filled_up(path, image, sizes):
     path : Path
     image : nibabel image
     sizes : ndarray, shape (3,)
-        Voxel sizes.
+        Voxel sizes, in the unit of the header.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def filled_up(path, image, sizes):
     acquired, given = (_length(held.get(name)) for name in ("AcquisitionMatrixPE", "ReconMatrixPE"))
     if not acquired or not given or acquired >= given:
         return (1.0, 1.0, 1.0)
-    across = slice_axis(image, sizes, _slice_lengths(held))
+    across = slice_axis(image, sizes, _slice_lengths(held, unit_of(image)))
     return tuple(1.0 if axis == across else acquired / given for axis in range(3))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from isal import igzip
 
 from disk.files import ENDING, stem, whole_file
-from intensities import shift_of
+from intensities import shift_of, surround_of
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES
 from machine.progress import say
@@ -211,7 +211,7 @@ def _shifted(series, outside=None):
 
     `series` and `outside` have the shape (X, Y, Z, T). `outside` marks voxels that are not tissue.
     """
-    shifts, remarks, moved, lowest = [], [], [], 0.0
+    shifts, remarks, moved, lowest, grey = [], [], [], 0.0, 0.0
     for number in range(series.shape[3]):
         volume = series[..., number]
         none = None if outside is None else outside[..., number]
@@ -222,12 +222,16 @@ def _shifted(series, outside=None):
             series[..., number] = shift.work(volume, none)
         else:
             lowest = min(lowest, low)
+            grey = grey or (low if low > 0 and surround_of(volume, none)[0] == low else 0.0)
     if moved:
         low, share, shift = min(moved, key=lambda of_one: of_one[0])
         remarks.append(f"{share:.0%} of its voxels are below zero (down to {low:g}): {shift}"
                        if len(shifts) == 1 else
                        f"in {len(moved)} of its {len(shifts)} volumes many voxels are below zero "
                        f"(down to {low:g}): each of these is {shift}")
+    if grey:
+        remarks.append(f"its background seems to be {grey:g}, not 0, and counts as tissue; "
+                       "subtract this value, or give a brain mask (--mask)")
     if lowest < 0:
         remarks.append(f"voxels below zero (down to {lowest:g}) are clipped to 0, as in the paper")
     return tuple(shifts), remarks

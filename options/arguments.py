@@ -54,6 +54,13 @@ def mask_like(mask: ArrayLike, shape: tuple[int, ...], least: float) -> NDArray[
     return inside
 
 
+def flag_like(name: str, value: Any) -> bool | None:
+    """True, False or None; ValueError is raised for other values, such as ``"no"``."""
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True, False or None, got {value!r}")
+    return None if value is None else bool(value)
+
+
 def factor_of(factor: int | Sequence[int]) -> tuple[int, ...]:
     """Three factors, from one for all axes or one for each."""
     try:

@@ -15,6 +15,7 @@ from filter_constant import (
 )
 from machine.option_fields import fault_of, flag_of
 
+NEED_SCAN = ("adapt", "known_profile")  # options of test.py for filters for scans
 VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
@@ -32,10 +33,11 @@ def checked(request, command):
     if max(method.factor) == 1:
         raise ValueError("argument --factor: at least one axis needs a factor above 1")
     for name in ("voxel_size", "isotropic", "known_profile", "adapt"):
-        evaluates = name in ("adapt", "known_profile") and method.preset == "scan"
+        evaluates = name in NEED_SCAN and method.preset == "scan"
         if name in given and not (request.upscale or request.look or evaluates):
+            instead = ", or --preset scan" if name in NEED_SCAN else ""
             raise ValueError(f"argument --{flag_of(OPTION[name])}: has no effect without "
-                             "--upscale; add it")
+                             f"--upscale; add it{instead}")
     if request.look:
         for name in ("output", "suffix", "dtype", "report", "scheduler", "upscale", "voxel_size",
                      "isotropic", "factor", "blend_threshold", "adapt", "test_profile",
@@ -115,17 +117,20 @@ def without_effect(request, drawn):
     if request.upscale:
         places = [("with --upscale", scan_figures)]
         if not drawn:
-            places.append(("with filters that were not learned for scans; take --preset scan",
-                           ["adapt", "known_profile"]))
+            places.append(("with filters that were not learned for scans",
+                           NEED_SCAN))
     elif drawn:
         places = [("in an evaluation of filters for scans, which writes figures only",
                    ["output", "suffix", "dtype", "report", "blend_threshold"])]
     else:
-        places = [("without filters for scans; take --preset scan", [*scan_figures, "adapt"])]
+        places = [("without filters for scans", [*scan_figures, "adapt"])]
     for where, names in places:
         for name in names:
             if name in request.given and request.value(name) is not False:
-                return f"argument --{flag_of(OPTION[name])}: has no effect {where}; leave it out"
+                instead = ", or add --preset scan" if name in (*scan_figures, *NEED_SCAN) and not (
+                    drawn or where == "with --upscale") else ""
+                return (f"argument --{flag_of(OPTION[name])}: has no effect {where}; leave it out"
+                        f"{instead}")
     return ""
 
 

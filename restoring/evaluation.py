@@ -178,6 +178,8 @@ def evaluate_volume(data, voxel_size, filters, request, name, engine=None):
         The volume's name and the row of `evaluate_scan`, for each pair of profile and noise.
     """
     axes = list(filters.axes)
+    if known := request.known_profile:
+        request = request.but(known_profile=tuple(known[axis] for axis in axes))
     image, sizes = data.transpose(axes), voxel_size[axes]
     regions = regions_of(original_of(image, filters.method.factor), sizes)
     return [{"volume": name} | evaluate_scan(image, filters, request, *cell, name, engine, sizes,

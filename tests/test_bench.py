@@ -10,7 +10,9 @@ import pytest
 from conftest import golden_figures, run_process, write_nifti
 
 import bench
+from filter_constant import Method
 from machine import bench_figures
+from machine.errors import UserError
 
 RATIOS = {
     "restore_vs_cubic_zoom",
@@ -67,6 +69,16 @@ def test_a_missing_volume_is_one_line(tmp_path):
     assert finished.returncode == 2
     assert len(finished.stderr.splitlines()) == 1
     assert "none.nii.gz" in finished.stderr
+
+
+def test_a_volume_that_is_too_thin_is_one_line(tmp_path, capsys, monkeypatch):
+    path = write_nifti(tmp_path / "flat.nii", golden_figures(2).volume[:, :, 20:21])
+    with pytest.raises(UserError, match="flat.nii: its shape .* has a side of fewer than"):
+        bench.volume_to_measure(path, Method())
+    monkeypatch.setattr("sys.argv", ["bench.py", "--runs", "0"])
+    with pytest.raises(SystemExit) as end:
+        bench.command_line()
+    assert end.value.code == 2 and "--runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", [0, -3, 4])

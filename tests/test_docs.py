@@ -11,7 +11,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from synthetic import brain, save
 
 from filter_constant import OPTIONS
@@ -130,6 +130,24 @@ def test_pictures_of_the_demo_ask_for_the_demo(tmp_path, monkeypatch, capsys):
     (tmp_path / "demo" / "test" / "a.nii.gz").touch()
     found = importlib.import_module("demo_brain").demo_file("test", "*.nii.gz")
     assert found == tmp_path / "demo" / "test" / "a.nii.gz"
+
+
+@pytest.mark.parametrize("words, said", [
+    ([], "no volumes in B"),
+    (["--only", "C"], "no folder C"),
+    (["--options", "--draws", "2"], "unrecognized arguments: --draws 2"),
+    (["--train_options", "--leaf 2"], "unrecognized arguments: --leaf 2")])
+def test_faults_of_an_evaluation_by_scanner_are_found_before_it_learns(
+        tmp_path, monkeypatch, capsys, words, said):
+    left_out = load_script("docs/left_out")
+    for name in ("A/sub/a.nii", *(["B/b.nii"] if words else ["B/b.txt"])):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(left_out, "learn", None)
+    monkeypatch.setattr("sys.argv", ["left_out.py", str(tmp_path), *words])
+    with pytest.raises(SystemExit) as stopped:
+        left_out.main()
+    assert stopped.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_the_roofline_on_the_page_is_what_its_script_prints():

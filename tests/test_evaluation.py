@@ -4,17 +4,17 @@ import pytest
 from conftest import load_script
 from scipy.ndimage import distance_transform_cdt, zoom
 from skimage.restoration import denoise_nl_means
-from synthetic import command, save, upscale
+from synthetic import brain, command, save, upscale
 from test_scan import phantom
 
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
-from disk.filters import load_filters
+from disk.filters import axes_between, load_filters
 from filter_constant import Request
 from nifti.masks import is_same_input
 from options.command_line import command_line
 from restoring import evaluation
-from restoring.evaluation import evaluate_scan
+from restoring.evaluation import evaluate_scan, evaluate_volume
 from restoring.figures_of_use import figures_of_use, regions_of, tissue_figures
 from util import random_of
 
@@ -140,3 +140,17 @@ def test_a_volume_that_is_replaced_while_it_is_evaluated_is_evaluated_again(tmp_
     request = REQUEST.but(test_dir=str(path), test_profile=("box",), test_noise=(0.0,))
     found = evaluation.evaluate_file(path, load_filters(REQUEST), request, None)
     assert found["rows"] and not is_same_input(found["origin"], path, "")
+
+
+def test_a_profile_for_each_axis_is_turned_with_the_axes_of_the_filters(shipped):
+    thick = load_filters(Request.of(preset="scan", factor=(1, 1, 4)))
+    image = brain(2, (36, 32, 40))
+    rows = []
+    for turn, profiles in (((0, 1, 2), ("kspace", "kspace", "gauss")),
+                           ((2, 0, 1), ("gauss", "kspace", "kspace"))):
+        factor = tuple(np.array([1, 1, 4])[list(turn)])
+        filters = thick._replace(axes=axes_between(factor, (1, 1, 4)))
+        request = Request.of(preset="scan", factor=factor, known_profile=profiles, adapt=False,
+                             test_profile=("gauss",), test_noise=(0.0,))
+        rows += evaluate_volume(image.transpose(turn), np.ones(3), filters, request, "a")
+    assert rows[0]["restored_inside"] == pytest.approx(rows[1]["restored_inside"], abs=0.02)

@@ -111,6 +111,16 @@ def test_a_sidecar_says_what_was_measured_of_the_plane(tmp_path):
         assert filled_up(scan_path, image, np.array([0.5, 0.5, 4])) == (share, share, 1.0)
 
 
+@pytest.mark.parametrize("unit, per_mm", [("mm", 1), ("micron", 1000), ("meter", 0.001)])
+def test_the_slice_axis_of_a_sidecar_is_found_in_the_unit_of_the_header(tmp_path, unit, per_mm):
+    (tmp_path / "scan.json").write_text(json.dumps({
+        "AcquisitionMatrixPE": 128, "ReconMatrixPE": 256, "SliceThickness": 1.2}))
+    image = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))
+    image.header.set_xyzt_units(unit)
+    sizes = per_mm * np.array([1, 1, 1.2])
+    assert filled_up(tmp_path / "scan.nii", image, sizes) == (0.5, 0.5, 1.0)
+
+
 def test_a_sidecar_alone_does_not_take_detail_away():
     assert measured_grid(scan(sigma=0.03), (0.5, 0.5, 1.0)).is_own
 

@@ -233,7 +233,7 @@ def test_a_factor_without_filters_names_those_there_are_and_what_would_serve(tmp
     status, _, errors = command(
         "test.py", "--upscale", "--factor", "5", "--test_dir", thick(tmp_path))
     assert status == 2 and len(errors) == 1
-    assert "there are filters for --factor 2, 3, 4, 1 1 2, 1 1 3" in errors[0]
+    assert "no filters for --factor 5, but for --factor 2, 3, 4, 1 1 2, 1 1 3" in errors[0]
     assert "--voxel_size, in place of --factor, gives any voxel size" in errors[0]
 
 

@@ -267,3 +267,11 @@ def test_values_beyond_the_largest_integer_are_written_as_the_largest(tmp_path, 
     stored = np.asanyarray(nib.load(tmp_path / "v.nii").dataobj)
     assert stored.dtype == dtype
     assert stored.min() >= np.iinfo(dtype).max * (1 - 2**-52)
+
+
+@pytest.mark.parametrize("background, said", [(50, True), (0, False)])
+def test_a_background_that_is_not_zero_is_said(tmp_path, capsys, background, said):
+    volume = np.full((12, 12, 12), background, np.float32)
+    volume[3:9, 3:9, 3:9] = np.random.default_rng(0).uniform(100, 200, (6, 6, 6))
+    read_volume(write_nifti(tmp_path / "v.nii", volume))
+    assert ("its background seems to be 50, not 0" in capsys.readouterr().err) == said

@@ -202,6 +202,11 @@ def test_an_output_needs_a_name_and_an_ending(capsys, name):
     assert f"--output: '{name}' must end in .nii or .nii.gz, with a name before it" in said
 
 
+def test_a_known_profile_needs_upscaling_or_filters_for_scans(capsys):
+    said = refused(capsys, "test", "--profile", "box")
+    assert "without --upscale; add it, or --preset scan" in said
+
+
 def test_overwrite_has_no_effect_without_an_output(capsys):
     assert "--overwrite: has no effect without --output" in refused(
         capsys, "test", "--upscale", "--overwrite")
