@@ -17,6 +17,7 @@ from machine.progress import say
 from nifti.bids import derivative_stem, makes_derivatives
 from nifti.checks import checked_image, clean_voxels, read_voxels
 
+LEAST_TISSUE = 0.01  # share of voxels above a background that is not zero, to report it
 GZIP_LEVEL = 2  # level of igzip: file size as with level 1 of zlib, in a seventh of the time
 
 
@@ -222,7 +223,9 @@ def _shifted(series, outside=None):
             series[..., number] = shift.work(volume, none)
         else:
             lowest = min(lowest, low)
-            grey = grey or (low if low > 0 and surround_of(volume, none)[0] == low else 0.0)
+            around = low if low > 0 and surround_of(volume, none)[0] == low else 0.0
+            if np.count_nonzero(volume > low) > LEAST_TISSUE * volume.size:
+                grey = grey or around
     if moved:
         low, share, shift = min(moved, key=lambda of_one: of_one[0])
         remarks.append(f"{share:.0%} of its voxels are below zero (down to {low:g}): {shift}"

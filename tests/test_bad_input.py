@@ -151,7 +151,7 @@ BAD = {
     ),
     "minute": (lambda f: save(f / "bad.nii", brain() * np.float32(1e-42)), "rescale"),
     "smaller than a patch": (
-        lambda f: save(f / "bad.nii", brain()[:4, :, :] + 1),
+        lambda f: save(f / "bad.nii", brain()[12:16]),
         "has a side of fewer than",
     ),
     "one voxel": (
