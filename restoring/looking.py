@@ -27,6 +27,7 @@ from nifti.geometry import MM, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import THICK, filled_up, slices_in_words
 from nifti.volumes import read_series, relative_name
+from restoring.adaptation import is_thick
 from restoring.measured_scan import first_seen
 from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
@@ -88,11 +89,14 @@ def look(path, store):
     share = None
     known = () if seen else store.request.known_profile
     filters = _filters(store, factor)
-    if sorted(factor)[1] > 1 and filters is not None and filters.method.for_scans:
+    if filters is not None and filters.method.for_scans:
         reader = filters.stages[0].classes.reader
-        lines.append(("blur", _blur(reader, descriptors, known, factor)))
         share = trust(reader, descriptors, edge_density(part))
         alike = "like" if share == 1 else "unlike"
+        if is_thick(filters.method):
+            share = None  # no spline replaces filters for thick slices
+        else:
+            lines.append(("blur", _blur(reader, descriptors, known, factor)))
         lines.append(("brains", f"{alike} the training brains (distance "
                                 f"{strangeness(reader, descriptors):.1f}, usual up to {USUAL})"))
     if 1 in shape[:3]:

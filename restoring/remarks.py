@@ -1,4 +1,5 @@
 """Messages about the filters that upscaled a scan: how much they were used, and how."""
+from degrading.profile_reader import USUAL
 from machine.progress import say
 from restoring.adaptation import is_thick
 
@@ -36,6 +37,23 @@ def say_of_doubt(name, seen):
         say(f"{name}: the given profile has more blur than the scan seems to have (it is most like "
             f"{seen.like}); a profile with too much blur does harm: leave --profile out unless "
             "you are sure")
+
+
+def say_of_unlike_slices(name, seen, method):
+    """Print a message if thick slices are unlike brains; no spline replaces their filters.
+
+    Parameters
+    ----------
+    name : str
+        Name of the scan.
+    seen : restoring.estimates.Estimates
+    method : Method
+        Method of the filters.
+    """
+    if is_thick(method) and seen.distance is not None and seen.distance > USUAL:
+        say(f"{name}: unlike the training brains of the filters (distance {seen.distance:.1f}, "
+            f"usual up to {USUAL}); filters for thick slices are used all the same: compare the "
+            "result with the scan")
 
 
 def say_of_later(name, uses):

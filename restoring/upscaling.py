@@ -29,7 +29,12 @@ from restoring.estimates import Estimates, estimates_of
 from restoring.fine_mask import write_fine_mask
 from restoring.measured_scan import Scan, as_measured, first_seen, volumes_of
 from restoring.planning import inside_of, plan, say_of_head
-from restoring.remarks import say_of_doubt, say_of_later, say_of_trust
+from restoring.remarks import (
+    say_of_doubt,
+    say_of_later,
+    say_of_trust,
+    say_of_unlike_slices,
+)
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 
@@ -192,6 +197,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
             if fine is None:
                 first, told = number, seen
                 say_of_doubt(name, told)
+                say_of_unlike_slices(name, told, uses[0].method)
                 fine = found[None] if count == 1 else np.zeros((count, *found.shape), np.float32)
             if count > 1:
                 fine[number] = found

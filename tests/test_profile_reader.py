@@ -38,7 +38,8 @@ from octahedral.stages import apply_stage, sample_features, scene_of, stage_tree
 from octahedral.tree import NO_READER, together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
 from options.command_line import command_line
-from restoring.remarks import say_of_trust
+from restoring.estimates import Estimates
+from restoring.remarks import say_of_trust, say_of_unlike_slices
 from restoring.steps import restore
 from util import random_of
 
@@ -154,6 +155,25 @@ def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
     fine = make_fine(1000 * low, load_filters(request).method)
     np.testing.assert_allclose(nib.load(target).get_fdata(), fine.whole(fine.lr), atol=0.1)
     assert json.loads((tmp_path / "fine.json").read_text())["figures"]["trust"] == 0
+
+
+@pytest.mark.parametrize("factor, distance, said", [
+    ((1, 1, 4), 1.8, True), ((1, 1, 4), 1.4, False), ((1, 1, 4), None, False),
+    ((2, 2, 2), 1.8, False)])  # of which `say_of_trust` reports
+def test_thick_slices_that_are_unlike_brains_are_reported(capsys, factor, distance, said):
+    method = load_filters(Request.of(preset="scan", factor=factor)).method
+    say_of_unlike_slices("scan", Estimates(None, 1.0, distance), method)
+    assert ("distance 1.8, usual up to 1.5" in capsys.readouterr().out) == said
+
+
+@pytest.mark.parametrize("share, alike", [(1.0, "like"), (0.0, "unlike")])
+def test_look_says_of_thick_slices_if_they_are_like_brains(
+        tmp_path, capsys, monkeypatch, share, alike):
+    monkeypatch.setattr("restoring.looking.trust", lambda *_: share)
+    save(tmp_path / "v.nii", phantom(0, (64, 60, 56))[..., ::4], np.diag([1, 1, 4, 1]))
+    load_script("test").main(command_line("test", ["--look", "--test_dir", str(tmp_path)]))
+    out = capsys.readouterr().out
+    assert f"brains    {alike} the training brains" in out and "--isotropic" in out
 
 
 def test_later_volumes_of_a_series_that_are_unlike_brains_are_counted_in_one_message(
