@@ -192,7 +192,8 @@ def _check_output(path, name, request):
     if path.is_dir():
         raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
                         f"{path / 'fine.nii.gz'}")
-    other = path.with_name(f"{stem(path)}{'.nii' if path.name.endswith('.gz') else '.nii.gz'}")
+    packed = path.name.lower().endswith(".gz")
+    other = path.with_name(f"{stem(path)}{'.nii' if packed else '.nii.gz'}")
     with only_one_in(path.parent):  # another run may be replacing volume and record
         record, beside = (_record_of(one, name) if os.path.lexists(one) else None
                           for one in (path, other))
