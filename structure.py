@@ -202,7 +202,7 @@ class Octahedral:
     """The octahedral method, with methods as in `Published`; classes are the leaves of trees."""
 
     at_once = True
-    cpu_only = "the only device for filters of --preset best and scan"
+    cpu_only = "the only device for octahedral filters (--preset best, scan)"
     classes_title, classes_unit = "growing a tree", "leaf"
     sampling_title = "drawing"
 
