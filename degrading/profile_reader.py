@@ -140,7 +140,7 @@ def likely_profiles(reading):
     >>> list(likely_profiles(np.array([0.4, 0.1])))
     ['gauss']
     """
-    found = {name: BEFORE.get(name, 1.0) * math.exp(-np.square(error / READING_ERROR).sum() / 2)
+    found = {name: BEFORE.get(name, 1.0) * math.exp(-_misfit(error) / 2)
              for name, error in _errors(reading).items()}
     least = UNLIKELY * max(found.values())
     found = {name: share for name, share in found.items() if share > least}
@@ -167,8 +167,8 @@ def claims_too_much_blur(reading, blur):
     ...  ("hamming", "kspace")]
     [True, False]
     """
-    error = (reading - blur) / READING_ERROR
-    return bool(error.sum() > 0 and np.square(error).sum() > DOUBTFUL**2)
+    error = reading - blur
+    return bool((error / READING_ERROR).sum() > 0 and _misfit(error) > DOUBTFUL**2)
 
 
 def are_plausible(profiles, factor, reader, descriptors):
@@ -182,8 +182,13 @@ def are_plausible(profiles, factor, reader, descriptors):
         Without a reader, nothing is plausible.
     descriptors : ndarray of float32, shape (descriptors,)
     """
-    error = (read(reader, descriptors) - blur_of(profiles, factor)) / READING_ERROR
-    return bool(reader.any() and np.square(error).sum() <= DOUBTFUL**2)
+    error = read(reader, descriptors) - blur_of(profiles, factor)
+    return bool(reader.any() and _misfit(error) <= DOUBTFUL**2)
+
+
+def _misfit(error):
+    """Square of the length of an error of a reading, in READING_ERROR."""
+    return np.square(error / READING_ERROR).sum()
 
 
 def strangeness(reader, descriptors):

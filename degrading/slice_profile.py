@@ -27,6 +27,8 @@ PROFILES = {
     "hamming": Profile("kspace", damping=0.92),  # the lowest frequencies under a Hamming window
 }
 
+UNBLURRED = 3 * ("kspace",)  # profiles of a volume without blur along any axis
+
 
 def in_words(profiles):
     """Profiles of the three axes as text: one name if all are equal.

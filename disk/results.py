@@ -192,26 +192,31 @@ def _check_output(path, name, request):
     if path.is_dir():
         raise UserError(f"argument --output: {path} is a folder; name a file in it, such as "
                         f"{path / 'fine.nii.gz'}")
-    packed = path.name.lower().endswith(".gz")
-    other = path.with_name(f"{stem(path)}{'.nii' if packed else '.nii.gz'}")
-    with only_one_in(path.parent):  # another run may be replacing volume and record
-        record, beside = (_record_of(one, name) if os.path.lexists(one) else None
-                          for one in (path, other))
-    remedy = "move it, give another --output, or add --overwrite to replace it"
-    if os.path.lexists(path) and not request.overwrite:
-        if record is None:
-            raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
-                            f"test.py did not write it, or it was changed since; {remedy}")
-        if not _is_made_from(record, Path(request.test_dir)):
-            complain("test", f"{path}: it was made from {record['input']}, and is replaced by a "
-                     "result from another input")
-    if beside and not request.overwrite:
-        raise UserError(f"{other}: exists already, and its record would be replaced by that of "
-                        f"{path.name}; {remedy}")
+    if not request.overwrite:
+        _check_replaced(path, name, request.test_dir)
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise CannotWrite(f"{path}: cannot be written, since {above} is no folder that takes "
                           "files; give another --output")
+
+
+def _check_replaced(path, name, test_dir):
+    """The part of `_check_output` about existing files, without --overwrite."""
+    packed = path.name.lower().endswith(".gz")
+    other = path.with_name(f"{stem(path)}{'.nii' if packed else '.nii.gz'}")
+    with only_one_in(path.parent):  # another run may be replacing volume and record
+        there, record, beside = os.path.lexists(path), _record_of(path, name), _record_of(
+            other, name)
+    remedy = "move it, give another --output, or add --overwrite to replace it"
+    if there and record is None:
+        raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
+                        f"test.py did not write it, or it was changed since; {remedy}")
+    if record and not _is_made_from(record, Path(test_dir)):
+        complain("test", f"{path}: it was made from {record['input']}, and is replaced by a "
+                 "result from another input")
+    if beside:
+        raise UserError(f"{other}: exists already, and its record would be replaced by that of "
+                        f"{path.name}; {remedy}")
 
 
 def _record_of(path, name):

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+HERE = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(HERE))
 
 from options.command_line import command_line  # noqa: E402
 
-HERE = Path(__file__).resolve().parent.parent
 NEVER_LEARNED = "only_tested"
 
 

@@ -9,7 +9,6 @@ from machine.errors import complain
 from nifti.geometry import MM, unit_of
 
 THICK = 1.5  # slices count as thick if the voxel sizes of two axes have a larger ratio
-LENGTHS = ("SliceThickness", "SpacingBetweenSlices")  # fields of a sidecar
 TOUCHING = 0.02  # share of the spacing; slices with a smaller gap or overlap count as touching
 
 
@@ -22,8 +21,8 @@ def slice_axis(image, sizes, lengths=()):
         Its header may state the axis.
     sizes : ndarray, shape (3,)
         Voxel sizes.
-    lengths : sequence of float, optional
-        Thickness and spacing of the slices, from the sidecar.
+    lengths : sequence of float or None, optional
+        Spacing and thickness of the slices, from the sidecar; None if unknown.
 
     Returns
     -------
@@ -42,7 +41,7 @@ def slice_axis(image, sizes, lengths=()):
         return stated
     if sizes.max() > THICK * np.sort(sizes)[1]:
         return int(np.argmax(sizes))
-    for length in lengths:
+    for length in filter(None, lengths):
         alike = np.flatnonzero(np.abs(sizes - length) <= TOUCHING * length)
         if alike.size == 1:
             return int(alike[0])
@@ -111,8 +110,8 @@ def slices_in_words(path, image, sizes, unit="mm"):
         Empty if the thickness or the slice axis is unknown, or the slices touch or overlap.
     """
     held = sidecar_beside(path)
-    thickness, said = (_length(held.get(name), unit) for name in LENGTHS)
-    if (axis := slice_axis(image, sizes, _slice_lengths(held, unit))) is None:
+    said, thickness = lengths = _slice_lengths(held, unit)
+    if (axis := slice_axis(image, sizes, lengths)) is None:
         return ""
     spacing = sizes[axis]
     if said and abs(said - spacing) > TOUCHING * spacing:
@@ -129,10 +128,9 @@ def slices_in_words(path, image, sizes, unit="mm"):
     return f"{apart}, a gap of {spacing - thickness:.4g} {unit}"
 
 
-def _slice_lengths(held, unit="mm"):
-    """Spacing and thickness of the slices as far as a sidecar states them, the spacing first."""
-    found = (_length(held.get(name), unit) for name in reversed(LENGTHS))
-    return [length for length in found if length]
+def _slice_lengths(held, unit):
+    """Spacing and thickness of the slices in a sidecar; None for each that it does not state."""
+    return [_length(held.get(name), unit) for name in ("SpacingBetweenSlices", "SliceThickness")]
 
 
 def _length(value, unit="mm"):

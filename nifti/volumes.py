@@ -223,9 +223,9 @@ def _shifted(series, outside=None):
             series[..., number] = shift.work(volume, none)
         else:
             lowest = min(lowest, low)
-            around = low if low > 0 and surround_of(volume, none)[0] == low else 0.0
-            if np.count_nonzero(volume > low) > LEAST_TISSUE * volume.size:
-                grey = grey or around
+            if low > 0 and surround_of(volume, none)[0] == low and (
+                    np.count_nonzero(volume > low) > LEAST_TISSUE * volume.size):
+                grey = grey or low
     if moved:
         low, share, shift = min(moved, key=lambda of_one: of_one[0])
         remarks.append(f"{share:.0%} of its voxels are below zero (down to {low:g}): {shift}"

@@ -16,6 +16,7 @@ from filter_constant import (
 from machine.option_fields import fault_of, flag_of
 
 NEED_SCAN = ("adapt", "known_profile")  # options of test.py for filters for scans
+NO_SCAN = "leave it out, or add --preset scan"  # remedy if other filters are used
 VOLUME_NAME = re.compile(r"[^/\\]\.nii(\.gz)?$", re.IGNORECASE)
 
 
@@ -115,22 +116,18 @@ def without_effect(request, drawn):
     """
     scan_figures = ["test_profile", "test_noise", "tissue"]
     if request.upscale:
-        places = [("with --upscale", scan_figures)]
+        places = [("with --upscale; leave it out", scan_figures)]
         if not drawn:
-            places.append(("with filters that were not learned for scans",
-                           NEED_SCAN))
+            places.append((f"with filters that were not learned for scans; {NO_SCAN}", NEED_SCAN))
     elif drawn:
-        places = [("in an evaluation of filters for scans, which writes figures only",
+        places = [("in an evaluation of filters for scans, which writes figures only; leave it out",
                    ["output", "suffix", "dtype", "report", "blend_threshold"])]
     else:
-        places = [("without filters for scans", [*scan_figures, "adapt"])]
+        places = [(f"without filters for scans; {NO_SCAN}", [*scan_figures, "adapt"])]
     for where, names in places:
         for name in names:
             if name in request.given and request.value(name) is not False:
-                instead = ", or add --preset scan" if name in (*scan_figures, *NEED_SCAN) and not (
-                    drawn or where == "with --upscale") else ""
-                return (f"argument --{flag_of(OPTION[name])}: has no effect {where}; leave it out"
-                        f"{instead}")
+                return f"argument --{flag_of(OPTION[name])}: has no effect {where}"
     return ""
 
 

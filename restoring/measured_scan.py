@@ -4,12 +4,11 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
+from degrading.slice_profile import UNBLURRED
 from machine.progress import say
 from nifti.geometry import unit_of
 from nifti.volumes import Volume
 from restoring.spacing import Route, describe, route_to
-
-MEASURED = ("kspace", "kspace", "kspace")  # slice profiles on the measured grid
 
 
 class Scan(NamedTuple):
@@ -70,7 +69,7 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
     known = all(share < 1 for share, f in zip(grid.shares, uses[0].factor, strict=True) if f > 1)
     return scan._replace(volume=volume._replace(data=data), inside=inside, sizes=sizes, route=route,
                          uses=uses, to_low=grid.to_low(), profiles=(),
-                         agree_with=MEASURED if known else ())
+                         agree_with=UNBLURRED if known else ())
 
 
 def volumes_of(volume):

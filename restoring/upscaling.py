@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.descriptors import NOISE
-from degrading.slice_profile import in_words
+from degrading.slice_profile import UNBLURRED, in_words
 from disk.files import make_folder
 from disk.seal import Seal
 from get_lar import make_fine
@@ -38,8 +38,6 @@ from restoring.remarks import (
 from restoring.spacing import onto_sizes
 from restoring.steps import Restored, origin_of, restore
 
-# Slice profile of axes that earlier filters have refined, and so freed from the scanner's blur.
-UNBLURRED = ("kspace", "kspace", "kspace")
 STEPS = ("adapt", "interpolate", "restore")  # steps whose seconds are reported
 
 
@@ -290,6 +288,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
                              for names in (profiles, agree_with))
             if number:
                 refined = np.prod([earlier.factor for earlier in uses[:number]], axis=0) > 1
+                # Axes that earlier filters have refined are free of the scanner's blur.
                 again = (refined & (np.array(use.factor) > 1)).any() and use.method.for_scans
                 known, agreed = UNBLURRED if again else known or agreed or (), ()
             lr_volume = make_fine(low.transpose(use.axes), use.method, within, known, agreed)
