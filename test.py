@@ -112,7 +112,7 @@ def place_of(request, folder):
 def restore_volumes(volumes, masks, folder, store, each):
     """Restore volumes into a folder, without overwriting masks; returns the exit status."""
     # Imported here, as above.
-    from disk.filters import about_filters
+    from disk.filters import about_filters, learned_from
     from disk.metrics import mean_row, write_metrics
     from disk.results import VIEWERS, check_beside, sidecar_names
     from engine import choose_engine
@@ -132,6 +132,12 @@ def restore_volumes(volumes, masks, folder, store, each):
     if request.upscale and not method.for_scans:
         print("Note: these filters were learned without noise, and may sharpen the noise of a "
               "scan; --preset scan takes the filters for scans")
+    if not request.upscale:
+        tested = {relative_name(path, request.test_dir) for path in volumes}
+        if seen := sorted(tested.intersection(learned_from(filters))):
+            complain("test", f"{len(seen)} of {len(tested)} volumes have the name of a training "
+                             f"volume of these filters (such as {one_line(seen[0])}); figures of "
+                             "volumes that were learned from are too good")
     engine = None  # workers of a cluster choose the CPU
     if request.scheduler:
         store.read_all()

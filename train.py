@@ -30,7 +30,7 @@ def main(request):
     from disk.interrupt import only_training, stopped
     from learning.steps import learn_stages, write_pictures
     from nifti.masks import masks_in_words
-    from nifti.study import find_volumes
+    from nifti.study import equal_files, find_volumes
     from structure import structure_of
 
     started = time.perf_counter()
@@ -43,6 +43,9 @@ def main(request):
           f"{request.train_dir}", flush=True)
     if request.mask:
         print(masks_in_words(masks, volumes, request.mask), flush=True)
+    for path, other in equal_files(volumes):
+        complain("train", f"{path}: has the same content as {other}, and counts once more; leave "
+                          "it out with --exclude")
     with only_training(request.arrays_dir), place_of(request) as place:
         learned = learn_stages(volumes, request, place)
         if learned.signal:

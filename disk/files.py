@@ -63,7 +63,7 @@ class WholeFiles:
         """
         path = Path(path)
         temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.part{suffix}")
-        with _cannot_write(path):
+        with cannot_write(path):
             handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             self._written[path] = temporary
             self._hold(handle)
@@ -90,14 +90,14 @@ class WholeFiles:
         together = only_one_in(paths[0].parent) if len(paths) > 1 else contextlib.nullcontext()
         with together:
             for path in paths:
-                with _cannot_write(path):
+                with cannot_write(path):
                     if path.is_dir():
                         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             for path in [*paths[1:], *self._outdated]:
-                with _cannot_write(path):
+                with cannot_write(path):
                     path.unlink(missing_ok=True)
             for path, temporary in self._written.items():
-                with _cannot_write(path):
+                with cannot_write(path):
                     os.replace(temporary, path)
         self._written.clear()
 
@@ -148,7 +148,7 @@ def whole_file(path, suffix=""):
 
 
 @contextlib.contextmanager
-def _cannot_write(path):
+def cannot_write(path):
     """A context that turns an OSError into CannotWrite, or UserError if a name is too long."""
     try:
         yield

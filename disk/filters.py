@@ -255,8 +255,7 @@ def axes_between(asked, learned):
 
 def about_filters(filters):
     """One line with the folder of filters and their training volumes."""
-    path = settings_path(filters.folder, filters.method.factor)
-    volumes = list(map(str, read_json(path).get("volumes", [])))
+    path, volumes = settings_path(filters.folder, filters.method.factor), learned_from(filters)
     names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
     where, more = str(path.parent), ""
     if path.parent in (PRETRAINED, PRETRAINED_SCAN):
@@ -264,6 +263,12 @@ def about_filters(filters):
     plural = "" if len(volumes) == 1 else "s"
     return one_line(f"Filters: {where} (preset {filters.method.preset}), learned from "
                     f"{len(volumes)} volume{plural} ({names}){more}")
+
+
+def learned_from(filters):
+    """Names of the training volumes of filters, relative to the training folder: list of str."""
+    about = read_json(settings_path(filters.folder, filters.method.factor))
+    return list(map(str, about.get("volumes", [])))
 
 
 def _read_settings(path, factor):

@@ -6,9 +6,9 @@ import socket
 import time
 from pathlib import Path
 
-from disk.files import TEMPORARY, make_folder
+from disk.files import TEMPORARY, cannot_write, make_folder
 from disk.locks import holds_lock
-from machine.errors import CannotWrite, UserError
+from machine.errors import UserError
 
 
 @contextlib.contextmanager
@@ -29,20 +29,17 @@ def only_training(folder):
     UserError
         If another training holds the lock.
     CannotWrite
-        If the folder is not writable.
+        If the disk is full or the folder is not writable.
     """
     make_folder(folder)
     path = Path(folder, "train.lock")
-    try:
+    with cannot_write(path):
         file = _locked(path)
-    except OSError as fault:
-        raise CannotWrite(f"{path}: cannot be written ({fault.strerror}); give an --arrays_dir "
-                          "that can be written") from fault
     try:
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
-        file.flush()
+        with cannot_write(path):
+            file.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
         for below in (".", "QVF_*"):
             for left in Path(folder).glob(f"{below}/{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # a training was killed while it wrote this file
@@ -60,7 +57,7 @@ def only_training(folder):
 def _locked(path):
     """Open a lock file and lock it; raises UserError if another process holds the lock."""
     while True:
-        file = open(path, "a+b")
+        file = open(path, "a+b", buffering=0)  # closing must write nothing more
         try:
             if holds_lock(file, path):
                 return file

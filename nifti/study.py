@@ -3,13 +3,15 @@
 Such a folder may also hold masks, label maps, earlier results and files of version control. These
 files are left out by rules; one message for each rule reports how many.
 """
+import contextlib
 import os
+from collections import defaultdict
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from disk.files import read_json, stem
+from disk.files import file_digest, read_json, stem
 from disk.results import is_ours
 from machine.errors import UserError
 from machine.progress import say
@@ -105,6 +107,32 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; {remedy}")
     found = found[:at_most]
     return found, [masks[path] for path in found if path in masks]
+
+
+def equal_files(paths):
+    """Pairs of files with the same content: each file that equals an earlier one, and this one.
+
+    Only files of the same size are read. Files that cannot be read are left out.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+
+    Returns
+    -------
+    list of tuple (Path, Path)
+    """
+    by_size, by_content, pairs = defaultdict(list), {}, []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            by_size[path.stat().st_size].append(path)
+    for alike in by_size.values():
+        for path in alike if len(alike) > 1 else ():
+            with contextlib.suppress(OSError):
+                other = by_content.setdefault(file_digest(path), path)
+                if other != path:
+                    pairs.append((path, other))
+    return pairs
 
 
 def _not_there(path):

@@ -7,11 +7,11 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import load_script, one_line, run_command, write_nifti
-from synthetic import brain, command
+from conftest import load_script, one_line, run_command, run_here, write_nifti
+from synthetic import QUICK, brain, command
 
 from nifti.labels import is_label_map
-from nifti.study import LABEL_VALUES, find_volumes
+from nifti.study import LABEL_VALUES, equal_files, find_volumes
 from nifti.volumes import read_volume
 from options.command_line import command_line
 
@@ -264,3 +264,29 @@ def test_both_commands_take_the_same_volumes(tmp_path):
 def test_a_volume_needs_a_name_before_its_ending(tmp_path, name):
     path = write_nifti(tmp_path / "a.nii", brain(0, SHAPE)).rename(tmp_path / name)
     assert "with something before it" in one_line(find_volumes, path)
+
+
+# ---- the same content twice
+
+def test_equal_files_are_found_by_their_content(tmp_path):
+    tree(tmp_path, "a.nii", "b.nii")  # as large as each other
+    shutil.copy(tmp_path / "a.nii", tmp_path / "c.nii")
+    os.symlink("b.nii", tmp_path / "d.nii")
+    paths = [tmp_path / f"{letter}.nii" for letter in "abcde"]  # there is no e.nii
+    assert equal_files(paths) == [(paths[2], paths[0]), (paths[3], paths[1])]
+
+
+def test_a_training_names_volumes_that_it_learns_from_twice(tmp_path, capsys):
+    tree(tmp_path / "train", "a.nii", "b.nii")
+    shutil.copy(tmp_path / "train" / "a.nii", tmp_path / "train" / "c.nii")
+    where = ["--train_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays", *QUICK]
+    assert run_here("train", *where) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"c.nii: has the same content as {tmp_path / 'train' / 'a.nii'}," in said
+    tested = ["--test_dir", tmp_path / "train", "--arrays_dir", tmp_path / "arrays",
+              "--result_dir", tmp_path / "result", "--no-report"]
+    assert run_here("test", *tested, "--exclude", "c.nii") == 0
+    assert "2 of 2 volumes have the name of a training volume" in capsys.readouterr().err
+    os.rename(tmp_path / "train" / "b.nii", tmp_path / "train" / "new.nii")
+    assert run_here("test", *tested, "--include", "new.nii") == 0
+    assert "training volume" not in capsys.readouterr().err

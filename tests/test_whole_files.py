@@ -144,7 +144,8 @@ def test_a_full_disk_leaves_the_old_filters(six_volumes, undisturbed, tmp_path):
     lines = [
         line for line in process.stdout.splitlines() if line.startswith(("train.py", "status"))
     ]
-    assert lines[-1] == "status 2" and len(lines) == 2 and "No space left" in lines[0]
+    assert lines[-1] == "status 2" and len(lines) == 2
+    assert "train.lock: cannot be written (No space left on device); make room" in lines[0]
     assert learned(kept) == undisturbed and leftovers(kept) == []
 
 
