@@ -20,9 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from degrading.acquisition import make_low
 from degrading.degradation import SliceProfile
 from disk.filters import PRETRAINED_SCAN, Filters, load_filters, save_filters
+from disk.interrupt import only_training
 from filter_constant import PRESETS, Method, Request
 from learning.steps import learn_stages
-from machine.errors import UserError
+from machine.errors import UserError, one_line
 from machine.progress import Stopwatch
 from machine.remarks import listening
 from nifti.masks import INSIDE, Mask
@@ -110,7 +111,12 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
         check_slices("array", data.shape, factor)
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         store = _store_of(request, filters)
-        scan = Scan(volume, inside, sizes, Route([factor], None), [store(factor)], np.eye(4),
+        use = store(factor)
+        for name, value in (("profile", profile), ("adapt", adapt)):
+            if value and not use.method.for_scans:
+                raise ValueError(f"{name} has no effect with filters that were not learned for "
+                                 "scans; leave it out")
+        scan = Scan(volume, inside, sizes, Route([factor], None), [use], np.eye(4),
                     request.known_profile)
         scan = as_measured("array", scan, store)
         brain = None if inside is None else Mask(Path("mask"), inside, "")
@@ -213,6 +219,8 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     with _as_python_does():
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         used = _store_of(request, filters)(factor)
+        if not used.method.for_scans:
+            raise ValueError("filters were not learned for scans; give filters of preset scan")
         return evaluate_volume(volume.data, sizes, used, request, name)
 
 
@@ -246,7 +254,8 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     if preset not in tuple(PRESETS):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     given = {"preset": preset, "factor": factor_of(factor)} | options_of_learn(options)
-    with tempfile.TemporaryDirectory() as made, _as_python_does():
+    with (tempfile.TemporaryDirectory() as made, _as_python_does(),
+          contextlib.ExitStack() as until):
         train, arrays = Path(made, "train"), Path(folder or Path(made, "arrays"))
         train.mkdir()
         volumes = []
@@ -257,8 +266,11 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
                              arrays_dir=str(arrays), quiet=True, device="cpu",
                              given=frozenset(given))
         request = checked(request, "train")
+        until.enter_context(only_training(arrays))
         with contextlib.redirect_stdout(io.StringIO()):
-            learned = learn_stages(sorted(volumes), request)
+            learned = learn_stages(sorted(volumes)[:request.method.train_file_max], request)
+        if learned.signal:
+            raise KeyboardInterrupt
         if learned.failed:
             raise ValueError(f"{', '.join(path.name for path in sorted(learned.failed))}: cannot "
                              "be learned from, see the warnings")
@@ -275,7 +287,7 @@ def _as_python_does() -> Iterator[None]:
         try:
             yield
         except UserError as fault:
-            raise ValueError(str(fault)) from None
+            raise ValueError(one_line(fault)) from None
         finally:
             for _, line in dict.fromkeys(lines):
                 warnings.warn(line, stacklevel=4)

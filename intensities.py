@@ -100,11 +100,14 @@ def shift_of(data, outside=None):
         return None
     known = data if outside is None else data[~outside]
     background, which = surround_of(data, outside)
-    if background is not None and background == known.min():
+    tissue = known if background is None else known[known != background]
+    if not tissue.size:
         return Shift(background, background)
-    first, last = np.quantile(known if background is None else known[known != background],
-                              [OUTERMOST, 1 - OUTERMOST])
-    low = float(max(known.min(), first - OUTLYING * (last - first)))
+    first, last = np.quantile(tissue, [OUTERMOST, 1 - OUTERMOST])
+    # A background far below the tissue would leave the tissue a small part of the range only.
+    if background == known.min() and first - background <= last - first:
+        return Shift(background, background)
+    low = float(max(tissue.min(), first - OUTLYING * (last - first)))
     clearance = CLEARANCE * float(last - first)
     if background is None and outside is not None:
         background, which = 0.0, "all" if known.all() else "none"

@@ -114,6 +114,12 @@ class Workers:
         except TimeoutError as fault:
             raise UserError(f"argument --scheduler: {self.name} has no worker; start one with: "
                             f"dask worker {self.name}") from fault
+        try:
+            self.client.run_on_scheduler(software)
+        except Exception as fault:  # its type depends on the version of Dask
+            raise UserError(f"argument --scheduler: the scheduler {self.name} does not find this "
+                            f"project ({first_line(fault)}); start it with PYTHONPATH={ROOT}"
+                            ) from fault
         for worker, there in self.client.run(software, on_error="return").items():
             if isinstance(there, Exception):
                 raise UserError(f"worker {worker}: does not find this project "

@@ -114,10 +114,10 @@ def wave_matrix(n_in, n_out):
     if n_in == n_out:
         return np.eye(n_in)
     places = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-    apart = places[:, None] - np.arange(n_in)
-    cycles = np.arange(-((min(n_in, n_out) - 1) // 2), (min(n_in, n_out) - 1) // 2 + 1)
-    waves = np.exp(2j * np.pi * cycles[:, None, None] * apart / n_in)
-    return waves.sum(0).real / n_in
+    turns = 2 * np.pi / n_in * np.arange(1, (min(n_in, n_out) - 1) // 2 + 1)
+    there, here = np.outer(places, turns), np.outer(np.arange(n_in), turns)
+    waves = np.cos(there) @ np.cos(here).T + np.sin(there) @ np.sin(here).T
+    return (1 + 2 * waves) / n_in
 
 
 def _share_along(volume, told):

@@ -29,10 +29,14 @@ class Seal:
         except OSError as fault:
             raise UserError(f"{self.path}: cannot be read any more ({fault.strerror or fault}); "
                             "put it back and run the same command again") from fault
+        self.check()
+        return found
+
+    def check(self):
+        """Raise UserError if the file was changed, replaced or removed since the seal was made."""
         if _state(self.path) != self.before:
             raise UserError(f"{self.path}: was changed while it was read; run the same command "
                             "again when it is complete")
-        return found
 
 
 def _state(path):

@@ -5,6 +5,7 @@ which the classes were learned. Each file of sums (`learning.sums`) lists the vo
 because some files contain one volume more than others if the program was killed between two files.
 """
 import hashlib
+import json
 import os
 import stat
 import uuid
@@ -120,12 +121,13 @@ class Ledger:
         """
         self.key, self.sources = uuid.uuid4().hex, list(map(self._with_mask, sources))
         self._divide(classes, *self.sums.layout(classes), step)
-        write_json(self.path, {
+        about = {
             "format": FORMAT, "key": self.key,
             "settings": asdict(self.request.method),
             "after": self.sums.after, "buckets_per_file": step, "sources": self.sources,
             "classes": {name: array.tolist() for name, array in classes._asdict().items()}}
-            | mask_setting(self.request))
+        about |= mask_setting(self.request)
+        write_json(self.path, about | {"sha256": _digest_of(about)})
 
     def read(self):
         """Read about.json of an earlier training.
@@ -147,6 +149,9 @@ class Ledger:
                 raise ValueError(f"format {about['format']}")
             if about["after"] != self.sums.after:
                 return False
+            digest = about.pop("sha256", None)  # earlier versions wrote none
+            if digest not in (None, _digest_of(about)):
+                raise ValueError("its checksum is wrong")
             saved = checked_settings(about["settings"]) | {"mask": str(about.get("mask", ""))}
         except (ValueError, KeyError, TypeError) as fault:
             raise damaged(self.path, fault) from fault
@@ -289,6 +294,11 @@ def damaged(path, fault):
     """The error for a file of a checkpoint that cannot be used."""
     return UserError(f"{path}: not a complete checkpoint of this version ({first_line(fault)}); "
                      "begin anew with --restart")
+
+
+def _digest_of(about):
+    """SHA-256 of a JSON object, in hexadecimal."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _shown(value):

@@ -15,6 +15,7 @@ import numpy as np
 
 from disk.files import write_whole
 from disk.interrupt import Stop
+from disk.seal import Seal
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair
@@ -77,12 +78,12 @@ def learn_stages(volumes, request, place=None):
     engine = choose_engine(request.device, structure.cpu_only)
     # `before` holds stages without the held-out voxels; later stages are trained on its output.
     stages, before, counts, failed, saved = [], [], [], set(), True
+    budget = place.budget(request.max_memory)  # measured once: later, this training takes a part
     for number in range(structure.stages):
         checkpoint = checkpoint_of(structure, before, request)
         if request.restart:
             checkpoint.clear()
         resumed = checkpoint.find()
-        budget = place.budget(request.max_memory)
         plan = plan_memory(structure, volumes, checkpoint, engine, budget)
         if number == 0:
             print(plan, flush=True)
@@ -148,6 +149,7 @@ def begin(checkpoint, structure, volumes, stages, place):
     chosen, title = structure.volumes_to_sample(volumes), structure.sampling_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
     feature_samples, seen, sources, faults = [], 0, [], []
+    seals = {path: Seal(path) for path in chosen}
     with progress(len(chosen), title, "volume", request.quiet) as bar:
         work = partial(sample_volume, stages=stages, request=request, volumes=len(chosen))
         for path, sampled in place.in_order(work, chosen):
@@ -170,7 +172,10 @@ def begin(checkpoint, structure, volumes, stages, place):
     quiet = request.quiet or not structure.classes_title
     with progress(request.method.leaves, title, structure.classes_unit, quiet) as bar:
         classes = structure.find_classes(feature_samples, bar.update)
-    checkpoint.begin(classes, [fingerprint(path, request.train_dir) for path in sources])
+    records = [fingerprint(path, request.train_dir) for path in sources]
+    for path in sources:
+        seals[path].check()
+    checkpoint.begin(classes, records)
 
 
 def sample_volume(path, stages, request, volumes):
@@ -182,8 +187,9 @@ def sample_volume(path, stages, request, volumes):
 
 def nothing_to_learn_from(request):
     """The error for a folder in which no volume can be used."""
-    return UserError(f"{request.train_dir}: no volume in it can be learned from; "
-                     "put volumes of brains in")
+    return UserError(f"{request.train_dir}: no volume in it has samples to learn from; put volumes "
+                     "of brains in, or for very small ones give --sample_rate 1 and "
+                     "--quantization_rate 1")
 
 
 def pairs_of(path, request):
@@ -231,6 +237,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
         the error or None.
         """
         try:
+            seal = Seal(path)
             record = fingerprint(path, request.train_dir)
             wanted = checkpoint.ledger.lacking(buckets, record)
             if wanted is None:
@@ -239,6 +246,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             parts = (structure.samples(pair, stages, classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
             first = next(parts, None)  # this call raises the errors of a volume
+            seal.check()
         except UserError as fault:
             return None, fault
         quiet, samples = request.quiet or engine.ahead > 1, 0

@@ -21,8 +21,10 @@ class CannotWrite(UserError):
 def quiet_libraries():
     """Silence messages of nibabel and matplotlib that do no harm.
 
-    They are about unusual header fields, and about missing folders for fonts.
+    They are about unusual header fields, and about missing folders for fonts. Pictures are drawn
+    without a window: notebooks set a backend of theirs, which may be missing here.
     """
+    os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="nibabel")

@@ -128,15 +128,25 @@ def _reader(entry):
     kind, limits = entry.metadata["kind"], entry.metadata
 
     def read(text):
-        if limits.get("auto") and text == "auto":
-            return None
         try:
-            value = kind(text)
+            return as_typed(entry, text if limits.get("auto") and text == "auto" else kind(text))
         except ValueError:
             raise argparse.ArgumentTypeError(f"'{text}' is not {KINDS[kind][1]}") from None
-        return None if "none" in limits and value == limits["none"] else value
 
     return read
+
+
+def as_typed(entry, value):
+    """A value of a field with the type that the command line gives it.
+
+    A whole number becomes a float if the field is one. The word for an automatic choice, and a
+    number that means "no limit", become None.
+    """
+    limits = entry.metadata
+    if limits["kind"] is float and type(value) is int:
+        value = float(value)
+    automatic = limits.get("auto") and value == "auto"
+    return None if automatic or "none" in limits and value == limits["none"] else value
 
 
 def _yes_or_no(text):

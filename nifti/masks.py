@@ -17,6 +17,7 @@ from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
 from nifti.bids import BIDS_FILE
 from nifti.checks import checked_image, read_voxels
+from nifti.geometry import MM, unit_of
 from nifti.volumes import is_volume_name, read_volume
 
 NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brain_mask",
@@ -113,7 +114,9 @@ def _apart(image, mask, shape):
     """Largest distance between corresponding corners of mask and volume, in volume voxels."""
     corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(shape)[:, None] - 1)
     corners = np.vstack([corners, np.ones(8)])
-    to_volume = np.linalg.solve(image.header.get_best_affine(), mask.header.get_best_affine())
+    in_mm = [np.diag(3 * [MM[unit_of(one)]] + [1]) @ one.header.get_best_affine()
+             for one in (image, mask)]
+    to_volume = np.linalg.solve(*in_mm)
     return float(np.abs(to_volume @ corners - corners).max())
 
 

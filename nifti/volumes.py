@@ -216,6 +216,7 @@ def _shifted(series, outside=None):
     for number in range(series.shape[3]):
         volume = series[..., number]
         none = None if outside is None else outside[..., number]
+        none = none if none is None or none.any() else None
         low, shift = float(volume.min()), shift_of(volume, none)
         shifts.append(shift)
         if shift:
@@ -288,8 +289,8 @@ def write_volume(path, data, like, header=None, dtype="float32", files=None):
     header : nibabel header, optional
         Used in place of the header of `like`.
     dtype : {"float32", "uint8", "same"}, optional
-        "uint8" is for masks. "same" is the data type and scaling of `like`; for integers, values
-        are rounded and clipped to the range of the type.
+        "uint8" is for masks. "same" is the data type of `like`. Integers keep its scaling too,
+        and values are rounded and clipped to the range of the type.
     files : disk.files.WholeFiles, optional
         Group of files that the volume belongs to.
 

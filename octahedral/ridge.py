@@ -55,17 +55,19 @@ def solve_stage(gram, tree, method):
         ridge = USUAL_RIDGE
     if ridge is None:
         sums, tried = _sums_of_nodes(learned, counts, tree), {}
-        held_full = [gram.full(leaves + leaf) for leaf in range(leaves)]
         for ridge in RIDGES:
             try:
                 tried[ridge] = _filters_of_leaves(*sums, tree, ridge, gram.side)
-            except np.linalg.LinAlgError:
+            except np.linalg.LinAlgError:  # this ridge is too small
                 if ridge == max(RIDGES) and not tried:
                     raise
-                continue  # this ridge is too small
-            errors = [squared_error(full, g)
-                      for full, g in zip(held_full, tried[ridge], strict=True)]
-            missed[ridge] = sum(errors) / held_counts.sum()
+        del sums  # frees memory for the sums of all samples
+        missed = dict.fromkeys(tried, 0.0)
+        for leaf in range(leaves):
+            full = gram.full(leaves + leaf)
+            for ridge, filters in tried.items():
+                missed[ridge] += squared_error(full, filters[leaf])
+        missed = {ridge: error / held_counts.sum() for ridge, error in missed.items()}
         ridge = min(missed, key=missed.get)
     sums = _sums_of_nodes(learned + held, counts + held_counts, tree)
     weights = _filters_of_leaves(*sums, tree, ridge, gram.side)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from filter_constant import METHOD_NAMES, OPTION, OPTIONS, PROFILES
+from filter_constant import METHOD_NAMES, OPTION, PROFILES
+from machine.option_fields import as_typed
 
 MOST = OPTION["factor"].metadata["high"]  # largest factor
 PER_AXIS = 3
@@ -162,7 +163,6 @@ def _file_name(name: Any) -> str:
 
 def options_of_learn(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `learn`, with tuples where an option takes several values."""
-    several = {entry.name for entry in OPTIONS if "several" in entry.metadata}
     found = {}
     for name, value in options.items():
         if name not in OF_LEARN:
@@ -170,8 +170,14 @@ def options_of_learn(options: Mapping[str, Any]) -> dict[str, Any]:
                              "train.py about the method and the learning, see docs/options.md")
         if isinstance(value, np.generic):
             value = value.item()
-        one = isinstance(value, str) or not hasattr(value, "__iter__")
-        found[name] = ((value,) if one else tuple(value)) if name in several else value
+        if "several" in OPTION[name].metadata:
+            one = isinstance(value, str) or not hasattr(value, "__iter__")
+            found[name] = tuple(as_typed(OPTION[name], each)
+                                for each in ([value] if one else value))
+            if not found[name]:
+                raise ValueError(f"{name} is empty; give at least one value")
+        else:
+            found[name] = as_typed(OPTION[name], value)
     return found
 
 

@@ -15,6 +15,7 @@ PLANES = ("sagittal", "coronal", "axial")  # perpendicular to axes 0, 1 and 2 of
 EDGES = (("A", "P", "S", "I"), ("L", "R", "S", "I"), ("L", "R", "A", "P"))
 COLUMN_INCHES = 2.6  # width of a slice
 LONGEST = 20  # largest ratio of a drawn voxel's sides, to limit the size of pictures
+HIGHEST = 4  # largest ratio of a drawn plane's height and width
 GOLD = "#ffb000"  # frames of enlarged squares
 
 
@@ -147,7 +148,7 @@ def _black_grid(volume, sizes, columns, compare, scale):
     grid for the colour bar of errors.
     """
     shapes = [plane(volume, axis, 0).shape * np.delete(sizes, axis)[::-1] for axis in range(3)]
-    heights = [shape[0] / shape[1] for shape in shapes]
+    heights = [min(shape[0] / shape[1], HIGHEST) for shape in shapes]
     size = (columns * COLUMN_INCHES, sum(heights) * COLUMN_INCHES + (0.6 if compare else 0.29))
     figure = Figure(figsize=size, dpi=110, facecolor="black")
     FigureCanvasAgg(figure)

@@ -187,7 +187,8 @@ def _advice(path, in_mm, thick, share, request, known, own, unfit):
         words += ["--preset", "scan" if unfit else request.method.preset]
     if known:
         words += ["--profile", *in_words(known).split()]
-    # Volumes of several folders may have the same name.
-    inside = Path(relative_name(path, request.test_dir)).with_name(f"{stem(path)}_fine.nii.gz")
-    words += ["--test_dir", _named(path), "--output", _named("_".join(inside.parts))]
+    # Volumes of several folders may have the same name, or differ in their endings only.
+    inside = Path(relative_name(path, request.test_dir))
+    inside = inside.with_name(f"{stem(path)}_fine{path.name[len(stem(path)):]}")
+    words += ["--test_dir", _named(path), "--output", _named("__".join(inside.parts))]
     return [("try", shlex.join(words)), ("because", why)]

@@ -35,7 +35,7 @@ def plan(path, name, store, opened, read):
     else:
         route = Route([request.method.factor], None)
         warn_of_axis(path, request.method.factor, sizes, unit)
-    if said := slices_in_words(path, image, sizes, unit):
+    if said := slices_in_words(path, image, voxel_sizes_of(image), unit):
         say(f"{name}: {said}")
     check_slices(path, shape, route.factor)
     uses = [store(factor) for factor in route.factors]

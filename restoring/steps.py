@@ -140,12 +140,11 @@ def restore(volume, stages, method, engine=None, advance=lambda share: None,
     sr = structure_of(method).restore(volume, stages, engine or CPU(), advance)
     if blend_threshold is None:
         return sr
-    # `census_blend` sets the outermost shell to 0, because its voxels lack neighbours. If the shell
-    # may contain brain, one more shell is added around it first.
-    around = 0 if method.margin else 1
-    blended = census_blend(*(np.pad(part, around, mode="edge") for part in (volume.lr, sr)),
+    # `census_blend` sets the outermost shell to 0, because its voxels lack neighbours. The shell
+    # may contain brain, so one more shell is added around it first.
+    blended = census_blend(*(np.pad(part, 1, mode="edge") for part in (volume.lr, sr)),
                            blend_threshold)
-    return blended[tuple(slice(around, around + side) for side in sr.shape)]
+    return blended[1:-1, 1:-1, 1:-1]
 
 
 def whole_of(data, volume, sr, stages, method, engine, blend_threshold=None):

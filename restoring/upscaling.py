@@ -88,7 +88,7 @@ def upscale_file(path, target, store, engine, files=None):
                             files)
     seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
-           "voxel_size": tuple(round(float(side), 4) for side in sizes_in(header)),
+           "voxel_size": tuple(float(f"{side:.5g}") for side in sizes_in(header)),
            "unit": unit_of(volume.image), "seconds": seconds}
     if found.seen.descriptors is not None:
         row["noise"] = float(found.seen.descriptors[NOISE])

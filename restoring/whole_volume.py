@@ -80,6 +80,8 @@ def restore_volume(job, store, volumes, command, engine=None):
         else:
             found = restore_file(job.path, job.target, store.first(), request, engine, files)
         found = found._replace(row=found.row | {"volume": title})
+        dataset = makes_derivatives(request)
+        sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
         if request.upscale:
             messages = [without_name(line, job.path, title) for line in said]
             found.row["messages"] = list(dict.fromkeys(messages))
@@ -93,8 +95,6 @@ def restore_volume(job, store, volumes, command, engine=None):
             make_folder(job.viewer.parent)
             write_json(job.viewer, viewer, files)
             viewer = None
-        dataset = makes_derivatives(request)
-        sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
         if dataset:
             copy_gradients(job.path, job.target, files)
         # The record is written last, because a volume with a record counts as finished.

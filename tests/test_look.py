@@ -167,7 +167,17 @@ def test_scans_of_the_same_name_in_two_folders_get_two_results(tmp_path, capsys)
         scan(tmp_path / folder / "T1.nii", brain(1, (40, 40, 10)), (1, 1, 4))
         about = looked(capsys, tmp_path)[1][f"{folder}/T1.nii"]
         outputs.add(command_line("test", shlex.split(about["try"])[2:]).output)
-    assert outputs == {"a_T1_fine.nii.gz", "b_T1_fine.nii.gz"}
+    assert outputs == {"a__T1_fine.nii", "b__T1_fine.nii"}
+
+
+def test_no_two_volumes_of_a_folder_get_one_output(tmp_path, capsys):
+    names = ("x.nii", "x.nii.gz", "a/b.nii", "a_b.nii")
+    (tmp_path / "a").mkdir()
+    for number, name in enumerate(names):
+        scan(tmp_path / name, brain(number, (20, 18, 16)), (1, 1, 2))
+    found = looked(capsys, tmp_path)[1]
+    outputs = {command_line("test", shlex.split(found[name]["try"])[2:]).output for name in names}
+    assert len(outputs) == len(names)
 
 
 @pytest.mark.parametrize("options", [(), ("--preset", "scan")])
