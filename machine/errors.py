@@ -50,7 +50,7 @@ def run(command, story, quiet=False):
             stream.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # not in the main thread
         # SIGTERM acts like Ctrl-C, so that temporary files are removed.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, _stop)
     silence = (
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
     )
@@ -75,9 +75,13 @@ def run(command, story, quiet=False):
             "or learn with a smaller --filter_len",
         )
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         complain(command, "stopped")
-        return 130
+        return 128 + (stop.args or (signal.SIGINT,))[0]  # as shells report it
+
+
+def _stop(number, frame):
+    raise KeyboardInterrupt(number)
 
 
 def _open_standard_streams():

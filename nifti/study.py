@@ -238,7 +238,8 @@ class _Rules:
                     yield (f"{self.folder}: --{option} {pattern} fits no volume; to select a "
                            f"folder write \"{pattern.rstrip('/')}/*\"")
         for dataset in [] if self.include else self.datasets:
-            left, others = len(self.not_t1w), ""
+            left = sum(Path(self.folder, name).is_relative_to(dataset) for name in self.not_t1w)
+            others = ""
             if left:
                 others = f", {left} other{'s are' if left > 1 else ' is'} not"
             yield (f"{dataset}: a BIDS dataset; its T1w volumes are used{others} "

@@ -19,7 +19,7 @@ from get_lar import make_fine, make_pair
 from hashtable import nearest_buckets
 from learning.checkpoint import Checkpoint
 from learning.steps import checkpoint_of
-from machine import threads
+from machine import errors, threads
 from matrix_compute import Gram, solve
 from nifti.geometry import finer_header
 from nifti.volumes import write_volume
@@ -174,6 +174,18 @@ def test_the_second_signal_interrupts_at_once():
         assert stop.asked == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_ends_with_the_status_of_its_signal(number, status, capsys):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert errors.run("test", lambda: signal.raise_signal(number)) == status
+    finally:
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(each, handler)
+    assert capsys.readouterr().err == "test.py: stopped\n"
 
 
 def test_after_the_work_signals_do_what_they_did_before():

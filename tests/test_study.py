@@ -266,6 +266,16 @@ def test_a_volume_needs_a_name_before_its_ending(tmp_path, name):
     assert "with something before it" in one_line(find_volumes, path)
 
 
+def test_each_dataset_has_its_own_count(tmp_path, capsys):
+    for name, others in (("one", ["T2w", "FLAIR", "PDw"]), ("two", [])):
+        tree(tmp_path / name, *(f"sub-1/anat/sub-1_{suffix}.nii" for suffix in ["T1w", *others]))
+        (tmp_path / name / "dataset_description.json").write_text("{}")
+    find_volumes(tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "BIDS dataset" in line]
+    assert len(said) == 2 and "one: " in said[0] and "3 others are not" in said[0]
+    assert "not" not in said[1].split("(")[0]
+
+
 # ---- the same content twice
 
 def test_equal_files_are_found_by_their_content(tmp_path):
