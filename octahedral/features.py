@@ -148,7 +148,7 @@ def classify(scene, voxels, tree):
         whole = told_or_read(tree.reader, scene.descriptors, scene.blur, scene.reading_error)
     tree = for_volume(tree, whole)
     in_slabs(scene, voxels, lambda slab, inside, these: write_leaves(
-        inside, slab, tree, leaf[:, these], orientation[these]))
+        inside, slab, tree, leaf, these.start, orientation[these]))
     return leaf, orientation
 
 

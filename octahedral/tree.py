@@ -98,7 +98,8 @@ def read_tree(held):
     2
     """
     kinds = {"feature": np.int64, "threshold": np.float32, "child": np.int64, "leaf": np.int64}
-    arrays = [np.asarray(held[name], kind) for name, kind in kinds.items()]
+    # Contiguous, as those of a training: numba compiles kernels anew for every other layout.
+    arrays = [np.array(held[name], kind, order="C") for name, kind in kinds.items()]
     feature, _, child, leaf = arrays
     nodes, inner = len(leaf), feature >= 0
     shapes = [(nodes,), (nodes,), (nodes, 2), (nodes,)]

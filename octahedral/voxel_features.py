@@ -94,8 +94,19 @@ def write_features(voxels, slab, features, orientation):
 
 
 @njit(cache=True, nogil=True)
-def write_leaves(voxels, slab, tree, leaf, orientation):
-    """Write leaves, int32, shape (roots, n), and orientation of voxels, see `write_features`."""
+def write_leaves(voxels, slab, tree, leaf, column, orientation):
+    """Write the leaves and the orientation of voxels, see `write_features`.
+
+    Parameters
+    ----------
+    voxels, slab, orientation
+        See `write_features`.
+    tree : octahedral.tree.Tree
+    leaf : ndarray of int32, shape (roots, N)
+        Output, in the columns from `column` on. It is the whole array: numba would compile anew for
+        a part that is not contiguous.
+    column : int
+    """
     w, features = np.zeros(WORK), np.zeros((BATCH, VOXEL_FEATURES), np.float32)
     found = np.zeros(BATCH, np.int32)
     # A leaf is its own child, so that the four walks of `_walk` may end at different depths.
@@ -109,7 +120,7 @@ def write_leaves(voxels, slab, tree, leaf, orientation):
         for number in range(tree.roots.size):
             _walk(tree, asked, child, tree.roots[number], features, found)
             for m in range(voxels[part].size):
-                leaf[number, first + m] = found[m]
+                leaf[number, column + first + m] = found[m]
 
 
 @njit(cache=True, nogil=True)
