@@ -36,6 +36,9 @@ def main(folder):
     from matrix_compute import apply_filters
     from options.command_line import command_line
     from published.apply_filters import filter_voxels
+    from report import filter_pictures
+
+    filter_pictures.png = lambda figure, **_: b""  # no kernel draws, and drawing takes seconds
 
     save(folder / "train" / "v.nii", brain(0, (28, 27, 26)))
     filled = np.maximum(brain(1, (28, 27, 26)), 1)  # brain up to the faces
@@ -58,7 +61,8 @@ def main(folder):
             assert test.main(command_line("test", [*applying, *more])) == 0, name
     widest = Method(filter_len=21, grad_len=21, q_angle_p=1, q_angle_t=1)
     h = np.full((widest.buckets, widest.taps), 1 / widest.taps, np.float32)
-    apply_filters(filled[:24, :24, :24], h, Boundaries(np.zeros(2), np.zeros(2)), widest,
+    cube = np.ascontiguousarray(filled[:24, :24, :24])
+    apply_filters(cube, h, Boundaries(np.zeros(2), np.zeros(2)), widest,
                   filter_voxels)
 
 
