@@ -7,11 +7,11 @@ import json
 import math
 
 import pytest
-from conftest import golden_figures, run_process, write_nifti
+from conftest import ROOT, golden_figures, run_process, write_nifti
 
 import bench
 from filter_constant import Method
-from machine import bench_figures
+from machine import bench_figures, measure
 from machine.errors import UserError
 
 RATIOS = {
@@ -42,12 +42,24 @@ def numbers(value):
     return [value] if type(value) in (int, float) else []
 
 
-def test_every_figure_is_there_and_positive(tmp_path):
+def test_every_figure_is_there_and_positive(tmp_path, monkeypatch, capsys):
+    """The processes that shall compile are given a folder of their own, and do not compile here."""
     piece = golden_figures(2).volume[8:32, 8:32, 8:32]
     volume = write_nifti(tmp_path / "brain.nii.gz", piece)
-    finished = run_process("bench.py", "--volume", volume, "--filter_len", 5, "--quick", "--json")
-    assert finished.returncode == 0, finished.stderr
-    report = json.loads(finished.stdout)
+    folders, process = [], measure.process
+
+    def compiled(*command, cwd, **environment):
+        if folder := environment.pop("NUMBA_CACHE_DIR", None):
+            assert not folder.exists() and folder not in folders  # nothing compiled lies there
+            folders.append(folder)
+        return process(*command, cwd=cwd, **environment)
+
+    monkeypatch.setattr(measure, "process", compiled)
+    words = ["--volume", str(volume), "--filter_len", "5", "--quick", "--json"]
+    monkeypatch.setattr("sys.argv", ["bench.py", *words])
+    assert bench.main() == 0
+    assert len(folders) == 2
+    report = json.loads(capsys.readouterr().out)
     assert set(report["ratios"]) == RATIOS and report["runs"] == 1
     assert {"processor", "threads", "python", "numpy", "scipy", "numba"} <= set(report["machine"])
     everything = {*bench_figures.STEPS, *bench_figures.YARDSTICKS}
@@ -62,6 +74,13 @@ def test_every_figure_is_there_and_positive(tmp_path):
         assert all(number > 0 for number in numbers(found))
         assert found["peak_gb"] < 1000  # not bytes
     assert "restore_vs_cubic_zoom" in bench.table(report)
+
+
+def test_a_process_that_is_measured_has_the_environment_it_is_given(tmp_path):
+    words = "import os, sys; sys.exit(os.environ['FOLDER'] != sys.argv[1])"
+    assert measure.process("-c", words, tmp_path, cwd=ROOT, FOLDER=tmp_path)["seconds"] > 0
+    with pytest.raises(UserError, match="-c failed"):
+        measure.process("-c", words, tmp_path, cwd=ROOT, FOLDER="another")
 
 
 def test_a_missing_volume_is_one_line(tmp_path):
