@@ -112,7 +112,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
 def equal_files(paths):
     """Pairs of files with the same content: each file that equals an earlier one, and this one.
 
-    Only files of the same size are read. Files that cannot be read are left out.
+    Only files of the same size are read. Files that cannot be read, and pipes, are left out.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def equal_files(paths):
     """
     by_size, by_content, pairs = defaultdict(list), {}, []
     for path in paths:
-        with contextlib.suppress(OSError):
+        if path.is_file():
             by_size[path.stat().st_size].append(path)
     for alike in by_size.values():
         for path in alike if len(alike) > 1 else ():
