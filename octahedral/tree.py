@@ -166,12 +166,14 @@ def grow(features, samples, leaves, advance=lambda leaves: None):
             first = len(splits)
             splits[node] = (feature, quantiles[cut - 1, feature], first, first + 1)
             splits.extend([None, None])
+            count += 1
+            advance(1)
+            if count == leaves:
+                break  # the halves need no split of their own
             halves = [rows[~above], rows[above]]
             found = workers.map(lambda half: _best_split(bins, samples, half), halves)
             for number, split in enumerate(found):
                 _queue(heap, first + number, halves[number], split)
-            count += 1
-            advance(1)
     return tree_of(splits)
 
 
