@@ -180,7 +180,7 @@ THICK = ("--factor", "1", "1", "3", "--draws", "3")
 
 def learn(volumes, arrays, *options):
     request = command_line("train", [
-        "--preset", "scan", "--leaves", "12", "--sample_rate", "1", "--noise", "6", "--quiet",
+        "--preset", "scan", "--leaves", "6", "--sample_rate", "2", "--noise", "6", "--quiet",
         "--train_dir", str(volumes), "--arrays_dir", str(arrays), *options])
     assert load_script("train").main(request) == 0
 
