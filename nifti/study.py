@@ -124,8 +124,9 @@ def equal_files(paths):
     """
     by_size, by_content, pairs = defaultdict(list), {}, []
     for path in paths:
-        if path.is_file():
-            by_size[path.stat().st_size].append(path)
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                by_size[path.stat().st_size].append(path)
     for alike in by_size.values():
         for path in alike if len(alike) > 1 else ():
             with contextlib.suppress(OSError):

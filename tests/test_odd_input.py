@@ -141,7 +141,7 @@ def test_names_folders_and_affines_are_kept(tmp_path, trained):
     made = {}
     for name, affine in AFFINES.items():
         made[f"{name}/scan of Zoë 脳.nii.gz"] = affine
-    for name in ("one/v.nii.gz", "two/v.nii.gz", "two/v.nii", "v.nii.gz"):
+    for name in ("one/v.nii.gz", "two/v.nii.gz", "two/v.nii", "w.nii.gz"):
         made[name] = np.eye(4)
     for number, (name, affine) in enumerate(made.items()):
         save(folder / name, brain(number), affine)
