@@ -254,8 +254,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     if preset not in tuple(PRESETS):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     given = {"preset": preset, "factor": factor_of(factor)} | options_of_learn(options)
-    with (tempfile.TemporaryDirectory() as made, _as_python_does(),
-          contextlib.ExitStack() as until):
+    with tempfile.TemporaryDirectory() as made, _as_python_does():
         train, arrays = Path(made, "train"), Path(folder or Path(made, "arrays"))
         train.mkdir()
         volumes = []
@@ -266,15 +265,15 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
                              arrays_dir=str(arrays), quiet=True, device="cpu",
                              given=frozenset(given))
         request = checked(request, "train")
-        until.enter_context(only_training(arrays))
-        with contextlib.redirect_stdout(io.StringIO()):
-            learned = learn_stages(sorted(volumes)[:request.method.train_file_max], request)
-        if learned.signal:
-            raise KeyboardInterrupt
-        if learned.failed:
-            raise ValueError(f"{', '.join(path.name for path in sorted(learned.failed))}: cannot "
-                             "be learned from, see the warnings")
-        save_filters(learned.stages, request, sorted(learned.checkpoint.ledger.names()[0]))
+        with only_training(arrays):
+            with contextlib.redirect_stdout(io.StringIO()):
+                learned = learn_stages(sorted(volumes)[:request.method.train_file_max], request)
+            if learned.signal:
+                raise KeyboardInterrupt
+            if learned.failed:
+                names = ", ".join(path.name for path in sorted(learned.failed))
+                raise ValueError(f"{names}: cannot be learned from, see the warnings")
+            save_filters(learned.stages, request, sorted(learned.checkpoint.ledger.names()[0]))
         return load_filters(request)
 
 

@@ -71,8 +71,8 @@ def shift_of(data, outside=None):
     half of the voxels on the faces is background: the zeros around a z-scored brain, or the padding
     of a CT. If no value reaches half, the most frequent value on the faces is still background if
     its voxels form a solid block. The background keeps its value, and all other voxels are shifted
-    above zero. Voxels far below all others are clipped: otherwise a single one of them would
-    compress the other intensities.
+    above zero; a background far below the tissue is first brought near to it. Voxels far below all
+    others are clipped: otherwise a single one of them would compress the other intensities.
 
     Parameters
     ----------

@@ -21,10 +21,8 @@ class CannotWrite(UserError):
 def quiet_libraries():
     """Silence messages of nibabel and matplotlib that do no harm.
 
-    They are about unusual header fields, and about missing folders for fonts. Pictures are drawn
-    without a window: notebooks set a backend of theirs, which may be missing here.
+    They are about unusual header fields, and about missing folders for fonts.
     """
-    os.environ["MPLBACKEND"] = "agg"
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="nibabel")
@@ -44,13 +42,14 @@ def run(command, story, quiet=False):
     """
     _open_standard_streams()
     quiet_libraries()
+    os.environ["MPLBACKEND"] = "agg"  # notebooks set a backend of theirs, which may be missing here
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a caller may have replaced the stream
             # A file name may contain characters that the terminal cannot show.
             stream.reconfigure(errors="backslashreplace")
     with contextlib.suppress(ValueError):  # not in the main thread
         # SIGTERM acts like Ctrl-C, so that temporary files are removed.
-        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGTERM, _terminate)
     silence = (
         open(os.devnull, "w", encoding="utf-8") if quiet else contextlib.nullcontext(sys.stdout)
     )
@@ -77,11 +76,15 @@ def run(command, story, quiet=False):
         return 2
     except KeyboardInterrupt as stop:
         complain(command, "stopped")
-        return 128 + (stop.args or (signal.SIGINT,))[0]  # as shells report it
+        return 143 if isinstance(stop, _Terminated) else 130
 
 
-def _stop(number, frame):
-    raise KeyboardInterrupt(number)
+class _Terminated(KeyboardInterrupt):
+    """The exception of SIGTERM."""
+
+
+def _terminate(number, frame):
+    raise _Terminated
 
 
 def _open_standard_streams():

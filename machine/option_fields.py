@@ -145,8 +145,9 @@ def as_typed(entry, value):
     limits = entry.metadata
     if limits["kind"] is float and type(value) is int:
         value = float(value)
-    automatic = limits.get("auto") and value == "auto"
-    return None if automatic or "none" in limits and value == limits["none"] else value
+    automatic = limits.get("auto") and type(value) is str and value == "auto"
+    limitless = "none" in limits and type(value) is int and value == limits["none"]
+    return None if automatic or limitless else value
 
 
 def _yes_or_no(text):

@@ -1,9 +1,10 @@
 """Write results as a BIDS derivative dataset (BIDS specification, Derivatives)."""
+import contextlib
 import json
 import re
 from pathlib import Path
 
-from disk.files import read_json, stem, write_json, write_whole
+from disk.files import file_digest, read_json, stem, write_json, write_whole
 from disk.results import MADE_BY
 from machine.errors import complain
 from nifti.slices import sidecar_beside
@@ -166,6 +167,16 @@ def write_description(folder, root, command):
         "DatasetLinks": {"raw": address},
     })
     write_whole(folder / ".bidsignore", IGNORED)
+
+
+def digests_beside(path):
+    """SHA-256 of a volume's sidecar and gradient tables, by file name: dict of str to str."""
+    found = {}
+    for ending in (".json", *GRADIENTS):
+        with contextlib.suppress(OSError):
+            beside = Path(path).with_name(stem(path) + ending)
+            found[beside.name] = file_digest(beside)
+    return found
 
 
 def copy_gradients(path, target, files=None):

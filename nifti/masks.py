@@ -15,7 +15,7 @@ from disk.files import file_digest, stem
 from disk.seal import Seal
 from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
-from nifti.bids import BIDS_FILE
+from nifti.bids import BIDS_FILE, digests_beside
 from nifti.checks import checked_image, read_voxels
 from nifti.geometry import MM, unit_of
 from nifti.volumes import is_volume_name, read_volume
@@ -121,12 +121,12 @@ def _apart(image, mask, shape):
 
 
 def is_same_input(about, path, pattern):
-    """True if a volume and its mask have not changed since the record of a result was written.
+    """True if a volume, its mask, sidecar and gradient tables are those of a result's record.
 
     Parameters
     ----------
     about : dict
-        The record, with "input_sha256" and, if a mask was used, "mask_sha256".
+        The record, with the fields of `restoring.steps.origin_of`.
     path : Path
         The volume.
     pattern : str
@@ -139,7 +139,8 @@ def is_same_input(about, path, pattern):
     """
     try:
         mask = file_digest(find_mask(path, pattern)) if pattern else None
-        return about.get("mask_sha256") == mask and about["input_sha256"] == file_digest(path)
+        return (about.get("mask_sha256") == mask and about["input_sha256"] == file_digest(path)
+                and about["beside_input_sha256"] == digests_beside(path))
     except (OSError, UserError):
         return False
 

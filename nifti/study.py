@@ -24,6 +24,7 @@ from nifti.volumes import is_volume_name, relative_name
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # how names end; "seg": also BIDS's dseg, probseg
 LABEL_VALUES = 32  # a volume whose only values are at most this many integers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
+MIDDLE_BYTES = 1 << 14  # bytes in the middle of a file that distinguish brains of one shape
 FILES_LOOKED_AT = 100  # files checked for other formats in a folder without volumes
 BIDS_SUFFIX = "_T1w"
 BIDS_ASIDE = (DERIVATIVES, "sourcedata")  # folders of a BIDS dataset that are not searched
@@ -112,7 +113,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
 def equal_files(paths):
     """Pairs of files with the same content: each file that equals an earlier one, and this one.
 
-    Only files of the same size are read. Files that cannot be read, and pipes, are left out.
+    Only files with the same size and the same bytes in the middle are read as a whole. Files that
+    cannot be read, and pipes, are left out.
 
     Parameters
     ----------
@@ -122,12 +124,15 @@ def equal_files(paths):
     -------
     list of tuple (Path, Path)
     """
-    by_size, by_content, pairs = defaultdict(list), {}, []
+    groups, by_content, pairs = defaultdict(list), {}, []
     for path in paths:
         with contextlib.suppress(OSError):
             if path.is_file():
-                by_size[path.stat().st_size].append(path)
-    for alike in by_size.values():
+                size = path.stat().st_size
+                with open(path, "rb") as file:
+                    file.seek(size // 2)
+                    groups[size, file.read(MIDDLE_BYTES)].append(path)
+    for alike in groups.values():
         for path in alike if len(alike) > 1 else ():
             with contextlib.suppress(OSError):
                 other = by_content.setdefault(file_digest(path), path)

@@ -216,7 +216,8 @@ def _shifted(series, outside=None):
     for number in range(series.shape[3]):
         volume = series[..., number]
         none = None if outside is None else outside[..., number]
-        none = none if none is None or none.any() else None
+        if none is not None and not none.any():
+            none = None
         low, shift = float(volume.min()), shift_of(volume, none)
         shifts.append(shift)
         if shift:

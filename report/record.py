@@ -1,5 +1,4 @@
 """The JSON record of a result (input, command, settings, versions), and its picture and page."""
-import contextlib
 import os
 import platform
 import shlex
@@ -7,13 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from disk.files import file_digest, read_json, stem, write_json, write_whole
+from disk.files import file_digest, read_json, write_json, write_whole
 from machine.sources import versions_of
 from nifti.masks import is_same_input
 
 NOT_ALWAYS = ("steps", "mask", "mask_sha256")  # fields that a record may lack
-BESIDE = "beside_input_sha256"  # field of the result of `digests_beside`
-ENDINGS = (".json", ".bval", ".bvec")  # of files that belong to a volume
 
 
 def about_run(request, method, command, steps=()):
@@ -85,21 +82,9 @@ def write_record(target, name, found, about, digest, files, sidecar):
     """
     figures = {name: value for name, value in found.row.items() if name != "seconds"}
     sidecar = {field: value for field, value in sidecar.items() if field not in NOT_ALWAYS}
-    write_json(name, {**sidecar, **found.origin,
-                      BESIDE: digests_beside(Path(found.origin["input"])),
-                      "result": target.name, "result_sha256": digest, **about,
-                      "figures": figures, "missed": found.missed,
+    write_json(name, {**sidecar, **found.origin, "result": target.name,
+                      "result_sha256": digest, **about, "figures": figures, "missed": found.missed,
                       "seconds": found.watch.seconds}, files)
-
-
-def digests_beside(path):
-    """SHA-256 of a volume's sidecar and gradient tables, by file name: dict of str to str."""
-    found = {}
-    for ending in ENDINGS:
-        with contextlib.suppress(OSError):
-            beside = path.with_name(stem(path) + ending)
-            found[beside.name] = file_digest(beside)
-    return found
 
 
 def finished(job, title, name, pattern):
@@ -124,7 +109,6 @@ def finished(job, title, name, pattern):
         about = read_json(name)
         same = (about["result"] == job.target.name and about["figures"]["volume"] == title
                 and is_same_input(about, job.path, pattern)
-                and about[BESIDE] == digests_beside(job.path)
                 and about["result_sha256"] == file_digest(job.target))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -24,6 +24,7 @@ from filter_func import census_blend
 from get_lar import best_spline, make_pair
 from machine.errors import UserError, complain
 from machine.progress import Stopwatch
+from nifti.bids import digests_beside
 from nifti.masks import read_brain
 from nifti.volumes import write_volume
 from restoring.figures import brain_mask, figures_of
@@ -197,10 +198,12 @@ def origin_of(path, digest, mask=None):
 
     Returns
     -------
-    dict of str to str
+    dict
+        Paths and digests; "beside_input_sha256" holds those of the sidecar and gradient tables.
     """
     masked = {"mask": str(mask.path), "mask_sha256": mask.digest} if mask else {}
-    return {"input": str(path), "input_sha256": digest} | masked
+    return {"input": str(path), "input_sha256": digest,
+            "beside_input_sha256": digests_beside(path)} | masked
 
 
 def restore_file(path, target, filters, request, engine, files=None):

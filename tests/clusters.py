@@ -67,10 +67,11 @@ def local_processes(count):
 
 
 @contextlib.contextmanager
-def dask(folder, *workers, count=1, tls=None, **environment):
+def dask(folder, *workers, count=1, tls=None, scheduler_path=ROOT, **environment):
     """A scheduler, and workers with these options each; yields its address once all are there.
 
-    `tls`: a file of a certificate and its key, by which they know each other.
+    `tls`: a file of a certificate and its key, by which they know each other. `scheduler_path`: the
+    PYTHONPATH of the scheduler. `environment`: variables of the workers.
     """
     import distributed  # here: tests that need no cluster run without
 
@@ -78,13 +79,16 @@ def dask(folder, *workers, count=1, tls=None, **environment):
         free.bind(("127.0.0.1", 0))
         address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{free.getsockname()[1]}"
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    quiet = {"env": os.environ | threads | environment, "cwd": folder,
+    of_scheduler = threads | {"PYTHONPATH": str(scheduler_path)}
+    quiet = {"cwd": folder,
              "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     lines = [["dask_scheduler", "--host", address, "--dashboard-address", ":0"]]
     lines += count * [["dask_worker", address, "--nthreads", "1", *options] for options in workers]
     known = [f"--tls-{what}={tls}" for what in ("ca-file", "cert", "key") if tls]
-    started = [subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *options, *known],
-                                **quiet) for name, *options in lines]
+    started = [subprocess.Popen(
+        [sys.executable, "-m", f"distributed.cli.{name}", *options, *known], **quiet,
+        env=os.environ | (of_scheduler if name == "dask_scheduler" else threads | environment))
+        for name, *options in lines]
     try:
         security = distributed.Security(**{f"tls_{name}": str(tls) for name in (
             "ca_file", "client_cert", "client_key")}, require_encryption=True) if tls else None

@@ -225,9 +225,15 @@ def test_a_worker_that_lacks_the_project_or_has_another_version(tmp_path):
                         (elsewhere, ("does not find this project", f"PYTHONPATH={ROOT}"))):
         with dask(elsewhere, [], PYTHONPATH=str(path)) as address:
             said = one_line(connect, address)
-        assert all(word in said for word in words), said
-    # Without the project, the scheduler cannot read what the command sends to the workers.
+        assert said.startswith("worker tcp://") and all(word in said for word in words), said
+
+
+def test_a_scheduler_that_lacks_the_project(tmp_path):
+    """It cannot read what the command sends to the workers."""
+    with dask(tmp_path, [], scheduler_path=tmp_path) as address:
+        said = one_line(connect, address)
     assert said.startswith("argument --scheduler: the scheduler tcp://")
+    assert "does not find this project" in said and f"PYTHONPATH={ROOT}" in said
 
 
 @pytest.mark.usefixtures("shared_workers")
