@@ -167,8 +167,7 @@ def begin(checkpoint, structure, volumes, stages, place):
     if not seen:
         for fault in faults:
             complain("train", fault)
-        raise UserError(f"{request.train_dir}: no volume in it can be learned from; "
-                        "put volumes of brains in")
+        raise nothing_to_learn_from(request, bool(faults))
     title = f"stage {len(stages) + 1}, {structure.classes_title}"
     quiet = request.quiet or not structure.classes_title
     with progress(request.method.leaves, title, structure.classes_unit, quiet) as bar:
@@ -184,6 +183,16 @@ def sample_volume(path, stages, request, volumes):
     structure = structure_of(request.method)
     return [structure.sample_features(pair, stages, name, volumes)
             for name, pair in pairs_of(path, request)]
+
+
+def nothing_to_learn_from(request, faulty=False):
+    """The error for a folder whose volumes are faulty, as was reported, or too small to sample."""
+    if faulty:
+        return UserError(f"{request.train_dir}: no volume in it can be learned from; "
+                         "put volumes of brains in")
+    return UserError(f"{request.train_dir}: no volume in it has samples to learn from; put volumes "
+                     "of brains in, or for very small ones give --sample_rate 1 and "
+                     "--quantization_rate 1")
 
 
 def pairs_of(path, request):
@@ -306,9 +315,7 @@ def solve(checkpoint, structure, engine, groups, request):
                         "run the same command again")
     counts = np.concatenate([part.count for part in groups])
     if not counts.any():
-        raise UserError(f"{request.train_dir}: no volume in it has samples to learn from; put "
-                        "volumes of brains in, or for very small ones give --sample_rate 1 and "
-                        "--quantization_rate 1")
+        raise nothing_to_learn_from(request)
     with progress(int((counts > 0).sum()), "solving", "bucket", request.quiet) as bar:
         try:
             return structure.solve(groups, counts, checkpoint.ledger.classes, engine, bar.update)

@@ -73,10 +73,17 @@ def test_the_memory_is_measured_once(folder, monkeypatch):
 
 def test_for_volumes_with_too_few_voxels_rates_are_advised(folder):
     save(folder / "train" / "v.nii", brain(0, (6, 6, 6)))
-    said = one_line(run_here, "train", *words(folder)[:4])
+    said = one_line(run_here, "train", *words(folder))
     assert "has samples to learn from" in said and "--quantization_rate 1" in said
     rates = ["--sample_rate", 1, "--quantization_rate", 1]
-    assert run_here("train", *words(folder)[:4], *QUICK, *rates) == 0
+    assert run_here("train", *words(folder, *rates)) == 0
+
+
+def test_for_volumes_smaller_than_a_patch_no_rates_are_advised(folder, capsys):
+    save(folder / "train" / "v.nii", brain(0, (4, 4, 4)))
+    said = one_line(run_here, "train", *words(folder))
+    assert said.endswith("can be learned from; put volumes of brains in")
+    assert "v.nii: its shape (4, 4, 4)" in capsys.readouterr().err
 
 
 # ---- api.learn
