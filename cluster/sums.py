@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.workers import demand_same_here, itself, with_remedy
+from disk.seal import Seal
+from learning.ledger import fingerprint
 from learning.steps import pairs_of
 from machine.errors import UserError
 from machine.remarks import listening
@@ -65,8 +67,8 @@ def sum_batch(volumes, task):
 
     Parameters
     ----------
-    volumes : list of (str, Path)
-        Names of the volumes, and their paths on the worker.
+    volumes : list of (Finished, Path)
+        The records of the volumes, and their paths on the worker.
     task : Task
 
     Returns
@@ -84,16 +86,16 @@ def sum_batch(volumes, task):
         demand_same_here(task.software)
     buckets = range(task.groups[0].start, task.groups[-1].stop)
     gram, notes = Gram(len(buckets), task.taps, buckets.start), []
-    for name, path in volumes:
+    for record, path in volumes:
         if task.training in _stopped:
             break
         begun = time.perf_counter()
         with listening() as said:
             try:
-                samples, fault = _sum_volume(path, gram, task, buckets), ""
+                samples, fault = _sum_volume(record, path, gram, task, buckets), ""
             except _NoUse as found:
                 samples, fault = None, str(found)
-        notes.append(Note(name, samples, time.perf_counter() - begun, fault, said))
+        notes.append(Note(record.name, samples, time.perf_counter() - begun, fault, said))
     summed = tuple(note.name for note in notes if note.samples is not None)
     return Batch([Group(_rows(gram, group), summed) for group in task.groups], notes)
 
@@ -102,14 +104,17 @@ class _NoUse(Exception):
     """Raised for a volume that cannot be used, before any of its samples is summed."""
 
 
-def _sum_volume(path, gram, task, buckets):
+def _sum_volume(record, path, gram, task, buckets):
     """Add a volume's samples to the sums; returns their number."""
-    request, seen = task.request, 0
+    request, seen, seal = task.request, 0, Seal(path)
     structure = structure_of(request.method)
     parts = (structure.samples(pair, task.stages, task.classes, part, buckets, task.wanted)
              for part, pair in pairs_of(path, request))
     try:
+        if fingerprint(path, request.train_dir) != record:  # the sums are saved with the record
+            raise UserError(f"{path}: was changed during the training; run the same command again")
         first = next(parts, None)  # a volume that cannot be used raises its error here
+        seal.check()
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):
@@ -137,7 +142,7 @@ def submit_sums(client, batches, task):
     Parameters
     ----------
     client : distributed.Client
-    batches : list of list of (str, Path)
+    batches : list of list of (Finished, Path)
     task : Task
 
     Returns

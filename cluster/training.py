@@ -130,7 +130,7 @@ class OnCluster:
     def _sum_round(self, records, task, checkpoint, where, stop):
         """Sum some volumes and save the sums; returns the names of volumes that failed."""
         client = self.workers.client
-        volumes = [(name, path) for name, (path, _) in records.items()]
+        volumes = [(record, path) for path, record in records.values()]
         batches = [volumes[slice(*span)]
                    for span in spans(len(volumes), -(-len(volumes) // self.workers.slots))]
         groups, notes = submit_sums(client, batches, task)

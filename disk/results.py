@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from disk.files import file_digest, make_folder, read_json, remove_unfinished, stem, write_json
@@ -278,8 +279,8 @@ def sidecar_names(targets):
     Returns
     -------
     list of Path
-        The name of each result without .nii or .nii.gz. The ending is kept if two results in one
-        folder differ only in the ending, or if the name is that of the run's page (report).
+        The name of each result without .nii or .nii.gz. The ending is kept if the name is that of
+        another result, with or without its ending, or that of the run's page (report).
 
     Examples
     --------
@@ -287,7 +288,8 @@ def sidecar_names(targets):
     ['a', 'b.nii', 'b.nii.gz']
     """
     plain = [target.with_name(stem(target)) for target in targets]
-    return [target if plain.count(name) > 1 or name.name.lower() == "report" else name
+    times = Counter([*plain, *targets])
+    return [target if times[name] > 1 or name.name.lower() == "report" else name
             for target, name in zip(targets, plain, strict=True)]
 
 

@@ -9,6 +9,7 @@ from gram_cases import accumulate
 from synthetic import brain, save
 
 from filter_constant import Request
+from learning.ledger import fingerprint
 from learning.steps import pairs_of
 from matrix_compute import Gram, solve_groups
 from structure import structure_of
@@ -48,8 +49,13 @@ def asked(request, boundaries, groups=None, training=""):
                      np.ones(len(every), bool), training)
 
 
+def recorded(path):
+    """A volume as batches hold it."""
+    return fingerprint(path, path.parent), path
+
+
 def submit(client, paths, request, boundaries):
-    batches = [[(path.name, path)] for path in paths]
+    batches = [[recorded(path)] for path in paths]
     return sums.submit_sums(client, batches, asked(request, boundaries))
 
 
@@ -77,29 +83,43 @@ def test_a_killed_workers_sums_are_made_again_and_none_twice(client, task):
     assert sorted(total[0].volumes) == [path.name for path in task[0]]
 
 
-def test_a_corrupt_volume_is_named_and_left_out(client, task, tmp_path):
+def test_a_corrupt_volume_is_named_and_left_out(client, task):
     paths, request, boundaries = task
-    bad = tmp_path / "bad.nii.gz"
+    bad = paths[0].with_name("bad.nii.gz")
     bad.write_bytes(b"no volume")
     groups, notes = submit(client, [*paths[:2], bad], request, boundaries)
     agree(client.gather(groups), plain(paths[:2], request, boundaries), request.method)
     assert groups[0].result().volumes == ("0.nii.gz", "1.nii.gz")
     (note,) = client.gather(notes)[2]
     assert note.samples is None and str(bad) in note.fault and "on worker tls://" in note.fault
+    assert "changed" not in note.fault
+
+
+def test_a_volume_that_was_changed_since_its_record_is_left_out(task, tmp_path):
+    """Its sums would be saved with the digest of another volume."""
+    paths, request, boundaries = task
+    volume = recorded(save(tmp_path / "0.nii.gz", brain(0)))
+    save(volume[1], brain(7))
+    request = request.but(train_dir=str(tmp_path))
+    found = sums.sum_batch([recorded(paths[1]), volume], asked(request, boundaries))
+    assert found.groups[0].volumes == ("1.nii.gz",) and not found.notes[0].fault
+    assert found.notes[1].samples is None
+    assert f"{volume[1]}: was changed during the training" in found.notes[1].fault
+    agree(found.groups, plain(paths[1:2], request, boundaries), request.method)
 
 
 def test_groups_of_buckets_are_all_the_buckets(task):
     paths, request, boundaries = task
     spans = [range(0, 30), range(30, 60), range(60, 81)]
     task = asked(request, boundaries, spans)
-    groups = sums.sum_batch([("0", paths[0])], task).groups
+    groups = sums.sum_batch([recorded(paths[0])], task).groups
     assert [group.gram.buckets for group in groups] == spans
     agree(groups, plain(paths[:1], request, boundaries), request.method)
 
 
 def test_after_a_stop_no_volume_is_begun_and_the_sums_say_so(client, task):
     paths, request, boundaries = task
-    volumes = [(path.name, path) for path in paths]
+    volumes = list(map(recorded, paths))
     client.run(sums.stop_summing, "stopped")
     groups, notes = sums.submit_sums(client, [volumes[:3], volumes[3:]],
                                      asked(request, boundaries, training="stopped"))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 # Kills in each of two rows of trainings. By hand, at more moments: ``KILLS=50 python -m pytest
 # tests/test_going_on.py -s``.
-KILLS = int(os.environ.get("KILLS", 3))
+KILLS = int(os.environ.get("KILLS", 2))
 
 
 def test_kills_change_no_bit_of_the_filters(six_volumes, undisturbed):

@@ -102,6 +102,8 @@ def test_a_series_keeps_its_fourth_dimension_unless_that_is_one(tmp_path):
 def test_results_that_differ_only_in_their_ending_have_sidecars_of_their_own():
     names = sidecar_names([Path("r/a.nii"), Path("r/b.nii.gz"), Path("r/b.nii"), Path("s/b.nii")])
     assert names == [Path("r/a"), Path("r/b.nii.gz"), Path("r/b.nii"), Path("s/b")]
+    odd = [Path(f"r/x{ending}") for ending in (".nii", ".nii.gz", ".nii.gz.nii", ".nii.nii")]
+    assert sidecar_names(odd) == odd  # the names without endings are x, x, x.nii.gz, x.nii
 
 
 def test_voxels_that_are_no_numbers_become_background(tmp_path):
