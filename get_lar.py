@@ -60,6 +60,8 @@ class LRVolume:
         Random error added to estimated transfer values in training, so that filters tolerate it.
     density : float
         Density of the edges of `low`, see `degrading.descriptors.edge_density`.
+    voxel : float
+        Geometric mean of the voxel size of `low` in mm.
     training_mask : ndarray of bool, shape of the box, optional
         Voxels of the mask from which training samples are taken; by default all.
     weight : float
@@ -84,6 +86,7 @@ class LRVolume:
     true_blur: np.ndarray | None = None
     reading_error: np.ndarray | None = None
     density: float = 1.0
+    voxel: float = 1.0
     training_mask: np.ndarray | None = None
     weight: float = 1.0
     profiles: tuple = ()
@@ -229,7 +232,7 @@ def make_pair(image, method, level=None):
     return LRVolume(lr, low, operator, box, whole_shape, scale, mask, hr=hr)
 
 
-def make_fine(low, method, inside=None, profiles=(), agree_with=None):
+def make_fine(low, method, inside=None, profiles=(), agree_with=None, voxel_size=(1, 1, 1)):
     """Interpolate a scan (low-resolution volume) to the grid that is finer by the factor.
 
     Intensities are divided by their 99.9 % quantile, as in training (in sparse volumes, by that of
@@ -252,6 +255,8 @@ def make_fine(low, method, inside=None, profiles=(), agree_with=None):
     agree_with : sequence of three str, optional
         Slice profiles with which the restored volume must agree, see `LRVolume.profiles`; by
         default `profiles`.
+    voxel_size : sequence of three float, optional
+        Voxel sizes of `low` in mm.
 
     Returns
     -------
@@ -295,6 +300,7 @@ def make_fine(low, method, inside=None, profiles=(), agree_with=None):
                     above=above if above.any() else None, descriptors=descriptors,
                     blur=blur_of(profiles, method.factor) if len(profiles) else None,
                     density=1.0 if descriptors is None else edge_density(unit),
+                    voxel=float(np.cbrt(np.prod(voxel_size))),
                     profiles=() if descriptors is None else tuple(
                         profiles if agree_with is None else agree_with))
 

@@ -294,7 +294,7 @@ class Octahedral:
         """
         if volume.descriptors is None or sorted(self.method.factor)[1] == 1:
             return 1.0
-        return trust(stages[0].classes.reader, volume.descriptors, volume.density)
+        return trust(stages[0].classes.reader, volume.descriptors, volume.density, volume.voxel)
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]

@@ -172,8 +172,8 @@ def options_of_learn(options: Mapping[str, Any]) -> dict[str, Any]:
             value = value.item()
         if "several" in OPTION[name].metadata:
             one = isinstance(value, str) or not hasattr(value, "__iter__")
-            found[name] = tuple(as_typed(OPTION[name], each)
-                                for each in ([value] if one else value))
+            values = [as_typed(OPTION[name], each) for each in ([value] if one else value)]
+            found[name] = tuple(dict.fromkeys(values))  # each once, as the command reads them
             if not found[name]:
                 raise ValueError(f"{name} is empty; give at least one value")
         else:

@@ -64,8 +64,9 @@ def _content(rows, marks, states, thumbnails):
     """The HTML of the table as pieces of text, one for each row."""
     head = "".join(f'<th scope="col" data-kind="{kind}" title="{about}"><button type="button">'
                    f'{name}</button></th>' for name, kind, about in COLUMNS)
+    there = {*states, *(["outlier"] if any(marks) else [])}  # an incomplete one may be an outlier
     buttons = "".join(f'<button type="button" data-find="{state}">{state}</button>'
-                      for state in STATES[:-1] if state in states)
+                      for state in STATES[:-1] if state in there)
     if buttons:
         buttons += '<button type="button" data-find="">all</button>'
     before, after = TABLE.read_text(encoding="utf-8").split("@ROWS@")

@@ -86,7 +86,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
     inside, known = head_in_zeros(low, sizes), request.known_profile
     if wants_adapting(request, method):
         stages = adapt_to_scan(low, stages, method, sizes, inside, known).stages
-    fine = make_fine(low, method, inside, known)
+    fine = make_fine(low, method, inside, known, voxel_size=sizes)
     found = {spline: operator.spline(low, order) for spline, order in SPLINES.items()}
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.8 * noise / 100,

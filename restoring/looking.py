@@ -9,9 +9,10 @@ import numpy as np
 from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import (
+    FINE,
     SHARES,
-    USUAL,
     blur_of,
+    limits_of,
     nearest_profile,
     read,
     strangeness,
@@ -32,7 +33,7 @@ from restoring.measured_scan import first_seen
 from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
 
-FINE = 0.45  # mm; no training volume has voxels smaller than this
+FINEST = 0.45  # mm; no training volume has voxels smaller than this
 
 
 def look(path, store):
@@ -91,14 +92,16 @@ def look(path, store):
     filters = _filters(store, factor)
     if filters is not None and filters.method.for_scans:
         reader = filters.stages[0].classes.reader
-        share = trust(reader, descriptors, edge_density(part))
-        alike = "like" if share == 1 else "unlike"
+        voxel = FINE if is_thick(filters.method) else np.cbrt(in_mm.prod())
+        share = trust(reader, descriptors, edge_density(part), voxel)
+        usual, _ = limits_of(descriptors[NOISE], voxel)
+        alike, distance = "like" if share == 1 else "unlike", strangeness(reader, descriptors)
         if is_thick(filters.method):
             share = None  # no spline replaces filters for thick slices
         else:
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
         lines.append(("brains", f"{alike} the training brains (distance "
-                                f"{strangeness(reader, descriptors):.1f}, usual up to {USUAL})"))
+                                f"{distance:.1f}, usual up to {usual:.1f})"))
     if 1 in shape[:3]:
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
@@ -177,7 +180,7 @@ def _advice(path, in_mm, thick, share, request, known, own, unfit):
             why += "; the name says FLAIR, and the filters have learned from T1-weighted brains"
         if share is not None and share < 1:
             why += f"; {1 - share:.0%} of the weight would go to a spline"
-        if in_mm.min() / 2 < FINE:
+        if in_mm.min() / 2 < FINEST:
             why += "; the result has smaller voxels than the training volumes of the filters: " \
                    "check its details with care"
     for name in ("mask", "arrays_dir"):

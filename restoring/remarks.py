@@ -1,5 +1,6 @@
 """Messages about the filters that upscaled a scan: how much they were used, and how."""
-from degrading.profile_reader import USUAL
+from degrading.descriptors import NOISE
+from degrading.profile_reader import FINE, limits_of
 from machine.progress import say
 from restoring.adaptation import is_thick
 
@@ -50,10 +51,13 @@ def say_of_unlike_slices(name, seen, method):
     method : Method
         Method of the filters.
     """
-    if is_thick(method) and seen.distance is not None and seen.distance > USUAL:
+    if not is_thick(method) or seen.distance is None:
+        return
+    usual, _ = limits_of(seen.descriptors[NOISE], FINE)
+    if seen.distance > usual:
         say(f"{name}: unlike the training brains of the filters (distance {seen.distance:.1f}, "
-            f"usual up to {USUAL}); filters for thick slices are used all the same: compare the "
-            "result with the scan")
+            f"usual up to {usual:.1f}); filters for thick slices are used all the same: compare "
+            "the result with the scan")
 
 
 def say_of_later(name, uses):

@@ -173,7 +173,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                     say_of_later(name, uses)
                 found, to_low, seen = upscale_by(low, uses, engine, watch, bar.update, shift,
                                                  inside, profiles, request.blend_threshold,
-                                                 agree_with)
+                                                 agree_with, in_mm)
             except ValueError as fault:
                 if count == 1:
                     raise UserError(f"{path}: {fault}") from fault
@@ -242,7 +242,7 @@ def adapted(name, low, sizes, use, brain=None, inside=None, profiles=()):
 
 
 def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=None, inside=None,
-               profiles=(), blend_threshold=None, agree_with=None):
+               profiles=(), blend_threshold=None, agree_with=None, voxel_size=(1, 1, 1)):
     """Upscale a volume by one or more sets of filters, one after another.
 
     Parameters
@@ -264,6 +264,8 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
         See --blend_threshold.
     agree_with : sequence of three str, optional
         Slice profiles with which the result of the first filters must agree; by default `profiles`.
+    voxel_size : sequence of three float, optional
+        Voxel sizes of `low` in mm.
 
     Returns
     -------
@@ -291,7 +293,9 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
                 # Axes that earlier filters have refined are free of the scanner's blur.
                 again = (refined & (np.array(use.factor) > 1)).any() and use.method.for_scans
                 known, agreed = UNBLURRED if again else known or agreed or (), ()
-            lr_volume = make_fine(low.transpose(use.axes), use.method, within, known, agreed)
+            lr_volume = make_fine(low.transpose(use.axes), use.method, within, known, agreed,
+                                  voxel_size)
+        voxel_size = np.divide(voxel_size, use.factor)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,
                          lambda share: advance(100 * share / len(uses)), blend_threshold)

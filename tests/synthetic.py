@@ -161,18 +161,18 @@ def interpolate(low, shape, method):
     return degradation_of(shape, method, low.shape).interpolate(low)
 
 
-def upscale(low, stages, method, engine=None, inside=None):
+def upscale(low, stages, method, engine=None, inside=None, voxel_size=(1, 1, 1)):
     """A scan brought to the finer grid by filters for one factor; its background is 0."""
     outside = ~np.isfinite(low)
     low, outside = without_nonsense(low), outside if outside.any() else None
     shift = shift_of(low, outside)
     if not shift:
-        fine = make_fine(low, method, inside)
+        fine = make_fine(low, method, inside, voxel_size=voxel_size)
         return fine.whole(restore(fine, stages, method, engine))
     work = shift.work(low, outside)
     if outside is not None:
         low[outside] = shift.background
-    fine = make_fine(work, method, inside)
+    fine = make_fine(work, method, inside, voxel_size=voxel_size)
     whole = fine.whole(restore(fine, stages, method, engine))
     return fine.whole_shifted(whole, shift, low, work == 0)
 

@@ -42,7 +42,7 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
     if noise:
         clean = denoise_nl_means(low, patch_size=3, patch_distance=4, h=0.024, sigma=0.03)
         found["denoised"] = zoom(clean, 2, order=5, **how)
-    found["restored"] = upscale(low, stages, method)
+    found["restored"] = upscale(low, stages, method, voxel_size=(2, 2, 2))
     brain = hr > 0
     places = {"inside": distance_transform_cdt(brain, "taxicab") > 5,
               "whole": distance_transform_cdt(~brain, "taxicab") <= 2}

@@ -95,6 +95,7 @@ def test_options_are_typed_as_on_the_command_line():
     assert options_of_learn({"ridge": "auto"}) == {"ridge": None}
     with pytest.raises(ValueError, match="profile is empty"):
         options_of_learn({"profile": []})
+    assert options_of_learn({"profile": ["box", "gap", "box"]}) == {"profile": ("box", "gap")}
 
 
 def test_learn_takes_as_many_volumes_as_it_is_told(tmp_path):

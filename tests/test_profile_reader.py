@@ -17,10 +17,9 @@ from degrading.profile_reader import (
     DENSE,
     READING_NAMES,
     SPARSE,
-    TOO_STRANGE,
-    USUAL,
     blur_of,
     fit_reader,
+    limits_of,
     read,
     strangeness,
     told_or_read,
@@ -39,6 +38,7 @@ from octahedral.tree import NO_READER, together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
 from options.command_line import command_line
 from restoring.estimates import Estimates
+from restoring.evaluation import evaluate_scan
 from restoring.remarks import say_of_trust, say_of_unlike_slices
 from restoring.steps import restore
 from util import random_of
@@ -100,13 +100,44 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
     far = [strangeness(reader, descriptors[0] + step * steps) for step in (3, 6, 12)]
     assert far[0] < far[1] < far[2]
     middle = descriptors.mean(0)
-    direction = np.array([1, 5, 0.1, 2])
+    direction = np.array([1, 0, 0.1, 2])  # the noise stays as it is
     steps = np.linspace(0, 8, 200)
-    shares = [trust(reader, middle + step * direction, 0.5) for step in steps]
-    levels = [strangeness(reader, middle + step * direction) for step in steps]
-    assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
-    expected = np.clip((TOO_STRANGE - np.array(levels)) / (TOO_STRANGE - USUAL), 0, 1)
-    np.testing.assert_allclose(shares, expected, atol=1e-9)
+    for voxel in (1, 1.6, 2):
+        shares = [trust(reader, middle + step * direction, 0.5, voxel) for step in steps]
+        levels = [strangeness(reader, middle + step * direction) for step in steps]
+        assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
+        usual, too_strange = limits_of(middle[NOISE], voxel)
+        expected = np.clip((too_strange - np.array(levels)) / (too_strange - usual), 0, 1)
+        np.testing.assert_allclose(shares, expected, atol=1e-9)
+
+
+def test_less_strangeness_is_tolerated_in_coarse_voxels_and_more_with_much_noise():
+    assert limits_of(0, 1) == limits_of(0.03, 1.4) == (1.5, 2)
+    assert limits_of(0, 1.8) == limits_of(0.01, 5) == pytest.approx((1.2, 1.5))
+    assert limits_of(0.05, 1) == limits_of(0.08, 3) == (3, 3.5)
+    for voxel in (1, 2):
+        found = np.array([limits_of(noise, voxel) for noise in np.linspace(0, 0.07, 50)])
+        assert (np.diff(found, axis=0) >= 0).all() and (found[:, 0] < found[:, 1]).all()
+
+
+@pytest.mark.parametrize("size, share", [(1, 1), (2, 0)])
+def test_the_voxel_size_of_a_scan_and_of_a_degraded_volume_reach_the_limits(
+        tmp_path, monkeypatch, size, share):
+    """At this strangeness, filters are used for fine voxels alone."""
+    monkeypatch.setattr("degrading.profile_reader.strangeness", lambda *_: 1.5)
+    monkeypatch.setattr("get_lar.edge_density", lambda *_: DENSE)
+    scan = save(tmp_path / "low.nii", phantom(0), np.diag(3 * [size] + [1]))
+    request = command_line("test", ["--upscale", "--test_dir", str(scan), "--no-report",
+                                    "--output", str(tmp_path / "fine.nii")])
+    assert load_script("test").main(request) == 0
+    record = json.loads((tmp_path / ".fine.json").read_text())
+    assert record["figures"]["trust"] == share
+    fine = []
+    monkeypatch.setattr("restoring.evaluation.restore", lambda volume, *_: fine.append(volume)
+                        or volume.lr)
+    request = Request.of(preset="scan")
+    evaluate_scan(phantom(0), load_filters(request), request, "box", 0, "v", 3 * (size / 2,))
+    assert fine[0].voxel == pytest.approx(size)
 
 
 def test_filters_learned_without_a_reader_find_nothing_strange():
@@ -162,7 +193,7 @@ def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
     ((2, 2, 2), 1.8, False)])  # of which `say_of_trust` reports
 def test_thick_slices_that_are_unlike_brains_are_reported(capsys, factor, distance, said):
     method = load_filters(Request.of(preset="scan", factor=factor)).method
-    say_of_unlike_slices("scan", Estimates(None, 1.0, distance), method)
+    say_of_unlike_slices("scan", Estimates(np.zeros(22), 1.0, distance), method)
     assert ("distance 1.8, usual up to 1.5" in capsys.readouterr().out) == said
 
 

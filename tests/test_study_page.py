@@ -212,6 +212,12 @@ def row_of(run, name):
     return row
 
 
+def test_an_outlier_that_is_also_incomplete_is_found_by_a_button():
+    rows = [row | {"missed": 1} for row in a_thousand()[:20]]
+    page = "".join(study_page(ABOUT, rows, [""] * len(rows)))
+    assert "<strong>1 outlier</strong>" in page and 'data-find="outlier"' in page
+
+
 def test_every_volume_of_a_run_has_a_row_and_every_result_a_viewer(run):
     for name, page in (("a.nii", "a.html"), ("report.nii", "report.nii.html"),
                        ("sub/series.nii", "sub/series.html")):
