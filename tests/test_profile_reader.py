@@ -136,7 +136,8 @@ def test_the_voxel_size_of_a_scan_and_of_a_degraded_volume_reach_the_limits(
     monkeypatch.setattr("restoring.evaluation.restore", lambda volume, *_: fine.append(volume)
                         or volume.lr)
     request = Request.of(preset="scan")
-    evaluate_scan(phantom(0), load_filters(request), request, "box", 0, "v", 3 * (size / 2,))
+    evaluate_scan(phantom(0), load_filters(request), request, "box", 0, "v",
+                  voxel_size=3 * (size / 2,))
     assert fine[0].voxel == pytest.approx(size)
 
 
