@@ -7,6 +7,8 @@ become Python warnings.
 """
 import contextlib
 import io
+import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from degrading.degradation import SliceProfile
 from disk.filters import PRETRAINED_SCAN, Filters, load_filters, save_filters
 from disk.interrupt import only_training
 from filter_constant import PRESETS, Method, Request
-from learning.steps import learn_stages
+from learning.steps import learn_stages, picture_paths
 from machine.errors import UserError, one_line
 from machine.progress import Stopwatch
 from machine.remarks import listening
@@ -191,7 +193,8 @@ def evaluate(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     profiles, noises : sequences, optional
         Slice profiles, and noise levels in per cent of the 99.9 % quantile of `array`.
     name : str, optional
-        Name of the volume, on which its random noise depends. The command uses the file name.
+        Name of the volume, on which its random noise depends. The command uses the path below
+        --test_dir.
     adapt, filters
         See `upscale`.
     tissue : bool, optional
@@ -233,7 +236,7 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     ----------
     images : dict of str to array_like, or sequence of array_like, each of shape (X, Y, Z)
         Skull-stripped volumes, background 0. The random choices of the training depend on their
-        names, which are file names without folders; the volumes of a sequence are named
+        names, which are paths below --train_dir in the command; the volumes of a sequence are named
         ``volume_000.nii`` and so on.
     factor : int or three int, optional
     preset : {"scan", "best", "paper"}, optional
@@ -254,12 +257,13 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     if preset not in tuple(PRESETS):
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     given = {"preset": preset, "factor": factor_of(factor)} | options_of_learn(options)
-    with tempfile.TemporaryDirectory() as made, _as_python_does():
+    with tempfile.TemporaryDirectory() as made, _as_python_does(Path(made, "train")):
         train, arrays = Path(made, "train"), Path(folder or Path(made, "arrays"))
         train.mkdir()
         volumes = []
         for name, data in images_of(images):
             volumes.append(train / name)
+            volumes[-1].parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(data, np.eye(4)), volumes[-1])
         request = Request.of(**PRESETS[preset] | given, train_dir=str(train),
                              arrays_dir=str(arrays), quiet=True, device="cpu",
@@ -274,22 +278,31 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
                 names = ", ".join(path.name for path in sorted(learned.failed))
                 raise ValueError(f"{names}: cannot be learned from, see the warnings")
             save_filters(learned.stages, request, sorted(learned.checkpoint.ledger.names()[0]))
+            for picture in picture_paths(request):  # of earlier filters of train.py
+                picture.unlink(missing_ok=True)
         return load_filters(request)
 
 
 # ------------------------------------------------------------------------ filters and warnings
 
 @contextlib.contextmanager
-def _as_python_does() -> Iterator[None]:
-    """A context that turns a command's messages into warnings, and UserError into ValueError."""
+def _as_python_does(folder: Path | None = None) -> Iterator[None]:
+    """A context that turns a command's messages into warnings, and UserError into ValueError.
+
+    Options lose their dashes, and files in `folder`, which is temporary, lose its path.
+    """
+    def translated(text: str) -> str:
+        text = text.replace(f"{folder}{os.sep}", "") if folder else text
+        return re.sub(r"--(?=[a-z])", "", text)
+
     with listening() as lines:
         try:
             yield
         except UserError as fault:
-            raise ValueError(one_line(fault)) from None
+            raise ValueError(translated(one_line(fault))) from None
         finally:
             for _, line in dict.fromkeys(lines):
-                warnings.warn(line, stacklevel=4)
+                warnings.warn(translated(line), stacklevel=4)
 
 
 def _store_of(request: Request, filters: Filters | str | Path | None) -> FilterStore:

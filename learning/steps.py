@@ -332,6 +332,12 @@ def write_pictures(learned, request):
 
     found = structure_of(request.method).for_pictures(learned.stages, learned.counts)
     filters, counts, *layout = found
-    folder, tag = Path(request.arrays_dir), request.method.tag
-    write_whole(folder / f"filters_{tag}.png", picture_filters(filters, *layout))
-    write_whole(folder / f"samples_{tag}.png", picture_counts(counts, *layout))
+    of_filters, of_samples = picture_paths(request)
+    write_whole(of_filters, picture_filters(filters, *layout))
+    write_whole(of_samples, picture_counts(counts, *layout))
+
+
+def picture_paths(request):
+    """Paths of the two pictures of `write_pictures`."""
+    return [Path(request.arrays_dir, f"{name}_{request.method.tag}.png")
+            for name in ("filters", "samples")]

@@ -180,12 +180,14 @@ def digests_beside(path):
 
 
 def copy_gradients(path, target, files=None):
-    """Copy the .bval and .bvec files of a raw volume to the folder of its result.
+    """Copy the .bval and .bvec files of a volume to the folder of its result.
 
-    The copies keep their names. BIDS applies them to the result by inheritance. `files` is the
-    `disk.files.WholeFiles` that the result belongs to.
+    The copies keep their names: BIDS applies them to the result by inheritance. It does not if the
+    name has an entity ``desc``, which differs in the result; such copies are named after the
+    result. `files` is the `disk.files.WholeFiles` that the result belongs to.
     """
+    name = stem(target) if DESCRIBED.search(path.name) else stem(path)
     for ending in GRADIENTS:
         beside = path.with_name(stem(path) + ending)
         if beside.is_file():
-            write_whole(target.with_name(beside.name), beside.read_bytes(), files)
+            write_whole(target.with_name(name + ending), beside.read_bytes(), files)

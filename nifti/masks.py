@@ -15,7 +15,7 @@ from disk.files import file_digest, stem
 from disk.seal import Seal
 from filter_constant import MASK_AUTO, MASK_ENTITIES, MASK_NAME
 from machine.errors import UserError
-from nifti.bids import BIDS_FILE, digests_beside
+from nifti.bids import BIDS_FILE, NAME, digests_beside
 from nifti.checks import checked_image, read_voxels
 from nifti.geometry import MM, unit_of
 from nifti.volumes import is_volume_name, read_volume
@@ -24,7 +24,9 @@ NAMES = ("{entities}_desc-brain_mask", "{entities}_brainmask", "{name}_desc-brai
          "{name}_mask", "{name}_brainmask", "{name}_brain_mask")
 SPACES = ("{entities}_space-*_desc-brain_mask",)  # names to try if no file has one of NAMES
 ENDINGS = (".nii.gz", ".nii")
-SUFFIX = re.compile(r"(_desc-[^_]+)?_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
+DESCRIPTION = re.compile(r"_desc-[^_]+$")
+# Suffixes of names that are not of BIDS, such as subject1_T1w.
+SUFFIX = re.compile(r"_(T1w|T2w|T2starw|PDw|FLAIR|UNIT1|bold|sbref|dwi|epi)$")
 DERIVATIVES = "derivatives"
 DEEPEST = 4  # the dataset's root is searched in this many folders, upward from sub-*/ses-*/anat
 INSIDE = 0.5  # mask voxels above this value are brain
@@ -206,10 +208,14 @@ def entities(path):
 
     Examples
     --------
-    >>> entities("sub-1_run-2_desc-preproc_T1w.nii.gz"), entities("scan_3.nii")
-    ('sub-1_run-2', 'scan_3')
+    >>> entities("sub-1_run-2_desc-preproc_T1w.nii.gz"), entities("sub-1_angio.nii")
+    ('sub-1_run-2', 'sub-1')
+    >>> entities("scan_3_T1w.nii"), entities("scan_3.nii")
+    ('scan_3', 'scan_3')
     """
-    return SUFFIX.sub("", stem(path))
+    name = stem(path)
+    found = NAME.fullmatch(name)
+    return DESCRIPTION.sub("", found["entities"][:-1] if found else SUFFIX.sub("", name))
 
 
 def _found(path, pattern):

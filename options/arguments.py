@@ -77,8 +77,9 @@ def factor_of(factor: int | Sequence[int]) -> tuple[int, ...]:
 
 def sizes_of(voxel_size: float | Sequence[float] | None,
              factor: tuple[int, ...]) -> NDArray[np.float64]:
-    """Three voxel sizes; by default those of a scan whose finer voxels are cubes of 1 mm."""
-    found = _numbers(factor if voxel_size is None else voxel_size)
+    """Three voxel sizes; by default finer voxels are cubes, and the shortest side is 1 mm."""
+    by_default = np.divide(factor, min(factor))
+    found = _numbers(by_default if voxel_size is None else voxel_size)
     if found.shape not in ((), (PER_AXIS,)) or not (np.isfinite(found) & (found > 0)).all():
         raise ValueError("voxel_size must be one length in mm above 0, or three, "
                          f"got {voxel_size!r}")
@@ -127,7 +128,7 @@ def images_of(images: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
     Parameters
     ----------
     images : dict of str to array_like, or iterable of array_like
-        The names in a dict are names of files, without folders; .nii is added if it is missing.
+        The names in a dict are paths of files, relative and with /; .nii is added if it is missing.
 
     Yields
     ------
@@ -143,19 +144,24 @@ def images_of(images: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
     before: dict[str, str] = {}
     for name, image in images.items():
         data, file = volume_like(name, image), _file_name(name)
-        if (other := before.setdefault(file.casefold(), name)) is not name:
-            raise ValueError(f"images holds {other!r} and {name!r}, which may name one "
+        clashes = [other for key, other in before.items()
+                   if f"{key}/".startswith(f"{file.casefold()}/")
+                   or f"{file.casefold()}/".startswith(f"{key}/")]
+        if clashes:
+            raise ValueError(f"images holds {clashes[0]!r} and {name!r}, which may name one "
                              "file; rename one of them")
+        before[file.casefold()] = name
         yield file, data
 
 
 def _file_name(name: Any) -> str:
-    """The file name of a volume, from its name; never a path to another folder."""
-    named = isinstance(name, str) and name and not set(name) & set("/\\\0")
-    if not named or name != PurePath(name).name:
-        raise ValueError(f"images has the name {name!r}; names must be those of files, without "
-                         "folders, such as 'sub-01_T1w.nii'")
-    if len(os.fsencode(name)) > LONGEST:
+    """The relative path of a volume, from its name; never a path to a folder above."""
+    parts = name.split("/") if isinstance(name, str) else [""]
+    if any(part != PurePath(part).name or set(part) & {"\\", "\0"} or part in ("", "..")
+           for part in parts):
+        raise ValueError(f"images has the name {name!r}; names must be those of files, such as "
+                         "'sub-01_T1w.nii' or 'sub-01/anat/sub-01_T1w.nii'")
+    if max(len(os.fsencode(part)) for part in parts) > LONGEST:
         raise ValueError(f"images has a name of {len(name)} letters, {name[:20]}...; shorten it "
                          f"to {LONGEST} bytes")
     return name if name.lower().endswith((".nii", ".nii.gz")) else f"{name}.nii"

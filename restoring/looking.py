@@ -82,9 +82,12 @@ def look(path, store):
     lines.append(("content", content))
     thick = sizes.max() > THICK * np.sort(sizes)[1]
     factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
+    goal = own if seen else None
+    if seen and thick:  # slices as thin as the measured voxels are wide
+        goal = np.where(sizes == sizes.max(), np.minimum(np.sort(sizes)[1], own), own)
     if seen:
         with contextlib.suppress(ValueError):
-            factor = route_to(own, sizes, store.there).factors[0]
+            factor = route_to(goal, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
     share = None
@@ -95,19 +98,18 @@ def look(path, store):
         voxel = FINE if is_thick(filters.method) else np.cbrt(in_mm.prod())
         share = trust(reader, descriptors, edge_density(part), voxel)
         usual, _ = limits_of(descriptors[NOISE], voxel)
-        alike, distance = "like" if share == 1 else "unlike", strangeness(reader, descriptors)
+        distance = strangeness(reader, descriptors)
+        alike = distance <= usual
         if is_thick(filters.method):
             share = None  # no spline replaces filters for thick slices
         else:
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
-        lines.append(("brains", f"{alike} the training brains (distance "
-                                f"{distance:.1f}, usual up to {usual:.1f})"))
+        few = " and few edges" if alike and share not in (None, 1) else ""
+        lines.append(("brains", f"{'like' if alike and not few else 'unlike'} the training brains "
+                                f"(distance {distance:.1f}, usual up to {usual:.1f}{few})"))
     if 1 in shape[:3]:
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
-    goal = own if seen else None
-    if seen and thick:  # slices as thin as the measured voxels are wide
-        goal = np.where(sizes == sizes.max(), np.minimum(np.sort(sizes)[1], own), own)
     unfit = filters is not None and not filters.method.for_scans
     return lines + _advice(path, in_mm, thick, share, store.request, known, goal, unfit)
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import load_script
 from synthetic import brain
 
-from nifti.bids import derivative_stem, mask_stem, sidecar_of
+from nifti.bids import copy_gradients, derivative_stem, mask_stem, sidecar_of
 from options.command_line import command_line
 
 VALIDATOR = shutil.which("bids-validator-deno") or str(
@@ -62,6 +62,18 @@ def test_names_sidecars_and_gradients_are_those_of_a_derivative(restored):
     assert {"input_sha256", "result_sha256", "settings"} <= set(held)
     assert (dwi / "sub-01_ses-a_dwi.bval").read_text() == "0 1000\n"
     assert (dwi / "sub-01_ses-a_dwi.bvec").exists()
+
+
+def test_gradients_of_a_described_series_are_named_after_the_result(tmp_path):
+    """Tables apply by inheritance only to names with the same entity desc."""
+    for entities, name in (("sub-1_", "sub-1_dwi"), ("sub-1_desc-preproc_",
+                                                     "sub-1_desc-preprocfine_dwi")):
+        raw = tmp_path / f"{entities}dwi.nii.gz"
+        raw.with_name(f"{entities}dwi.bval").write_text("0 1000")
+        target = tmp_path / entities / f"{derivative_stem(f'{entities}dwi', '_fine')}.nii.gz"
+        target.parent.mkdir()
+        copy_gradients(raw, target)
+        assert [path.name for path in target.parent.iterdir()] == [f"{name}.bval"]
 
 
 def test_a_volume_without_its_gradients_does_not_count_as_finished(tmp_path, monkeypatch):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from conftest import load_script, refused
 from synthetic import brain
+from test_scan import phantom
 
+from degrading.descriptors import descriptors_of
+from degrading.measured_grid import wave_matrix
 from disk.filters import PRETRAINED_SCAN
 from options.command_line import command_line
 
@@ -40,6 +43,28 @@ def test_grid_content_and_noise_of_a_brain(tmp_path, capsys):
     assert about["measured"] == "no sign of interpolation"
     assert about["content"].startswith("tissue in 34% of its voxels")
     assert float(about["noise"].split()[1]) == pytest.approx(1.9, abs=0.3)
+
+
+def test_few_edges_are_named_where_they_make_a_scan_unlike_a_brain(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("restoring.looking.edge_density", lambda *_: 0.25)
+    monkeypatch.setattr("restoring.looking.strangeness", lambda *_: 1.0)
+    scan(tmp_path / "v.nii", brain(3, (40, 40, 40)))
+    assert looked(capsys, tmp_path)[1]["v.nii"]["brains"] == (
+        "unlike the training brains (distance 1.0, usual up to 1.5 and few edges)")
+
+
+def test_a_scan_is_judged_by_the_filters_of_the_command_that_is_suggested(
+        tmp_path, capsys, monkeypatch):
+    """Zero-filled in its plane, with thick slices: all three axes become finer at first."""
+    plane = wave_matrix(56, 112)
+    fine = np.einsum("ax,by,xyz->abz", plane, plane, phantom(3, (56, 56, 56))[..., ::4])
+    scan(tmp_path / "v.nii", np.clip(fine, 0, None), (0.5, 0.5, 4))
+    factors = []
+    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1.0)
+    monkeypatch.setattr("restoring.looking.descriptors_of", lambda unit, factor: factors.append(
+        factor) or descriptors_of(unit, factor))
+    about = looked(capsys, tmp_path)[1]["v.nii"]
+    assert "--voxel_size 0.5 0.5 1" in about["try"] and factors == [(2, 2, 2)]
 
 
 def test_filters_are_fine_tuned_on_what_is_named_flair(tmp_path, capsys):

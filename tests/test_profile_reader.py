@@ -198,10 +198,12 @@ def test_thick_slices_that_are_unlike_brains_are_reported(capsys, factor, distan
     assert ("distance 1.8, usual up to 1.5" in capsys.readouterr().out) == said
 
 
-@pytest.mark.parametrize("share, alike", [(1.0, "like"), (0.0, "unlike")])
+@pytest.mark.parametrize("distance, alike", [(1.4, "like"), (1.6, "unlike")])
 def test_look_says_of_thick_slices_if_they_are_like_brains(
-        tmp_path, capsys, monkeypatch, share, alike):
-    monkeypatch.setattr("restoring.looking.trust", lambda *_: share)
+        tmp_path, capsys, monkeypatch, distance, alike):
+    """As upscaling does: by the distance alone, whatever the density of edges."""
+    monkeypatch.setattr("restoring.looking.strangeness", lambda *_: distance)
+    monkeypatch.setattr("restoring.looking.edge_density", lambda *_: 0.0)
     save(tmp_path / "v.nii", phantom(0, (64, 60, 56))[..., ::4], np.diag([1, 1, 4, 1]))
     load_script("test").main(command_line("test", ["--look", "--test_dir", str(tmp_path)]))
     out = capsys.readouterr().out
