@@ -50,7 +50,7 @@ def main():
         say("compiling ...")
         small = save(made_up_brain((40, 40, 40)), (1, 1, 1), folder / "small" / "brain.nii.gz")
         measure_volume(small, replace(method, q_angle_p=1, q_angle_t=1),
-                       folder / "restored.nii.gz", 1, only_once=True)
+                       folder / "restored.nii.gz", 1)
         runs = []
         for number in range(options.runs):
             say(f"run {number + 1} of {options.runs} ...")
@@ -109,12 +109,12 @@ def volume_to_measure(path, method):
     return data, f"{Path(path).name}, {' x '.join(map(str, data.shape))} voxels"
 
 
-def made_up_brain(shape=(181, 217, 181), seed=0):
+def made_up_brain(shape=(181, 217, 181)):
     """An ellipsoid of smooth noise surrounded by zeros, float32, by default as large as a brain."""
     import numpy as np  # as in main
     from scipy.ndimage import gaussian_filter
 
-    noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
     noise = gaussian_filter(noise, 1.5)
     axes = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape),
                        indexing="ij", sparse=True)
@@ -137,14 +137,15 @@ def save(image, repeats, path):
 def measure(paths, method, folder):
     """Time every step and reference at each size: dict of seconds and amounts of work by size."""
     target = folder / "restored.nii.gz"
-    return {size: measure_volume(path, method, target, times, only_once=times == 1)
+    return {size: measure_volume(path, method, target, times)
             for (size, path), times in zip(paths.items(), (1, 2, 4), strict=True)}
 
 
-def measure_volume(path, method, target, times, only_once):
+def measure_volume(path, method, target, times):
     """Time each step on one volume, and the references between the steps.
 
-    With `only_once`, steps that do not depend on the size of the volume are also timed.
+    The volume is `times` times as large as the original. If this is 1, steps that do not depend on
+    the size of the volume are also timed.
     """
     import numpy as np  # as in main
     import scipy.ndimage
@@ -195,7 +196,7 @@ def measure_volume(path, method, target, times, only_once):
     clock("sgemm", product(method))
     clock("gather and Gram products", add_samples)
     clock("sgemm", product(method))
-    if only_once:
+    if times == 1:
         measure_factorisation(clock, method)
         clock("solve", lambda: solve(gram, method))
         measure_factorisation(clock, method)

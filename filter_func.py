@@ -1,11 +1,12 @@
 """Gaussian window, sharpening and census blend of the published method."""
+from itertools import product
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 WINDOW_SIGMA = 0.85  # voxels; Gaussian over a window of gradients (section 3.2 of the paper)
 NARROW, WIDE = 0.85, 0.85 * 1.414  # voxels; sigmas of the Gaussians that sharpen
-NEIGHBOURS = [(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)
-              if (i, j, k) != (0, 0, 0)]
+NEIGHBOURS = [offset for offset in product((-1, 0, 1), repeat=3) if any(offset)]
 
 
 def gaussian_weights(length, sigma):

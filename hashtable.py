@@ -1,4 +1,5 @@
 """Features of voxels, and their buckets: classes of similar features (section 3.2 of the paper)."""
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -87,13 +88,15 @@ def features(lr, voxels, method):
     strength, coherence = method.feature_type.split("_")
     edges_p = np.arange(1, method.q_angle_p) * np.pi / method.q_angle_p
     edges_t = np.cos(np.arange(1, method.q_angle_t) * np.pi / method.q_angle_t)
-    cuts = _slabs(first, thread_count())
+    # Slabs of about equal work, two per thread; the cuts affect only the speed, not the features.
+    cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * thread_count() + 1))
+    cuts = np.unique([0, *cuts, first.size - 1])
 
     def do_slab(slab):
         features_of_slab(lr, voxels, first, *slab, weights, np.sin(edges_p), np.cos(edges_p),
                          edges_t, strength == "trace", coherence == "fa", *found)
 
-    in_threads(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True), do_slab)
+    in_threads(pairwise(cuts.tolist()), do_slab)
     return found
 
 
@@ -168,15 +171,6 @@ def nearest_buckets(served, method):
                  + (coherence[marked] - coherence[bucket])**2)
         nearest[bucket] = marked[apart.argmin()]
     return nearest
-
-
-def _slabs(first, threads):
-    """Planes at which the volume is cut into slabs of about equal work, two per thread.
-
-    The cuts affect only the speed, not the features.
-    """
-    cuts = np.searchsorted(first, np.linspace(0, first[-1], 2 * threads + 1))
-    return np.unique(np.concatenate([[0], cuts, [first.size - 1]]))
 
 
 def ascending(values, classes):

@@ -178,19 +178,19 @@ def solve_groups(grams, method, advance=lambda buckets: None, solve_buckets=None
         h = np.concatenate([_solve_cg(gram, advance) for gram in grams])
         served = counts > 0
     else:
-        solve_buckets = solve_buckets or ridge_filters
-        h = np.concatenate([_solve_ridge(gram, method.ridge, advance, pooled, solve_buckets)
-                            for gram in grams])
+        g0 = ridge_filter(unpacked(pooled, method.taps + 1), method.ridge, np.zeros(method.taps))
+        h = np.concatenate([_solve_ridge(gram, method.ridge, advance, g0,
+                                         solve_buckets or ridge_filters) for gram in grams])
         served = counts >= min(ENOUGH_SAMPLES, counts.max())
     return h[nearest_buckets(served, method)].astype(np.float32)
 
 
 def pool(grams):
     """The packed sum of all buckets' Gram matrices, and the number of samples of each bucket."""
-    pooled, counts = 0.0, []
+    pooled, counts = None, []
     for gram in grams:
         counts.append(gram.count)
-        if np.isscalar(pooled):
+        if pooled is None:
             pooled = np.zeros(gram.packed.shape[1])
         used = np.flatnonzero(gram.count)
 
@@ -219,18 +219,16 @@ def _solve_cg(gram, advance):
     return h
 
 
-def _solve_ridge(gram, weight, advance, pooled, solve_buckets):
+def _solve_ridge(gram, weight, advance, g0, solve_buckets):
     """Filters by ridge regression on centred patches: (Q + w I) g = V + w g0.
 
     The ridge of weight w pulls each filter g toward g0, the filter of all samples. The filter g
     predicts HR - LR from the patch minus its centre. The filter for plain patches is g with
     1 - sum(g) added at the centre.
     """
-    taps = gram.side - 1
-    g0 = ridge_filter(unpacked(pooled, gram.side), weight, np.zeros(taps))
     g = np.tile(g0, (len(gram.count), 1))
     solve_buckets(gram, np.flatnonzero(gram.count), weight, g0, g, advance)
-    g[:, taps // 2] += 1 - g.sum(1)
+    g[:, g.shape[1] // 2] += 1 - g.sum(1)
     return g
 
 
@@ -305,7 +303,7 @@ def unpack(packed, matrix):
         place += i + 1
 
 
-def apply_filters(lr, h, boundaries, method, apply=None):
+def apply_filters(lr, h, boundaries, method, apply=filter_voxels):
     """Give each voxel the filter of its bucket (section 3.4 of the paper).
 
     Parameters
@@ -314,7 +312,7 @@ def apply_filters(lr, h, boundaries, method, apply=None):
         Cropped to the brain.
     h : ndarray of float32, shape (buckets, P)
     apply : callable, optional
-        Replacement for `filter_voxels` with its arguments, for a GPU.
+        `filter_voxels`, or for a GPU a replacement with its arguments.
 
     Returns
     -------
@@ -323,4 +321,4 @@ def apply_filters(lr, h, boundaries, method, apply=None):
     """
     voxels = interior_voxels(lr != 0, method.margin)
     bucket = buckets_of(features(lr, voxels, method), boundaries, method)
-    return (apply or filter_voxels)(lr, voxels, bucket, h, method.filter_len)
+    return apply(lr, voxels, bucket, h, method.filter_len)

@@ -117,11 +117,10 @@ class Published:
         """Numbers of buckets and of taps (weights of a filter) of a stage's sums."""
         return self.method.buckets, self.method.taps
 
-    def plan(self, voxels, budget, step=None):
+    def plan(self, voxels, budget, step):
         """The plan of memory of a training, see `plan_passes`; `voxels`: of the largest volume."""
         method, row = self.method, row_bytes(self.method.taps)
-        return plan_passes(method.buckets, row, work_bytes(method, voxels), budget,
-                           step or method.buckets)
+        return plan_passes(method.buckets, row, work_bytes(method, voxels), budget, step)
 
     def samples(self, volume, stages, classes, name, buckets, wanted=None):
         """The training samples of a volume (`TrainingSamples`) for the stage after `stages`."""
@@ -245,7 +244,7 @@ class Octahedral:
         # Twice the leaves: for training and for held-out voxels.
         return 2 * classes.leaves, tap_count(number, self.method)
 
-    def plan(self, voxels, budget, step=None):
+    def plan(self, voxels, budget, step):
         """One pass with all classes, since their filters are small."""
         # Sums of leaves, for training and held-out voxels, and sums of all nodes.
         leaves = self.method.trees * self.method.leaves

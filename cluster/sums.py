@@ -8,6 +8,7 @@ No task changes its arguments, so that Dask may run a task again if a worker is 
 """
 import time
 from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -154,7 +155,7 @@ def submit_sums(client, batches, task):
     """
     common = client.submit(itself, task, pure=False)
     done = [client.submit(sum_batch, batch, common, pure=False) for batch in batches]
-    notes = [client.submit(_notes, batch, pure=False) for batch in done]
+    notes = [client.submit(attrgetter("notes"), batch, pure=False) for batch in done]
     groups = []
     for number in range(len(task.groups)):
         level = [client.submit(_group, batch, number, pure=False) for batch in done]
@@ -172,10 +173,6 @@ def _rows(gram, buckets):
                                                               buckets.stop - gram.first)
     part.packed, part.count = gram.packed[rows], gram.count[rows]
     return part
-
-
-def _notes(batch):
-    return batch.notes
 
 
 def _group(batch, number):

@@ -81,9 +81,10 @@ class OnCluster:
                 for wanted, records in left:
                     where = {name: f"[{volumes.index(path) + 1}/{len(volumes)}] {which}"
                                    f"{one_line(name)}" for name, (path, _) in records.items()}
+                    groups = [checkpoint.files.inside(start) for start
+                              in checkpoint.ledger.starts_in(buckets) if wanted[start]]
                     task = Task(checkpoint.ledger.classes, stages, request, checkpoint.ledger.taps,
-                                _files(checkpoint, buckets, wanted), wanted, self.training,
-                                software())
+                                groups, wanted, self.training, software())
                     for part in self._rounds(records, request, stop):
                         faults = self._sum_round(part, task, checkpoint, where, stop)
                         failed |= {records[name][0] for name in faults}
@@ -91,9 +92,8 @@ class OnCluster:
                     return None, failed, stop.asked
         if structure.at_once:
             return [checkpoint.load(range(checkpoint.ledger.buckets))], failed, None
-        every = np.ones(checkpoint.ledger.buckets, bool)
-        files = _files(checkpoint, range(checkpoint.ledger.buckets), every)
-        return checkpoint.groups(files), failed, None
+        files = map(checkpoint.files.inside, checkpoint.ledger.starts)
+        return checkpoint.groups(list(files)), failed, None
 
     def _left(self, checkpoint, buckets, volumes, failed):
         """Volumes that are still to be summed, and the paths of unreadable volumes.
@@ -149,12 +149,6 @@ class OnCluster:
             group.release()
         self.saving = time.monotonic() - begun
         return faults
-
-
-def _files(checkpoint, buckets, wanted):
-    """For each file of sums that lacks volumes, the range of its buckets: list of range."""
-    return [checkpoint.files.inside(start) for start in checkpoint.ledger.starts_in(buckets)
-            if wanted[start]]
 
 
 def _say(notes, where):

@@ -23,31 +23,18 @@ from machine.errors import UserError, blamed_on, first_line
 from machine.memory import GB
 from machine.progress import say
 from machine.remarks import listening
-from machine.sources import ROOT, all_sources, digest_of, versions_of
+from machine.sources import PACKAGES, ROOT, all_sources, digest_of, versions_of
 
 PATIENCE = 60  # seconds to wait for the first worker
 ALONE = 300  # seconds without workers before a command ends: busy machines start them slowly
 LOOK = 10  # seconds between checks for workers
 AHEAD = 2  # volumes submitted per slot (task at a time), so that no worker waits for the next one
 NONE_LEFT = "the cluster has lost all its workers; run the same command again"
-# Packages whose version may change a result.
-PACKAGES = ("isal", "llvmlite", "nibabel", "numba", "numpy", "scikit-image", "scipy")
 
 
 @contextlib.contextmanager
 def connected(name, tls=()):
-    """Connect to the workers of a scheduler.
-
-    Parameters
-    ----------
-    name : str
-        The scheduler's address, or local or local:N for local processes.
-    tls : tuple of three str, optional
-        See `connecting.connect`.
-
-    Yields
-    ------
-    Workers
+    """Connect to the `Workers` of a scheduler; for the parameters see `connecting.connect`.
 
     Raises
     ------
@@ -274,7 +261,8 @@ class Workers:
 @functools.cache
 def software():
     """Versions that must be equal on all machines, by name: dict of str."""
-    return {"the code of this project": digest_of(all_sources())} | versions_of(PACKAGES)
+    packages = sorted((*PACKAGES, "isal", "llvmlite"))
+    return {"the code of this project": digest_of(all_sources())} | versions_of(packages)
 
 
 def demand_same(asked, there, worker):

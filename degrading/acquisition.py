@@ -1,8 +1,8 @@
 """Simulated acquisition of an LR volume: blur, noise, and the outline of its brain."""
 import numpy as np
 
-from degrading.banded import apply_operators, banded
-from degrading.slice_profile import profile_matrix
+from degrading.banded import apply_operators
+from degrading.slice_profile import profile_operator
 from util import bright_level_of_scan, mod_crop, tight_box
 
 PADDING = 8  # voxels of background around the brain
@@ -50,6 +50,5 @@ def make_low(hr, operator, sigma, random):
 
 def outline_of(brain, factor):
     """True for LR voxels of which half or more is brain."""
-    box = [banded(profile_matrix(side, f, "box"))
-           for side, f in zip(brain.shape, factor, strict=True)]
+    box = [profile_operator(side, f, "box") for side, f in zip(brain.shape, factor, strict=True)]
     return apply_operators(brain.astype(np.float32), box) >= 0.5

@@ -8,6 +8,7 @@ from machine.threads import in_threads, spans
 
 COLUMN = 2048  # voxels per step: they stay in the first-level cache while weights are applied
 COLUMNS = 128  # columns of a full matrix in memory at a time, while its band is determined
+NEGLIGIBLE = 1e-7  # smaller weights outside the band are dropped: a spline's decrease fast
 ROWS = 64  # smallest number of output rows or planes per task of a thread
 
 
@@ -49,13 +50,10 @@ def identity(side):
     return Operator(np.arange(side), np.ones((side, 1), np.float32), side)
 
 
-def banded(matrix, negligible=1e-7):
-    """Convert a matrix to the narrowest band that holds all weights larger than `negligible`.
-
-    Smaller weights outside the band are dropped: those of a spline's prefilter decrease fast.
-    """
+def banded(matrix):
+    """Convert a matrix to the narrowest band that holds all weights larger than NEGLIGIBLE."""
     n_out, n_in = matrix.shape
-    used = np.abs(matrix) > negligible
+    used = np.abs(matrix) > NEGLIGIBLE
     start = used.argmax(1)
     taps = int((n_in - used[:, ::-1].argmax(1) - start).max())
     start = np.minimum(start, n_in - taps)
@@ -63,7 +61,7 @@ def banded(matrix, negligible=1e-7):
     return Operator(start, np.ascontiguousarray(weights, np.float32), n_in)
 
 
-def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
+def banded_by_columns(n_out, n_in, columns):
     """The same as `banded`, with only some columns of the matrix in memory at a time.
 
     Parameters
@@ -87,7 +85,7 @@ def banded_by_columns(n_out, n_in, columns, negligible=1e-7):
     """
     start, stop = np.full(n_out, n_in), np.zeros(n_out, int)
     for first, last in spans(n_in, COLUMNS):
-        used = np.abs(columns(first, last)) > negligible
+        used = np.abs(columns(first, last)) > NEGLIGIBLE
         rows = np.flatnonzero(used.any(1))
         start[rows] = np.minimum(start[rows], first + used[rows].argmax(1))
         stop[rows] = last - used[rows][:, ::-1].argmax(1)

@@ -5,15 +5,13 @@ one class for each --lr_type. It holds everything that depends on this type: deg
 interpolation to the fine grid, positions of fine voxels, the matrix of an axis, and the constraints
 on the fine volume. A new type needs one more class, and one more row of tests/test_degradation.py.
 """
-from functools import lru_cache
-
 import numpy as np
 import scipy.fft
 
 from degrading.back_projection import DataConsistency, Projection, SpectrumProjection, middle
 from degrading.banded import apply_operators, banded
 from degrading.descriptors import descriptors_of
-from degrading.slice_profile import profile_matrix
+from degrading.slice_profile import profile_matrix, profile_operator
 from degrading.spline import spacing_and_start, upsample, zoom_matrix, zoom_operator
 from machine.threads import thread_count
 
@@ -287,7 +285,7 @@ class SliceProfile(Degradation):
 
     def forward(self, image):
         sides = zip(self.shape, self.factor, self.profiles, strict=True)
-        return apply_operators(image, [_profile_operator(*axis) for axis in sides])
+        return apply_operators(image, [profile_operator(*axis) for axis in sides])
 
     def descriptors(self, unit):
         return descriptors_of(unit, self.factor)
@@ -295,11 +293,6 @@ class SliceProfile(Degradation):
     def consistency(self, low, box, mask):
         # Agreement with the LR volume is not enforced, because it would put the noise back.
         return DataConsistency(mask)
-
-
-@lru_cache(maxsize=64)
-def _profile_operator(side, factor, profile):
-    return banded(profile_matrix(side, factor, profile))
 
 
 OPERATORS = {"interpolation": SplineZoom, "average": BlockMean, "kspace": TruncatedSpectrum,

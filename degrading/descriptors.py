@@ -66,9 +66,7 @@ def descriptors_of(unit, factor):
     >>> round(float(descriptors_of(unit, (2, 2, 2))[NOISE]), 2)
     0.03
     """
-    bright = bright_part(unit)
-    if bright is not None:
-        unit = unit * bright
+    unit = _without_air(unit)
     floor, noise = noise_of(unit)
     along = [np.moveaxis(unit, axis, -1) for axis in range(3) if factor[axis] > 1]
     axes = [found for axis in along if (found := _along(axis)) is not None]
@@ -101,10 +99,7 @@ def edge_density(unit):
     >>> round(edge_density(texture), 1)
     0.7
     """
-    bright = bright_part(unit)
-    if bright is not None:
-        unit = unit * bright
-    found = []
+    unit, found = _without_air(unit), []
     for axis in range(3):
         along = np.moveaxis(unit, axis, 0)
         inside = along > 0
@@ -143,6 +138,12 @@ def bright_part(volume):
     if bright is None or np.median(volume[~bright]) > AIR * np.median(volume[bright]):
         return None
     return bright
+
+
+def _without_air(volume):
+    """The volume, with zeros for all but its `bright_part` if it has one."""
+    bright = bright_part(volume)
+    return volume if bright is None else volume * bright
 
 
 def head_in_zeros(volume, voxel_size):

@@ -11,7 +11,7 @@ import numpy as np
 
 from degrading.banded import apply_operators, banded
 from degrading.descriptors import power_along
-from degrading.spline import zoom_matrix
+from degrading.spline import zoom_operator
 
 LINE = 32  # voxels of a line for the spectrum: its frequencies have steps of 1/16
 SHARP_DROP = 13.0  # dB within two steps: such a drop shows interpolation; blur reaches 10 dB
@@ -93,7 +93,7 @@ def onto_measured(low, grid):
     sides = list(zip(low.shape, grid.shape, strict=True))
     found = apply_operators(low, [banded(wave_matrix(*pair)) for pair in sides])
     inside = (low > 0).astype(np.float32)
-    kept = apply_operators(inside, [banded(zoom_matrix(*pair, 1, False, "edges"))
+    kept = apply_operators(inside, [zoom_operator(*pair, 1, False, "edges")
                                     for pair in sides]) >= 0.5
     return np.clip(found, 0, None) * kept
 

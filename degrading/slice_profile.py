@@ -3,9 +3,12 @@
 Both grids have the same field of view: along an axis of factor R, thick voxel i has its centre at
 ``(i + 1/2) R - 1/2`` fine voxels.
 """
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+
+from degrading.banded import banded
 
 FWHM = 2.3548  # full width at half maximum of a Gaussian, in its standard deviations
 
@@ -79,6 +82,12 @@ def profile_matrix(side, factor, profile):
     else:
         weights = np.exp(-0.5 * (apart * FWHM / (width * factor)) ** 2)
     return weights / weights.sum(1, keepdims=True)
+
+
+@lru_cache(maxsize=64)
+def profile_operator(side, factor, profile):
+    """`profile_matrix` as a banded matrix."""
+    return banded(profile_matrix(side, factor, profile))
 
 
 def mirrored_matrix(side, factor, profile):

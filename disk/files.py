@@ -68,7 +68,8 @@ class WholeFiles:
             self._written[path] = temporary
             self._hold(handle)
             yield str(temporary)
-            _flush(temporary)
+            with open(temporary, "r+b") as written:
+                os.fsync(written.fileno())  # complete even after a power cut
 
     def digest(self, path):
         """SHA-256 of the temporary file for a path, in hexadecimal."""
@@ -193,15 +194,6 @@ def _is_left(path):
         return False
 
 
-def _flush(path):
-    """Flush a file to the disk, so that it is complete even after a power cut."""
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_whole(path, content, files=None):
     """Write text or bytes to a file that gets its name only when it is complete.
 
@@ -225,19 +217,7 @@ def write_whole(path, content, files=None):
 
 
 def write_json(path, content, files=None):
-    """Write a JSON object, indented for readers, with `write_whole`.
-
-    Parameters
-    ----------
-    path : path-like
-    content : dict
-    files : WholeFiles, optional
-
-    Raises
-    ------
-    CannotWrite
-        If the disk is full or the folder is not writable.
-    """
+    """Write a dict as a JSON object, indented for readers; otherwise like `write_whole`."""
     write_whole(path, json.dumps(content, indent=1) + "\n", files)
 
 
@@ -249,13 +229,7 @@ def write_pieces(path, pieces):
 
 
 def make_folder(path):
-    """Make a folder and its parent folders.
-
-    Raises
-    ------
-    CannotWrite
-        If the folder cannot be made.
-    """
+    """Make a folder and its parent folders; CannotWrite is raised if that is impossible."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as fault:

@@ -119,20 +119,12 @@ class Stop:
 
 
 def stopped(number, checkpoint):
-    """Print that a training was stopped and saved.
-
-    Parameters
-    ----------
-    number : int
-        Number of the signal.
-    checkpoint : Checkpoint
-        The checkpoint of the training. If its request has --restart, the message advises to
-        continue without --restart.
+    """Print that a training was stopped by a signal and saved.
 
     Returns
     -------
     int
-        Exit status, as shells expect it after a signal.
+        Exit status, as shells expect it after the signal of this number.
     """
     each = ({record.name for record in records} for records in checkpoint.ledger.kept.values())
     done = len(set.intersection(*each))

@@ -63,7 +63,8 @@ def run_folder(request, volumes, filters):
     about = _about(request, volumes, filters)
     new = not hour.parent.exists()
     make_folder(hour.parent)
-    folders = itertools.chain(_interrupted(hour.parent), _successors(hour))
+    numbered = (hour.with_name(f"{hour.name}-{number}") for number in itertools.count(2))
+    folders = itertools.chain(_interrupted(hour.parent), [hour], numbered)
     folder, record = next((folder, record) for folder in folders
                           if (record := _taken(folder, about)))
     done = False
@@ -107,12 +108,6 @@ def _interrupted(results):
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def _successors(folder):
-    """Yield the path of a folder, then paths whose name has the additional ending -2, -3, ..."""
-    return itertools.chain([folder], (folder.with_name(f"{folder.name}-{number}")
-                                      for number in itertools.count(2)))
-
-
 def _taken(folder, about):
     """Take a folder for this run: a new one, or one in which this run was interrupted.
 
@@ -121,11 +116,12 @@ def _taken(folder, about):
     try:
         folder.mkdir()  # fails if another process made it first
     except FileExistsError:
-        return _locked_record(folder, about)
+        pass
     except OSError as fault:
         raise CannotWrite(f"{folder}: cannot be made ({fault.strerror}); "
                           "give a --result_dir that can be written") from fault
-    write_json(folder / UNFINISHED, about)
+    else:
+        write_json(folder / UNFINISHED, about)
     return _locked_record(folder, about)
 
 
@@ -296,14 +292,7 @@ def sidecar_names(targets):
 def is_ours(path):
     """True if the content of a picture, page, record or table shows that test.py wrote it.
 
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    bool
-        False also if the file cannot be read.
+    False also if the file cannot be read.
     """
     try:
         if path.suffix == ".json":

@@ -40,13 +40,11 @@ class Cards:
     Parameters
     ----------
     cards : list of Card
-    block : int, optional
-        Samples multiplied at a time.
     """
 
-    def __init__(self, cards, block=BLOCK):
+    def __init__(self, cards):
         lock = Lock()
-        self.streams, self.idle = [Stream(card, lock, block) for card in cards], SimpleQueue()
+        self.streams, self.idle = [Stream(card, lock) for card in cards], SimpleQueue()
         self.ahead, self.fault = len(cards), None
         for stream in self.streams:
             self.idle.put(stream)
@@ -98,7 +96,7 @@ class Stream:
     packed : array of float64, shape (most, (P + 1)(P + 2) / 2), or None
     """
 
-    def __init__(self, card, lock, block):
+    def __init__(self, card, lock, block=BLOCK):
         self.card, self.lock, self.block, self.most = card, lock, block, None
         self.buckets, self.packed, self.touched = range(0), None, set()
 

@@ -60,17 +60,9 @@ class Checkpoint:
         return SumFiles(self.folder, ledger.key, ledger.buckets, ledger.taps, ledger.step)
 
     def find(self):
-        """Read the checkpoint of an earlier run.
+        """Read the checkpoint of an earlier run; True if there is one for this stage.
 
-        Returns
-        -------
-        bool
-            True if there is a checkpoint for this stage.
-
-        Raises
-        ------
-        UserError
-            If the checkpoint was made with other settings, or is damaged.
+        It raises UserError if the checkpoint was made with other settings, or is damaged.
         """
         ledger = self.ledger
         if not ledger.path.exists():
@@ -90,20 +82,7 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
 
     def begin(self, classes, sources):
-        """Start a checkpoint.
-
-        Parameters
-        ----------
-        classes : Boundaries or Tree
-            Classes that sort voxels into buckets.
-        sources : list of Finished
-            Volumes from which the classes were learned.
-
-        Raises
-        ------
-        CannotWrite
-            If writing fails.
-        """
+        """Start a checkpoint; for the parameters and errors see `Ledger.begin`."""
         self.clear()
         make_folder(self.folder)
         self.ledger.begin(classes, sources, buckets_per_file(*self.sums.layout(classes)))

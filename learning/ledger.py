@@ -185,21 +185,12 @@ class Ledger:
 
     # ---- volumes in the buckets
 
-    def compare(self, volumes, folder):
-        """Check that all volumes of the earlier run are present and have not changed.
+    def compare(self, volumes):
+        """Check that the volumes of this run (list of Path) hold all of the earlier run, unchanged.
 
-        Parameters
-        ----------
-        volumes : list of Path
-            The training volumes of this run.
-        folder : path-like
-            Folder of these volumes.
-
-        Raises
-        ------
-        UserError
-            If a volume has changed or is missing; the message names the volume.
+        If a volume has changed or is missing, UserError is raised and names it.
         """
+        folder = self.request.train_dir
         paths = {relative_name(path, folder): path for path in volumes}
         known = {record.name: record for records in (self.sources, *self.finished.values())
                  for record in records}

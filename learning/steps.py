@@ -88,7 +88,7 @@ def learn_stages(volumes, request, place=None):
         if number == 0:
             print(plan, flush=True)
         if resumed:
-            go_on(checkpoint, volumes, request)
+            go_on(checkpoint, volumes)
         else:
             begin(checkpoint, structure, volumes, before, place)
         passes = plan.passes or [range(checkpoint.ledger.buckets)]
@@ -97,7 +97,7 @@ def learn_stages(volumes, request, place=None):
         failed |= faulty
         if signal:
             return Learned(stages, counts, failed, checkpoint, signal)
-        solved = solve(checkpoint, structure, engine, groups, request)
+        solved = solve(checkpoint, structure, engine, groups)
         del groups  # frees memory before the next stage's sums are made
         saved = saved and checkpoint.ledger.finished == checkpoint.ledger.kept
         stages.append(Stage(checkpoint.ledger.classes, solved.weights))
@@ -133,9 +133,9 @@ def plan_memory(structure, volumes, checkpoint, engine, budget):
     return structure.plan(voxels, budget, step)
 
 
-def go_on(checkpoint, volumes, request):
+def go_on(checkpoint, volumes):
     """Continue an earlier training if its volumes have not changed; print its state."""
-    checkpoint.ledger.compare(volumes, request.train_dir)
+    checkpoint.ledger.compare(volumes)
     done, partly = checkpoint.ledger.names()
     print(f"Going on from {checkpoint.folder}: {len(done)} of {len(volumes)} volumes are summed"
           + (f", {len(partly)} in part" if partly else ""), flush=True)
@@ -308,8 +308,9 @@ def save(checkpoint, gram, passes):
         checkpoint.postpone()
 
 
-def solve(checkpoint, structure, engine, groups, request):
+def solve(checkpoint, structure, engine, groups):
     """Solve a stage's sums; UserError is raised if a volume is in the sums of only some buckets."""
+    request = checkpoint.request
     if partly := checkpoint.ledger.names()[1]:
         raise UserError(f"{', '.join(sorted(partly))}: summed for some buckets only; "
                         "run the same command again")
@@ -330,8 +331,8 @@ def write_pictures(learned, request):
     # Imported here: it takes half a second to load, and is needed only at the end of a training.
     from report.filter_pictures import picture_counts, picture_filters
 
-    found = structure_of(request.method).for_pictures(learned.stages, learned.counts)
-    filters, counts, *layout = found
+    filters, counts, *layout = structure_of(request.method).for_pictures(learned.stages,
+                                                                         learned.counts)
     of_filters, of_samples = picture_paths(request)
     write_whole(of_filters, picture_filters(filters, *layout))
     write_whole(of_samples, picture_counts(counts, *layout))

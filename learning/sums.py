@@ -75,10 +75,7 @@ class SumFiles:
     def volumes(self, start):
         """The volumes in the sums of a file: list of Finished, empty if there is no file.
 
-        Raises
-        ------
-        UserError
-            If the file is damaged.
+        UserError is raised if the file is damaged.
         """
         if not self.path(start).exists():
             return []

@@ -157,15 +157,7 @@ def short(name, most=32):
 
 
 def short_names(names):
-    """A short name for each volume by `short`; the whole name if two short names are equal.
-
-    Parameters
-    ----------
-    names : sequence of str
-
-    Returns
-    -------
-    dict of str to str
+    """A short name by `short` for each of `names`; the whole name if two short names are equal.
 
     Examples
     --------

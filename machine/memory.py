@@ -5,6 +5,7 @@ import psutil
 
 from machine.cgroups import group_memory
 from machine.errors import UserError
+from machine.threads import spans
 
 GB, MB = 1e9, 1e6
 CODE_BYTES = 0.15 * GB  # memory of compiled code
@@ -86,9 +87,8 @@ def plan_passes(buckets, row, work, budget, step):
     if at_once < 1:
         raise too_little(work + least, budget,
                          "take smaller volumes, a smaller --filter_len or a larger --max_memory")
-    passes = -(-groups // at_once)
-    cuts = [min(groups * n // passes * step, buckets) for n in range(passes)] + [buckets]
-    ranges = [range(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+    ranges = [range(first * step, min(last * step, buckets))
+              for first, last in spans(groups, at_once)]
     return Plan(ranges, work + max(map(len, ranges)) * row, budget)
 
 

@@ -78,15 +78,15 @@ def argument_of(entry):
     if kind is bool:
         # The released code takes "--sharpen True"; a bare --sharpen is equal to it.
         return about | {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "BOOL"}
-    if "choices" in limits and "several" not in limits:
+    if "several" in limits:
+        about["nargs"] = "+"
+    if "choices" in limits:
         return about | {"choices": limits["choices"]}
     letters = {int: "N", float: "X", str: "PATH"}
-    if "choices" in limits:
-        return about | {"choices": limits["choices"], "nargs": "+"}
     about |= {"type": _reader(entry), "metavar": limits.get("metavar", letters[kind])}
     if "bare" in limits:
         about |= {"nargs": "?", "const": limits["bare"]}
-    return about | ({"nargs": "+"} if "several" in limits else {})
+    return about
 
 
 def in_words(default):

@@ -22,15 +22,7 @@ def all_sources():
 
 
 def sources_behind(path):
-    """A source file and all files of this project that it imports, directly or indirectly.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    set of Path
+    """A source file and all files of this project that it imports, directly or indirectly: a set.
 
     Examples
     --------

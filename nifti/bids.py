@@ -11,7 +11,7 @@ from nifti.slices import sidecar_beside
 
 BIDS_FILE = "dataset_description.json"  # in the root of a dataset
 VERSION = "1.10.0"  # version of BIDS, if the dataset states none
-NAME = re.compile(r"(?P<entities>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z0-9]+)")
+NAME = re.compile(r"(?P<entities>(?=sub-)(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+)(?P<suffix>[a-zA-Z0-9]+)")
 DESCRIBED = re.compile(r"_?desc-([a-zA-Z0-9]+)_")
 LABEL = "fine"  # label of the entity desc in names of results, if --suffix gives none
 GRADIENTS = (".bval", ".bvec")  # gradient files of diffusion series, also valid for results
@@ -49,7 +49,7 @@ def derivative_stem(name, suffix):
     'sub-01_desc-preprocfine_T1w'
     """
     found = NAME.fullmatch(name)
-    if not found or not name.startswith("sub-"):
+    if not found:
         return None
     label = re.sub("[^a-zA-Z0-9]", "", suffix) or LABEL
     entities, suffix = found["entities"], found["suffix"]
@@ -73,7 +73,7 @@ def mask_stem(name):
     't1_mprage_fine_mask'
     """
     found = NAME.fullmatch(name)
-    described = found and name.startswith("sub-") and DESCRIBED.search(found["entities"])
+    described = found and DESCRIBED.search(found["entities"])
     if not described:
         return f"{name}_mask"
     end = described.end(1)
@@ -83,16 +83,7 @@ def mask_stem(name):
 def mask_sidecar(path, root):
     """Fields of the sidecar of a brain mask on the grid of a result.
 
-    Parameters
-    ----------
-    path : Path
-        The mask on the grid of the scan.
-    root : Path
-        The raw dataset.
-
-    Returns
-    -------
-    dict
+    The mask at `path` is on the grid of the scan; `root` is the folder of the raw dataset.
     """
     path, root = path.absolute(), Path(root).absolute()
     source = (f"bids:raw:{path.relative_to(root).as_posix()}" if path.is_relative_to(root)
@@ -144,14 +135,7 @@ def _fits_json(value):
 def write_description(folder, root, command):
     """Write the description of a derivative dataset, and its .bidsignore file.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the results.
-    root : Path
-        The raw dataset.
-    command : str
-        The command line.
+    `folder` is that of the results, `root` that of the raw dataset; `command` is the command line.
     """
     address = Path(root).absolute().as_uri()
     try:

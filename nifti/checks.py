@@ -65,8 +65,7 @@ def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
             block = file.read(540)
     except STREAM_FAULTS as fault:
         raise _unreadable(path, fault) from fault
-    sizes = (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big"))
-    size = next((size for size in sizes if size in IMAGES), None)
+    size = _header_bytes(block)
     if size is None or len(block) < size:
         remedy = _remedy(path) or "convert it to .nii or .nii.gz"
         raise UserError(f"{path}: not a NIfTI file; {remedy}")
@@ -191,6 +190,12 @@ def clean_voxels(path, data):
         raise UserError(f"{path}: its largest intensity is {high:g}; rescale it to values above "
                         f"{SMALLEST:g}")
     return data, remarks, replaced
+
+
+def _header_bytes(block):
+    """Length of the NIfTI header with which a file begins; None if it begins with another one."""
+    sizes = (int.from_bytes(block[:4], order) for order in ("little", "big"))
+    return next((size for size in sizes if size in IMAGES), None)
 
 
 def _claims(header):
@@ -331,8 +336,7 @@ def _remedy(path):
         return "it is compressed, rename it to end in .nii.gz"
     if _is_gzip(path) and head.startswith(GZIP_MAGIC) and _is_gzip_inside(path):
         return "it is compressed twice, decompress it once with gunzip"
-    sizes = (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
-    if _is_gzip(path) and set(sizes) & set(IMAGES):
+    if _is_gzip(path) and _header_bytes(head):
         return "it is not compressed, rename it to end in .nii"
     if is_dicom(path):
         return "it is a DICOM file, convert its series with dcm2niix"

@@ -134,12 +134,7 @@ def _clear(header, form):
 
 def voxel_sizes_of(image):
     """The voxel sizes of an image, from its affine: ndarray, shape (3,)."""
-    return sizes_in(image.header)
-
-
-def sizes_in(header):
-    """The voxel sizes from a header's best affine; the field pixdim may differ from them."""
-    return voxel_sizes(header.get_best_affine())
+    return voxel_sizes(image.header.get_best_affine())  # the field pixdim may differ from them
 
 
 def unit_of(image):

@@ -7,24 +7,15 @@ from machine.errors import UserError
 from nifti.checks import STREAM_FAULTS, checked_image, opened
 
 LABEL_INTENT = 1002  # NIfTI's intent code of labels
+LABEL_VALUES = 32  # a volume whose only values are at most this many integers is a label map
 BLOCK = 1 << 18  # voxels read at a time
 
 
-def is_label_map(path, most):
-    """True if a file holds a mask or labels: 2 to `most` distinct values, all of them integers.
+def is_label_map(path):
+    """True if a file holds a mask or labels: 2 to LABEL_VALUES different integers, nothing else.
 
-    Reading stops at the first fraction, or when more than `most` distinct values were found. For a
-    scan, it stops in the first slices with tissue.
-
-    Parameters
-    ----------
-    path : path-like
-    most : int
-
-    Returns
-    -------
-    bool
-        True also if the header declares labels. False for a file that cannot be read.
+    True also if the header declares labels; False for a file that cannot be read. Reading stops at
+    the first fraction, or when more values were found: for a scan, in the first slices with tissue.
     """
     try:
         image, shape = checked_image(path, (3, 4))
@@ -34,7 +25,7 @@ def is_label_map(path, most):
         left = math.prod(shape)
         with opened(path) as file:
             file.read(int(proxy.offset))
-            while left > 0 and seen.size <= most:
+            while left > 0 and seen.size <= LABEL_VALUES:
                 block = file.read(min(left, BLOCK) * proxy.dtype.itemsize)
                 values = np.frombuffer(block, proxy.dtype, len(block) // proxy.dtype.itemsize)
                 if not values.size:
@@ -44,10 +35,10 @@ def is_label_map(path, most):
                 with np.errstate(invalid="ignore"):  # numpy warns about infinite values
                     if values.dtype.kind == "f" and (values % 1 != 0).any():
                         return False
-                seen = np.union1d(seen, values[:BLOCK // 64])  # in a scan, these exceed `most`
-                if seen.size <= most:
+                seen = np.union1d(seen, values[:BLOCK // 64])  # enough values, for a scan
+                if seen.size <= LABEL_VALUES:
                     seen = np.union1d(seen, values)
                 left -= len(block) // proxy.dtype.itemsize
-        return 2 <= seen.size <= most
+        return 2 <= seen.size <= LABEL_VALUES
     except (*STREAM_FAULTS, ValueError, UserError):
         return False

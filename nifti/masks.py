@@ -125,19 +125,8 @@ def _apart(image, mask, shape):
 def is_same_input(about, path, pattern):
     """True if a volume, its mask, sidecar and gradient tables are those of a result's record.
 
-    Parameters
-    ----------
-    about : dict
-        The record, with the fields of `restoring.steps.origin_of`.
-    path : Path
-        The volume.
-    pattern : str
-        Value of --mask.
-
-    Returns
-    -------
-    bool
-        False also if a file cannot be read.
+    The record `about` has the fields of `restoring.steps.origin_of`; `pattern` is the value of
+    --mask. False also if a file cannot be read.
     """
     try:
         mask = file_digest(find_mask(path, pattern)) if pattern else None
@@ -182,18 +171,7 @@ def find_mask(path, pattern):
 
 
 def masks_among(volumes, pattern):
-    """The masks of the volumes that have exactly one mask.
-
-    Parameters
-    ----------
-    volumes : iterable of Path
-    pattern : str
-
-    Returns
-    -------
-    dict of Path to Path
-        The mask of each volume, in the order of the volumes.
-    """
+    """The masks of the volumes that have exactly one: a dict of Path to Path, in their order."""
     found = {path: _found(path, pattern) for path in volumes} if pattern else {}
     return {path: masks[0] for path, masks in found.items() if len(masks) == 1}
 

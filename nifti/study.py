@@ -17,12 +17,11 @@ from machine.errors import UserError
 from machine.progress import say
 from nifti.bids import BIDS_FILE
 from nifti.checks import PAIR_REMEDY, checked_image, is_dicom, is_of_pair
-from nifti.labels import is_label_map
+from nifti.labels import LABEL_VALUES, is_label_map
 from nifti.masks import DERIVATIVES, masks_among
 from nifti.volumes import is_volume_name, relative_name
 
 LABEL_NAMES = ("mask", "seg", "label", "labels")  # how names end; "seg": also BIDS's dseg, probseg
-LABEL_VALUES = 32  # a volume whose only values are at most this many integers is a label map
 DICOM_REMEDY = "dcm2niix -z y -o FOLDER {}, and give that folder"
 MIDDLE_BYTES = 1 << 14  # bytes in the middle of a file that distinguish brains of one shape
 FILES_LOOKED_AT = 100  # files checked for other formats in a folder without volumes
@@ -72,7 +71,7 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
             elif is_dicom(folder):
                 remedy = f"convert it with {DICOM_REMEDY.format(folder.parent)}"
             raise UserError(f"{folder}: not a NIfTI volume; {remedy}")
-        if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder, LABEL_VALUES):
+        if stem(folder).lower().endswith(LABEL_NAMES) or is_label_map(folder):
             say(f"{folder}: looks like a mask or label map; it is used as a scan, and the result "
                 "holds no labels", "stderr")
         return [folder], list(masks_among([folder], mask).values())
@@ -86,14 +85,15 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
                 if rules.takes(path, dataset):
                     found.append(path)
     masks = masks_among(found, mask)
-    left_out = set(map(os.path.abspath, masks.values()))
+    masks_there, volumes = set(map(os.path.abspath, masks.values())), []
     for path in sorted(found):
-        if os.path.abspath(path) in left_out:
+        if os.path.abspath(path) in masks_there:
             rules.leave(rules.masks, path)
-    found = [path for path in sorted(found) if os.path.abspath(path) not in left_out]
+        else:
+            volumes.append(path)
     for remark in rules.remarks():
         say(remark, "stderr")
-    if not found:
+    if not volumes:
         if rules.unread:
             raise UserError(f"{folder}: no .nii or .nii.gz volume found in it, because it or a "
                             "folder in it cannot be read; change its permissions")
@@ -106,8 +106,8 @@ def find_volumes(folder, at_most=None, include=(), exclude=(), results=None, mas
         elif any(map(is_of_pair, islice(_files_below(folder), FILES_LOOKED_AT))):
             remedy = f"it holds .hdr and .img files: {PAIR_REMEDY}"
         raise UserError(f"{folder}: no .nii or .nii.gz volume in it; {remedy}")
-    found = found[:at_most]
-    return found, [masks[path] for path in found if path in masks]
+    volumes = volumes[:at_most]
+    return volumes, [masks[path] for path in volumes if path in masks]
 
 
 def equal_files(paths):
@@ -115,14 +115,6 @@ def equal_files(paths):
 
     Only files with the same size and the same bytes in the middle are read as a whole. Files that
     cannot be read, and pipes, are left out.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-
-    Returns
-    -------
-    list of tuple (Path, Path)
     """
     groups, by_content, pairs = defaultdict(list), {}, []
     for path in paths:
@@ -234,7 +226,7 @@ class _Rules:
             return self.named
         if dataset and not self.include and not name.endswith(BIDS_SUFFIX.lower()):
             return self.not_t1w
-        return self.labels if is_label_map(path, LABEL_VALUES) else None
+        return self.labels if is_label_map(path) else None
 
     def remarks(self):
         """Yield a message for each rule that left files out, and for each pattern without match."""

@@ -51,9 +51,9 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
     for axis, (along, side) in enumerate(zip(place, tile, strict=True)):
         padded[axis, REACH:REACH + side.stop - side.start] = along[side]
     swaps = np.array([factor.index(f) for f in factor])
-    around = _with_reach(estimate, tile, "symmetric")
-    begun = around if start is estimate else _with_reach(start, tile, "symmetric")
-    brain = _with_reach(mask, tile, "symmetric")
+    around = _with_reach(estimate, tile)
+    begun = around if start is estimate else _with_reach(start, tile)
+    brain = _with_reach(mask, tile)
     for axis, (side, length) in enumerate(zip(tile, mask.shape, strict=True)):
         planes, mirrored = np.moveaxis(brain, axis, 0), ends[axis]
         if not mirrored[0]:
@@ -63,14 +63,14 @@ def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None
     return Scene(around, begun, brain, padded, swaps, descriptors, blur, reading_error)
 
 
-def _with_reach(volume, tile, mode):
-    """A tile with REACH voxels around it; np.pad makes the voxels beyond the volume's faces."""
+def _with_reach(volume, tile):
+    """A tile with REACH voxels around it; beyond the volume's faces, its voxels are mirrored."""
     inside, beyond = [], []
     for side, length in zip(tile, volume.shape, strict=True):
         first, last = side.start - REACH, side.stop + REACH
         inside.append(slice(max(first, 0), min(last, length)))
         beyond.append((max(-first, 0), max(last - length, 0)))
-    return np.pad(volume[tuple(inside)], beyond, mode=mode)
+    return np.pad(volume[tuple(inside)], beyond, mode="symmetric")
 
 
 def places(side, step, first):
@@ -129,16 +129,5 @@ def turned(displacements):
 
 
 def turned_offsets(displacements, shape):
-    """The result of `turned` as offsets in a flat volume.
-
-    Parameters
-    ----------
-    displacements : ndarray of int, shape (taps, 3)
-    shape : tuple of three int
-        Shape of the padded volume.
-
-    Returns
-    -------
-    ndarray of int64, shape (48, taps)
-    """
+    """The result of `turned` as offsets in a flat volume of a shape: int64, shape (48, taps)."""
     return turned(displacements) @ np.array([shape[1] * shape[2], shape[2], 1])

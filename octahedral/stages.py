@@ -107,14 +107,6 @@ def what_stages_learn_from(volume, stages, method):
 def tiles_of(shape):
     """Divide a volume into tiles; each tile has the planes of one slab, and whole rows.
 
-    Parameters
-    ----------
-    shape : tuple of three int
-
-    Returns
-    -------
-    list of tuple of three slice
-
     Examples
     --------
     >>> [y for x, y, z in tiles_of((40, 300, 200))]
@@ -304,7 +296,8 @@ def row_filler(scene, volume, voxels, orientation, taps):
     estimate. Rows are multiplied by the square root of the volume's weight, so that squared errors
     are multiplied by the weight.
     """
-    in_estimate, in_start = _offsets(taps, scene)
+    in_estimate, in_start = (turned_offsets(displacements, scene.mask.shape).astype(np.int32)
+                             for displacements in taps)
     estimate, start = scene.estimate.reshape(-1), scene.start.reshape(-1)
     hr, root = np.pad(volume.hr, REACH).reshape(-1), np.float32(np.sqrt(volume.weight))
 
@@ -323,12 +316,6 @@ def held_out(voxels, shape, seed, name):
     chosen = random_of(seed, f"{name} held out").random(blocks) < HELD_OUT_SHARE
     x, y, z = (axis // HELD_OUT_BLOCK for axis in np.unravel_index(voxels, shape))
     return chosen[x, y, z]
-
-
-def _offsets(taps, scene):
-    """Offsets of the taps in the flat volume, for each orientation."""
-    return [turned_offsets(displacements, scene.mask.shape).astype(np.int32)
-            for displacements in taps]
 
 
 # ------------------------------------------------------------------------------------------ kernels

@@ -74,13 +74,11 @@ def together(trees, reader=NO_READER):
     """
     nodes = np.cumsum([0, *(len(tree.leaf) for tree in trees)])
     leaves = np.cumsum([0, *(tree.leaves for tree in trees)])
-    child = [np.where(tree.feature[:, None] < 0, 0, tree.child + first)
-             for tree, first in zip(trees, nodes[:-1], strict=True)]
-    leaf = [np.where(tree.feature < 0, tree.leaf + first, -1)
-            for tree, first in zip(trees, leaves[:-1], strict=True)]
-    return Tree(*(np.concatenate(parts) for parts in (
-        [tree.feature for tree in trees], [tree.threshold for tree in trees], child, leaf)),
-        nodes[:-1], reader)
+    parts = [(tree.feature, tree.threshold,
+              np.where(tree.feature[:, None] < 0, 0, tree.child + first_node),
+              np.where(tree.feature < 0, tree.leaf + first_leaf, -1))
+             for tree, first_node, first_leaf in zip(trees, nodes, leaves)]
+    return Tree(*map(np.concatenate, zip(*parts)), nodes[:-1], reader)
 
 
 def read_tree(held):

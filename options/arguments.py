@@ -90,8 +90,7 @@ def profiles_of(profile: str | Sequence[str] | None) -> tuple[str, ...]:
     """Slice profiles of the three axes; empty if they are not known."""
     if profile is None:
         return ()
-    one = isinstance(profile, str) or not hasattr(profile, "__iter__")
-    found = PER_AXIS * (profile,) if one else tuple(profile)
+    found = PER_AXIS * (profile,) if _is_single(profile) else tuple(profile)
     if len(found) != PER_AXIS or not all(name in PROFILES for name in found):
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or three of them, "
                          f"got {profile!r}")
@@ -109,7 +108,7 @@ def noise_of(noise: float) -> float:
 
 def several_of(name: str, values: Any) -> tuple[Any, ...]:
     """The values of a sequence or another iterable, each once; no text and no single value."""
-    if isinstance(values, str) or not hasattr(values, "__iter__") or not (found := tuple(values)):
+    if _is_single(values) or not (found := tuple(values)):
         raise ValueError(f"{name} must be a list of at least one value, got {values!r}")
     return tuple(value for number, value in enumerate(found) if value not in found[:number])
 
@@ -136,7 +135,7 @@ def images_of(images: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
     data : ndarray of float32, shape (X, Y, Z)
     """
     if not isinstance(images, Mapping):
-        if isinstance(images, str) or not hasattr(images, "__iter__"):
+        if _is_single(images):
             raise ValueError(f"images must be a dict or a list of arrays, got {images!r}")
         images = {f"volume_{number:03}.nii": image for number, image in enumerate(images)}
     if not images:
@@ -177,14 +176,19 @@ def options_of_learn(options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, np.generic):
             value = value.item()
         if "several" in OPTION[name].metadata:
-            one = isinstance(value, str) or not hasattr(value, "__iter__")
-            values = [as_typed(OPTION[name], each) for each in ([value] if one else value)]
+            values = [as_typed(OPTION[name], each)
+                      for each in ([value] if _is_single(value) else value)]
             found[name] = tuple(dict.fromkeys(values))  # each once, as the command reads them
             if not found[name]:
                 raise ValueError(f"{name} is empty; give at least one value")
         else:
             found[name] = as_typed(OPTION[name], value)
     return found
+
+
+def _is_single(value: Any) -> bool:
+    """True for a text, and for any other value that is not iterable."""
+    return isinstance(value, str) or not hasattr(value, "__iter__")
 
 
 def _numbers(values: Any) -> NDArray[np.float64]:

@@ -46,9 +46,9 @@ def checked(request, command):
             if name in given:
                 raise ValueError(f"argument --{name}: has no effect with --look, which restores "
                                  "nothing; leave one of the two out")
-    for name in [name for name in ("voxel_size", "isotropic") if given.get(name)]:
-        for other in [other for other in ("factor", "voxel_size") if other != name]:
-            if other in given:
+    for name in ("voxel_size", "isotropic"):
+        for other in ("factor", "voxel_size"):
+            if given.get(name) and other in given and other != name:
                 raise ValueError(f"argument --{name}: sets the new voxel size, and so does "
                                  f"--{other}; leave one of the two out")
     lr_type = method.lr_type

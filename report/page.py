@@ -109,16 +109,7 @@ def named(row):
 def table_figures(rows, start):
     """The figures of all volumes as an HTML table, with a last row of means.
 
-    Parameters
-    ----------
-    rows : list of dict
-        Rows from `disk.metrics.metrics_row`.
-    start : str
-        The option --start: the initial estimate.
-
-    Returns
-    -------
-    str
+    The rows are from `disk.metrics.metrics_row`; `start` is the option --start.
     """
     start = start_name(start)
     names = (("lr", start), ("spline5", "best spline"), ("sr", "restored"))
@@ -142,14 +133,7 @@ def table_figures(rows, start):
 def table_upscaled(rows):
     """The grids of upscaled volumes as an HTML table.
 
-    Parameters
-    ----------
-    rows : list of dict
-        Keys: volume; from and to (voxels along each axis); voxel_size and unit; seconds.
-
-    Returns
-    -------
-    str
+    Keys of the rows: volume; from and to (voxels along each axis); voxel_size and unit; seconds.
     """
     lines = []
     for row in rows:
@@ -163,17 +147,9 @@ def table_upscaled(rows):
 
 
 def findings_html(row):
-    """The findings about an upscaled volume, and the messages about it, as HTML.
+    """The findings about an upscaled volume, and the messages about it, as HTML; maybe empty.
 
-    Parameters
-    ----------
-    row : dict
-        Description of the volume, see `restoring.upscaling.upscale_file`.
-
-    Returns
-    -------
-    str
-        Empty if nothing is known.
+    The row describes the volume, see `restoring.upscaling.upscale_file`.
     """
     found = {"slice profile": profile_in_words(row)}
     if "noise" in row:
@@ -204,17 +180,7 @@ def path_as_link(path):
 
 
 def plot_gains(rows):
-    """A bar chart of each volume's gain over the best spline, as inline SVG.
-
-    Parameters
-    ----------
-    rows : list of dict
-        Keys: volume; gain_over_spline (dB).
-
-    Returns
-    -------
-    str
-    """
+    """A bar chart of each volume's gain over the best spline (dB), as inline SVG."""
     gains = [row["gain_over_spline"] for row in rows]
     low, high = min(0, *gains), max(0, *gains) or 1
     scale, left, step = 360 / (high - low or 1), 230, 22  # pixels: per dB, for names, per row

@@ -76,16 +76,7 @@ def plane(image, axis, place):
 
 
 def middle(image):
-    """Indices of the slices to draw: for each axis, the slice with the largest sum of voxels.
-
-    Parameters
-    ----------
-    image : ndarray, shape (X, Y, Z)
-
-    Returns
-    -------
-    tuple of three int
-    """
+    """Indices of the slices to draw: for each axis, the slice with the largest sum of voxels."""
     others = ((1, 2), (0, 2), (0, 1))
     return tuple(int(np.argmax(image.sum(axis=across))) for across in others)
 

@@ -40,16 +40,10 @@ def about_run(request, method, command, steps=()):
 
 
 def steps_of(uses):
-    """Descriptions of the filters that were used, in the order of their use.
+    """Descriptions of the filters that were used (list of Filters), in this order: list of dict.
 
-    Parameters
-    ----------
-    uses : list of Filters
-
-    Returns
-    -------
-    list of dict
-        The factor along the volume's axes, the SHA-256 of the files, and the training options.
+    Each holds the factor along the volume's axes, the SHA-256 of the files, and the training
+    options.
     """
     return [{"factor": list(use.factor), "filters": use.digests or {},
              "learned_with": asdict(use.method)} for use in uses]

@@ -68,15 +68,7 @@ def make_viewer(name, images, affine, volumes=1):
 def thumbnail(viewer):
     """A small picture of a volume: the first slice that its viewer shows in the last plane.
 
-    Parameters
-    ----------
-    viewer : dict
-        Viewer from `make_viewer`.
-
-    Returns
-    -------
-    str
-        JPEG file of about 2 kB in base64.
+    The result is a JPEG file of about 2 kB in base64.
     """
     cut = viewer["planes"][-1]
     shown = cut["slices"][viewer["kinds"][-1]][cut["start"]]
@@ -123,19 +115,7 @@ def encode(pixels, quality=SLICE_QUALITY):
 
 
 def viewer_html(number, viewer):
-    """The HTML of a volume's viewer, with its slices as JSON.
-
-    Parameters
-    ----------
-    number : int
-        Number of the viewer on the page, from 0.
-    viewer : dict
-        Viewer from `make_viewer`.
-
-    Returns
-    -------
-    str
-    """
+    """The HTML of a viewer from `make_viewer`, the one with this number on its page."""
     name = html.escape(viewer["name"])
     buttons = "".join(
         f'<button type="button" data-kind="{n}" aria-pressed="false"><kbd>{n + 1}</kbd> '
@@ -156,17 +136,7 @@ def viewer_html(number, viewer):
 def plane_html(axis, cut, kinds):
     """The HTML of one plane of a viewer: its images on top of each other, and a slider.
 
-    Parameters
-    ----------
-    axis : int
-    cut : dict
-        A plane of a viewer from `make_viewer`.
-    kinds : list of str
-        Labels of the images.
-
-    Returns
-    -------
-    str
+    `cut` is a plane of a viewer from `make_viewer`; `kinds` are the labels of its images.
     """
     name, (width, height) = cut["name"], cut["pixels"]
     left, right, top, bottom = cut["edges"]

@@ -21,18 +21,7 @@ class Estimates(NamedTuple):
 
 
 def estimates_of(volume, use):
-    """The estimates from an LR volume.
-
-    Parameters
-    ----------
-    volume : get_lar.LRVolume
-    use : Filters
-        The filters that restore it first.
-
-    Returns
-    -------
-    Estimates
-    """
+    """The `Estimates` from an `LRVolume`, for the `Filters` that restore it first."""
     trust, descriptors = structure_of(use.method).trust(volume, use.stages), volume.descriptors
     if descriptors is None or not (reader := use.stages[0].classes.reader).any():
         return Estimates(descriptors, trust)

@@ -116,7 +116,7 @@ def evaluate_scan(image, filters, request, profile, noise, name, engine=None,
 
 def _columns_of_use(compared, regions, tissue):
     """Measures of practical use, for the original and the volumes in `compared`, by column name."""
-    figures = {}
+    figures = {"original": regions.own} | dict.fromkeys(compared)  # columns in this order
 
     def measure(way):
         figures[way] = figures_of_use(compared[way], regions)
@@ -124,9 +124,7 @@ def _columns_of_use(compared, regions, tissue):
             figures[way] |= tissue_figures(compared[way], regions)
 
     in_threads(list(compared), measure)
-    return {f"{way}_{name}": value
-            for way, own in [("original", regions.own), *((way, figures[way]) for way in compared)]
-            for name, value in own.items()}
+    return {f"{way}_{name}": value for way, own in figures.items() for name, value in own.items()}
 
 
 def evaluate_file(path, filters, request, engine):

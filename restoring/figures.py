@@ -1,5 +1,4 @@
 """PSNR and SSIM of a restored volume against the original."""
-
 import numpy as np
 from skimage.metrics import structural_similarity
 
@@ -51,7 +50,7 @@ def figures(hr, estimate, mask):
     20.0
     """
     short = [max(SSIM_WINDOW - side, 0) for side in hr.shape]  # voxels missing for one window
-    half, within = SSIM_WINDOW // 2, tuple(slice(0, side) for side in hr.shape)
+    half, (x, y, z) = SSIM_WINDOW // 2, hr.shape  # before the volumes are padded
     if any(short):
         hr, estimate, mask = (np.pad(part, [(0, n) for n in short], mode=mode) for part, mode in (
             (hr, "symmetric"), (estimate, "symmetric"), (mask, "constant")))
@@ -60,14 +59,14 @@ def figures(hr, estimate, mask):
     inner[half:-half] = True
     for planes, similarity in _similarity(hr, estimate):
         squares, brain = np.square(hr[planes] - estimate[planes]), mask[planes]
-        box = squares[:max(within[0].stop - planes.start, 0)][:, within[1], within[2]]
+        box = squares[:max(x - planes.start, 0), :y, :z]
         seen = similarity[inner[planes], half:-half, half:-half]
         for name, part in (("psnr", squares[brain]), ("ssim", similarity[brain]),
                            ("psnr_box", box), ("ssim_box", seen)):
             sums[name] += part.sum(dtype=np.float64)
-    voxels, box = np.count_nonzero(mask), np.prod([side.stop for side in within])
+    voxels = np.count_nonzero(mask)
     return {"psnr": decibel(sums["psnr"] / voxels), "ssim": float(sums["ssim"] / voxels),
-            "psnr_box": decibel(sums["psnr_box"] / box),
+            "psnr_box": decibel(sums["psnr_box"] / (x * y * z)),
             "ssim_box": float(sums["ssim_box"] / np.prod([side - 2 * half for side in hr.shape]))}
 
 
@@ -87,12 +86,10 @@ def _similarity(hr, estimate):
 
 def figures_of(hr, estimates, mask):
     """The figures of several estimates (a dict of arrays by name), computed in parallel."""
-    found = {}
+    found = dict.fromkeys(estimates)  # in this order, whichever is computed first
 
     def measure(name):
         found[name] = figures(hr, estimates[name], mask)
 
     in_threads(list(estimates), measure)
-    return {name: found[name] for name in estimates}
-
-
+    return found

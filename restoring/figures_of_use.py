@@ -193,17 +193,8 @@ def edge_width(volume, regions):
     The slope across the edge comes from a regression: intensities within half a voxel of the edge
     against their distance from the edge. Noise of the volume does not make this slope steeper,
     because the distance comes from the original. The result is the width of a Gaussian edge with
-    this slope and the original's contrast.
-
-    Parameters
-    ----------
-    volume : ndarray, shape (X, Y, Z)
-    regions : Regions
-
-    Returns
-    -------
-    float or None
-        None if there are too few voxels on the edge, or the volume has no edge there.
+    this slope and the original's contrast. It is None if there are too few voxels on the edge, or
+    the volume has no edge there.
     """
     if len(regions.edge) < FEWEST:
         return None
@@ -213,17 +204,9 @@ def edge_width(volume, regions):
 
 
 def noise_left(volume, regions):
-    """Standard deviation of the noise in flat regions, from the median absolute deviation.
+    """Standard deviation of the noise in flat regions, in intensity units of the volume.
 
-    Parameters
-    ----------
-    volume : ndarray of float32, shape (X, Y, Z)
-    regions : Regions
-
-    Returns
-    -------
-    float
-        In intensity units of the volume.
+    It comes from the median absolute deviation.
     """
     rest = volume.ravel()[regions.flat] - uniform_filter(volume, WINDOW).ravel()[regions.flat]
     return robust_deviation(rest)

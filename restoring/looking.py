@@ -37,12 +37,7 @@ FINEST = 0.45  # mm; no training volume has voxels smaller than this
 
 
 def look(path, store):
-    """Describe a scan, and suggest the best command for it.
-
-    Parameters
-    ----------
-    path : Path
-    store : restoring.steps.FilterStore
+    """Describe a scan, and suggest the best command for it, with the filters of a `FilterStore`.
 
     Returns
     -------
@@ -90,9 +85,10 @@ def look(path, store):
             factor = route_to(goal, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
-    share = None
+    share = filters = None
     known = () if seen else store.request.known_profile
-    filters = _filters(store, factor)
+    with contextlib.suppress(UserError):  # there are none for this factor
+        filters = store(factor)
     if filters is not None and filters.method.for_scans:
         reader = filters.stages[0].classes.reader
         voxel = FINE if is_thick(filters.method) else np.cbrt(in_mm.prod())
@@ -130,14 +126,6 @@ def _content(low, in_mm, mask, inside):
     if share >= 0.995:  # "100%" below
         return "tissue up to all faces, or a background that is not zero", None
     return f"tissue in {share:.0%} of its voxels, zeros around", None
-
-
-def _filters(store, factor):
-    """The filters for a factor; None if there are none."""
-    try:
-        return store(factor)
-    except UserError:
-        return None
 
 
 def _blur(reader, descriptors, known, factor):

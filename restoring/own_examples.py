@@ -84,16 +84,8 @@ def profile_of_slices(scan):
     """Estimate the slice profile that makes an in-plane axis look like the thick axis.
 
     An in-plane axis is blurred with each profile, and sampled like the thick axis. The result is
-    the profile whose differences along both axes agree best, or ``box`` if slices are too few.
-
-    Parameters
-    ----------
-    scan : Scan
-
-    Returns
-    -------
-    profile : str
-        A key of `degrading.slice_profile.PROFILES`.
+    the profile (a key of PROFILES) whose differences along both axes agree best, or ``box`` if
+    slices are too few.
     """
     apart = dict.fromkeys(PROFILES, 0.0)
     for axis in scan.axes:

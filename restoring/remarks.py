@@ -41,16 +41,7 @@ def say_of_doubt(name, seen):
 
 
 def say_of_unlike_slices(name, seen, method):
-    """Print a message if thick slices are unlike brains; no spline replaces their filters.
-
-    Parameters
-    ----------
-    name : str
-        Name of the scan.
-    seen : restoring.estimates.Estimates
-    method : Method
-        Method of the filters.
-    """
+    """Print a message if thick slices are unlike brains; no spline replaces their filters."""
     if not is_thick(method) or seen.distance is None:
         return
     usual, _ = limits_of(seen.descriptors[NOISE], FINE)

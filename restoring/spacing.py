@@ -97,11 +97,6 @@ def route_to(asked, sizes, there, unit="mm"):
 def nearest(ratio, there):
     """Of the factors with filters, the one that suits a ratio of voxel sizes best.
 
-    Parameters
-    ----------
-    ratio : float
-    there : set of int
-
     Examples
     --------
     >>> [nearest(ratio, {2, 3, 4, 5}) for ratio in (1.5, 2.1, 2.5, 3.5, 12.8)]

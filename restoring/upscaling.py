@@ -8,6 +8,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from degrading.descriptors import NOISE
 from degrading.slice_profile import UNBLURRED, in_words
@@ -19,7 +20,7 @@ from machine.memory import SERIES_BYTES
 from machine.progress import Stopwatch, progress, say
 from nifti.bids import makes_derivatives
 from nifti.checks import checked_image
-from nifti.geometry import MM, finer_header, sizes_in, unit_of, voxel_sizes_of
+from nifti.geometry import MM, finer_header, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import filled_up
 from nifti.volumes import read_series, relative_name, write_volume
@@ -80,6 +81,7 @@ def upscale_file(path, target, store, engine, files=None):
     shape = found.fine.shape[1:] + volume.data.shape[3:]
     with watch("write"):
         header = finer_header(volume.image, shape, found.to_low)
+        affine = header.get_best_affine()
         make_folder(target.parent)
         write_volume(target, np.moveaxis(found.fine, 0, -1).reshape(shape), volume.image, header,
                      request.dtype, files)
@@ -88,7 +90,7 @@ def upscale_file(path, target, store, engine, files=None):
                             files)
     seconds = sum(watch.seconds.get(step, 0) for step in STEPS)
     row = {"volume": name, "from": volume.data.shape, "to": shape,
-           "voxel_size": tuple(float(f"{side:.5g}") for side in sizes_in(header)),
+           "voxel_size": tuple(float(f"{side:.5g}") for side in voxel_sizes(affine)),
            "unit": unit_of(volume.image), "seconds": seconds}
     if found.seen.descriptors is not None:
         row["noise"] = float(found.seen.descriptors[NOISE])
@@ -112,7 +114,7 @@ def upscale_file(path, target, store, engine, files=None):
         shift = volume.shifts[found.first]
         images = comparison_images(low, shift.work(fine) if shift else fine, found.to_low)
     method = dataclasses.replace(scan.uses[-1].method, factor=scan.route.factor)
-    return Restored(row, images, header.get_best_affine(), watch, method, scan.uses, origin,
+    return Restored(row, images, affine, watch, method, scan.uses, origin,
                     len(found.missed))
 
 
@@ -184,8 +186,9 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                 bar.update(100 * (number + 1) - bar.n)
             with watch("restore"):
                 if route.sizes is not None:
-                    found, to_low = onto_sizes(found, to_low, shape, sizes, route.sizes,
-                                               *_range_of(found, shift))
+                    least, background = (float(found.min()), shift.background) if shift else (0, 0)
+                    found, to_low = onto_sizes(found, to_low, shape, sizes, route.sizes, least,
+                                               background)
             if not np.isfinite(found).all() and count > 1:
                 found = _own_spline(low, found.shape, to_low, shift)
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
@@ -320,11 +323,6 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
     return own if shift else low, to_low, seen
 
 
-def _range_of(fine, shift):
-    """Lowest intensity and background value of a volume that was shifted back or never shifted."""
-    return (float(fine.min()), shift.background) if shift else (0.0, 0.0)
-
-
 def _own_spline(low, shape, to_low, shift):
     """Cubic spline of a volume on another grid, in the intensities before the shift."""
     if not shift:
@@ -332,4 +330,3 @@ def _own_spline(low, shape, to_low, shift):
     own = shift.undo(low)
     least = own.min()
     return spline_onto(own - least, shape, to_low, 3) + least
-

@@ -106,15 +106,7 @@ def restore_volume(job, store, volumes, command, engine=None):
 
 
 def without_name(line, path, title):
-    """A message about a volume without the name of the volume, for a table that has the name.
-
-    Parameters
-    ----------
-    line : str
-    path : Path
-        Path of the volume.
-    title : str
-        Name of the volume in figures.
+    """A message about a volume without its path or name, for a table that has the name.
 
     Examples
     --------

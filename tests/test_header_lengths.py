@@ -130,4 +130,4 @@ def test_a_gzip_header_with_an_endless_name_or_comment_is_refused(tmp_path, flag
     path = Path(tmp_path, "v.nii.gz")
     path.write_bytes(b"\x1f\x8b\x08" + bytes([flag]) + bytes(6) + b"a" * (1 << 22))
     assert "v.nii.gz: not a readable NIfTI volume" in one_line(checked_image, path)
-    assert not is_label_map(path, 32)
+    assert not is_label_map(path)

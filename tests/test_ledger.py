@@ -100,15 +100,15 @@ def test_volumes_that_changed_or_are_gone_are_named(tmp_path):
     assert of_classes[:2] == ("a.nii", 5)
     ledger = ledger_of(tmp_path, 16, [of_classes])
     ledger.add(ledger.lacking(range(16), summed), summed)
-    ledger.compare(paths, tmp_path)
+    ledger.compare(paths)
     with pytest.raises(UserError, match="b.nii: was learned from .* check that --train_file_max"):
-        ledger.compare(paths[:1], tmp_path)
+        ledger.compare(paths[:1])
     paths[0].unlink()
     with pytest.raises(UserError, match="a.nii: was learned from .* put it back"):
-        ledger.compare(paths[1:], tmp_path)
+        ledger.compare(paths[1:])
     paths[0].write_bytes(b"A.nii")
     with pytest.raises(UserError, match="a.nii: has changed since it was learned from"):
-        ledger.compare(paths, tmp_path)
+        ledger.compare(paths)
 
 
 def test_options_that_the_sums_depend_on_are_compared(tmp_path):

@@ -116,4 +116,4 @@ def test_on_the_cpu_one_volume_is_in_memory_at_a_time(tmp_path, monkeypatch):
     checkpoint = steps.checkpoint_of(stages, [], Request(method, arrays_dir=str(tmp_path)))
     monkeypatch.setattr(steps, "largest_volume", lambda _: 10**6)
     planned = steps.plan_memory(stages, [], checkpoint, CPU(), 1e12)
-    assert planned.needed == stages.plan(10**6, 1e12).needed
+    assert planned.needed == stages.plan(10**6, 1e12, 1).needed

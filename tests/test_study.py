@@ -10,8 +10,8 @@ import pytest
 from conftest import load_script, one_line, run_command, run_here, write_nifti
 from synthetic import QUICK, brain, command
 
-from nifti.labels import is_label_map
-from nifti.study import LABEL_VALUES, equal_files, find_volumes
+from nifti.labels import LABEL_VALUES, is_label_map
+from nifti.study import equal_files, find_volumes
 from nifti.volumes import read_volume
 from options.command_line import command_line
 
@@ -208,17 +208,17 @@ def test_a_label_map_that_is_given_itself_is_taken_with_a_warning(tmp_path, caps
 def test_labels_behind_many_voxels_of_background_and_those_by_the_header_are_found(tmp_path):
     late = np.zeros((80, 80, 80), np.uint8)
     late[:, :, 70:] = 3
-    assert is_label_map(write_nifti(tmp_path / "late.nii.gz", late), 32)
+    assert is_label_map(write_nifti(tmp_path / "late.nii.gz", late))
     halves = np.repeat(np.uint8([0, 3]), 1 << 18).reshape(64, 64, 128, order="F")
-    assert is_label_map(write_nifti(tmp_path / "halves.nii", halves), 32)
+    assert is_label_map(write_nifti(tmp_path / "halves.nii", halves))
     late[:, :, 79] = np.arange(80)
-    assert not is_label_map(write_nifti(tmp_path / "scan.nii.gz", late), 32)
-    assert is_label_map(write_nifti(tmp_path / "header.nii", late, intent_code=1002), 32)
+    assert not is_label_map(write_nifti(tmp_path / "scan.nii.gz", late))
+    assert is_label_map(write_nifti(tmp_path / "header.nii", late, intent_code=1002))
     fractions = write_nifti(tmp_path / "half.nii", (late % 4 / 2).astype(np.float32))
-    assert not is_label_map(fractions, 32)
-    assert not is_label_map(write_nifti(tmp_path / "one.nii", np.ones(SHAPE, "u1")), 32)
+    assert not is_label_map(fractions)
+    assert not is_label_map(write_nifti(tmp_path / "one.nii", np.ones(SHAPE, "u1")))
     (tmp_path / "cut.nii").write_bytes((tmp_path / "late.nii.gz").read_bytes()[:100])
-    assert not is_label_map(tmp_path / "cut.nii", 32)  # its fault is said when its turn comes
+    assert not is_label_map(tmp_path / "cut.nii")  # its fault is said when its turn comes
 
 
 def test_telling_labels_from_scans_reads_little_of_a_scan(tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_telling_labels_from_scans_reads_little_of_a_scan(tmp_path, monkeypatch)
     monkeypatch.setattr("nifti.labels.BLOCK", 1 << 12)
     read = []
     monkeypatch.setattr("nifti.labels.opened", lambda _: Counting(path, read))
-    assert not is_label_map(path, 32)
+    assert not is_label_map(path)
     assert sum(read) < 20_000
 
 

@@ -322,8 +322,8 @@ def known_to_filters(monkeypatch):
     """
     known, agreed, plain = [], [], upscaling.make_fine
 
-    def recorded(low, method, inside=None, profiles=(), agree_with=None):
-        found = plain(low, method, inside, profiles, agree_with)
+    def recorded(low, method, inside, profiles, agree_with, voxel_size):
+        found = plain(low, method, inside, profiles, agree_with, voxel_size)
         known.append(tuple(profiles))
         agreed.append(found.profiles)
         return found
