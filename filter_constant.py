@@ -243,7 +243,7 @@ class Request:
                                        "the duration of a save", low=0, high=1e6)
     max_memory: float | None = option(None, "running", "limit of the memory to use, in GB "
                                       "(default: 90 % of the free memory)", kind=float, low=0,
-                                      high=1e6, none=0)
+                                      high=1e6)
     scheduler: str = option("", "running", "address of the scheduler of a Dask cluster, whose "
                             "workers sum samples or restore volumes; local:N starts N processes "
                             "on this machine", metavar="ADDRESS")

@@ -15,7 +15,7 @@ from cluster.sums import Task, stop_summing, submit_sums
 from cluster.workers import connected, software
 from disk.interrupt import Stop
 from learning.checkpoint import WRITE_SHARE
-from learning.ledger import fingerprint
+from learning.ledger import record_of
 from machine.errors import UserError, complain, one_line
 from machine.memory import GB, TooLittle, memory_budget
 from machine.progress import say
@@ -101,7 +101,7 @@ class OnCluster:
         Pairs of some buckets and the volumes that they lack: a dict of path and record by name.
         """
         left, faulty = {}, set()
-        recorded = partial(fingerprint, folder=checkpoint.request.train_dir)
+        recorded = partial(record_of, request=checkpoint.request)
         for path, found in self.in_order(recorded, [path for path in volumes
                                                     if path not in failed]):
             try:

@@ -4,6 +4,7 @@
 which the classes were learned. Each file of sums (`learning.sums`) lists the volumes in its sums,
 because some files contain one volume more than others if the program was killed between two files.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import numpy as np
 from disk.files import read_json, stream_digest, write_json
 from disk.filters import mask_setting
 from disk.saved_method import checked_settings
+from disk.seal import Seal
 from machine.errors import UserError, first_line
 from nifti.masks import find_mask
 from nifti.volumes import relative_name
@@ -62,6 +64,28 @@ def fingerprint(path, folder):
     except OSError as fault:
         raise UserError(f"{path}: cannot be read ({fault.strerror}); put a readable volume in its "
                         "place") from fault
+
+
+def record_of(path, request):
+    """The `fingerprint` of a volume; with --mask, of both files, since sums depend on both.
+
+    UserError is also raised if the volume has no mask.
+    """
+    record = fingerprint(path, request.train_dir)
+    if not request.mask:
+        return record
+    mask = fingerprint(find_mask(path, request.mask), request.train_dir)
+    both = hashlib.sha256(f"{record.sha256} {mask.sha256}".encode())
+    return record._replace(sha256=both.hexdigest())
+
+
+def seals_of(path, request):
+    """A `Seal` for a volume and, with --mask, one for its mask."""
+    seals = [Seal(path)]
+    if request.mask:
+        with contextlib.suppress(UserError):  # is raised again when the mask is read
+            seals.append(Seal(find_mask(path, request.mask)))
+    return seals
 
 
 class Ledger:
@@ -119,7 +143,7 @@ class Ledger:
         CannotWrite
             If writing fails.
         """
-        self.key, self.sources = uuid.uuid4().hex, list(map(self._with_mask, sources))
+        self.key, self.sources = uuid.uuid4().hex, sources
         self._divide(classes, *self.sums.layout(classes), step)
         about = {
             "format": FORMAT, "key": self.key,
@@ -202,7 +226,7 @@ class Ledger:
                     remedy = "check that --train_file_max, --include and --exclude still select it"
                 raise UserError(f"{path}: was learned from and is not among the volumes now; "
                                 f"{remedy}, or --restart to begin anew")
-            if self._with_mask(fingerprint(paths[name], folder)) != record:
+            if record_of(paths[name], self.request) != record:
                 raise UserError(f"{paths[name]}: has changed since it was learned from; put the "
                                 "old one back, or --restart to begin anew")
 
@@ -231,13 +255,13 @@ class Ledger:
         UserError
             If the sums of some buckets contain a different file of this name.
         """
-        wanted, record = np.zeros(self.buckets, bool), self._with_mask(record)
-        for start in self.starts_in(buckets):
+        wanted, there = np.zeros(self.buckets, bool), self.starts_in(buckets)
+        for start in self.starts:  # an earlier pass over the volumes may have summed another file
             seen = {known.name: known for known in self.finished[start]}
             if seen.get(record.name, record) != record:
                 raise UserError(f"{record.name}: changed while it was learned from; start again "
                                 "with --restart")
-            wanted[start:start + self.step] = record.name not in seen
+            wanted[start:start + self.step] = start in there and record.name not in seen
         return wanted if wanted.any() else None
 
     def add(self, wanted, record):
@@ -249,23 +273,9 @@ class Ledger:
             The result of `lacking`.
         record : Finished
         """
-        record = self._with_mask(record)
         for start in self.starts:
             if wanted[start]:
                 self.finished[start].append(record)
-
-    def _with_mask(self, record):
-        """One record for a volume and its mask, because the sums depend on both files.
-
-        Without --mask the record stays unchanged. UserError is raised if the volume has no mask.
-        """
-        if not self.request.mask:
-            return record
-        folder = Path(self.request.train_dir)
-        path = folder if folder.is_file() else folder / record.name
-        mask = fingerprint(find_mask(path, self.request.mask), folder)
-        both = hashlib.sha256(f"{record.sha256} {mask.sha256}".encode())
-        return record._replace(sha256=both.hexdigest())
 
     def starts_in(self, buckets):
         """First buckets of the files in a range of buckets."""

@@ -15,13 +15,12 @@ import numpy as np
 
 from disk.files import write_whole
 from disk.interrupt import Stop
-from disk.seal import Seal
 from engine import choose_engine
 from filter_func import sharpen
 from get_lar import make_pair
 from learning.acquisitions import sampled_volumes
 from learning.checkpoint import Checkpoint, Sums, buckets_per_file
-from learning.ledger import fingerprint
+from learning.ledger import record_of, seals_of
 from machine.errors import CannotWrite, UserError, blamed_on, complain, one_line
 from machine.memory import memory_budget
 from machine.progress import progress
@@ -149,7 +148,7 @@ def begin(checkpoint, structure, volumes, stages, place):
     chosen, title = structure.volumes_to_sample(volumes), structure.sampling_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
     feature_samples, seen, sources, faults = [], 0, [], []
-    seals = {path: Seal(path) for path in chosen}
+    seals = {path: seals_of(path, request) for path in chosen}
     with progress(len(chosen), title, "volume", request.quiet) as bar:
         work = partial(sample_volume, stages=stages, request=request, volumes=len(chosen))
         for path, sampled in place.in_order(work, chosen):
@@ -172,9 +171,9 @@ def begin(checkpoint, structure, volumes, stages, place):
     quiet = request.quiet or not structure.classes_title
     with progress(request.method.leaves, title, structure.classes_unit, quiet) as bar:
         classes = structure.find_classes(feature_samples, bar.update)
-    records = [fingerprint(path, request.train_dir) for path in sources]
-    for path in sources:
-        seals[path].check()
+    records = [record_of(path, request) for path in sources]
+    for seal in chain.from_iterable(seals[path] for path in sources):
+        seal.check()
     checkpoint.begin(classes, records)
 
 
@@ -240,8 +239,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
         the error or None.
         """
         try:
-            seal = Seal(path)
-            record = fingerprint(path, request.train_dir)
+            seals = seals_of(path, request)
+            record = record_of(path, request)
             wanted = checkpoint.ledger.lacking(buckets, record)
             if wanted is None:
                 return None, None
@@ -249,7 +248,8 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             parts = (structure.samples(pair, stages, classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
             first = next(parts, None)  # this call raises the errors of a volume
-            seal.check()
+            for seal in seals:
+                seal.check()
         except UserError as fault:
             return None, fault
         quiet, samples = request.quiet or engine.ahead > 1, 0

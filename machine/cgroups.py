@@ -5,6 +5,7 @@ are two versions of control groups; version 1 has a separate hierarchy for memor
 """
 import contextlib
 import math
+import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -89,4 +90,4 @@ def _groups(root):
 
 def _unescaped(path):
     """A path from mountinfo, which writes a space as \\040."""
-    return path.encode().decode("unicode_escape") if "\\" in path else path
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)

@@ -4,6 +4,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,19 +37,20 @@ def process(*command, cwd, **environment):
     """
     begun, peak, processor = time.perf_counter(), 0, 0
     environment = os.environ | {name: str(value) for name, value in environment.items()}
-    child = psutil.Popen([sys.executable, *map(str, command)], cwd=cwd, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
-    while child.poll() is None:
-        try:
-            memory, processor = child.memory_info(), sum(child.cpu_times()[:2])
-            # Windows records the peak itself; elsewhere the memory is sampled often.
-            peak = max(peak, getattr(memory, "peak_wset", memory.rss))
-        except psutil.Error:
-            break
-        time.sleep(0.005)
-    text = child.communicate()[0]
-    if child.returncode:
-        raise UserError(f"{command[0]} failed: {text}")
+    with tempfile.TemporaryFile() as said:  # a pipe would be full at some time
+        child = psutil.Popen([sys.executable, *map(str, command)], cwd=cwd, stdout=said,
+                             stderr=subprocess.STDOUT, env=environment)
+        while child.poll() is None:
+            try:
+                memory, processor = child.memory_info(), sum(child.cpu_times()[:2])
+                # Windows records the peak itself; elsewhere the memory is sampled often.
+                peak = max(peak, getattr(memory, "peak_wset", memory.rss))
+            except psutil.Error:
+                break
+            time.sleep(0.005)
+        if child.wait():
+            said.seek(0)
+            raise UserError(f"{command[0]} failed: {said.read().decode(errors='replace')}")
     return {"seconds": round(time.perf_counter() - begun, 3),
             "processor_seconds": round(processor, 3), "peak_gb": round(peak / 1e9, 3)}
 

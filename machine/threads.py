@@ -16,9 +16,12 @@ from machine.errors import blamed_on
 
 
 def thread_count():
-    """Number of threads: OMP_NUM_THREADS, or else the number of cores that this process may use."""
+    """Number of threads: OMP_NUM_THREADS, or else the number of cores that this process may use.
+
+    Of a list in OMP_NUM_THREADS, which has a number for each level of nesting, the first counts.
+    """
     with contextlib.suppress(ValueError):
-        if (wanted := int(os.environ.get("OMP_NUM_THREADS", 0))) > 0:
+        if (wanted := int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])) > 0:
             return wanted
     with contextlib.suppress(AttributeError):  # Linux only
         return len(os.sched_getaffinity(0))

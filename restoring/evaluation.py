@@ -242,7 +242,7 @@ def _finished_before(kept, mask):
     """
     found = {}
     for path, file in kept.items():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             about = read_json(file)
             if is_same_input(about["origin"], path, mask):
                 found[path] = about["rows"]

@@ -83,6 +83,12 @@ def test_a_process_that_is_measured_has_the_environment_it_is_given(tmp_path):
         measure.process("-c", words, tmp_path, cwd=ROOT, FOLDER="another")
 
 
+def test_a_process_that_prints_more_than_a_pipe_holds_ends():
+    printing = "import sys; print('x' * 300_000); sys.exit(3)"
+    with pytest.raises(UserError, match="^-c failed: x{300000}"):
+        measure.process("-c", printing, cwd=ROOT)
+
+
 def test_a_missing_volume_is_one_line(tmp_path):
     finished = run_process("bench.py", "--volume", tmp_path / "none.nii.gz")
     assert finished.returncode == 2

@@ -77,3 +77,10 @@ def test_free_memory_is_the_lesser_of_the_systems_and_the_groups(monkeypatch):
     assert memory.free_memory() == 5 * MB
     monkeypatch.setattr(memory, "group_memory", lambda: math.inf)
     assert memory.free_memory() == pytest.approx(everything, rel=0.5)
+
+
+def test_a_mount_with_a_space_and_a_letter_beyond_ascii_is_found(tmp_path):
+    mount = MOUNT_V2.format(top="/").replace("/sys/fs/cgroup", r"/sys/é\040x")
+    system(tmp_path, mount, "0::/job")
+    group(tmp_path, "sys/é x/job", V2, 900, 100)
+    assert group_memory(tmp_path) == 800 * MB

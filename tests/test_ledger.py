@@ -63,6 +63,14 @@ def test_each_file_of_sums_gets_the_volumes_that_it_lacks(tmp_path):
         ledger.lacking(range(36), A._replace(sha256="cc"))
 
 
+def test_a_volume_that_changes_between_two_passes_is_refused(tmp_path):
+    """The sums of the first pass hold the earlier file, and the second pass other buckets."""
+    ledger = ledger_of(tmp_path, 16)
+    ledger.add(ledger.lacking(range(16), A), A)
+    with pytest.raises(UserError, match="a.nii: changed while it was learned from"):
+        ledger.lacking(range(16, 36), A._replace(sha256="cc"))
+
+
 @pytest.mark.parametrize("step", [0, 37, 1.0, True, None])
 def test_a_number_of_buckets_that_makes_no_sense_is_refused(tmp_path, step):
     path = ledger_of(tmp_path, 16).path

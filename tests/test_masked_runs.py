@@ -15,6 +15,8 @@ from degrading.descriptors import NOISE
 from disk.filters import load_filters
 from filter_constant import Request
 from get_lar import make_fine
+from learning.ledger import Ledger
+from machine.errors import UserError
 from options.command_line import command_line
 from restoring import upscaling
 from restoring.adaptation import Adapted
@@ -70,6 +72,25 @@ def test_heads_with_masks_are_learned_from_as_their_brains(study, tmp_path, caps
     masks = [json.loads((tmp_path / kind / "settings_2.json").read_text()).get("mask")
              for kind in ("heads", "brains")]
     assert masks == ["auto", None]
+
+
+def test_a_mask_that_changes_while_its_volume_is_summed_is_recorded_as_it_was_read(
+        study, tmp_path, monkeypatch):
+    """What the next run finds is another mask, and another volume to learn from."""
+    heads = shutil.copytree(study / "heads", tmp_path / "heads")
+    asked = ("--mask", "auto", "--train_dir", heads, "--arrays_dir", tmp_path / "arrays", *SMALL)
+    plain = Ledger.add
+
+    def add(ledger, wanted, record):
+        if record.name == "s1_T1w.nii.gz":
+            write_nifti(heads / "s1_desc-brain_mask.nii.gz", np.ones(SHAPE, np.uint8))
+        plain(ledger, wanted, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "add", add)
+        assert main("train", *asked) == 0
+    with pytest.raises(UserError, match="s1_T1w.nii.gz: has changed since it was learned from"):
+        main("train", *asked)
 
 
 def test_a_head_without_a_mask_is_named_and_the_others_are_learned_from(study, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """threads.py: work is shared, faults come out, and volumes do not depend on how many there are."""
 
+import os
 import time
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,16 @@ from machine.threads import in_turn, one_ahead
 from matrix_compute import apply_filters
 
 NUMBERS = (1, 2, 5)
+
+
+@pytest.mark.parametrize("value, number", [("3", 3), ("3,1", 3), (" 2 , 4", 2)])
+def test_the_first_number_of_omp_num_threads_counts(monkeypatch, value, number):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert threads.thread_count() == number
+    for none in ("", "0", "many", ",2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", none)
+        assert threads.thread_count() == (len(os.sched_getaffinity(0)) if hasattr(
+            os, "sched_getaffinity") else os.cpu_count())
 
 
 @pytest.mark.parametrize("number", NUMBERS)
