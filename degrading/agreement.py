@@ -55,7 +55,7 @@ class NoisyProjection(Projection):
 
     def __init__(self, low, profiles, factor, box, mask, noise):
         axes = zip(low.shape, factor, profiles, box, strict=True)
-        self.take(low, [axis_operators(*axis) for axis in axes], mask)
+        super().__init__(low, [axis_operators(*axis) for axis in axes], mask)
         self.noise = np.float32(noise)
 
     def expected(self, estimate):

@@ -68,11 +68,10 @@ class Projection(DataConsistency):
     ----------
     low : ndarray of float32, shape (x, y, z)
         LR volume in the units of the estimates: [0, 1].
-    degrading : sequence of three ndarray of float64
-        The matrix D of each axis, shape (side of low, side of the fine volume).
-    box : tuple of three slice
-        Position of the estimates in the fine volume, which is zero elsewhere.
-    mask : ndarray of bool, shape of the box
+    operators : sequence of three
+        The result of `operators_between` for each axis: for the matrix of the degradation along it,
+        and the position of the estimates in the fine volume, which is zero elsewhere.
+    mask : ndarray of bool, shape of the estimates
         True where the fine volume may differ from zero.
 
     Examples
@@ -83,18 +82,13 @@ class Projection(DataConsistency):
     >>> fine[3:9, 3:9, 3:9] = 1
     >>> mean_of_two = np.kron(np.eye(6), [0.5, 0.5])
     >>> low = apply_operators(fine, 3 * [banded(mean_of_two)])
-    >>> box = 3 * (slice(0, 12),)
-    >>> consistency = Projection(low, 3 * [mean_of_two], box, mask=fine > 0)
+    >>> operators = 3 * [operators_between(mean_of_two, slice(0, 12))]
+    >>> consistency = Projection(low, operators, mask=fine > 0)
     >>> bool(np.abs(consistency.start() - fine).max() < 0.02)
     True
     """
 
-    def __init__(self, low, degrading, box, mask):
-        self.take(low, [operators_between(matrix, side)
-                        for matrix, side in zip(degrading, box, strict=True)], mask)
-
-    def take(self, low, operators, mask):
-        """Set the attributes from the results of `operators_between` for each axis."""
+    def __init__(self, low, operators, mask):
         super().__init__(mask)
         seen, self.down, self.back = zip(*operators, strict=True)
         self.low = np.ascontiguousarray(low[tuple(seen)])

@@ -8,7 +8,13 @@ on the fine volume. A new type needs one more class, and one more row of tests/t
 import numpy as np
 import scipy.fft
 
-from degrading.back_projection import DataConsistency, Projection, SpectrumProjection, middle
+from degrading.back_projection import (
+    DataConsistency,
+    Projection,
+    SpectrumProjection,
+    middle,
+    operators_between,
+)
 from degrading.banded import apply_operators, banded
 from degrading.descriptors import descriptors_of
 from degrading.slice_profile import profile_matrix, profile_operator
@@ -166,7 +172,8 @@ class Degradation:
         -------
         back_projection.DataConsistency
         """
-        return Projection(low, [self.matrix(axis) for axis in range(3)], box, mask)
+        return Projection(low, [operators_between(self.matrix(axis), side)
+                                for axis, side in enumerate(box)], mask)
 
 
 class SplineZoom(Degradation):

@@ -6,7 +6,7 @@ import pytest
 from conftest import read_rows, run_here
 from synthetic import brain, save
 
-from degrading.back_projection import Projection
+from degrading.back_projection import Projection, operators_between
 from degrading.banded import apply_operators, banded
 from degrading.degradation import degradation_of
 from disk.filters import PRETRAINED, load_filters
@@ -75,7 +75,8 @@ def test_of_a_box_that_no_voxel_sees_an_lr_volume_says_nothing():
     low = np.ones(operator.low_shape, np.float32)
     box = slice(19, 20), slice(0, SIDE), slice(0, SIDE)
     matrices = [operator.matrix(axis) for axis in range(3)]
-    projection = Projection(low, matrices, box, np.ones((1, SIDE, SIDE), bool))
+    operators = [operators_between(*axis) for axis in zip(matrices, box, strict=True)]
+    projection = Projection(low, operators, np.ones((1, SIDE, SIDE), bool))
     assert not projection.start().any()
     estimate = np.full((1, SIDE, SIDE), 0.5, np.float32)
     np.testing.assert_array_equal(projection.refine(estimate), estimate)
