@@ -27,7 +27,7 @@ NOISY_ORIGINALS = 0.4  # share of acquisitions whose original gets noise
 FAINTEST = 1e-3  # lowest value of brain after sharpening or noise; the brightest intensity is 1
 # Relative frequency of each profile in acquisitions whose profile is not given to the filters.
 # Profiles with little blur are drawn more often than they occur in practice, and the Hamming window
-# is never drawn, because an overestimated blur does most harm.
+# is not drawn without noise, because an overestimated blur does most harm there.
 SHARES = dict.fromkeys(PROFILES, 1.0) | BEFORE | {"gauss": 0.8}
 EXACT, WIDER = 0.5, 0.15  # share of profiles of exact width; largest relative change of others
 READING_ERROR = (0.08, 0.1)  # standard deviations of random errors of estimated transfer values
@@ -38,6 +38,9 @@ SHARPENED, MOST_SHARPENED, FINEST = 0.15, 0.5, 0.7
 AS_IT_IS = 0.2  # share of unchanged originals
 # Blur of the others: smallest and largest sigma in voxels, largest relative difference of axes.
 LEAST_BLUR, MOST_BLUR, UNLIKE = 0.25, 1.0, 0.3
+# Share of windows in k-space among noisy acquisitions whose profile is not given, the noise above
+# which they are noisy, and the smallest strength of a window relative to the Hamming window.
+WINDOWED, NOISY, MILDEST = 0.2, 0.012, 0.4
 GIVEN = 0.5  # share of acquisitions whose profile is given to the filters
 LEAST_MISSED = 1e-5  # mean squared error; the weight of an acquisition is below 1 / LEAST_MISSED
 
@@ -60,7 +63,11 @@ def sample_acquisition(method, random):
     profiles = _profiles_of(method, given, random)
     clean, level = random.random(2)
     sigma = 0.0 if clean < CLEAN else method.noise / 100 * level**LOW_NOISE
-    random.random(3)  # unused, but needed to learn the filters in pretrained/ again
+    windowed, exact, width = random.random(3)
+    # Noise shows where a window ends in k-space. Slices are thick by excitation, not by a window.
+    if (windowed < WINDOWED and sigma > NOISY and not given and "hamming" in method.profile
+            and sorted(method.factor)[1] > 1):
+        profiles = 3 * (_window(exact, width),)
     noisy, original_noise = random.random(2)
     softness, sharpening = _sharpness_of(random)
     original_noise *= method.original_noise / 100 if noisy < NOISY_ORIGINALS else 0.0
@@ -88,6 +95,15 @@ def _profiles_of(method, given, random):
     if mixed < MIXED:  # as in a 2-D acquisition, where slice and plane have different profiles
         found[axis] = varied(names[other])
     return tuple(found)
+
+
+def _window(exact, width):
+    """A Hamming window in k-space, or one of another width and strength."""
+    kind, nominal, damping = PROFILES["hamming"]
+    if exact < EXACT:
+        return PROFILES["hamming"]
+    return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)),
+                   damping * (MILDEST + (1 - MILDEST) * width))
 
 
 def _sharpness_of(random):

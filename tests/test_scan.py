@@ -19,7 +19,7 @@ from disk.filters import axes_between, load_filters
 from filter_constant import PROFILES, Request
 from get_lar import make_fine
 from learning import acquisitions
-from learning.acquisitions import sample_acquisition, sampled_volumes
+from learning.acquisitions import NOISY, WINDOWED, sample_acquisition, sampled_volumes
 from options.command_line import command_line
 from util import bright_level, random_of
 
@@ -126,6 +126,28 @@ def test_every_profile_and_many_levels_are_drawn_and_options_narrow_them():
     assert {profile.kind for one in drawn for profile in one.profiles} == {"box"}
     assert max(profile.width for one in drawn for profile in one.profiles) < 0.9
     assert max(one.sigma for one in drawn) <= 0.02
+
+
+def test_windows_that_are_not_given_are_drawn_for_noisy_cubes_alone(monkeypatch):
+    def drawn(method):
+        return [sample_acquisition(method, random_of(0, f"v {n}")) for n in range(600)]
+
+    def windowed(one):  # the softest of the other profiles of k-space leaves more at the end
+        return all(profile.kind == "kspace" and profile.damping > 0.3 for profile in one.profiles)
+
+    cubes, thick = drawn(SCAN), drawn(replace(SCAN, factor=(1, 1, 4)))
+    noisy, others = ([one for one in cubes if not one.given and (one.sigma > NOISY) == which]
+                     for which in (True, False))
+    assert np.mean([windowed(one) for one in noisy]) == pytest.approx(WINDOWED, abs=0.06)
+    assert not any(windowed(one) for one in [*others, *thick] if not one.given)
+    milder = {one.profiles[0].damping for one in noisy if windowed(one)}
+    assert min(milder) < 0.6 and max(milder) == PROFILES_OF["hamming"].damping
+    without = [one for one in drawn(replace(SCAN, profile=("box", "kspace"))) if windowed(one)]
+    assert not without
+    # All else is drawn as without windows.
+    monkeypatch.setattr(acquisitions, "WINDOWED", 0)
+    for one, other in zip(cubes, drawn(SCAN), strict=True):
+        assert one[1:6] == other[1:6] and (windowed(one) or one.profiles == other.profiles)
 
 
 # ---- noise and descriptors
