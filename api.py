@@ -72,7 +72,8 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
     factor : int or three int, optional
         Number of times that voxels become finer, 1 to 8: for all axes, or for each.
     voxel_size : float or three float, optional
-        Voxel size of the array, in mm. By default the finer voxels are cubes of 1 mm.
+        Voxel size of the array, in mm. By default its shortest side is 1 mm, and the finer voxels
+        are cubes.
     mask : array_like, shape (x, y, z), optional
         Brain mask of a whole head: voxels above 0.5 are brain. Noise and blur are estimated inside
         the mask; the whole head is restored.

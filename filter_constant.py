@@ -27,7 +27,7 @@ MASK_NAME, MASK_ENTITIES = "{name}", "{entities}"  # placeholders in the pattern
 
 QUANTIZATION_PATCHES = 2_500_000  # sampling of voxels for class boundaries ends above this number
 
-# Options that each preset sets; measured in docs/quality.md and docs/scans.md.
+# Options that each preset sets; measured in docs/quality.md and docs/scan_figures.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {
@@ -110,19 +110,20 @@ class Method:
 
     # Options of the training.
     profile: tuple = option(PROFILES, "learning", "slice profiles of the sampled acquisitions: "
-                            "mean over the slice, slices with gaps, Gaussian, hardly blurred, "
-                            "k-space, k-space under a Hamming window (scan only)", kind=str,
+                            "mean over the slice (box), slices with gaps (gap), Gaussian (gauss), "
+                            "hardly blurred (sharp), k-space (kspace), k-space under a Hamming "
+                            "window (hamming); for --lr_type scan only", kind=str,
                             several=True, since=True, choices=PROFILES)
     noise: float = option(7.0, "learning", "highest noise of the sampled acquisitions: standard "
                           "deviation of Rician noise, in per cent of the 99.9 % quantile of the "
-                          "intensities (scan only)", low=0, high=50, since=True)
+                          "intensities; for --lr_type scan only", low=0, high=50, since=True)
     original_noise: float = option(4.0, "learning", "highest noise that is added to the original "
-                                   "in 40 % of the sampled acquisitions, in per cent; good "
-                                   "volumes of many scanners are noisy themselves (scan only)",
-                                   low=0, high=50, since=True)
+                                   "in 40 % of the sampled acquisitions, in per cent as for "
+                                   "--noise: good volumes of many scanners are noisy; for "
+                                   "--lr_type scan only", low=0, high=50, since=True)
     draws: int = option(16, "learning", "number of sampled acquisitions per volume, each with a "
-                        "slice profile and a noise level of its own (scan only)", low=1, high=1000,
-                        since=True)
+                        "slice profile and a noise level of its own; for --lr_type scan only",
+                        low=1, high=1000, since=True)
     solver: str = option("ridge", "learning", "method to solve for the filters: ridge uses "
                          "centred patches and Cholesky factors, and pulls each filter toward the "
                          "filter of all samples; cg is the published method, with raw patches and "
@@ -203,15 +204,17 @@ class Request:
     isotropic: bool = option(False, "applying", "make voxels cubes of the volume's smallest voxel "
                              "size, in place of --factor")
     known_profile: tuple = option((), "applying", "slice profile of the scans, if it is known: "
-                                  "one, or one per axis (default: estimated from each scan)",
-                                  kind=str, several=True, choices=PROFILES, flag="profile")
+                                  "one for all axes, or one per axis (default: estimated from "
+                                  "each scan)", kind=str, several=True, choices=PROFILES,
+                                  flag="profile")
     adapt: bool | None = option(None, "applying", "fine-tune the filters on each scan itself: "
                                 "recommended for other weightings than T1 (default: on for thick "
                                 "slices, otherwise off)", kind=bool, switch=True)
-    blend_threshold: int | None = option(None, "applying", "keep the initial estimate where more "
-                                         "than this many of a voxel's 26 neighbours change rank "
-                                         "(census blend); off unless given, 10 if given without a "
-                                         "number", kind=int, low=0, high=26, bare=10)
+    blend_threshold: int | None = option(None, "applying", "keep the initial estimate of a voxel "
+                                         "if more than N of its 26 neighbours change from darker "
+                                         "to brighter than the voxel, or the reverse (census "
+                                         "blend); 10 if no number is given", kind=int, low=0,
+                                         high=26, bare=10)
     test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles to degrade test "
                                  "volumes with, one after another (evaluation of preset scan)",
                                  kind=str, several=True, choices=PROFILES)

@@ -18,11 +18,14 @@ NOT_FOR = {"train": {"test_dir", "result_dir"},
 LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
 STORY = {
     "train": "Learn filters from the high-resolution volumes in train/ and write them to arrays/.",
-    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, and write "
-            "them to result/.\nWith --upscale: restore low-resolution volumes on a finer grid.",
+    "test": "Degrade the volumes in test/, restore them with the filters in arrays/, and compare "
+            "them with the originals.\nWith --upscale: restore low-resolution volumes on a finer "
+            "grid.\nResults are written to result/. If arrays/ has no filters for the factor, the "
+            "filters of the project are used.",
 }
 EXAMPLES = {
     "train": """examples:
+  python train.py --preset scan                     filters for scans
   python train.py --preset best                     the best result in the test of the paper
   python train.py --factor 3 --train_dir /data/hcp --arrays_dir filters_x3
   python train.py --solver cg --sample_rate 1       the published solver, from every voxel""",

@@ -33,7 +33,7 @@ COLUMNS = (  # title, kind of sorting, explanation
     ("seconds", "number", "Time for upscaling"),
 )
 NOTE = ("An outlier lies more than 3.5 robust standard deviations from the median of this table. "
-        "Filters that refine several axes are fully used up to a distance of 1.5.")
+        "Up to a distance of 1.5, filters that refine several axes are fully used for most scans.")
 
 
 def study_page(about, rows, thumbnails):

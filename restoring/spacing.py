@@ -16,7 +16,7 @@ SAME = 1e-5  # relative: a smaller difference of voxel sizes comes from rounding
 LEAST_RATIO = 1.1  # an axis that becomes finer by less than this ratio needs no filters
 LEAST_REST = 1.5  # the same limit for the ratio that remains after filters for all axes together
 # A ratio may exceed the factor of its filters by this much; from a ratio of 3 on, by the second
-# value. For larger ratios, the filters of the next factor are better (see docs/scans.md).
+# value. For larger ratios, the filters of the next factor are better (see docs/scan_figures.md).
 OVER, OVER_FROM_3 = 0.2, 0.5
 SUB_VOXELS = 8  # number of positions that are averaged for a voxel that becomes larger
 
