@@ -12,7 +12,6 @@ gives the median over the runs. Steps are measured on the volume at its own size
 4 times its number of voxels. train.py and test.py are also measured as whole processes on the
 volume, and test.py on the volume of 4 times the voxels.
 """
-import argparse
 import json
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from filter_constant import OPTION, Method, Request
 from machine.bench_figures import ratios, spread, table
 from machine.errors import UserError, run
-from machine.option_fields import fault_of
+from machine.option_fields import OneLineParser, fault_of
 
 SIZES = {"1x": (1, 1, 1), "2x": (2, 1, 1), "4x": (2, 2, 1)}  # repeats along each axis
 ROWS = 4096  # rows of the matrices that sgemm multiplies
@@ -67,8 +66,8 @@ def main():
 
 def command_line():
     """Read the options."""
-    parser = argparse.ArgumentParser(prog="bench.py",
-                                     description="Measure speed and memory, with references.")
+    parser = OneLineParser(prog="bench.py",
+                           description="Measure speed and memory, with references.")
     parser.add_argument("--volume", metavar="PATH", help="NIfTI volume of a brain (default: the "
                         "first in test/, else a synthetic one)")
     parser.add_argument("--runs", type=int, default=5, metavar="N",

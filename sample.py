@@ -18,6 +18,7 @@ import argparse
 import gzip
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -325,12 +326,17 @@ def main(argv=None):
             make_samples(train_path, test_path)
     except BrokenPipeError:  # the program that reads the output has ended
         raise
-    except (UserError, OSError) as error:
+    except UserError as error:
         complain("sample", error)
         return 2
+    except OSError as error:
+        complain("sample", f"{error.filename}: {error.strerror}; give a --train_dir and a "
+                           "--test_dir that can be read and written")
+        return 2
     if not arguments.no_hint:
-        print(f'Next: python train.py --train_dir "{arguments.train_dir}"')
-        print(f'Then: python test.py --test_dir "{arguments.test_dir}"', flush=True)
+        train_dir, test_dir = map(shlex.quote, (str(arguments.train_dir), str(arguments.test_dir)))
+        print(f"Next: python train.py --train_dir {train_dir}")
+        print(f"Then: python test.py --test_dir {test_dir}", flush=True)
     return 0
 
 

@@ -24,6 +24,7 @@ VIEWERS = ".viewers"  # folder for data of the run's page, removed when the page
 HEAD_BYTES = 4096  # number of bytes at the start of a file that are searched for MADE_BY
 # Settings without effect on the results.
 NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
+PATHS = ("test_dir", "arrays_dir", "result_dir", "output")  # absolute on a cluster
 
 
 # ------------------------------------------------------------------------------------- whose folder
@@ -92,7 +93,7 @@ def names_beside(target):
 
 def _about(request, volumes, filters):
     """The properties by which a run is recognised, in the data types of JSON."""
-    decides = {name: value for name, value in request.as_dict().items()
+    decides = {name: value for name, value in request.with_whole_paths(*PATHS).as_dict().items()
                if name not in NOT_OF_RESULTS}
     about = {"settings": decides, "filters": filters, "program": digest_of(all_sources()),
              "volumes": [os.path.abspath(path) for path in volumes]}

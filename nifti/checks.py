@@ -213,6 +213,9 @@ def _claims(header):
                          "float32") from None
     if dtype.kind == "c":
         raise _not_real("complex numbers")
+    if dtype.kind == "V" and not dtype.fields:  # of 128 bits and more
+        raise ValueError(f"its data type {int(header['datatype'])} cannot be read on this machine; "
+                         "save it as float64")
     if dtype.kind not in "iuf":
         raise _not_real("colours (RGB)" if dtype.fields else str(dtype))
     offset = float(header["vox_offset"])

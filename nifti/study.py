@@ -224,9 +224,19 @@ class _Rules:
             return self.results
         if name.endswith(LABEL_NAMES):
             return self.named
-        if dataset and not self.include and not name.endswith(BIDS_SUFFIX.lower()):
+        if dataset and not name.endswith(BIDS_SUFFIX.lower()) and not self._asked_for(path):
             return self.not_t1w
         return self.labels if is_label_map(path) else None
+
+    def _asked_for(self, path):
+        """True if a pattern of --include names the BIDS suffix or folder of a volume it matches.
+
+        A pattern such as sub-01* selects a subject, and not its field maps.
+        """
+        name = relative_name(path, self.folder)
+        kinds = stem(path).rpartition("_")[2], PurePosixPath(name).parent.name
+        return any(kind.lower() in pattern.lower() for kind in kinds if kind and "-" not in kind
+                   for pattern in self._fitting(name, self.include))
 
     def remarks(self):
         """Yield a message for each rule that left files out, and for each pattern without match."""
@@ -235,13 +245,14 @@ class _Rules:
                 if pattern not in self.fitted:
                     yield (f"{self.folder}: --{option} {pattern} fits no volume; to select a "
                            f"folder write \"{pattern.rstrip('/')}/*\"")
-        for dataset in [] if self.include else self.datasets:
+        for dataset in self.datasets:
             left = sum(Path(self.folder, name).is_relative_to(dataset) for name in self.not_t1w)
-            others = ""
-            if left:
-                others = f", {left} other{'s are' if left > 1 else ' is'} not"
-            yield (f"{dataset}: a BIDS dataset; its T1w volumes are used{others} "
-                   f"(--include selects others); {' and '.join(BIDS_ASIDE)} are not searched")
+            if self.include and not left:
+                continue
+            others = f", {left} other{'s are' if left > 1 else ' is'} not" if left else ""
+            yield (f"{dataset}: a BIDS dataset; its T1w volumes are used{others} (--include "
+                   "selects others by their suffix, such as \"*_bold*\"); "
+                   f"{' and '.join(BIDS_ASIDE)} are not searched")
         aside = [*self.named, *self.labels]
         if aside:
             ways = ([f"{len(self.named)} by names that end in mask, seg or label"]

@@ -132,6 +132,11 @@ BAD = {
         "puts the voxels at byte",
     ),
     "unknown type": (lambda f: raw(f / "bad.nii", datatype=999), "999"),
+    "of 128 bits": (
+        lambda f: raw(f / "bad.nii", datatype=1536, bitpix=128),
+        "truncated" if np.dtype(np.longdouble).itemsize == 16 and np.finfo(np.longdouble).nmant > 63
+        else "data type 1536 cannot be read on this machine; save it as float64",
+    ),
     "2-D": (lambda f: save(f / "bad.nii", brain()[:, :, 0]), "has 2 dimensions"),
     "4-D": (lambda f: save(f / "bad.nii", np.stack([brain()] * 2, -1)), "has 4 dimensions"),
     "RGB": (colours, "colours"),

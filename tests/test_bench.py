@@ -103,7 +103,8 @@ def test_a_volume_that_is_too_thin_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["bench.py", "--runs", "0"])
     with pytest.raises(SystemExit) as end:
         bench.command_line()
-    assert end.value.code == 2 and "--runs" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and "--runs" in error and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize("side", [0, -3, 4])

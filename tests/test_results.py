@@ -86,6 +86,18 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
     assert len(shapes(result / "112522-3")) == 3
 
 
+def test_an_interrupted_run_is_gone_on_with_whether_its_paths_are_relative_or_not(
+        folder, monkeypatch):
+    """On a cluster, all paths are absolute."""
+    monkeypatch.chdir(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("restoring.upscaling.write_volume", stops_at_the_second())
+        with pytest.raises(KeyboardInterrupt):
+            restore(Path(), "--no-report", "--upscale")
+    assert restore(folder, "--no-report", "--upscale") == 0
+    assert sorted(shapes(folder / "result")) == ["112522/0.nii", "112522/1.nii"]
+
+
 def stops_at_the_second():
     """A `write_volume` that Ctrl-C falls into at the second volume."""
     done = []

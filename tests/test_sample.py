@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -216,6 +217,27 @@ def test_failing_write_leaves_nothing_under_a_final_name(tmp_path, monkeypatch):
         sample.write_whole(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file"])
+def test_a_file_in_the_place_of_a_folder_is_one_line_with_a_remedy(
+        tmp_path, fake_pip, capsys, place):
+    (tmp_path / "x").write_text("")
+    folder = tmp_path / ("x" if place == "a file" else "x/y")
+    assert sample.main(["--train_dir", str(folder), "--test_dir", str(tmp_path / "test")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder) in line and "give a --train_dir and a --test_dir that can be" in line
+
+
+def test_the_next_commands_can_be_pasted_whatever_the_folders_are_called(
+        tmp_path, fake_pip, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "holds", lambda *_: True)
+    folders = ["a $(echo hi) `id`", 'b"c']
+    assert sample.main(["--train_dir", folders[0], "--test_dir", folders[1]]) == 0
+    commands = [shlex.split(line.partition(": ")[2])
+                for line in capsys.readouterr().out.splitlines() if ": python" in line]
+    assert [words[-1] for words in commands] == folders
+    assert "'a $(echo hi) `id`'" in shlex.join(commands[0])
 
 
 # ---- the real command line

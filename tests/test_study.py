@@ -166,7 +166,9 @@ def test_of_a_bids_dataset_t1w_volumes_are_taken_and_derivatives_left(tmp_path, 
     line, = capsys.readouterr().err.splitlines()
     assert "BIDS" in line and "2 others are not" in line and "derivatives" in line
     assert names_of(dataset, include=["*_T2w.nii.gz"]) == ["sub-1/anat/sub-1_T2w.nii.gz"]
-    assert len(names_of(dataset, include=["sub-*"])) == 3
+    assert names_of(dataset, include=["sub-*"]) == ["sub-1/anat/sub-1_T1w.nii.gz"]
+    assert "2 others are not (--include selects others by their suffix" in capsys.readouterr().err
+    assert names_of(dataset, include=["*/func/*"]) == ["sub-1/func/sub-1_bold.nii.gz"]
     assert names_of(dataset / "derivatives")  # asked for by itself
     tree(tmp_path, "plain/x.nii")  # a dataset beside other folders
     assert names_of(tmp_path) == ["ds/sub-1/anat/sub-1_T1w.nii.gz", "plain/x.nii"]
