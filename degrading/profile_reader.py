@@ -31,13 +31,13 @@ UNLIKELY = 0.2  # profiles less probable than this share of the most probable on
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
 # Strangeness up to which filters are fully used, and from which on they are not used, for these
-# noise levels. Coarse voxels are as in training; there the strangeness of 32 brains with little
-# noise is at most 1.13, and that of volumes which the filters make worse by 2 dB is 1.5 or more.
-# Brains with finer voxels reach 1.6. With much noise and a Hamming window, brains reach 3.4; there
-# the filters mainly remove noise, which helps other volumes too.
+# noise levels. Coarse voxels are as in training; there the strangeness of brains with little noise
+# is up to 1.1 at factor 2 and 1.3 at factor 3, that of volumes which the filters make worse by 2 dB
+# is 1.45 or more. Brains with finer voxels reach 1.5. With much noise and a Hamming window, brains
+# reach 2.5; there the filters mainly remove noise, which helps other volumes too.
 NOISE_LEVELS = (0.01, 0.03, 0.05)
 LIMITS_FINE = (1.5, 1.5, 3.0), (2.0, 2.0, 3.5)
-LIMITS_COARSE = (1.2, 1.4, 3.0), (1.5, 1.8, 3.5)
+LIMITS_COARSE = (1.2, 1.25, 3.0), (1.45, 1.5, 3.5)
 FINE, COARSE = 1.4, 1.8  # geometric mean of the voxel size in mm
 # Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
 # It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
@@ -230,7 +230,7 @@ def limits_of(noise, voxel):
     Examples
     --------
     >>> limits_of(noise=0, voxel=1), limits_of(noise=0, voxel=2), limits_of(noise=0.05, voxel=2)
-    ((1.5, 2.0), (1.2, 1.5), (3.0, 3.5))
+    ((1.5, 2.0), (1.2, 1.45), (3.0, 3.5))
     """
     share = np.clip((voxel - FINE) / (COARSE - FINE), 0, 1)
     usual, too_strange = ((1 - share) * np.interp(noise, NOISE_LEVELS, fine)

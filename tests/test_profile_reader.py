@@ -29,7 +29,7 @@ from degrading.slice_profile import Profile, profile_matrix, transfer
 from disk.filters import load_filters
 from filter_constant import PROFILES, Request
 from get_lar import make_fine
-from learning.acquisitions import sample_acquisition, sampled_volumes, with_sharpness
+from learning.acquisitions import NOISY, sample_acquisition, sampled_volumes, with_sharpness
 from matrix_compute import Stage
 from octahedral.features import classify
 from octahedral.scene import REACH
@@ -113,7 +113,7 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
 
 def test_less_strangeness_is_tolerated_in_coarse_voxels_and_more_with_much_noise():
     assert limits_of(0, 1) == limits_of(0.03, 1.4) == (1.5, 2)
-    assert limits_of(0, 1.8) == limits_of(0.01, 5) == pytest.approx((1.2, 1.5))
+    assert limits_of(0, 1.8) == limits_of(0.01, 5) == pytest.approx((1.2, 1.45))
     assert limits_of(0.05, 1) == limits_of(0.08, 3) == (3, 3.5)
     for voxel in (1, 2):
         found = np.array([limits_of(noise, voxel) for noise in np.linspace(0, 0.07, 50)])
@@ -345,7 +345,8 @@ def test_with_a_plausible_profile_the_restored_volume_agrees_with_the_scan(true,
 
 
 @pytest.mark.parametrize("profile", ["kspace", "hamming"])
-def test_agreement_does_no_harm_where_a_scan_ends_within_the_brain(profile):
+def test_agreement_does_no_harm_where_a_scan_ends_within_the_brain(profile, monkeypatch):
+    monkeypatch.setattr("get_lar.are_plausible", lambda *_: True)  # a phantom seems blurred
     filters = load_filters(Request.of(preset="scan", upscale=True))
     truth = phantom(1, (72, 44, 40)) / 1000
     low, truth = api.degrade(truth, 2, profile=profile)[10:22], truth[20:44]
@@ -359,11 +360,12 @@ def test_agreement_does_no_harm_where_a_scan_ends_within_the_brain(profile):
 
 # ---- draws
 
-def test_strong_windows_are_drawn_only_where_they_are_told():
+def test_strong_windows_are_drawn_only_where_they_are_told_or_noise_shows_them():
     acquisitions = [sample_acquisition(SCAN, random_of(0, f"volume {number}"))
                     for number in range(600)]
     damped = [max(profile.damping for profile in one.profiles) for one in acquisitions]
-    untold = [amount for one, amount in zip(acquisitions, damped, strict=True) if not one.given]
+    untold = [amount for one, amount in zip(acquisitions, damped, strict=True)
+              if not one.given and one.sigma <= NOISY]
     told = [amount for one, amount in zip(acquisitions, damped, strict=True) if one.given]
     assert max(untold) == 0 and np.mean(np.array(told) > 0) > 0.1
     assert 0.4 < np.mean([one.given for one in acquisitions]) < 0.6
