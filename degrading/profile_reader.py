@@ -31,14 +31,15 @@ UNLIKELY = 0.2  # profiles less probable than this share of the most probable on
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
 # Strangeness up to which filters are fully used, and from which on they are not used, for these
-# noise levels. Coarse voxels are as in training; there the strangeness of brains with little noise
-# is up to 1.1 at factor 2 and 1.3 at factor 3, that of volumes which the filters make worse by 2 dB
-# is 1.45 or more. Brains with finer voxels reach 1.5. With much noise and a Hamming window, brains
-# reach 2.5; there the filters mainly remove noise, which helps other volumes too.
+# noise levels. With little noise and voxels as large as in training, the strangeness of brains is
+# up to 1.1, that of volumes which the filters make worse by 2 dB is 1.45 or more. Brains with finer
+# voxels reach 1.5, pieces with coarser ones too. With much noise and a Hamming window, brains reach
+# 2.5; there the filters mainly remove noise, which helps other volumes too.
 NOISE_LEVELS = (0.01, 0.03, 0.05)
-LIMITS_FINE = (1.5, 1.5, 3.0), (2.0, 2.0, 3.5)
-LIMITS_COARSE = (1.2, 1.25, 3.0), (1.45, 1.5, 3.5)
-FINE, COARSE = 1.4, 1.8  # geometric mean of the voxel size in mm
+LIMITS = (1.5, 1.5, 3.0), (2.0, 2.0, 3.5)
+LIMITS_AS_IN_TRAINING = (1.2, 1.25, 3.0), (1.45, 1.5, 3.5)
+# Geometric mean of the voxel size in mm, and how much the limits of the training count there.
+VOXELS, AS_IN_TRAINING = (1.4, 1.8, 2.6, 3.0), (0.0, 1.0, 1.0, 0.0)
 # Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
 # It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
 # noise has 0.36, and gains from the filters as other volumes do.
@@ -217,7 +218,7 @@ def _completed(reader, descriptors):
     return np.concatenate([descriptors[:SPECTRAL], usual[SPECTRAL:]])
 
 
-def limits_of(noise, voxel):
+def limits_of(noise, voxel=1.0):
     """Strangeness up to which filters are fully used, and from which on they are not used.
 
     Parameters
@@ -232,10 +233,10 @@ def limits_of(noise, voxel):
     >>> limits_of(noise=0, voxel=1), limits_of(noise=0, voxel=2), limits_of(noise=0.05, voxel=2)
     ((1.5, 2.0), (1.2, 1.45), (3.0, 3.5))
     """
-    share = np.clip((voxel - FINE) / (COARSE - FINE), 0, 1)
-    usual, too_strange = ((1 - share) * np.interp(noise, NOISE_LEVELS, fine)
-                          + share * np.interp(noise, NOISE_LEVELS, coarse)
-                          for fine, coarse in zip(LIMITS_FINE, LIMITS_COARSE, strict=True))
+    share = np.interp(voxel, VOXELS, AS_IN_TRAINING)
+    usual, too_strange = ((1 - share) * np.interp(noise, NOISE_LEVELS, other)
+                          + share * np.interp(noise, NOISE_LEVELS, training)
+                          for other, training in zip(LIMITS, LIMITS_AS_IN_TRAINING, strict=True))
     return float(usual), float(too_strange)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import (
-    FINE,
     SHARES,
     blur_of,
     limits_of,
@@ -91,7 +90,7 @@ def look(path, store):
         filters = store(factor)
     if filters is not None and filters.method.for_scans:
         reader = filters.stages[0].classes.reader
-        voxel = FINE if is_thick(filters.method) else np.cbrt(in_mm.prod())
+        voxel = 1.0 if is_thick(filters.method) else np.cbrt(in_mm.prod())
         share = trust(reader, descriptors, edge_density(part), voxel)
         usual, _ = limits_of(descriptors[NOISE], voxel)
         distance = strangeness(reader, descriptors)

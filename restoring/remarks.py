@@ -1,6 +1,6 @@
 """Messages about the filters that upscaled a scan: how much they were used, and how."""
 from degrading.descriptors import NOISE
-from degrading.profile_reader import FINE, limits_of
+from degrading.profile_reader import limits_of
 from machine.progress import say
 from restoring.adaptation import is_thick
 
@@ -44,7 +44,7 @@ def say_of_unlike_slices(name, seen, method):
     """Print a message if thick slices are unlike brains; no spline replaces their filters."""
     if not is_thick(method) or seen.distance is None:
         return
-    usual, _ = limits_of(seen.descriptors[NOISE], FINE)
+    usual, _ = limits_of(seen.descriptors[NOISE])
     if seen.distance > usual:
         say(f"{name}: unlike the training brains of the filters (distance {seen.distance:.1f}, "
             f"usual up to {usual:.1f}); filters for thick slices are used all the same: compare "

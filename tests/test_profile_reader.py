@@ -111,9 +111,10 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
         np.testing.assert_allclose(shares, expected, atol=1e-9)
 
 
-def test_less_strangeness_is_tolerated_in_coarse_voxels_and_more_with_much_noise():
-    assert limits_of(0, 1) == limits_of(0.03, 1.4) == (1.5, 2)
-    assert limits_of(0, 1.8) == limits_of(0.01, 5) == pytest.approx((1.2, 1.45))
+def test_less_strangeness_is_tolerated_in_voxels_as_in_training_and_more_with_much_noise():
+    assert limits_of(0) == limits_of(0, 1) == limits_of(0.03, 1.4) == limits_of(0, 4) == (1.5, 2)
+    assert limits_of(0, 1.8) == limits_of(0.01, 2.6) == pytest.approx((1.2, 1.45))
+    assert limits_of(0, 3) == limits_of(0, 1)  # a scan measured in 4 x 4 x 2 mm is too
     assert limits_of(0.05, 1) == limits_of(0.08, 3) == (3, 3.5)
     for voxel in (1, 2):
         found = np.array([limits_of(noise, voxel) for noise in np.linspace(0, 0.07, 50)])
