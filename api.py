@@ -294,7 +294,7 @@ def _as_python_does(folder: Path | None = None) -> Iterator[None]:
     """
     def translated(text: str) -> str:
         text = text.replace(f"{folder}{os.sep}", "") if folder else text
-        return re.sub(r"--(?=[a-z])", "", text)
+        return re.sub(r"(?<![\w.-])--(?=[a-z])", "", text)  # not within a file name
 
     with listening() as lines:
         try:

@@ -158,6 +158,11 @@ class Method:
         return self.filter_len**3
 
     @property
+    def refines_one_axis(self) -> bool:
+        """True for filters that make slices thinner, and leave the voxels of the plane."""
+        return sorted(self.factor)[1] == 1
+
+    @property
     def margin(self) -> int:
         """Number of voxels between a face of the cropped box and the first restored voxel.
 

@@ -330,8 +330,9 @@ def main(argv=None):
         complain("sample", error)
         return 2
     except OSError as error:
-        complain("sample", f"{error.filename}: {error.strerror}; give a --train_dir and a "
-                           "--test_dir that can be read and written")
+        what = f"{error.filename or 'files'}: {error.strerror or error}"
+        complain("sample", f"{what}; give a --train_dir and a --test_dir that can be read and "
+                           "written")
         return 2
     if not arguments.no_hint:
         train_dir, test_dir = map(shlex.quote, (str(arguments.train_dir), str(arguments.test_dir)))

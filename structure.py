@@ -291,7 +291,7 @@ class Octahedral:
 
         It is 1 for thick slices, whose filters are fine-tuned on the scan itself.
         """
-        if volume.descriptors is None or sorted(self.method.factor)[1] == 1:
+        if volume.descriptors is None or self.method.refines_one_axis:
             return 1.0
         return trust(stages[0].classes.reader, volume.descriptors, volume.density, volume.voxel)
 

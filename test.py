@@ -32,7 +32,7 @@ def main(request):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second to load; --help and wrong options need neither.
     from disk.filters import about_filters
-    from disk.results import run_folder
+    from disk.results import PATHS, run_folder
     from nifti.masks import masks_in_words
     from nifti.study import find_volumes
     from restoring.steps import FilterStore
@@ -40,7 +40,7 @@ def main(request):
     if request.look:
         return look_at(request)
     if request.scheduler:
-        request = request.with_whole_paths("test_dir", "arrays_dir", "result_dir", "output")
+        request = request.with_whole_paths(*PATHS)
     store = FilterStore(request)
     filters = store.first()
     volumes, masks = find_volumes(request.test_dir, None, request.include, request.exclude,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.workers import demand_same_here, itself, with_remedy
-from learning.ledger import record_of, seals_of
+from learning.ledger import record_of, seal_of
 from learning.steps import pairs_of
 from machine.errors import UserError
 from machine.remarks import listening
@@ -106,7 +106,7 @@ class _NoUse(Exception):
 
 def _sum_volume(record, path, gram, task, buckets):
     """Add a volume's samples to the sums; returns their number."""
-    request, seen, seals = task.request, 0, seals_of(path, task.request)
+    request, seen, seal = task.request, 0, seal_of(path, task.request)
     structure = structure_of(request.method)
     parts = (structure.samples(pair, task.stages, task.classes, part, buckets, task.wanted)
              for part, pair in pairs_of(path, request))
@@ -114,8 +114,7 @@ def _sum_volume(record, path, gram, task, buckets):
         if record_of(path, request) != record:  # the sums are saved with the record
             raise UserError(f"{path}: was changed during the training; run the same command again")
         first = next(parts, None)  # a volume that cannot be used raises its error here
-        for seal in seals:
-            seal.check()
+        seal.check()
     except UserError as fault:
         raise _NoUse(with_remedy(fault, path)) from fault
     for drawn in chain([first] if first else [], parts):

@@ -1,4 +1,4 @@
-"""Check that a file did not change while it was read."""
+"""Check that files did not change while they were read."""
 import os
 
 from disk.files import file_digest
@@ -11,10 +11,12 @@ class Seal:
     Parameters
     ----------
     path : path-like
+    others : path-like
+        Files that are read with it, such as its mask; they are checked too.
     """
 
-    def __init__(self, path):
-        self.path, self.before = path, _state(path)
+    def __init__(self, path, *others):
+        self.path, self.before = path, {file: _state(file) for file in (path, *others)}
 
     def digest(self):
         """SHA-256 of the file that was read, in hexadecimal.
@@ -22,7 +24,7 @@ class Seal:
         Raises
         ------
         UserError
-            If the file was changed, replaced or removed since the seal was made.
+            If a file was changed, replaced or removed since the seal was made.
         """
         try:
             found = file_digest(self.path)
@@ -33,10 +35,11 @@ class Seal:
         return found
 
     def check(self):
-        """Raise UserError if the file was changed, replaced or removed since the seal was made."""
-        if _state(self.path) != self.before:
-            raise UserError(f"{self.path}: was changed while it was read; run the same command "
-                            "again when it is complete")
+        """Raise UserError if a file was changed, replaced or removed since the seal was made."""
+        for file, before in self.before.items():
+            if _state(file) != before:
+                raise UserError(f"{file}: was changed while it was read; run the same command "
+                                "again when it is complete")
 
 
 def _state(path):

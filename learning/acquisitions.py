@@ -66,8 +66,9 @@ def sample_acquisition(method, random):
     windowed, exact, width = random.random(3)
     # Noise shows where a window ends in k-space. Slices are thick by excitation, not by a window.
     if (windowed < WINDOWED and sigma > NOISY and not given and "hamming" in method.profile
-            and sorted(method.factor)[1] > 1):
-        profiles = 3 * (_window(exact, width),)
+            and not method.refines_one_axis):
+        strength = MILDEST + (1 - MILDEST) * width
+        profiles = 3 * (_varied("hamming", exact, width, strength),)
     noisy, original_noise = random.random(2)
     softness, sharpening = _sharpness_of(random)
     original_noise *= method.original_noise / 100 if noisy < NOISY_ORIGINALS else 0.0
@@ -85,25 +86,18 @@ def _profiles_of(method, given, random):
     exact, width, damping, mixed = random.random(4)
     axis = int(random.integers(3))
 
-    def varied(name):
-        kind, nominal, damped = PROFILES[name]
-        if exact < EXACT:
-            return PROFILES[name]
-        return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)), damped * damping)
-
-    found = 3 * [varied(names[first])]
+    found = 3 * [_varied(names[first], exact, width, damping)]
     if mixed < MIXED:  # as in a 2-D acquisition, where slice and plane have different profiles
-        found[axis] = varied(names[other])
+        found[axis] = _varied(names[other], exact, width, damping)
     return tuple(found)
 
 
-def _window(exact, width):
-    """A Hamming window in k-space, or one of another width and strength."""
-    kind, nominal, damping = PROFILES["hamming"]
+def _varied(name, exact, width, strength):
+    """A profile as it is, or with another width and, for a window in k-space, another strength."""
+    kind, nominal, damping = PROFILES[name]
     if exact < EXACT:
-        return PROFILES["hamming"]
-    return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)),
-                   damping * (MILDEST + (1 - MILDEST) * width))
+        return PROFILES[name]
+    return Profile(kind, nominal * (1 + WIDER * (2 * width - 1)), damping * strength)
 
 
 def _sharpness_of(random):

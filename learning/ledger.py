@@ -79,13 +79,13 @@ def record_of(path, request):
     return record._replace(sha256=both.hexdigest())
 
 
-def seals_of(path, request):
-    """A `Seal` for a volume and, with --mask, one for its mask."""
-    seals = [Seal(path)]
+def seal_of(path, request):
+    """A `Seal` for a volume and, with --mask, for its mask."""
+    masks = []
     if request.mask:
         with contextlib.suppress(UserError):  # is raised again when the mask is read
-            seals.append(Seal(find_mask(path, request.mask)))
-    return seals
+            masks = [find_mask(path, request.mask)]
+    return Seal(path, *masks)
 
 
 class Ledger:
@@ -255,13 +255,13 @@ class Ledger:
         UserError
             If the sums of some buckets contain a different file of this name.
         """
-        wanted, there = np.zeros(self.buckets, bool), self.starts_in(buckets)
+        wanted = np.zeros(self.buckets, bool)
         for start in self.starts:  # an earlier pass over the volumes may have summed another file
             seen = {known.name: known for known in self.finished[start]}
             if seen.get(record.name, record) != record:
                 raise UserError(f"{record.name}: changed while it was learned from; start again "
                                 "with --restart")
-            wanted[start:start + self.step] = start in there and record.name not in seen
+            wanted[start:start + self.step] = start in buckets and record.name not in seen
         return wanted if wanted.any() else None
 
     def add(self, wanted, record):

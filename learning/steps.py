@@ -20,7 +20,7 @@ from filter_func import sharpen
 from get_lar import make_pair
 from learning.acquisitions import sampled_volumes
 from learning.checkpoint import Checkpoint, Sums, buckets_per_file
-from learning.ledger import record_of, seals_of
+from learning.ledger import record_of, seal_of
 from machine.errors import CannotWrite, UserError, blamed_on, complain, one_line
 from machine.memory import memory_budget
 from machine.progress import progress
@@ -148,7 +148,7 @@ def begin(checkpoint, structure, volumes, stages, place):
     chosen, title = structure.volumes_to_sample(volumes), structure.sampling_title
     title = f"stage {len(stages) + 1}, {title}" if structure.stages > 1 else title
     feature_samples, seen, sources, faults = [], 0, [], []
-    seals = {path: seals_of(path, request) for path in chosen}
+    seals = {path: seal_of(path, request) for path in chosen}
     with progress(len(chosen), title, "volume", request.quiet) as bar:
         work = partial(sample_volume, stages=stages, request=request, volumes=len(chosen))
         for path, sampled in place.in_order(work, chosen):
@@ -172,8 +172,8 @@ def begin(checkpoint, structure, volumes, stages, place):
     with progress(request.method.leaves, title, structure.classes_unit, quiet) as bar:
         classes = structure.find_classes(feature_samples, bar.update)
     records = [record_of(path, request) for path in sources]
-    for seal in chain.from_iterable(seals[path] for path in sources):
-        seal.check()
+    for path in sources:
+        seals[path].check()
     checkpoint.begin(classes, records)
 
 
@@ -239,7 +239,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
         the error or None.
         """
         try:
-            seals = seals_of(path, request)
+            seal = seal_of(path, request)
             record = record_of(path, request)
             wanted = checkpoint.ledger.lacking(buckets, record)
             if wanted is None:
@@ -248,8 +248,7 @@ def sum_samples(checkpoint, structure, engine, stages, volumes, passes):
             parts = (structure.samples(pair, stages, classes, part, buckets, wanted)
                      for part, pair in pairs_of(path, request))
             first = next(parts, None)  # this call raises the errors of a volume
-            for seal in seals:
-                seal.check()
+            seal.check()
         except UserError as fault:
             return None, fault
         quiet, samples = request.quiet or engine.ahead > 1, 0

@@ -143,13 +143,12 @@ def images_of(images: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
     before: dict[str, str] = {}
     for name, image in images.items():
         data, file = volume_like(name, image), _file_name(name)
-        clashes = [other for key, other in before.items()
-                   if f"{key}/".startswith(f"{file.casefold()}/")
-                   or f"{file.casefold()}/".startswith(f"{key}/")]
-        if clashes:
-            raise ValueError(f"images holds {clashes[0]!r} and {name!r}, which may name one "
-                             "file; rename one of them")
-        before[file.casefold()] = name
+        key = f"{file.casefold()}/"  # so that a file and a folder of one name are found too
+        for known, other in before.items():
+            if known.startswith(key) or key.startswith(known):
+                raise ValueError(f"images holds {other!r} and {name!r}, which may name one file; "
+                                 "rename one of them")
+        before[key] = name
         yield file, data
 
 

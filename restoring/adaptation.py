@@ -34,7 +34,7 @@ def wants_adapting(request, method):
 
 def is_thick(method):
     """True for filters for thick slices of scans: one axis is refined."""
-    return method.for_scans and sorted(method.factor)[1] == 1
+    return method.for_scans and method.refines_one_axis
 
 
 def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()):

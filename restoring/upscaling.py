@@ -297,7 +297,7 @@ def upscale_by(low, uses, engine, watch, advance=lambda percent: None, shift=Non
                 again = (refined & (np.array(use.factor) > 1)).any() and use.method.for_scans
                 known, agreed = UNBLURRED if again else known or agreed or (), ()
             lr_volume = make_fine(low.transpose(use.axes), use.method, within, known, agreed,
-                                  voxel_size)
+                                  np.take(voxel_size, use.axes))
         voxel_size = np.divide(voxel_size, use.factor)
         with watch("restore"):
             sr = restore(lr_volume, use.stages, use.method, engine,

@@ -137,6 +137,9 @@ def test_learning_into_a_folder_leaves_no_pictures_of_earlier_filters_and_speaks
     assert [path.name for path in tmp_path.glob("*.png")] == ["filters_3.png"]
     with pytest.raises(ValueError, match="^x.nii: has changed .* old one back, or restart to beg"):
         api.learn({"x": brain(2, (28, 26, 24))}, **quick)
+    with (pytest.warns(UserWarning, match="train.py: x--y.nii: all its voxels"),  # as it was given
+          pytest.raises(ValueError, match="no volume in it")):
+        api.learn({"x--y": np.full((28, 26, 24), 7)}, **quick | {"folder": tmp_path / "other"})
 
 
 def test_an_array_of_a_brain_without_a_voxel_size_is_no_whole_head(recwarn):

@@ -115,3 +115,8 @@ def test_a_file_that_is_gone_after_it_was_read_is_named(tmp_path):
     path.write_bytes(b"voxels")
     with pytest.raises(UserError, match="x.nii: was changed while it was read"):
         unseen.digest()
+    both = Seal(path, tmp_path / "mask.nii")
+    both.check()
+    (tmp_path / "mask.nii").write_bytes(b"mask")
+    with pytest.raises(UserError, match="mask.nii: was changed while it was read"):
+        both.check()
