@@ -33,8 +33,8 @@ SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that h
 # Strangeness up to which filters are fully used, and from which on they are not used, for these
 # noise levels. With little noise and voxels as large as in training, the strangeness of brains is
 # up to 1.1, that of volumes which the filters make worse by 2 dB is 1.45 or more. Brains with finer
-# voxels reach 1.5, pieces with coarser ones too. With much noise and a Hamming window, brains reach
-# 2.5; there the filters mainly remove noise, which helps other volumes too.
+# voxels reach 1.5, a piece of one in voxels of 4 x 4 x 2 mm 1.6. With much noise and a Hamming
+# window, brains reach 2.5; there the filters mainly remove noise, which helps other volumes too.
 NOISE_LEVELS = (0.01, 0.03, 0.05)
 LIMITS = (1.5, 1.5, 3.0), (2.0, 2.0, 3.5)
 LIMITS_AS_IN_TRAINING = (1.2, 1.25, 3.0), (1.45, 1.5, 3.5)
