@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from degrading.acquisition import make_low
 from degrading.degradation import SliceProfile
-from disk.filters import PRETRAINED_SCAN, Filters, load_filters, save_filters
+from disk.filters import ANY_SIZE, PRETRAINED_SCAN, Filters, load_filters, save_filters
 from disk.interrupt import only_training
 from filter_constant import PRESETS, Method, Request
 from learning.steps import learn_stages, picture_paths
@@ -290,11 +290,14 @@ def learn(images: Mapping[str, ArrayLike] | Sequence[ArrayLike],
 def _as_python_does(folder: Path | None = None) -> Iterator[None]:
     """A context that turns a command's messages into warnings, and UserError into ValueError.
 
-    Options lose their dashes, and files in `folder`, which is temporary, lose its path.
+    Options lose their dashes, except in commands, and files in `folder`, which is temporary, lose
+    its path.
     """
     def translated(text: str) -> str:
         text = text.replace(f"{folder}{os.sep}", "") if folder else text
-        return re.sub(r"(?<![\w.-])--(?=[a-z])", "", text)  # not within a file name
+        text, command, options = text.replace(f"{ANY_SIZE}; ", "").partition("python train.py")
+        text = re.sub(r"(?<![\w.-])--(?=[a-z])", "", text)  # not within a file name
+        return text + command + options
 
     with listening() as lines:
         try:

@@ -31,7 +31,6 @@ OWN_SHARE = 30
 def main(request):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second to load; --help and wrong options need neither.
-    from disk.filters import about_filters
     from disk.results import PATHS, run_folder
     from nifti.masks import masks_in_words
     from nifti.study import find_volumes
@@ -50,12 +49,7 @@ def main(request):
     found = replace(request, method=filters.asked, arrays_dir=filters.folder)
     own = run_folder(found, volumes, store.digests())
     with own as folder, place_of(request, folder) as each:
-        status = restore_volumes(volumes, masks, folder, store, each)
-    own = next(Path(request.arrays_dir).glob("settings_*.json"), None)
-    if request.quiet and own and own.parent != Path(filters.folder) and status != 2:
-        # Printed in spite of --quiet: the filters in the user's own folder were not used.
-        complain("test", about_filters(filters))
-    return status
+        return restore_volumes(volumes, masks, folder, store, each)
 
 
 def look_at(request):
@@ -112,7 +106,7 @@ def place_of(request, folder):
 def restore_volumes(volumes, masks, folder, store, each):
     """Restore volumes into a folder, without overwriting masks; returns the exit status."""
     # Imported here, as above.
-    from disk.filters import about_filters, learned_from
+    from disk.filters import learned_from
     from disk.metrics import mean_row, write_metrics
     from disk.results import VIEWERS, check_beside, sidecar_names
     from engine import choose_engine
@@ -128,10 +122,8 @@ def restore_volumes(volumes, masks, folder, store, each):
     targets = target_paths(volumes, folder, request, masks)
     names = sidecar_names(targets)
     check_beside(folder, names, request)
-    print(about_filters(filters))
-    if request.upscale and not method.for_scans:
-        print("Note: these filters were learned without noise, and may sharpen the noise of a "
-              "scan; --preset scan takes the filters for scans")
+    if not store.by_size:
+        announce(filters, request)
     if not request.upscale:
         tested = {relative_name(path, request.test_dir) for path in volumes}
         if seen := sorted(tested.intersection(learned_from(filters))):
@@ -155,8 +147,9 @@ def restore_volumes(volumes, masks, folder, store, each):
     work = partial(restore_volume, store=store, volumes=on_page or OWN_SHARE, command=sys.argv,
                    engine=engine)
     titles = short_names([relative_name(job.path, request.test_dir) for job in jobs])
-    rows, entries, uses, digests, failed, missed = [], [], {}, {}, 0, 0
-    with progress(len(volumes), "restoring", "volume", request.quiet) as bar:
+    rows, entries, uses, digests, failed, missed, announced = [], [], {}, {}, 0, 0, []
+    with (progress(len(volumes), "restoring", "volume", request.quiet) as bar,
+          stop_in_words(rows, len(volumes), folder, request)):
         for job, restored in each(work, jobs):
             title = relative_name(job.path, request.test_dir)
             bar.set_description(titles[title])
@@ -175,6 +168,10 @@ def restore_volumes(volumes, masks, folder, store, each):
                 if not request.upscale:
                     # Written after each volume, so that an interruption loses at most one row.
                     write_metrics(folder / "metrics.csv", rows)
+                for use in done.uses if store.by_size else ():
+                    if use.digests not in announced:
+                        announced.append(use.digests)
+                        announce(use, request, f" x{use.method.tag}")
                 bar.write(line(done.row, titles[title])
                           + (", finished before" if done.before else ""))
                 missed += done.missed
@@ -197,6 +194,35 @@ def restore_volumes(volumes, masks, folder, store, each):
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
+
+
+def announce(filters, request, which=""):
+    """Report the filters that are used; `which` is their factor, if volumes differ in it."""
+    # Imported here, as above.
+    from disk.filters import about_filters
+    from machine.progress import say
+
+    about = about_filters(filters, which)
+    own = any(Path(request.arrays_dir).glob("settings_*.json"))
+    if request.quiet and own and Path(request.arrays_dir) != Path(filters.folder):
+        # Printed in spite of --quiet: the filters in the user's own folder are not used.
+        complain("test", about)
+    say(about)
+    if request.upscale and not filters.method.for_scans:
+        say("Note: these filters were learned without noise, and may sharpen the noise of a scan; "
+            "--preset scan takes the filters for scans")
+
+
+@contextmanager
+def stop_in_words(rows, count, folder, request):
+    """A context that says, if it is interrupted, that the same command restores the others."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rows and not request.output:
+            complain("test", f"{len(rows)} of {count} volumes are finished in {folder}; the same "
+                             "command restores the others")
+        raise
 
 
 def jobs_of(volumes, targets, names, folder, request):

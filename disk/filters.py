@@ -18,6 +18,7 @@ from structure import structure_of
 FORMAT, EARLIER = 4, 3  # format number that is written, and an earlier one that can also be read
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # the project's own filters
 PRETRAINED_SCAN = PRETRAINED / "scan"  # filters for real scans
+ANY_SIZE = "--voxel_size, in place of --factor, gives any voxel size"  # true of the command only
 
 
 class Filters(NamedTuple):
@@ -198,14 +199,14 @@ def factors_there(request):
 
 def _what_serves(request, factor):
     """The end of the message about a factor without filters: available factors, and a remedy."""
-    there, learn = factors_there(request), f"python train.py --factor {tags([factor])}"
+    preset = " --preset scan" if request.upscale or request.method.preset == "scan" else ""
+    there, learn = factors_there(request), f"python train.py{preset} --factor {tags([factor])}"
     if not there:
-        return "; run python train.py first"
+        return f"; run python train.py{preset} first"
     text = f", but for --factor {tags(there)}"
     if not request.upscale:
         return f"{text}; {learn} learns the missing ones"
-    return (f"{text}; --voxel_size, in place of --factor, gives any voxel size; "
-            f"{learn} learns the missing ones")
+    return f"{text}; {ANY_SIZE}; {learn} learns the missing ones"
 
 
 def _are_for_scans(path):
@@ -253,15 +254,15 @@ def axes_between(asked, learned):
     return next(axes for axes in orders if tuple(asked[axis] for axis in axes) == learned)
 
 
-def about_filters(filters):
-    """One line with the folder of filters and their training volumes."""
+def about_filters(filters, which=""):
+    """One line with the folder of filters and their training volumes; `which` is their factor."""
     path, volumes = settings_path(filters.folder, filters.method.factor), learned_from(filters)
     names = ", ".join(volumes) if len(volumes) < 4 else f"{volumes[0]} ... {volumes[-1]}"
     where, more = str(path.parent), ""
     if path.parent in (PRETRAINED, PRETRAINED_SCAN):
         where, more = "those that come with the project", "; see pretrained/README.md"
     plural = "" if len(volumes) == 1 else "s"
-    return one_line(f"Filters: {where} (preset {filters.method.preset}), learned from "
+    return one_line(f"Filters{which}: {where} (preset {filters.method.preset}), learned from "
                     f"{len(volumes)} volume{plural} ({names}){more}")
 
 

@@ -6,6 +6,7 @@ appear at once.
 import argparse
 import math
 import numbers
+import os
 from dataclasses import field
 
 from machine.errors import one_line
@@ -152,5 +153,8 @@ def as_typed(entry, value):
 
 def _yes_or_no(text):
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+        hint = ""
+        if os.path.lexists(text):
+            hint = "; give folders and files with an option, such as --test_dir or --train_dir"
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False{hint}")
     return text.lower() == "true"

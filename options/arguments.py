@@ -26,6 +26,9 @@ def volume_like(name: str, array: ArrayLike) -> NDArray[np.float32]:
 
     Masked voxels are not a number in the copy, so they count as background.
     """
+    if hasattr(array, "get_fdata") or isinstance(array, (str, PurePath)):  # nibabel's image, a file
+        raise ValueError(f"{name} must be an array, got {type(array).__name__}; read a file with "
+                         "nibabel.load(path).get_fdata()")
     found = np.asanyarray(array)
     if found.ndim != PER_AXIS:
         raise ValueError(f"{name} must be 3-D, got shape {found.shape}")

@@ -163,6 +163,13 @@ def test_scan_is_for_upscaling_and_options_narrow_it(capsys):
         refused(capsys, "train", *wrong)
 
 
+def test_a_file_in_place_of_yes_or_no_is_told_its_option(capsys, tmp_path):
+    (tmp_path / "scan.nii").write_text("")
+    said = refused(capsys, "test", "--upscale", str(tmp_path / "scan.nii"))
+    assert "neither True nor False; give folders and files with an option" in said
+    assert "--test_dir" in said and "--test_dir" not in refused(capsys, "test", "--upscale", "no")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, command):
     checked = 0

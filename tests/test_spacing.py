@@ -235,6 +235,17 @@ def test_a_factor_without_filters_names_those_there_are_and_what_would_serve(tmp
     assert status == 2 and len(errors) == 1
     assert "no filters for --factor 5, but for --factor 2, 3, 4, 1 1 2, 1 1 3" in errors[0]
     assert "--voxel_size, in place of --factor, gives any voxel size" in errors[0]
+    assert "python train.py --preset scan --factor 5 learns the missing ones" in errors[0]
+
+
+def test_the_filters_of_each_factor_are_named_when_a_volume_has_used_them(keeping, tmp_path):
+    for name, sizes in ("a", (1, 1, 4)), ("b", (4, 1, 1)), ("c", (2, 2, 2)):
+        thick(tmp_path, f"{name}.nii", sizes)
+    status, out, errors = command(
+        "test.py", "--upscale", "--voxel_size", "1", "--test_dir", tmp_path, "--result_dir",
+        tmp_path / "result", "--arrays_dir", keeping / "arrays", "--no-report")
+    named = [line.split(":")[0] for line in out.splitlines() if line.startswith("Filters")]
+    assert status == 0 and named == ["Filters x1x1x4", "Filters x2"], (out, errors)
 
 
 def test_what_there_is_nothing_to_restore_of_is_one_line(keeping):
