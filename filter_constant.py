@@ -221,7 +221,8 @@ class Request:
                                          "blend); 10 if no number is given", kind=int, low=0,
                                          high=26, bare=10)
     test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles to degrade test "
-                                 "volumes with, one after another (evaluation of preset scan)",
+                                 "volumes with, one after another; that of --profile, if it is "
+                                 "given (evaluation of preset scan)",
                                  kind=str, several=True, choices=PROFILES)
     test_noise: tuple = option((0.0, 3.0), "applying", "noise levels that are added to test "
                                "volumes, in per cent (evaluation of preset scan)", kind=float,

@@ -56,11 +56,25 @@ def main(request):
     print(f"{summary} in {time.perf_counter() - started:.0f} s.\n"
           f"They are in {request.arrays_dir}; look at filters_{request.method.tag}.png and "
           f"samples_{request.method.tag}.png there. Next: {next_command(request)}\n"
-          f"{about_sums(learned, request)}", flush=True)
+          f"{about_use(request)}{about_sums(learned, request)}", flush=True)
     if learned.failed:
         complain("train", f"{len(learned.failed)} of {len(volumes)} volumes could not be used, "
                           "see above")
     return 1 if learned.failed else 0
+
+
+def about_use(request):
+    """A message about filters for scans that replace those of the project, with a way to choose."""
+    # Imported here, as above.
+    from disk.filters import PRETRAINED_SCAN, settings_path
+
+    instead = (request.arrays_dir == type(request).arrays_dir and request.method.for_scans
+               and settings_path(PRETRAINED_SCAN, request.method.factor).is_file())
+    if not instead:
+        return ""
+    return ("From now on, --upscale uses these filters for this factor, instead of the project's. "
+            "Compare both: repeat that command with --arrays_dir "
+            f"{shlex.quote(str(PRETRAINED_SCAN))}\n")
 
 
 def about_sums(learned, request):

@@ -166,8 +166,10 @@ def find_mask(path, pattern):
     sought = NAMES[0] + ENDINGS[0] if pattern == MASK_AUTO else pattern
     sought = sought.replace(MASK_NAME, stem(path)).replace(MASK_ENTITIES, entities(path))
     example = Path(path).parent / sought
-    raise UserError(f"{path}: --mask {pattern} finds no mask for it, such as {example}; put one "
-                    "there, give --mask a pattern that fits, or --exclude the volume")
+    remedy = "put one there, give --mask a pattern that fits, or --exclude the volume"
+    if os.path.isfile(pattern):  # as the user's shell completes it
+        remedy = f"a pattern is relative to the volume's folder: give {os.path.abspath(pattern)}"
+    raise UserError(f"{path}: --mask {pattern} finds no mask for it, such as {example}; {remedy}")
 
 
 def masks_among(volumes, pattern):

@@ -72,6 +72,8 @@ def command_line(command, arguments=None):
         if "tls" in given:
             given["tls"] = tuple(given["tls"])  # certificate and key may be one file
         preset = PRESETS[given.get("preset", Method.preset)]
+        if len(profile := set(given.get("known_profile", ()))) == 1:
+            preset = preset | {"test_profile": tuple(profile)}  # an evaluation simulates it
         request = replace(Request.of(**preset | given), given=frozenset(given))
         return checked(request, command)
     except ValueError as fault:

@@ -155,7 +155,8 @@ def findings_html(row):
     if "noise" in row:
         found["noise"] = f"{100 * row['noise']:.1f} % of the brightest intensity"
     if "distance" in row:
-        found["distance from the training brains"] = f"{row['distance']:.1f}; usual up to 1.5"
+        found["distance from the training brains"] = (f"{row['distance']:.1f}; usual up to "
+                                                      f"{row['usual_distance']:.1f}")
     if "trust" in row:
         rest = "; the rest is the spline" if row["trust"] < 1 else ""
         found["filters used"] = f"{100 * row['trust']:.0f} %{rest}"

@@ -33,7 +33,8 @@ COLUMNS = (  # title, kind of sorting, explanation
     ("seconds", "number", "Time for upscaling"),
 )
 NOTE = ("An outlier lies more than 3.5 robust standard deviations from the median of this table. "
-        "Up to a distance of 1.5, filters that refine several axes are fully used for most scans.")
+        "Filters that refine several axes are fully used up to a distance of 1.2 to 3, which "
+        "depends on noise and voxel size.")
 
 
 def study_page(about, rows, thumbnails):
@@ -69,8 +70,9 @@ def _content(rows, marks, states, thumbnails):
                       for state in STATES[:-1] if state in there)
     if buttons:
         buttons += '<button type="button" data-find="">all</button>'
+    trusts = [row.get("trust", 1) for row in rows]
     before, after = TABLE.read_text(encoding="utf-8").split("@ROWS@")
-    for name, text in (("COUNTS", counts_in_words(states, marks)), ("BUTTONS", buttons),
+    for name, text in (("COUNTS", counts_in_words(states, marks, trusts)), ("BUTTONS", buttons),
                        ("HEAD", head), ("NOTE", NOTE)):
         before = before.replace(f"@{name}@", text)
     yield before
@@ -124,18 +126,24 @@ def state_of(row, mark):
     return "incomplete" if row.get("missed") else "outlier" if mark else "done"
 
 
-def counts_in_words(states, marks):
-    """Numbers of upscaled, failed, incomplete and outlying volumes, as HTML."""
+def counts_in_words(states, marks, trusts):
+    """Numbers of upscaled, failed, incomplete and outlying volumes, as HTML.
+
+    `trusts` holds the weight of the filters in each volume.
+    """
     failed, incomplete = states.count("failed"), states.count("incomplete")
     words = [f"{len(states) - failed} of {len(states)} volumes upscaled"]
     words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
     words += [f"{incomplete} incomplete"] * bool(incomplete)
+    partly = sum(trust < 1 for trust in trusts)
+    words += [f"{partly} partly or wholly by spline"] * bool(partly)
     parts = ", ".join(f"{name} {number}" for name in SEARCHED
                       if (number := sum(name in mark for mark in marks)))
     found = sum(map(bool, marks))
     plural = "" if found == 1 else "s"
     words.append(f"<strong>{found} outlier{plural}</strong> ({parts})" if found
-                 else "no outliers")
+                 else "no outliers" if len(states) - failed >= FEWEST
+                 else f"outliers are searched from {FEWEST} volumes on")
     return ", ".join(words) + "."
 
 

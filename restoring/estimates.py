@@ -3,8 +3,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.descriptors import SPECTRAL
-from degrading.profile_reader import claims_too_much_blur, nearest_profile, read, strangeness
+from degrading.descriptors import NOISE, SPECTRAL
+from degrading.profile_reader import (
+    claims_too_much_blur,
+    limits_of,
+    nearest_profile,
+    read,
+    strangeness,
+)
+from restoring.adaptation import is_thick
 from structure import structure_of
 
 
@@ -13,9 +20,10 @@ class Estimates(NamedTuple):
 
     descriptors: np.ndarray | None  # noise and blur; None if the filters do not use descriptors
     trust: float  # weight of the filters in the result, see degrading/profile_reader.py
-    # Distance of the descriptors from the training descriptors, and the most similar slice profile;
-    # None if the filters do not use descriptors.
+    # Distance of the descriptors from the training descriptors, its usual limit, and the most
+    # similar slice profile; None if the filters do not use descriptors.
     distance: float | None = None
+    usual: float | None = None
     like: str | None = None
     doubted: bool = False  # True if the given profile has much more blur than the estimate
 
@@ -29,5 +37,7 @@ def estimates_of(volume, use):
     # The reading of a volume that is too small for a spectrum is only the usual one.
     doubted = (volume.blur is not None and bool(np.any(descriptors[SPECTRAL:]))
                and claims_too_much_blur(reading, volume.blur))
-    return Estimates(descriptors, trust, strangeness(reader, descriptors),
+    # The limits for voxels as in training belong to filters for all axes.
+    usual, _ = limits_of(descriptors[NOISE], 1.0 if is_thick(use.method) else volume.voxel)
+    return Estimates(descriptors, trust, strangeness(reader, descriptors), usual,
                      nearest_profile(reading), doubted)

@@ -1,6 +1,4 @@
 """Messages about the filters that upscaled a scan: how much they were used, and how."""
-from degrading.descriptors import NOISE
-from degrading.profile_reader import limits_of
 from machine.progress import say
 from restoring.adaptation import is_thick
 
@@ -44,11 +42,10 @@ def say_of_unlike_slices(name, seen, method):
     """Print a message if thick slices are unlike brains; no spline replaces their filters."""
     if not is_thick(method) or seen.distance is None:
         return
-    usual, _ = limits_of(seen.descriptors[NOISE])
-    if seen.distance > usual:
+    if seen.distance > seen.usual:
         say(f"{name}: unlike the training brains of the filters (distance {seen.distance:.1f}, "
-            f"usual up to {usual:.1f}); filters for thick slices are used all the same: compare "
-            "the result with the scan")
+            f"usual up to {seen.usual:.1f}); filters for thick slices are used all the same: "
+            "compare the result with the scan")
 
 
 def say_of_later(name, uses):

@@ -96,7 +96,8 @@ def upscale_file(path, target, store, engine, files=None):
         row["noise"] = float(found.seen.descriptors[NOISE])
         row["trust"] = round(found.seen.trust, 2)
     if found.seen.distance is not None:
-        row |= {"distance": round(found.seen.distance, 2), "like": found.seen.like}
+        row |= {"distance": round(found.seen.distance, 2),
+                "usual_distance": round(found.seen.usual, 2), "like": found.seen.like}
     if found.tuning and not found.tuning.why_not:
         row |= {"fine_tuned": True} if found.tuning.profile is None else {
             "profile": found.tuning.profile}

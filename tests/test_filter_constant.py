@@ -170,6 +170,16 @@ def test_a_file_in_place_of_yes_or_no_is_told_its_option(capsys, tmp_path):
     assert "--test_dir" in said and "--test_dir" not in refused(capsys, "test", "--upscale", "no")
 
 
+def test_an_evaluation_simulates_the_profile_that_it_is_given():
+    def simulated(*words):
+        return command_line("test", ["--preset", "scan", *words]).test_profile
+
+    assert simulated() == ("box", "kspace")
+    assert simulated("--profile", "hamming") == ("hamming",)
+    assert simulated("--profile", "hamming", "--test_profile", "box") == ("box",)
+    assert simulated("--profile", "kspace", "kspace", "box") == ("box", "kspace")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ends_of_every_range_are_taken_and_what_is_beyond_refused(capsys, command):
     checked = 0

@@ -98,6 +98,11 @@ def test_none_and_several_are_one_line_with_a_remedy(tmp_path, monkeypatch):
     text = one_line(find_mask, tmp_path / "a.nii", "{name}_mask.nii")
     assert "{name}_mask.nii finds no mask" in text and "--exclude" in text
     assert str(tmp_path / "a_mask.nii") in text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_here.nii").write_text("")
+    text = one_line(find_mask, tmp_path / "sub" / "a.nii", "of_here.nii")
+    assert f"give {tmp_path / 'of_here.nii'}" in text
+    (tmp_path / "of_here.nii").unlink()
     text = one_line(find_mask, tmp_path / "a.nii", "{name}_?.nii")
     assert "finds 3 masks" in text and "a_1.nii" in text and "among them" in text
     monkeypatch.chdir(tmp_path)

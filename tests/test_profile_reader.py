@@ -195,7 +195,7 @@ def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
     ((2, 2, 2), 1.8, False)])  # of which `say_of_trust` reports
 def test_thick_slices_that_are_unlike_brains_are_reported(capsys, factor, distance, said):
     method = load_filters(Request.of(preset="scan", factor=factor)).method
-    say_of_unlike_slices("scan", Estimates(np.zeros(22), 1.0, distance), method)
+    say_of_unlike_slices("scan", Estimates(np.zeros(22), 1.0, distance, 1.5), method)
     assert ("distance 1.8, usual up to 1.5" in capsys.readouterr().out) == said
 
 

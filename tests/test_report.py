@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 import test as script
 import train
 from disk.files import file_digest
+from disk.filters import PRETRAINED_SCAN
 from filter_constant import Method, Request
 from octahedral.picture_layout import leaves_in_rows
 from options.command_line import command_line
@@ -189,6 +190,15 @@ def test_the_next_command_can_be_pasted():
     words = shlex.split(train.next_command(request))
     assert words == ["python", "test.py", "--factor", "1", "1", "4", "--arrays_dir",
                      request.arrays_dir]
+
+
+def test_a_training_for_scans_says_that_its_filters_replace_those_of_the_project():
+    said = train.about_use(Request.of(preset="scan", lr_type="scan"))
+    assert "From now on" in said and said.endswith(
+        f"--arrays_dir {shlex.quote(str(PRETRAINED_SCAN))}\n")
+    for other in ({"preset": "best"}, {"preset": "scan", "lr_type": "scan", "factor": (5, 5, 5)},
+                  {"preset": "scan", "lr_type": "scan", "arrays_dir": "mine"}):
+        assert train.about_use(Request.of(**other)) == ""
 
 
 def test_the_page_holds_all_it_needs(runs):

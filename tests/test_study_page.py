@@ -142,7 +142,8 @@ def test_in_a_browser_names_and_messages_are_text(opened):
 
 def test_the_page_counts_what_needs_a_look(page):
     text = re.sub("<[^>]+>", "", page.read_text(encoding="utf-8"))
-    assert "999 of 1000 volumes upscaled, 1 failed, 2 outliers (noise 1, distance 1)." in text
+    assert "999 of 1000 volumes upscaled, 1 failed, 1 partly or wholly by spline, 2 outliers " \
+           "(noise 1, distance 1)." in text
 
 
 def test_a_name_on_the_page_is_no_formula():
@@ -258,6 +259,20 @@ def test_the_page_of_a_volume_states_a_given_profile_and_the_share_of_the_spline
     assert "<td>given: box</td>" in shown and "<td>25 %; the rest is the spline</td>" in shown
     assert "<li>is &lt;unlike&gt; brains</li>" in shown and "noise" not in shown
     assert findings_html({}) == ""
+
+
+def test_the_usual_distance_of_a_scan_is_that_of_its_noise_and_voxels():
+    row = {"distance": 1.1, "usual_distance": 1.2}
+    assert "<td>1.1; usual up to 1.2</td>" in findings_html(row)
+
+
+def test_volumes_that_a_spline_restores_in_part_are_counted_and_few_are_not_searched():
+    page = "".join(study_page(ABOUT, a_thousand(), [""] * MANY))
+    assert "1 partly or wholly by spline" in page
+    few = "".join(study_page(ABOUT, a_thousand()[:FEWEST], [""] * FEWEST))
+    assert "outliers are searched from 10 volumes on" in few  # one of them failed
+    assert "no outliers" in "".join(study_page(ABOUT, a_thousand()[20:31], [""] * 11))
+    assert "by spline" not in few and "Do not make a diagnosis" in few
 
 
 def test_messages_that_are_noted_are_printed_too():
