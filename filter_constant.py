@@ -278,6 +278,9 @@ class Request:
     arrays_dir: str = option("arrays", "folders", "folder of the learned filters")
     result_dir: str = option("result", "folders", "folder of the results; each run writes into a "
                              "folder <MMDDHH>/ in it")
+    into: str = option("", "folders", "folder of the results, instead of a new one in "
+                       "--result_dir; later, the same command restores only volumes that are new",
+                       metavar="FOLDER")
 
     @classmethod
     def of(cls, **values: Any) -> "Request":

@@ -31,7 +31,8 @@ OWN_SHARE = 30
 def main(request):
     """Restore all volumes of the test folder; returns the exit status."""
     # Imported here: numba and nibabel take a second to load; --help and wrong options need neither.
-    from disk.results import PATHS, run_folder
+    from disk.results import PATHS
+    from disk.run_folder import run_folder
     from nifti.masks import masks_in_words
     from nifti.study import find_volumes
     from restoring.steps import FilterStore
@@ -43,7 +44,7 @@ def main(request):
     store = FilterStore(request)
     filters = store.first()
     volumes, masks = find_volumes(request.test_dir, None, request.include, request.exclude,
-                                  request.result_dir, request.mask)
+                                  request.into or request.result_dir, request.mask)
     if request.mask:
         print(masks_in_words(masks, volumes, request.mask))
     found = replace(request, method=filters.asked, arrays_dir=filters.folder)
@@ -189,7 +190,8 @@ def restore_volumes(volumes, masks, folder, store, each):
         asked, first = (done.method, done.uses[-1]) if len(uses) == 1 else (filters.asked, filters)
         report_run(folder / "report.html", entries, replace(request, arrays_dir=first.folder),
                    asked, list(uses.values()), digests)
-        shutil.rmtree(folder / VIEWERS, ignore_errors=True)
+        if not request.into:
+            shutil.rmtree(folder / VIEWERS, ignore_errors=True)
         print(f"Open the report in a browser: {folder / 'report.html'}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
@@ -238,7 +240,7 @@ def jobs_of(volumes, targets, names, folder, request):
     own = not request.output  # the run has its own folder
     study = request.upscale and len(volumes) > 1
     return [Job(*paths, shown=study or number < MOST_SHOWN, go_on=own,
-                viewer=folder / VIEWERS / f"{number}.json" if own else None,
+                viewer=folder / VIEWERS / f"{paths[-1].relative_to(folder)}.json" if own else None,
                 page=own_page(paths[-1]) if study else None,
                 report=folder / "report.html" if study else None)
             for number, paths in enumerate(zip(volumes, targets, names, strict=True))]

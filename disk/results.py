@@ -1,87 +1,18 @@
-"""The folder for the results of a run, and checks that test.py replaces only files that it wrote.
-
-No run writes into the folder of another run that was finished. An interrupted run leaves a record
-in its folder. By this record, the same command finds the folder again and continues. A run locks
-its record while it works.
-"""
+"""Names of the files of a run, and checks that test.py replaces only files that it wrote."""
 import contextlib
 import csv
-import itertools
-import json
 import os
-import time
 from collections import Counter
 from pathlib import Path
 
-from disk.files import file_digest, make_folder, read_json, remove_unfinished, stem, write_json
-from disk.locks import holds_lock, only_one_in
+from disk.files import file_digest, read_json, stem
+from disk.locks import only_one_in
 from machine.errors import CannotWrite, UserError, complain
-from machine.sources import all_sources, digest_of
 
 MADE_BY = "3D MRI super-resolution by learned filters"  # mark in pictures and pages of test.py
-UNFINISHED = ".unfinished.json"  # record of a run until the run is finished
-VIEWERS = ".viewers"  # folder for data of the run's page, removed when the page is written
+VIEWERS = ".viewers"  # folder for data of the run's page; kept with --into
 HEAD_BYTES = 4096  # number of bytes at the start of a file that are searched for MADE_BY
-# Settings without effect on the results.
-NOT_OF_RESULTS = {"quiet", "device", "scheduler", "tls"}
-PATHS = ("test_dir", "arrays_dir", "result_dir", "output")  # absolute on a cluster
-
-
-# ------------------------------------------------------------------------------------- whose folder
-
-@contextlib.contextmanager
-def run_folder(request, volumes, filters):
-    """A context that gives the folder for results: that of --output, or one named after the hour.
-
-    If another run made the folder of this hour, a new folder with a number is made (``112522-2``,
-    ``112522-3`` ...). The command of an interrupted run continues in the folder of that run, also
-    in a later hour.
-
-    Parameters
-    ----------
-    request : Request
-    volumes : list of Path
-        Volumes to restore.
-    filters : dict
-        SHA-256 of the files of filters, by file name.
-
-    Yields
-    ------
-    Path
-        The folder; it is removed at the end if nothing was written into it.
-
-    Raises
-    ------
-    CannotWrite
-        If the folder cannot be made.
-    """
-    if request.output:
-        target = Path(request.output)
-        remove_unfinished(target.parent, names_beside(target), running=False)
-        yield target.parent
-        return
-    hour = Path(request.result_dir, time.strftime("%m%d%H"))
-    about = _about(request, volumes, filters)
-    new = not hour.parent.exists()
-    make_folder(hour.parent)
-    numbered = (hour.with_name(f"{hour.name}-{number}") for number in itertools.count(2))
-    folders = itertools.chain(_interrupted(hour.parent), [hour], numbered)
-    folder, record = next((folder, record) for folder in folders
-                          if (record := _taken(folder, about)))
-    done = False
-    try:
-        yield folder
-        done = True
-    finally:
-        record.close()  # Windows cannot remove an open file
-        if done:
-            (folder / UNFINISHED).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a parent folder may hold other results
-            if {path.name for path in folder.iterdir()} <= {UNFINISHED}:
-                (folder / UNFINISHED).unlink(missing_ok=True)
-                folder.rmdir()
-                if new:
-                    hour.parent.rmdir()
+PATHS = ("test_dir", "arrays_dir", "result_dir", "into", "output")  # absolute on a cluster
 
 
 def names_beside(target):
@@ -90,60 +21,6 @@ def names_beside(target):
     return [target.name, f"{bare}.png", f"{bare}.json", f".{bare}.json", "report.html",
             "metrics.csv"]
 
-
-def _about(request, volumes, filters):
-    """The properties by which a run is recognised, in the data types of JSON."""
-    decides = {name: value for name, value in request.with_whole_paths(*PATHS).as_dict().items()
-               if name not in NOT_OF_RESULTS}
-    about = {"settings": decides, "filters": filters, "program": digest_of(all_sources()),
-             "volumes": [os.path.abspath(path) for path in volumes]}
-    return json.loads(json.dumps(about))
-
-
-def _interrupted(results):
-    """Folders of runs that were not finished, the newest first."""
-    found = []
-    for path in results.glob(f"*/{UNFINISHED}"):
-        with contextlib.suppress(OSError):  # the run has just finished
-            found.append((path.stat().st_mtime, path.parent))
-    return [folder for _, folder in sorted(found, reverse=True)]
-
-
-def _taken(folder, about):
-    """Take a folder for this run: a new one, or one in which this run was interrupted.
-
-    It returns the record of the run, open and locked, or None if the folder belongs to another run.
-    """
-    try:
-        folder.mkdir()  # fails if another process made it first
-    except FileExistsError:
-        pass
-    except OSError as fault:
-        raise CannotWrite(f"{folder}: cannot be made ({fault.strerror}); "
-                          "give a --result_dir that can be written") from fault
-    else:
-        write_json(folder / UNFINISHED, about)
-    return _locked_record(folder, about)
-
-
-def _locked_record(folder, about):
-    """The locked record of this interrupted run; None for another run or one still running."""
-    path = folder / UNFINISHED
-    try:
-        if read_json(path) != about:
-            return None
-        record = open(path, "r+b")
-    except (OSError, ValueError):
-        return None
-    with contextlib.suppress(BlockingIOError):
-        if holds_lock(record, path):
-            remove_unfinished(folder)  # temporary files, if the run was killed while it wrote
-            return record
-    record.close()
-    return None
-
-
-# --------------------------------------------------------------------------------------- whose file
 
 def check_beside(folder, names, request):
     """Raise UserError if a run would replace a file that test.py did not write.
@@ -215,6 +92,30 @@ def _check_replaced(path, name, test_dir):
     if beside:
         raise UserError(f"{other}: exists already, and its record would be replaced by that of "
                         f"{path.name}; {remedy}")
+
+
+def check_own(path, name, volume):
+    """Raise UserError if a file is there that test.py did not make from this volume.
+
+    Parameters
+    ----------
+    path : Path
+        Path of the result.
+    name : Path
+        Common name of the files beside it, without their endings.
+    volume : Path
+        Path of the input.
+    """
+    if not os.path.lexists(path):
+        return
+    record = _record_of(path, name)
+    if record is None:
+        raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
+                        "test.py did not write it, or it was changed since; move it, give another "
+                        "--into, or add --overwrite to replace it")
+    if not _is_made_from(record, volume):
+        raise UserError(f"{path}: was made from {record['input']}, not from {volume}; give another "
+                        "--into, or add --overwrite to replace it")
 
 
 def _record_of(path, name):

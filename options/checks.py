@@ -40,7 +40,8 @@ def checked(request, command):
             raise ValueError(f"argument --{flag_of(OPTION[name])}: has no effect without "
                              f"--upscale; add it{instead}")
     if request.look:
-        for name in ("output", "suffix", "dtype", "report", "scheduler", "upscale", "voxel_size",
+        for name in ("output", "into", "suffix", "dtype", "report", "scheduler", "upscale",
+                     "voxel_size",
                      "isotropic", "factor", "blend_threshold", "adapt", "test_profile",
                      "test_noise", "tissue"):
             if name in given:
@@ -85,8 +86,13 @@ def checked(request, command):
     if request.tls and not request.scheduler.startswith("tls://"):
         raise ValueError("argument --tls: works only with --scheduler tls://ADDRESS; give that "
                          "address, or leave --tls out")
-    if request.overwrite and not request.output:
-        raise ValueError("argument --overwrite: has no effect without --output; leave it out")
+    for name in ("output", "result_dir"):
+        if request.into and name in given:
+            raise ValueError(f"argument --into: names the folder of the results, and so does "
+                             f"--{name}; leave one of the two out")
+    if request.overwrite and not (request.output or request.into):
+        raise ValueError("argument --overwrite: has no effect without --output or --into; leave "
+                         "it out")
     if command == "test" and request.scheduler and request.device == "gpu":
         raise ValueError("argument --device: workers of a cluster restore on their CPUs; leave one "
                          "of --device gpu and --scheduler out")
@@ -121,7 +127,7 @@ def without_effect(request, drawn):
             places.append((f"with filters that were not learned for scans; {NO_SCAN}", NEED_SCAN))
     elif drawn:
         places = [("in an evaluation of filters for scans, which writes figures only; leave it out",
-                   ["output", "suffix", "dtype", "report", "blend_threshold"])]
+                   ["output", "into", "suffix", "dtype", "report", "blend_threshold"])]
     else:
         places = [(f"without filters for scans; {NO_SCAN}", [*scan_figures, "adapt"])]
     for where, names in places:

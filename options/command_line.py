@@ -13,7 +13,7 @@ from options.checks import checked
 
 GROUPS = {"train": ("preset", "method", "learning", "running", "folders", "output"),
           "test": ("preset", "applying", "method", "running", "folders", "output")}
-NOT_FOR = {"train": {"test_dir", "result_dir"},
+NOT_FOR = {"train": {"test_dir", "result_dir", "into"},
            "test": {"train_dir", "restart", "checkpoint_minutes", "max_memory"}}
 LISTS = {"profile", "test_profile", "test_noise", "include", "exclude"}
 STORY = {

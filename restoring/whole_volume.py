@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from disk.files import make_folder, whole_files, write_json
-from disk.results import is_ours, names_of_sidecars
+from disk.results import check_own, is_ours, names_of_sidecars
 from filter_constant import Method
 from machine.errors import one_line
 from machine.remarks import noting
@@ -30,7 +30,7 @@ class Job(NamedTuple):
     viewer: Path | None = None
     page: Path | None = None  # page of this volume alone; None if the page of the run shows it
     report: Path | None = None  # page of the run, if the volume has its own page
-    go_on: bool = False  # True if a result that an interrupted run finished is kept
+    go_on: bool = False  # True if a result that an earlier run finished is kept
 
 
 class Done(NamedTuple):
@@ -44,7 +44,7 @@ class Done(NamedTuple):
     uses: tuple  # of Filters that restored the volume, without their stages
     missed: int  # number of volumes of a series that could not be restored
     digest: str  # SHA-256 of the result
-    before: bool = False  # True if an interrupted run had finished this volume
+    before: bool = False  # True if an earlier run had finished this volume
 
 
 def restore_volume(job, store, volumes, command, engine=None):
@@ -74,6 +74,8 @@ def restore_volume(job, store, volumes, command, engine=None):
     picture, record, others = names_of_sidecars(job.name, request.report)
     if job.go_on and (about := finished(job, title, record, request.mask)):
         return _finished_before(about, store)
+    if request.into and not request.overwrite:
+        check_own(job.target, job.name, job.path)
     with whole_files() as files, noting() as said:
         if request.upscale:
             found = upscale_file(job.path, job.target, store, engine, files)
@@ -120,7 +122,7 @@ def without_name(line, path, title):
 
 
 def _finished_before(about, store):
-    """Make `Done` from the record of a volume that an interrupted run finished."""
+    """Make `Done` from the record of a volume that an earlier run finished."""
     factor = tuple(about["settings"]["factor"])
     factors = [tuple(step["factor"]) for step in about.get("steps", ())] or [factor]
     uses = tuple(store(one)._replace(stages=[]) for one in factors)

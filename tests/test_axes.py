@@ -12,7 +12,7 @@ from synthetic import brain
 from test_scan import phantom
 
 from disk.filters import load_filters
-from disk.results import run_folder
+from disk.run_folder import run_folder
 from filter_constant import Request
 from options.command_line import command_line
 from restoring.steps import FilterStore

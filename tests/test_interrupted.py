@@ -8,7 +8,7 @@ import pytest
 from conftest import load_script, read_rows
 from synthetic import brain, save
 
-from disk import results
+from disk import results, run_folder
 from disk.filters import Filters
 from filter_constant import Method, Request
 from nifti.volumes import write_volume
@@ -109,7 +109,7 @@ def test_a_record_that_makes_no_sense_is_none(study, run, content):
 
 def test_another_version_of_the_program_is_another_run(study, run, monkeypatch):
     run("112522", "--upscale", stop=1)
-    monkeypatch.setattr(results, "digest_of", lambda paths: "another")
+    monkeypatch.setattr(run_folder, "digest_of", lambda paths: "another")
     assert len(run("112523", "--upscale")) == 3
     assert sorted(path.name for path in (study / "result").iterdir()) == ["112522", "112523"]
 

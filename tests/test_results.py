@@ -16,7 +16,8 @@ from synthetic import brain, one_stage, save
 from disk.files import whole_file
 from disk.filters import load_filters, save_filters
 from disk.locks import only_one_in
-from disk.results import UNFINISHED, check_beside, is_ours, run_folder
+from disk.results import check_beside, is_ours
+from disk.run_folder import UNFINISHED, run_folder
 from filter_constant import Request
 from hashtable import Boundaries
 from machine.errors import UserError
@@ -66,7 +67,8 @@ def test_other_runs_within_an_hour_get_folders_of_their_own(folder):
     assert not list(result.rglob(UNFINISHED))
 
 
-def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, monkeypatch):
+def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(
+        folder, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         for options in (["--upscale"], ["--upscale", "--dtype", "same"]):
             patch.setattr("restoring.upscaling.write_volume", stops_at_the_second())
@@ -79,8 +81,10 @@ def test_an_interrupted_run_is_gone_on_with_by_the_same_command_alone(folder, mo
     assert restore(folder, "--no-report", "--upscale", "--no-quiet") == 0  # changes no result
     assert not killed.exists()
     assert sorted(shapes(result)) == ["112522-2/0.nii", "112522/0.nii", "112522/1.nii"]
+    assert "is not continued" not in capsys.readouterr().err
     save(folder / "low" / "2.nii", brain(2, SHAPE))  # other volumes: another run
     assert restore(folder, "--no-report", "--upscale", "--dtype", "same") == 0
+    assert "112522-2: a run of the same command was interrupted" in capsys.readouterr().err
     assert sorted(path.name for path in (result / "112522-2").iterdir()) == [
         ".0.json", UNFINISHED, "0.nii"]
     assert len(shapes(result / "112522-3")) == 3
@@ -155,7 +159,7 @@ def test_a_folder_whose_run_ends_at_this_moment_is_left_to_it(folder, monkeypatc
         (first / "x").write_text("")
         raise KeyboardInterrupt
     # The record that was locked is no longer the file of that name.
-    monkeypatch.setattr("disk.results.holds_lock", lambda _, path: path.parent != first)
+    monkeypatch.setattr("disk.run_folder.holds_lock", lambda _, path: path.parent != first)
     with run_folder(request, [], {}) as second:
         assert second.name == f"{first.name}-2"
 

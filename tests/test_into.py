@@ -1,0 +1,117 @@
+"""--into: later runs of a command add volumes to the folder of its results."""
+import csv
+import re
+
+import pytest
+from conftest import load_script, refused
+from synthetic import brain, save
+
+from disk.run_folder import run_folder
+from machine.errors import UserError
+from options.command_line import command_line
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+SHAPE = (18, 17, 16)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two volumes."""
+    for number in range(2):
+        save(tmp_path / "low" / f"{number}.nii", brain(number, SHAPE))
+    return tmp_path
+
+
+def request_of(folder, *options, low="low"):
+    return command_line("test", ["--test_dir", str(folder / low), "--into", str(folder / "fine"),
+                                 *map(str, options)])
+
+
+def restore(folder, *options, low="low"):
+    return load_script("test").main(request_of(folder, *options, low=low))
+
+
+def written(folder):
+    """When each file of a folder was written, by name."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "fine").iterdir()}
+
+
+def test_the_same_command_restores_only_what_was_added(folder, capsys):
+    assert restore(folder, "--upscale") == 0
+    first = written(folder)
+    save(folder / "low" / "2.nii", brain(2, SHAPE))
+    capsys.readouterr()
+    assert restore(folder, "--upscale") == 0
+    assert capsys.readouterr().out.count("finished before") == 2
+    second = written(folder)
+    unchanged = {name for name in first if first[name] == second[name]}
+    assert unchanged >= {f"{number}.{end}" for number in range(2)
+                         for end in ("nii", "json", "png", "html")}
+    page = (folder / "fine" / "report.html").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("<tr><th scope")]
+    assert len(rows) == 3 and all(re.search('data-jpeg="[^"]{400,}"', row) for row in rows)
+
+
+def test_figures_of_a_test_are_those_of_all_volumes(folder):
+    for number in range(2, 4):
+        assert restore(folder, "--no-report") == 0
+        with open(folder / "fine" / "metrics.csv", newline="") as file:
+            assert len(list(csv.reader(file))) == number + 1
+        save(folder / "low" / f"{number}.nii", brain(number, SHAPE))
+
+
+@pytest.mark.parametrize("option, value", [("--factor", 3), ("--profile", "box"),
+                                           ("--include", "1*")])
+def test_results_of_other_settings_are_not_mixed(folder, option, value):
+    assert restore(folder, "--upscale", "--no-report") == 0
+    before = written(folder)
+    with pytest.raises(UserError, match=rf"fine: its results were made with other .*{option}\b.*"
+                                        "; restore all volumes again with another --into"):
+        restore(folder, "--upscale", "--no-report", option, value)
+    assert written(folder) == before
+
+
+def test_a_damaged_account_of_the_settings_is_one_line(folder):
+    (folder / "fine").mkdir()
+    (folder / "fine" / ".made_with.json").write_text("{")
+    with pytest.raises(UserError, match="were made with other"):
+        restore(folder, "--upscale")
+
+
+def test_files_that_are_not_from_the_volume_are_kept(folder, capsys):
+    (folder / "fine").mkdir()
+    (folder / "fine" / "1.nii").write_text("of another program")
+    assert restore(folder, "--upscale", "--no-report") == 1
+    assert "1.nii: exists already, and no record" in capsys.readouterr().err
+    assert (folder / "fine" / "1.nii").read_text() == "of another program"
+    save(folder / "other" / "0.nii", brain(5, SHAPE))
+    assert restore(folder, "--upscale", "--no-report", low="other") == 2
+    assert re.search("0.nii: was made from .*low/0.nii, not from .*other/0.nii",
+                     capsys.readouterr().err)
+    assert restore(folder, "--upscale", "--no-report", "--overwrite", low="other") == 0
+    assert restore(folder, "--upscale", "--no-report", "--overwrite") == 0
+
+
+def test_two_runs_at_once_are_not_in_one_folder(folder):
+    request = request_of(folder, "--upscale")
+    with run_folder(request, [], {}) as place:
+        (place / "x").write_text("")
+        with (pytest.raises(UserError, match="another run writes into it"),
+              run_folder(request, [], {})):
+            pass
+    with run_folder(request, [], {}) as place:
+        assert place == folder / "fine" and (place / "x").exists()
+
+
+def test_a_run_that_writes_nothing_leaves_no_folder(folder):
+    for path in (folder / "low").iterdir():
+        path.write_bytes(b"no volume")
+    assert restore(folder, "--upscale") == 2
+    assert not (folder / "fine").exists()
+
+
+@pytest.mark.parametrize("option", [["--upscale", "--output", "a.nii"],
+                                    ["--upscale", "--result_dir", "result"], ["--look"]])
+def test_one_option_names_the_folder(capsys, option):
+    assert "argument --into: " in refused(capsys, "test", "--into", "fine", *option)
