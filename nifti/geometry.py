@@ -12,6 +12,7 @@ CODES = range(1, 6)  # valid codes of sform and qform
 QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 OFFSETS = ("qoffset_x", "qoffset_y", "qoffset_z")
 ROWS = ("srow_x", "srow_y", "srow_z")
+UPSCALED = b"upscaled, not measured"  # mark in the description of a result's header
 
 
 def mend_geometry(header):
@@ -157,7 +158,8 @@ def finer_header(image, shape, fine_to_low):
     """The header of an image for voxels on a finer grid.
 
     In the new header, sform and qform keep their codes and give the positions of the new voxels. If
-    both codes are 0, only the voxel sizes change.
+    both codes are 0, only the voxel sizes change. The description gets the mark UPSCALED, if there
+    is room for it.
 
     Parameters
     ----------
@@ -184,4 +186,13 @@ def finer_header(image, shape, fine_to_low):
         header.set_sform(sform @ fine_to_low, int(sform_code))
     for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
         header[name] = 0  # interpolated slices have no time of acquisition
+    if not is_upscaled(image):
+        marked = b"; ".join(filter(None, [header["descrip"].item(), UPSCALED]))
+        if len(marked) < header["descrip"].itemsize:
+            header["descrip"] = marked
     return header
+
+
+def is_upscaled(image):
+    """True if the header of an image has the mark of `finer_header`."""
+    return UPSCALED in image.header["descrip"].item()

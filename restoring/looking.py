@@ -23,7 +23,7 @@ from get_lar import brightness_of, in_units
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES
 from nifti.checks import checked_image
-from nifti.geometry import MM, unit_of, voxel_sizes_of
+from nifti.geometry import MM, is_upscaled, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import THICK, filled_up, slices_in_words
 from nifti.volumes import read_series, relative_name
@@ -63,8 +63,9 @@ def look(path, store):
     seen = [f"axis {axis}: {size / share:.4g} {unit} measured, on a grid of {size:.4g}"
             for axis, (size, share) in enumerate(zip(sizes, measured.shares, strict=True))
             if share < 1]
-    lines.append(("measured", f"interpolated after it was measured ({'; '.join(seen)})" if seen
-                  else "no sign of interpolation"))
+    grids = f"interpolated after it was measured ({'; '.join(seen)})" if seen else ""
+    lines.append(("measured", "no: a result of upscaling; take the measured scan" if
+                  is_upscaled(image) else grids or "no sign of interpolation"))
     inside, own = mask and mask.inside, sizes
     if seen:
         low, sizes = onto_measured(low, measured), sizes / measured.shares

@@ -8,7 +8,7 @@ from degrading.measured_grid import measured_grid
 from machine.errors import UserError, complain
 from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
-from nifti.geometry import unit_of, voxel_sizes_of
+from nifti.geometry import is_upscaled, unit_of, voxel_sizes_of
 from nifti.slices import THICK, filled_up, slices_in_words
 from restoring.adaptation import wants_adapting
 from restoring.measured_scan import first_seen
@@ -25,6 +25,9 @@ def plan(path, name, store, opened, read):
     request = store.request
     image, shape = opened
     sizes, unit = voxel_sizes_of(image), unit_of(image)
+    if is_upscaled(image):
+        complain("test", f"{path}: is itself a result of upscaling; upscale the measured scan "
+                 "instead, with a larger factor")
     if store.by_size:
         goal = request.voxel_size or 3 * (float(sizes.min()),)
         try:

@@ -10,7 +10,7 @@ import pytest
 from gram_cases import accumulate
 from nibabel.processing import resample_from_to
 from scipy.ndimage import gaussian_filter
-from synthetic import one_stage, upscale
+from synthetic import brain, one_stage, save, upscale
 
 import test as script
 from degrading.degradation import degradation_of
@@ -20,6 +20,7 @@ from get_lar import make_pair
 from hashtable import Boundaries, features, interior_voxels, quantile_boundaries
 from matrix_compute import Gram, solve
 from nifti.geometry import finer_header, voxel_sizes_in_mm
+from options.command_line import command_line
 
 FACTORS = [(2, 2, 2), (3, 3, 3), (1, 1, 4), (2, 1, 3)]
 BOUNDARIES = Boundaries(np.array([0.01, 0.02]), np.array([0.3, 0.6]))
@@ -106,6 +107,31 @@ def test_a_volume_without_codes_keeps_none_and_its_centre(tmp_path):
     fine = run_upscale(tmp_path, image, method, keeping(method))
     assert (int(fine.header["sform_code"]), int(fine.header["qform_code"])) == (0, 0)
     assert np.allclose(fine.header.get_zooms(), (0.5, 1, 1.5))
+
+
+@pytest.mark.parametrize("before, after", [
+    (b"", b"upscaled, not measured"),
+    (b"TE=2.98;Time=101112.0", b"TE=2.98;Time=101112.0; upscaled, not measured"),
+    (b"upscaled, not measured; by 2", b"upscaled, not measured; by 2"),
+    (b"x" * 55, b"x" * 55 + b"; upscaled, not measured"),
+    (b"x" * 56, b"x" * 56)])  # 80 bytes, the last one 0
+def test_a_result_is_marked_in_its_header_where_there_is_room(before, after):
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))
+    image.header["descrip"] = before
+    header = finer_header(image, (4, 4, 4), np.diag([0.5, 0.5, 0.5, 1]))
+    assert header["descrip"].item() == after and image.header["descrip"].item() == before
+
+
+def test_a_result_that_is_upscaled_or_looked_at_again_is_reported(tmp_path, capsys):
+    scan, fine = tmp_path / "scan.nii", tmp_path / "fine.nii"
+    save(scan, brain(0, (18, 17, 16)))
+    for path, said in ((scan, False), (fine, True)):
+        words = ["--upscale", "--no-report", "--test_dir", str(path), "--output",
+                 str(tmp_path / f"{path.stem}_fine.nii" if said else fine)]
+        assert script.main(command_line("test", words)) == 0
+        assert ("is itself a result of upscaling" in capsys.readouterr().err) == said
+        assert script.main(command_line("test", ["--look", "--test_dir", str(path)])) == 0
+        assert ("measured  no: a result of upscaling" in capsys.readouterr().out) == said
 
 
 def test_finer_slices_were_not_measured_one_after_another():
