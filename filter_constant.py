@@ -237,8 +237,8 @@ class Request:
                              "did not write it or it was changed since")
     suffix: str = option("", "applying", "text between a volume's name and .nii in the name of "
                          "its result", metavar="TEXT")
-    report: bool = option(True, "applying", "write pictures, report.html and a JSON record beside "
-                          "the restored volumes", switch=True)
+    report: bool = option(True, "applying", "write pictures, a page to open in a browser and a "
+                          "JSON record beside the restored volumes", switch=True)
 
     quiet: bool = option(False, "output", "print warnings and errors only, no progress",
                          switch=True)

@@ -109,7 +109,7 @@ def restore_volumes(volumes, masks, folder, store, each):
     # Imported here, as above.
     from disk.filters import learned_from
     from disk.metrics import mean_row, write_metrics
-    from disk.results import VIEWERS, check_beside, sidecar_names
+    from disk.results import VIEWERS, check_beside, page_of, sidecar_names
     from engine import choose_engine
     from machine.progress import progress
     from nifti.bids import makes_derivatives, write_description
@@ -188,11 +188,12 @@ def restore_volumes(volumes, masks, folder, store, each):
     if request.report:
         # With --voxel_size or --isotropic, each volume has its own factor.
         asked, first = (done.method, done.uses[-1]) if len(uses) == 1 else (filters.asked, filters)
-        report_run(folder / "report.html", entries, replace(request, arrays_dir=first.folder),
+        page = page_of(folder, names, request)
+        report_run(page, entries, replace(request, arrays_dir=first.folder),
                    asked, list(uses.values()), digests)
         if not request.into:
             shutil.rmtree(folder / VIEWERS, ignore_errors=True)
-        print(f"Open the report in a browser: {folder / 'report.html'}", flush=True)
+        print(f"Open the report in a browser: {page}", flush=True)
     if failed:
         complain("test", f"{failed} of {len(volumes)} volumes could not be restored, see above")
     return 1 if failed or missed else 0
@@ -234,7 +235,7 @@ def jobs_of(volumes, targets, names, folder, request):
     MOST_SHOWN volumes.
     """
     # Imported here, as above.
-    from disk.results import VIEWERS, own_page
+    from disk.results import VIEWERS, own_page, page_of
     from restoring.whole_volume import Job
 
     own = not request.output  # the run has its own folder
@@ -242,7 +243,7 @@ def jobs_of(volumes, targets, names, folder, request):
     return [Job(*paths, shown=study or number < MOST_SHOWN, go_on=own,
                 viewer=folder / VIEWERS / f"{paths[-1].relative_to(folder)}.json" if own else None,
                 page=own_page(paths[-1]) if study else None,
-                report=folder / "report.html" if study else None)
+                report=page_of(folder, names, request) if study else None)
             for number, paths in enumerate(zip(volumes, targets, names, strict=True))]
 
 

@@ -18,7 +18,7 @@ PATHS = ("test_dir", "arrays_dir", "result_dir", "into", "output")  # absolute o
 def names_beside(target):
     """Names of all files that a run with --output may write."""
     bare = sidecar_names([target])[0].name
-    return [target.name, f"{bare}.png", f"{bare}.json", f".{bare}.json", "report.html",
+    return [target.name, f"{bare}.png", f"{bare}.json", f".{bare}.json", f"{bare}.html",
             "metrics.csv"]
 
 
@@ -40,7 +40,7 @@ def check_beside(folder, names, request):
     """
     wanted = [] if request.upscale else [folder / "metrics.csv"]
     if request.report:
-        wanted.append(folder / "report.html")
+        wanted.append(page_of(folder, names, request))
     for name in names:
         picture, record, _ = names_of_sidecars(name, request.report)
         wanted += [picture, record] if request.report else [record]
@@ -158,12 +158,18 @@ def names_of_sidecars(name, report):
     """
     picture, shown, hidden = (name.with_name(text.format(name.name))
                               for text in ("{}.png", "{}.json", ".{}.json"))
-    return (picture, shown, [hidden]) if report else (picture, hidden, [picture, shown])
+    return (picture, shown, [hidden]) if report else (
+        picture, hidden, [picture, shown, own_page(name)])
 
 
 def own_page(name):
-    """Path of the page of one of several upscaled volumes; `name` is from `sidecar_names`."""
+    """Path of the page of one volume; `name` is from `sidecar_names`."""
     return name.with_name(f"{name.name}.html")
+
+
+def page_of(folder, names, request):
+    """Path of the page of a run: that of the volume with --output, otherwise report.html."""
+    return own_page(names[0]) if request.output else Path(folder, "report.html")
 
 
 def sidecar_names(targets):

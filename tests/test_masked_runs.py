@@ -244,7 +244,7 @@ def test_the_command_upscales_a_head_by_its_mask(scan, tmp_path, options):
     assert (fine[:12, :12] > 1900).all()  # far from the brain
     record = json.loads((tmp_path / "o.json").read_text())
     assert record["mask"] == str(tmp_path / "v_mask.nii")
-    assert "mask: v_mask.nii" in (tmp_path / "report.html").read_text()
+    assert "mask: v_mask.nii" in (tmp_path / "o.html").read_text()
     plain, out = upscaled(tmp_path, "--no-report", *options)
     assert np.abs(fine - plain).max() > 1
 

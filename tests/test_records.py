@@ -157,9 +157,9 @@ def test_a_mask_that_is_replaced_while_it_is_read_is_refused(tmp_path, monkeypat
 
 def test_a_run_without_report_leaves_no_picture_and_record_of_the_run_before(tmp_path):
     path = save(tmp_path / "v.nii", brain(0, SHAPE))
-    for report, names in ((), ["report.html", "x.json", "x.nii", "x.png"]), (
-            ("--no-report",), [".x.json", "report.html", "x.nii"]), (
-            (), ["report.html", "x.json", "x.nii", "x.png"]):
+    for report, names in ((), ["x.html", "x.json", "x.nii", "x.png"]), (
+            ("--no-report",), [".x.json", "x.nii"]), (
+            (), ["x.html", "x.json", "x.nii", "x.png"]):
         assert restore(tmp_path, "--upscale", "--test_dir", path, *report) == 0
         assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == names
 
@@ -167,5 +167,5 @@ def test_a_run_without_report_leaves_no_picture_and_record_of_the_run_before(tmp
 def test_the_page_names_the_results_it_shows_by_their_digests(tmp_path):
     path = save(tmp_path / "v.nii", brain(0, SHAPE))
     assert restore(tmp_path, "--upscale", "--test_dir", path) == 0
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "x.html").read_text(encoding="utf-8")
     assert file_digest(tmp_path / "out" / "x.nii") in page

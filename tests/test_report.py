@@ -95,10 +95,10 @@ def test_every_result_has_its_picture_and_record(runs):
     }
     assert set(about["figures"]) == set(read_rows(runs["result"] / "metrics.csv")[0])
     assert sorted(path.name for path in runs["fine"].iterdir()) == [
+        "b.html",
         "b.json",
         "b.nii.gz",
         "b.png",
-        "report.html",
     ]
     figures = json.loads((runs["fine"] / "b.json").read_text())["figures"]
     assert set(figures) >= {"volume", "from", "to", "voxel_size"} and "seconds" not in figures
@@ -202,8 +202,8 @@ def test_a_training_for_scans_says_that_its_filters_replace_those_of_the_project
 
 
 def test_the_page_holds_all_it_needs(runs):
-    for folder in ("result", "fine"):
-        text = (runs[folder] / "report.html").read_text(encoding="utf-8")
+    for folder, name in ("result", "report.html"), ("fine", "b.html"):
+        text = (runs[folder] / name).read_text(encoding="utf-8")
         assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|https?://""", text)
         assert not re.search(r"@[A-Z]+@", text)
         assert file_digest(runs["arrays"] / "h_2.npy") in text
@@ -215,7 +215,7 @@ def test_the_page_of_thick_slices_names_the_factor_that_they_got(tmp_path):
     words = ["--upscale", "--isotropic", "--no-adapt", "--test_dir", str(tmp_path / "thick.nii"),
              "--output", str(tmp_path / "fine.nii")]
     assert script.main(command_line("test", words)) == 0
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = (tmp_path / "fine.html").read_text(encoding="utf-8")
     assert '<th scope="row">factor</th><td>[1, 1, 4]</td>' in text.replace("(", "[").replace(
         ")", "]")
 

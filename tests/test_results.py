@@ -182,7 +182,7 @@ def test_an_interrupted_run_with_other_filters_is_another(folder):
 @pytest.mark.skipif(os.name == "nt", reason="temporary files hold no locks there")
 def test_what_a_killed_run_left_beside_its_output_is_removed_but_not_what_another_writes(folder):
     names = [".x.nii.0123456789ab.part.nii", ".x.png.0123456789ab.part",
-             ".x.json.0123456789ab.part", ".report.html.0123456789ab.part"]
+             ".x.json.0123456789ab.part", ".x.html.0123456789ab.part"]
     other = folder / ".y.png.0123456789ab.part"
     for name in names:
         (folder / name).write_bytes(b"half of it")
@@ -198,7 +198,7 @@ def test_what_a_killed_run_left_beside_its_output_is_removed_but_not_what_anothe
 
 @pytest.mark.parametrize("name, content", [
     ("scan.json", '{"EchoTime": 0.003}'), ("scan.json", "not even JSON"),
-    ("scan.png", "a screenshot"), ("report.html", "<html>of the radiologist</html>"),
+    ("scan.png", "a screenshot"), ("scan.html", "<html>of the radiologist</html>"),
     ("metrics.csv", "subject,age\n1,30\n"), ("metrics.csv", "volume,age\n1,30\n"),
     ("metrics.csv", "subject,gain_kg\n1,3\n")])
 def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, content):
@@ -218,11 +218,11 @@ def test_a_file_of_the_users_beside_a_result_is_never_replaced(folder, name, con
 
 
 def test_a_link_to_nothing_beside_a_result_is_the_users_too(folder):
-    (folder / "report.html").symlink_to("not mounted")
-    with pytest.raises(UserError, match="report.html: exists already"):
+    (folder / "scan.html").symlink_to("not mounted")
+    with pytest.raises(UserError, match="scan.html: exists already"):
         restore(folder, "--test_dir", folder / "low" / "0.nii", "--upscale",
                 "--output", folder / "scan.nii.gz")
-    assert (folder / "report.html").is_symlink() and not (folder / "scan.nii.gz").exists()
+    assert (folder / "scan.html").is_symlink() and not (folder / "scan.nii.gz").exists()
 
 
 def test_a_page_of_the_users_beside_one_of_several_results_is_not_replaced(tmp_path):
@@ -245,7 +245,7 @@ def test_what_test_py_wrote_itself_is_known_and_replaced(folder):
     for _ in range(2):
         assert restore(folder, *options) == 0
     beside = {path.name for path in (folder / "fine").iterdir() if is_ours(path)}
-    assert beside == {"scan.json", "scan.png", "report.html", "metrics.csv"}
+    assert beside == {"scan.json", "scan.png", "scan.html", "metrics.csv"}
     assert not is_ours(folder / "nowhere.json") and not is_ours(Path(folder, "low"))
 
 

@@ -268,7 +268,7 @@ def test_sizes_are_printed_in_the_unit_of_the_header(tmp_path, unit, said):
     assert status == 0
     assert f"slices of 100 {said} along axis 2" in out
     assert f"voxels of 50 x 50 x 50 {said}," in out
-    assert f" 50 {said}</td>" in (tmp_path / "report.html").read_text()
+    assert f" 50 {said}</td>" in (tmp_path / "o.html").read_text()
     assert nib.load(tmp_path / "o.nii").header.get_xyzt_units() == (unit, "sec")
 
 

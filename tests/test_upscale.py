@@ -298,7 +298,7 @@ def test_quiet_says_nothing_and_without_it_the_last_line_says_where(tmp_path, re
     assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
     said = run_command("test.py", *options)
     assert (said.returncode, said.stderr) == (0, "")
-    assert said.stdout.splitlines()[-1].endswith("report.html")
+    assert said.stdout.splitlines()[-1].endswith("a.html")
 
 
 def test_the_images_to_compare_with_lie_on_the_grid_of_the_result():
