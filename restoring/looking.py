@@ -76,11 +76,16 @@ def look(path, store):
     part = in_units(low, brightness_of(low, inside), inside)
     lines.append(("content", content))
     thick = sizes.max() > THICK * np.sort(sizes)[1]
-    factor = tuple(np.where(sizes == sizes.max(), 2, 1)) if thick else (2, 2, 2)
-    goal = own if seen else None
-    if seen and thick:  # slices as thin as the measured voxels are wide
-        goal = np.where(sizes == sizes.max(), np.minimum(np.sort(sizes)[1], own), own)
+    factor, goal = (2, 2, 2), None
     if seen:
+        goal = own
+        if thick:  # slices as thin as the measured voxels are wide
+            goal = np.where(sizes == sizes.max(), np.minimum(np.sort(sizes)[1], own), own)
+    elif sizes.max() > THICK * sizes.min():
+        goal = np.full(3, sizes.min())  # --isotropic
+    if goal is not None:  # the scan is judged by the first filters of the suggested command
+        if thick:
+            factor = tuple(np.where(sizes == sizes.max(), 2, 1))
         with contextlib.suppress(ValueError):
             factor = route_to(goal, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
@@ -107,7 +112,8 @@ def look(path, store):
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
     unfit = filters is not None and not filters.method.for_scans
-    return lines + _advice(path, in_mm, thick, share, store.request, known, goal, unfit)
+    return lines + _advice(path, in_mm, thick, share, store.request, known,
+                           goal if seen else None, unfit)
 
 
 def _named(path):

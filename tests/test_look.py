@@ -67,6 +67,17 @@ def test_a_scan_is_judged_by_the_filters_of_the_command_that_is_suggested(
     assert "--voxel_size 0.5 0.5 1" in about["try"] and factors == [(2, 2, 2)]
 
 
+@pytest.mark.parametrize("sizes, factor", [((1, 1, 5), (1, 1, 5)), ((2, 2, 1), (2, 1, 1))])
+def test_uneven_voxels_are_judged_by_the_filters_that_make_them_cubes(
+        tmp_path, capsys, monkeypatch, sizes, factor):
+    scan(tmp_path / "v.nii", phantom(3, (32, 32, 24)), sizes)
+    factors = []
+    monkeypatch.setattr("restoring.looking.descriptors_of", lambda unit, factor: factors.append(
+        factor) or descriptors_of(unit, factor))
+    about = looked(capsys, tmp_path)[1]["v.nii"]
+    assert "--isotropic" in about["try"] and factors == [factor]
+
+
 def test_filters_are_fine_tuned_on_what_is_named_flair(tmp_path, capsys):
     for name in ("sub-1_FLAIR.nii", "sub-1_T1w.nii"):
         scan(tmp_path / name, brain(3, (40, 40, 40)))
