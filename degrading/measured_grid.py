@@ -65,7 +65,9 @@ def measured_grid(low, told=(1.0, 1.0, 1.0)):
     >>> measured_grid(fine)
     MeasuredGrid(shape=(24, 48, 48), shares=(0.5, 1.0, 1.0))
     """
-    shares = []
+    # Scaled by a power of two, so that squares of any intensities fit into float32: the spectrum of
+    # a map in metres squared per second is as good as that of a scan.
+    low, shares = np.ldexp(low, -np.frexp(low.max())[1]), []
     for axis, (side, share) in enumerate(zip(low.shape, told, strict=True)):
         found = _share_along(np.moveaxis(low, axis, -1), share)
         ratio = min(RATIOS, key=lambda ratio: abs(ratio - found))

@@ -45,6 +45,13 @@ def test_a_volume_filled_up_with_zeros_is_known_as_one(axes, sigma):
     assert grid.shape == low.shape and not grid.is_own
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1e-9, 1e25])
+def test_it_is_known_in_any_unit_of_intensity(unit):
+    low = filled(scan(sigma=0.03), (0,)) * np.float32(unit)
+    assert measured_grid(low).shares == (0.5, 1.0, 1.0)
+    assert measured_grid(scan(sigma=0.03) * np.float32(unit)).is_own
+
+
 def test_two_thirds_are_known_as_a_share_too():
     low = scan(sigma=0.03, shape=(72, 64, 60))
     sides = [(72, 108), (64, 64), (60, 60)]
