@@ -197,9 +197,10 @@ def make_pair(image, method, level=None):
         smaller = ""
         if least == 2 * margin + 1:  # else the factor needs this size
             smaller = " or learn with smaller --filter_len and --grad_len"
+        # Without the shape: filters for other axes turn the volume before it comes here.
         raise ValueError(
-            f"its shape {whole_shape} has a side of fewer than the {least} voxels that a patch and "
-            f"the factor need; give a larger volume{smaller}")
+            f"a side of it, cut to a multiple of the factor, has {min(cropped.shape)} voxels, and "
+            f"a patch and the factor need {least}; give a larger volume{smaller}")
     clipped = clip_bright(image) if level is None else np.clip(image, 0, np.float32(level))
     image = mod_crop(clipped, method.factor)
     scale = float(image.max(initial=0))

@@ -20,9 +20,10 @@ def original_of(image, factor):
     box = [slice(max(side.start - PADDING, 0), side.stop + PADDING)
            for side in tight_box(image > 0)]
     hr = np.ascontiguousarray(mod_crop(image[tuple(box)], factor)) / image.max()
-    if min(side // f for side, f in zip(hr.shape, factor, strict=True)) < 2:
-        raise ValueError(f"its shape {image.shape} has a side of fewer than two LR voxels; "
-                         "give a larger volume")
+    # Without the shape: filters for other axes turn the volume before it comes here.
+    if short := [f for side, f in zip(hr.shape, factor, strict=True) if side < 2 * f]:
+        raise ValueError("around its brain, a side has fewer than two LR voxels for factor "
+                         f"{short[0]}; give a larger volume")
     return hr
 
 

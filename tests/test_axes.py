@@ -114,3 +114,14 @@ def test_filters_that_were_read_serve_any_axis_also_where_their_files_are_not(
         found = store(factor)
         assert found.axes == use.axes and found.factor == factor
         np.testing.assert_array_equal(found.stages[0].weights, use.stages[0].weights)
+
+
+@pytest.mark.parametrize("preset", ["scan", "best"])
+def test_a_volume_too_small_for_filters_of_another_axis_is_given_no_turned_shape(
+        tmp_path, capsys, preset):
+    write(tmp_path / "v.nii", brain(0, (6, 26, 22)), (1, 1, 1))
+    words = ["--preset", preset, "--factor", "4", "1", "1", "--test_dir", str(tmp_path / "v.nii"),
+             "--result_dir", str(tmp_path / "result")]
+    assert load_script("test").main(command_line("test", words)) == 2
+    said = capsys.readouterr().err
+    assert "v.nii: a" in said and "a side" in said and "(26, 22, 6)" not in said

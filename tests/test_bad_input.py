@@ -157,7 +157,7 @@ BAD = {
     "minute": (lambda f: save(f / "bad.nii", brain() * np.float32(1e-42)), "rescale"),
     "smaller than a patch": (
         lambda f: save(f / "bad.nii", brain()[12:16]),
-        "has a side of fewer than",
+        "has 4 voxels, and a patch and the factor need 5",
     ),
     "one voxel": (
         lambda f: save(f / "bad.nii", np.array([[[1.0]]], np.float32)),
