@@ -137,7 +137,7 @@ def surround_of(data, outside=None):
     if not faces.size:
         return None, "all"
     values, counts = np.unique(faces, return_counts=True)
-    value = float(values[counts.argmax()])
+    value = float(values[counts.argmax()]) + 0.0  # no -0.0, as a map times a mask has
     if counts.max() >= SURROUND * faces.size:
         return value, "all"
     same = data == np.float32(value)

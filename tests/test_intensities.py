@@ -271,6 +271,14 @@ def test_the_value_of_most_voxels_on_the_faces_surrounds():
     assert surround_of(volume) == (None, "all")
 
 
+def test_a_background_of_minus_zeros_is_zero():
+    volume = np.full((9, 9, 9), -0.0, np.float32)
+    volume[2:7, 2:7, 2:7] = np.linspace(-2, 2, 125).reshape(5, 5, 5)
+    shift = shift_of(volume)
+    assert str(shift).endswith("the background of 0 stays")
+    assert not np.signbit(shift.undo(shift.work(volume))[0]).any()
+
+
 def test_a_small_block_of_one_value_at_a_face_is_tissue():
     volume = np.random.default_rng(5).uniform(1, 2, (30, 30, 30)).astype(np.float32)
     volume[:6, :6, :6] = 0  # fewer than one voxel in a hundred
