@@ -29,6 +29,7 @@ ANNEX_GET = "datalad get or git annex get"
 STREAM_FAULTS = (OSError, EOFError, OverflowError, isal_zlib.error)  # errors of reading a file
 LARGEST = 1e30  # larger intensities count as infinite: sums of their squares overflow float32
 SMALLEST = 1e-30
+ROUNDING = np.finfo(np.float32).eps  # relative, of slope and intercept in a header
 
 
 def checked_image(path, dimensions=(3,), voxel_bytes=VOXEL_BYTES):
@@ -139,6 +140,9 @@ def read_voxels(path, image, shape):
         with np.errstate(all="ignore"):
             if (proxy.slope, proxy.inter) != (1, 0):
                 voxels = voxels * np.float64(proxy.slope) + np.float64(proxy.inter)
+                if dtype.kind in "iu" and proxy.inter:  # zero is background, and may be missed
+                    off = min(ROUNDING * abs(proxy.inter), abs(proxy.slope) / 2)
+                    voxels[(voxels >= -off) & (voxels <= off)] = 0
             return voxels.astype(np.float32)
     except (*STREAM_FAULTS, ValueError, TypeError) as fault:
         raise _unreadable(path, fault) from fault

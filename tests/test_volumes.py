@@ -76,6 +76,20 @@ def test_intensity_scale_is_applied(tmp_path):
     np.testing.assert_allclose(read_volume(path).data, np.arange(60).reshape(3, 4, 5) / 4)
 
 
+@pytest.mark.parametrize("dtype, slope, inter", [
+    (np.int16, 0.01, -100), (np.int16, 0.3, -0.9), (np.int32, -0.02, 50)])
+def test_a_zero_that_the_header_rounds_is_background(tmp_path, capsys, dtype, slope, inter):
+    true = np.zeros((9, 9, 9))
+    true[2:7, 2:7, 2:7] = slope * np.arange(1, 126).reshape(5, 5, 5) * np.sign(slope)
+    image = nib.Nifti1Image(np.rint((true - inter) / slope).astype(dtype), np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    image.to_filename(tmp_path / "v.nii")
+    assert nib.load(tmp_path / "v.nii").dataobj[0, 0, 0] != 0
+    volume = read_volume(tmp_path / "v.nii")
+    assert ((volume.data == 0) == (true == 0)).all() and volume.shift is None
+    assert volume.data == pytest.approx(true, abs=1e-4) and not capsys.readouterr().err
+
+
 def test_fourth_dimension_of_one_is_dropped_and_more_refused(tmp_path):
     data = np.random.default_rng(41).random((4, 5, 6, 1), np.float32)
     one = write_nifti(tmp_path / "one.nii.gz", data)
