@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, cg
 
 from get_lar import LRVolume
 from hashtable import buckets_of, features, interior_voxels, nearest_buckets, sample_voxels
@@ -205,6 +204,9 @@ def pool(grams):
 
 def _solve_cg(gram, advance):
     """Q h = V by conjugate gradients, as in the paper."""
+    # Here: sparse matrices take a tenth of the time to start a command, and few commands need them.
+    from scipy.sparse.linalg import LinearOperator, cg
+
     h = np.zeros((len(gram.count), gram.side - 1))
 
     def solve_bucket(b, matrix):

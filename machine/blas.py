@@ -11,6 +11,7 @@ import ctypes
 from functools import cache
 
 import numpy as np
+import scipy.linalg  # noqa: F401 - its BLAS must be loaded when `threads.blas_alone` limits it
 from numba.extending import get_cython_function_address
 
 UPPER, NO_TRANSPOSE, NOT_UNIT = (ctypes.byref(ctypes.c_char(letter))
