@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 QUICK = {"leaves": 6, "filter_len": 5, "seed": 4, "stages": 3, "quiet": True}
 KINDS = {"best": PRESETS["best"], "scan": PRESETS["scan"] | {"draws": 2}}
-SHAPE = (36, 34, 38)
+SHAPE = (28, 27, 30)
 
 
 def cubes_of(volume, seed, name):
