@@ -162,7 +162,7 @@ def test_learned_on_the_sample_the_best_preset_beats_the_best_spline_there(tmp_p
     for part in ("train", "test"):
         (path,) = (tmp_path / "all" / part).glob("*.nii.gz")
         image = nib.load(path)
-        middle = tuple(slice(side // 2 - 40, side // 2 + 40) for side in image.shape)
+        middle = tuple(slice(side // 2 - 32, side // 2 + 32) for side in image.shape)
         write_nifti(tmp_path / part / "brain.nii.gz", image.get_fdata(dtype=np.float32)[middle])
     quick = ("--preset", "best", "--stages", "1", "--leaves", "64")
     status, _, errors = command(

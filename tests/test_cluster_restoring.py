@@ -60,13 +60,16 @@ def lines(out):
                                      ("--preset", "scan")])
 def test_all_that_is_written_is_that_of_the_plain_run(
         folder, tmp_path, options, request):
-    if "--isotropic" not in options:  # its workers must begin in the folder of the command
+    cluster, count = CLUSTER, "2 workers"
+    if "--isotropic" in options:  # its worker must begin in the folder of the command; one will do
+        cluster, count = ALONE, "1 worker"
+    else:
         request.getfixturevalue("shared_workers")
     out, errors, plain = restored(folder, tmp_path / "plain", *options)
     # Workers run elsewhere, the command in another folder.
     said, complaints, ours = restored(os.path.relpath(folder, tmp_path), tmp_path / "cluster",
-                                      *options, *CLUSTER, cwd=tmp_path)
-    assert "Cluster: 2 workers" in said and lines(said) == lines(out)
+                                      *options, *cluster, cwd=tmp_path)
+    assert f"Cluster: {count}, " in said and lines(said) == lines(out)
     assert list(ours) == list(plain) and len(plain) > (0 if "scan" in options else 9)
     for name, content in plain.items():
         if name.endswith(".json"):
