@@ -30,8 +30,9 @@ class Prepared:
             module.read_brain = read_brain
 sys.meta_path.insert(0, Prepared())
 """
-# Dask tries a task on four workers, and each takes some seconds to start.
-TWICE = {"distributed.scheduler.allowed-failures": 1}
+# Dask tries a task on four workers, and each takes some seconds to start. Here it tries it on one,
+# and on another one where the project asks for it again.
+ONE_TRY = {"distributed.scheduler.allowed-failures": 0}
 # Dask restarts no worker that dies while it starts: this one has begun by then.
 DIES = "time.sleep(1); os._exit(1)"
 ONCE = "\n                    ".join((

@@ -51,7 +51,10 @@ def golden_figures(factor):
 @pytest.fixture(params=FACTORS, ids=[f"x{factor}" for factor in FACTORS])
 def golden(request):
     """The golden figures of each factor; `voxels`: the flat indices of those that have a bucket."""
-    return golden_figures(request.param)
+    found = SimpleNamespace(**vars(golden_figures(request.param)))
+    # Copies: numba would compile kernels a second time, for arrays that nobody may write to.
+    found.lr, found.hr = found.lr.copy(), found.hr.copy()
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from clusters import DIES, HELD, ONCE, TWICE, dask, prepare_workers, prepared
+from clusters import DIES, HELD, ONCE, ONE_TRY, dask, prepare_workers, prepared
 from conftest import one_line
 from synthetic import PATIENT, QUICK, ROOT, brain, command, save, start
 
@@ -255,7 +255,7 @@ def test_a_worker_with_too_little_memory(folder, tmp_path):
 
 def test_a_volume_that_kills_every_worker_ends_a_training(folder, tmp_path, monkeypatch):
     prepare_workers(monkeypatch, tmp_path, "learning", "v7", DIES)
-    with dask_config.set(TWICE):
+    with dask_config.set(ONE_TRY):
         status, _, errors = command(
             "train.py", *training(folder, "deadly", "--scheduler", "local:1"))
     assert status == 2 and len(errors) == 1, errors

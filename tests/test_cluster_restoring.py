@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from clusters import DIES, TWICE, prepare_workers, prepared
+from clusters import DIES, ONE_TRY, prepare_workers, prepared
 from conftest import refused
 from synthetic import PATIENT, ROOT, brain, command, save, start
 
@@ -91,7 +91,7 @@ def test_a_volume_that_kills_its_worker_is_named_and_the_folder_goes_on(tmp_path
     for name in ("a", "deadly", "z"):
         save(tmp_path / "test" / f"{name}.nii.gz", brain(0, SHAPE))
     prepare_workers(monkeypatch, tmp_path, "restoring", "deadly", DIES)
-    with dask_config.set(TWICE):
+    with dask_config.set(ONE_TRY):
         status, _, errors = command("test.py", "--test_dir", tmp_path / "test", "--result_dir",
                                     tmp_path / "result", "--no-report", *ALONE)
     assert status == 1 and len(errors) == 2, errors
