@@ -41,6 +41,7 @@ FEATURE_NAMES = (
  TWIST_01, TWIST_02, TWIST_12, RISE_0, RISE_1, RISE_2, ABOVE_WIDE, ABOVE_MEAN, MEAN, VALUE,
  MOVED, MOVED_RAW, BRAIN, COHERENCE) = range(len(FEATURE_NAMES))
 VOXEL_FEATURES = OVER_NOISE = len(FEATURE_NAMES)
+SHARE_VOXELS = 125  # number of voxels of which BRAIN is a share
 # Further features, only in scenes with descriptors: the strength relative to that of noise, and
 # features of the whole volume.
 FEATURE_NAMES += ("over_noise", *DESCRIPTOR_NAMES, *TOLD_NAMES)
@@ -232,4 +233,6 @@ def _write_one(at, here, code, m, w, slab, f):
     f[ABOVE_MEAN] = (centre - average) * per_scale
     f[MEAN], f[VALUE] = average, centre
     f[MOVED], f[MOVED_RAW] = moved * per_scale, moved
-    f[BRAIN] = slab.brain[at]
+    # Rounded to whole voxels: the last bit of the smoothed share depends on the order of the axes,
+    # and trees split between such values.
+    f[BRAIN] = np.rint(slab.brain[at] * SHARE_VOXELS) / SHARE_VOXELS

@@ -47,6 +47,25 @@ def test_the_48_rows_are_all_orientations_of_a_cube():
     assert flat == expected and len(flat) == 48
 
 
+def test_the_share_of_brain_is_that_of_whole_voxels_in_any_order_of_the_axes():
+    """Trees split between shares, so their last bits decide."""
+    mask = np.random.default_rng(3).random((12, 13, 14)) < 0.7
+
+    def shares(mask):
+        scene, found = scene_of(landscape(shape=mask.shape), mask=mask), np.zeros(mask.shape, "f4")
+        voxels = everything(scene)
+        inner = np.zeros(scene.mask.shape, np.float32)
+        inner.flat[voxels] = features_of_voxels(scene, voxels)[0][:, voxel_features.BRAIN]
+        found[:] = inner[REACH:-REACH, REACH:-REACH, REACH:-REACH]
+        return found
+
+    found = shares(mask)
+    voxels = np.rint(found * 125)
+    assert voxels[mask].min() > 10 and (found == (voxels / 125).astype(np.float32)).all()
+    for axes in itertools.permutations(range(3)):
+        np.testing.assert_array_equal(shares(mask.transpose(axes)), found.transpose(axes))
+
+
 @pytest.mark.parametrize("radius, other", [(1, -1), (3, -1), (3, 6), (4, 2), (6, 6)])
 def test_lines_hold_the_taps_of_each_orientation(radius, other):
     """Lines of up to 7 voxels are one vector, longer ones are two."""
