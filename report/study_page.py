@@ -27,7 +27,7 @@ COLUMNS = (  # title, kind of sorting, explanation
     ("noise", "number", "Estimated noise, in per cent of the brightest intensity"),
     ("slice profile", "text", "Slice profile: given, or estimated from the volume"),
     ("distance", "number", "Distance of noise and blur from those of the training volumes"),
-    ("filters used", "number", "Weight of the filters in the result; the spline has the rest"),
+    ("filters used", "number", "Share of the learned filters in the result; the rest is spline"),
     ("voxels", "number", "Voxels of the volume, and of the result"),
     ("voxel size", "number", "Voxel size of the result"),
     ("seconds", "number", "Time for upscaling"),

@@ -9,7 +9,6 @@ import numpy as np
 from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import (
-    SHARES,
     blur_of,
     limits_of,
     nearest_profile,
@@ -32,7 +31,7 @@ from restoring.measured_scan import first_seen
 from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
 
-FINEST = 0.45  # mm; no training volume has voxels smaller than this
+FINEST = 0.85  # mm; no training volume has voxels smaller than this
 
 
 def look(path, store):
@@ -105,9 +104,10 @@ def look(path, store):
             share = None  # no spline replaces filters for thick slices
         else:
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
-        few = " and few edges" if alike and share not in (None, 1) else ""
-        lines.append(("brains", f"{'like' if alike and not few else 'unlike'} the training brains "
-                                f"(distance {distance:.1f}, usual up to {usual:.1f}{few})"))
+        few = alike and share not in (None, 1)
+        how = "unlike the training brains, with few edges" if few else (
+            f"{'like' if alike else 'unlike'} the training brains")
+        lines.append(("brains", f"{how} (distance {distance:.1f}, usual up to {usual:.1f})"))
     if 1 in shape[:3]:
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
@@ -137,12 +137,11 @@ def _content(low, in_mm, mask, inside):
 def _blur(reader, descriptors, known, factor):
     """A text about the slice profile, given by the user or estimated."""
     found = blur_of(known, factor) if known else read(reader, descriptors)
-    left = ", ".join(f"{100 * value:.0f} % at {share:g}"
-                     for value, share in zip(found, SHARES, strict=True))
+    left = "signal left: {:.0f} % at 3/4 of the highest frequency, {:.0f} % at the highest".format(
+        *(100 * value for value in found))
     if known:
-        return f"{in_words(known)}, by --profile (signal left: {left} of the highest frequency)"
-    return (f"most like {nearest_profile(found)}, estimated (signal left: {left} of the highest "
-            "frequency)")
+        return f"{in_words(known)}, by --profile ({left})"
+    return f"most like {nearest_profile(found)}, estimated ({left})"
 
 
 def _advice(path, in_mm, thick, share, request, known, own, unfit):

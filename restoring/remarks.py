@@ -51,5 +51,5 @@ def say_of_unlike_slices(name, seen, method):
 def say_of_later(name, uses):
     """Report filters for thick slices that follow other filters: they cannot be fine-tuned."""
     for tag in dict.fromkeys(use.method.tag for use in uses[1:] if is_thick(use.method)):
-        say(f"{name}: the filters for {tag} are used as they are, not fine-tuned on the scan: "
-            "earlier filters have already changed its in-plane detail")
+        say(f"{name}: the filters for {tag} are not fine-tuned on the scan, because another axis "
+            "was restored before")

@@ -50,7 +50,7 @@ def test_few_edges_are_named_where_they_make_a_scan_unlike_a_brain(tmp_path, cap
     monkeypatch.setattr("restoring.looking.strangeness", lambda *_: 1.0)
     scan(tmp_path / "v.nii", brain(3, (40, 40, 40)))
     assert looked(capsys, tmp_path)[1]["v.nii"]["brains"] == (
-        "unlike the training brains (distance 1.0, usual up to 1.5 and few edges)")
+        "unlike the training brains, with few edges (distance 1.0, usual up to 1.5)")
 
 
 def test_a_scan_is_judged_by_the_filters_of_the_command_that_is_suggested(
@@ -108,7 +108,7 @@ def test_the_command_goes_through_for_a_brain_and_names_what_was_given(tmp_path,
     assert request.test_dir == str(tmp_path / "a b.nii.gz") and request.upscale
     assert request.mask == "{name}_mask.nii.gz" and request.known_profile == 3 * ("box",)
     assert any("25% of the weight would go to a spline" in line for line in lines)
-    assert any("box, by --profile (signal left: 78 % at 0.75, 64 % at 1" in line
+    assert any("box, by --profile (signal left: 78 % at 3/4 of" in line
                for line in lines)
 
 
