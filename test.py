@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from machine.errors import CannotWrite, UserError, complain, one_line, short_names
+from machine.errors import CannotWrite, FineAlready, UserError, complain, one_line, short_names
 from options.checks import without_effect
 from options.command_line import run
 
@@ -141,8 +141,6 @@ def restore_volumes(volumes, masks, folder, store, each):
 
         return evaluate_files(volumes, folder, filters, request, engine, each)
     print_head(len(volumes), request, filters.asked)
-    if makes_derivatives(request):
-        write_description(folder, request.test_dir, shlex.join(sys.argv))
     jobs = jobs_of(volumes, targets, names, folder, request)
     on_page = sum(job.shown and not job.page for job in jobs)
     work = partial(restore_volume, store=store, volumes=on_page or OWN_SHARE, command=sys.argv,
@@ -161,10 +159,13 @@ def restore_volumes(volumes, masks, folder, store, each):
             except UserError as fault:
                 bar.clear()
                 complain("test", fault)
-                failed += 1
-                entries.append((job, {"volume": title, "failed": without_name(
+                fine = isinstance(fault, FineAlready)
+                failed += not fine
+                entries.append((job, {"volume": title, "fine": fine, "failed": without_name(
                     one_line(fault), job.path, title)}, None))
             else:
+                if makes_derivatives(request) and not rows:  # the folder has a first result
+                    write_description(folder, request.test_dir, shlex.join(sys.argv))
                 rows.append(done.row)
                 if not request.upscale:
                     # Written after each volume, so that an interruption loses at most one row.

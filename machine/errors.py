@@ -18,6 +18,11 @@ class CannotWrite(UserError):
     """An error for a full disk, or a folder that is not writable; the whole run ends."""
 
 
+class FineAlready(UserError):
+    """An error for a volume that already has the requested voxel size; in a folder it is no fault.
+    """
+
+
 def quiet_libraries():
     """Silence messages of nibabel and matplotlib that do no harm.
 

@@ -19,10 +19,10 @@ FAR = 3.5  # robust standard deviations from the median of an outlier (Iglewicz 
 # Columns that are searched for outliers, and the smallest standard deviation that is assumed.
 # Estimates from one scanner vary so little that harmless differences would otherwise be marked.
 SEARCHED = {"noise": 0.001, "distance": 0.05}
-STATES = ("failed", "incomplete", "outlier", "done")  # the worst first
+STATES = ("failed", "incomplete", "outlier", "fine already", "done")  # the worst first
 COLUMNS = (  # title, kind of sorting, explanation
     ("volume", "text", "Name of the volume, with a link to its viewer"),
-    ("state", "number", "failed, incomplete, outlier or done"),
+    ("state", "number", "failed, incomplete, outlier, fine already or done"),
     ("messages", "text", "Messages about the volume, or why it failed"),
     ("noise", "number", "Estimated noise, in per cent of the brightest intensity"),
     ("slice profile", "text", "Slice profile: given, or estimated from the volume"),
@@ -47,7 +47,8 @@ def study_page(about, rows, thumbnails):
     rows : list of dict
         One for each volume, with its description (see `restoring.upscaling`) and the keys: volume
         (name); page (relative path of its viewer, or None); missed (number of volumes of a series
-        that could not be restored). For a volume that failed: volume; failed (reason).
+        that could not be restored). For a volume without a result: volume; failed (reason); fine
+        (True if it has the requested voxel size).
     thumbnails : iterable of str
         For each row, a JPEG file in base64, or an empty str; only one at a time is in memory.
 
@@ -122,7 +123,7 @@ def find_outliers(rows):
 def state_of(row, mark):
     """The state of a row: one of STATES; `mark` is from `find_outliers`."""
     if "failed" in row:
-        return "failed"
+        return "fine already" if row.get("fine") else "failed"
     return "incomplete" if row.get("missed") else "outlier" if mark else "done"
 
 
@@ -131,8 +132,10 @@ def counts_in_words(states, marks, trusts):
 
     `trusts` holds the weight of the filters in each volume.
     """
-    failed, incomplete = states.count("failed"), states.count("incomplete")
-    words = [f"{len(states) - failed} of {len(states)} volumes upscaled"]
+    failed, incomplete, fine = map(states.count, ("failed", "incomplete", "fine already"))
+    upscaled = len(states) - failed - fine
+    words = [f"{upscaled} of {len(states)} volumes upscaled"]
+    words += [f"{fine} fine already"] * bool(fine)
     words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
     words += [f"{incomplete} incomplete"] * bool(incomplete)
     partly = sum(trust < 1 for trust in trusts)
@@ -142,7 +145,7 @@ def counts_in_words(states, marks, trusts):
     found = sum(map(bool, marks))
     plural = "" if found == 1 else "s"
     words.append(f"<strong>{found} outlier{plural}</strong> ({parts})" if found
-                 else "no outliers" if len(states) - failed >= FEWEST
+                 else "no outliers" if upscaled >= FEWEST
                  else f"outliers are searched from {FEWEST} volumes on")
     return ", ".join(words) + "."
 

@@ -5,14 +5,14 @@ import numpy as np
 
 from degrading.descriptors import bright_part, head_in_zeros
 from degrading.measured_grid import measured_grid
-from machine.errors import UserError, complain
+from machine.errors import FineAlready, UserError, complain
 from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
 from nifti.geometry import is_upscaled, unit_of, voxel_sizes_of
 from nifti.slices import THICK, filled_up, slices_in_words
 from restoring.adaptation import wants_adapting
 from restoring.measured_scan import first_seen
-from restoring.spacing import Route, describe, of_three, route_to
+from restoring.spacing import FineEnough, Route, describe, of_three, route_to
 from structure import structure_of
 
 ADAPT_BYTES = 0.45 * GB  # memory to fine-tune filters on a scan
@@ -60,7 +60,8 @@ def _from_measured(path, goal, sizes, read, store, fault):
     except ValueError:
         useful = False
     if not useful:
-        raise UserError(f"{path}: {fault}") from fault
+        kind = FineAlready if isinstance(fault, FineEnough) else UserError
+        raise kind(f"{path}: {fault}") from fault
     return route, sizes, grid.shape + volume.data.shape[3:]
 
 

@@ -21,6 +21,10 @@ OVER, OVER_FROM_3 = 0.2, 0.5
 SUB_VOXELS = 8  # number of positions that are averaged for a voxel that becomes larger
 
 
+class FineEnough(ValueError):
+    """The error for voxels that are as small as requested."""
+
+
 class Route(NamedTuple):
     """The steps from a volume to the requested voxel sizes."""
 
@@ -52,8 +56,10 @@ def route_to(asked, sizes, there, unit="mm"):
 
     Raises
     ------
+    FineEnough
+        If no axis becomes finer.
     ValueError
-        If no axis becomes finer, or there are no filters for the axes that do.
+        If there are no filters for the axes that do.
 
     Examples
     --------
@@ -65,7 +71,7 @@ def route_to(asked, sizes, there, unit="mm"):
     """
     ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
     if max(ratios) < LEAST_RATIO:
-        raise ValueError(f"its voxels are {of_three(sizes, unit)} already, and "
+        raise FineEnough(f"its voxels are {of_three(sizes, unit)} already, and "
                          f"{of_three(asked, unit)} is hardly finer: there is nothing "
                          "to restore; ask for smaller voxels")
     goal = tuple(asked)

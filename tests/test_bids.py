@@ -99,6 +99,16 @@ def test_a_volume_without_its_gradients_does_not_count_as_finished(tmp_path, mon
     assert len(list((tmp_path / "r").rglob("sub-01_dwi.bval"))) == 1
 
 
+def test_a_run_without_results_describes_no_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ds/sub-1/anat").mkdir(parents=True)
+    (tmp_path / "ds/dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
+    (tmp_path / "ds/sub-1/anat/sub-1_T1w.nii.gz").write_bytes(b"no volume")
+    assert load_script("test").main(command_line("test", [
+        "--upscale", "--test_dir", "ds", "--result_dir", "r", "--quiet"])) == 2
+    assert not (tmp_path / "r").exists()
+
+
 def test_the_dataset_is_described(restored):
     held = json.loads((restored / "dataset_description.json").read_text())
     assert held["DatasetType"] == "derivative" and held["BIDSVersion"] == "1.9.0"

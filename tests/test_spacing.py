@@ -248,6 +248,17 @@ def test_the_filters_of_each_factor_are_named_when_a_volume_has_used_them(keepin
     assert status == 0 and named == ["Filters x1x1x4", "Filters x2"], (out, errors)
 
 
+def test_in_a_folder_a_volume_that_is_fine_already_is_no_fault(keeping, tmp_path):
+    thick(tmp_path, "fine.nii", (1, 1, 1))
+    thick(tmp_path, "thick.nii")
+    status, _, errors = command(
+        "test.py", "--upscale", "--isotropic", "--test_dir", tmp_path, "--arrays_dir",
+        keeping / "arrays", "--result_dir", tmp_path / "result")
+    assert status == 0 and len(errors) == 1 and "fine.nii: its voxels are 1 x 1 x 1" in errors[0]
+    page = next((tmp_path / "result").glob("*/report.html")).read_text(encoding="utf-8")
+    assert "1 of 2 volumes upscaled, 1 fine already" in page and ">fine already</td>" in page
+
+
 def test_what_there_is_nothing_to_restore_of_is_one_line(keeping):
     path = thick(keeping, sizes=(1, 1, 1))
     status, _, errors = command(
