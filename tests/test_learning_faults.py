@@ -83,7 +83,7 @@ def test_for_volumes_smaller_than_a_patch_no_rates_are_advised(folder, capsys):
     save(folder / "train" / "v.nii", brain(0, (4, 4, 4)))
     said = one_line(run_here, "train", *words(folder))
     assert said.endswith("can be learned from; put volumes of brains in")
-    assert "v.nii: its shape (4, 4, 4)" in capsys.readouterr().err
+    assert "v.nii: a side of it, cut to a multiple" in capsys.readouterr().err
 
 
 # ---- api.learn
