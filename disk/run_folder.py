@@ -103,15 +103,15 @@ def _named_folder(folder, about):
         before = read_json(path)
     except ValueError:
         before = {}
-    record = open(path, "r+b")
+    record, locked = open(path, "r+b"), False
     try:
         if others := _differences(before, made):
             raise UserError(f"{folder}: its results were made with other {', '.join(others)}; "
                             "restore all volumes again with another --into")
-        try:
-            holds_lock(record, path)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another run writes into it; wait for its end") from None
+        with contextlib.suppress(BlockingIOError):
+            locked = holds_lock(record, path)
+        if not locked:
+            raise UserError(f"{folder}: another run writes into it; wait for its end")
         remove_unfinished(folder)
         yield folder
     finally:

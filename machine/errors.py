@@ -19,8 +19,7 @@ class CannotWrite(UserError):
 
 
 class FineAlready(UserError):
-    """An error for a volume that already has the requested voxel size; in a folder it is no fault.
-    """
+    """An error for a volume that has the requested voxel size; no fault in a folder."""
 
 
 def quiet_libraries():
