@@ -112,7 +112,7 @@ def restore_volumes(volumes, masks, folder, store, each):
     from disk.results import VIEWERS, check_beside, page_of, sidecar_names
     from engine import choose_engine
     from machine.progress import progress
-    from nifti.bids import makes_derivatives, write_description
+    from nifti.bids import check_description, makes_derivatives, write_description
     from nifti.volumes import relative_name, target_paths
     from restoring.whole_volume import restore_volume, without_name
 
@@ -123,6 +123,8 @@ def restore_volumes(volumes, masks, folder, store, each):
     targets = target_paths(volumes, folder, request, masks)
     names = sidecar_names(targets)
     check_beside(folder, names, request)
+    if dataset := makes_derivatives(request):
+        check_description(folder)
     if not store.by_size:
         announce(filters, request)
     if not request.upscale:
@@ -164,7 +166,7 @@ def restore_volumes(volumes, masks, folder, store, each):
                 entries.append((job, {"volume": title, "fine": fine, "failed": without_name(
                     one_line(fault), job.path, title)}, None))
             else:
-                if makes_derivatives(request) and not rows:  # the folder has a first result
+                if dataset and not rows:  # the folder has a first result
                     write_description(folder, request.test_dir, shlex.join(sys.argv))
                 rows.append(done.row)
                 if not request.upscale:
@@ -232,15 +234,15 @@ def stop_in_words(rows, count, folder, request):
 def jobs_of(volumes, targets, names, folder, request):
     """The volumes to restore: list of `Job`.
 
-    Each of several upscaled volumes has its own page. In other runs, one page shows the first
-    MOST_SHOWN volumes.
+    Each of several upscaled volumes has its own page, and with --into also a single one, because
+    later runs may add others. In other runs, one page shows the first MOST_SHOWN volumes.
     """
     # Imported here, as above.
-    from disk.results import VIEWERS, own_page, page_of
+    from disk.results import VIEWERS, has_own_pages, own_page, page_of
     from restoring.whole_volume import Job
 
     own = not request.output  # the run has its own folder
-    study = request.upscale and len(volumes) > 1
+    study = has_own_pages(names, request)
     return [Job(*paths, shown=study or number < MOST_SHOWN, go_on=own,
                 viewer=folder / VIEWERS / f"{paths[-1].relative_to(folder)}.json" if own else None,
                 page=own_page(paths[-1]) if study else None,

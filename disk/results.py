@@ -44,13 +44,13 @@ def check_beside(folder, names, request):
     for name in names:
         picture, record, _ = names_of_sidecars(name, request.report)
         wanted += [picture, record] if request.report else [record]
-        if request.report and request.upscale and len(names) > 1:
+        if request.report and has_own_pages(names, request):
             wanted.append(own_page(name))
     if request.output:
         _check_output(Path(request.output), names[0], request)
     for path in wanted:
         if os.path.lexists(path) and not is_ours(path):
-            remedy = "move it, or give another --output or --result_dir"
+            remedy = "move it, or give another --output, --into or --result_dir"
             if path.name != "metrics.csv":
                 remedy += ", or --no-report"
             raise UserError(f"{path}: exists already and was not written by test.py, which "
@@ -108,7 +108,7 @@ def check_own(path, name, volume):
     """
     if not os.path.lexists(path):
         return
-    record = _record_of(path, name)
+    record = _record_of(path, name) or _record_of(path, _other_name(path, name))
     if record is None:
         raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
                         "test.py did not write it, or it was changed since; move it, give another "
@@ -116,6 +116,23 @@ def check_own(path, name, volume):
     if not _is_made_from(record, volume):
         raise UserError(f"{path}: was made from {record['input']}, not from {volume}; give another "
                         "--into, or add --overwrite to replace it")
+
+
+def under_other_name(path, name):
+    """Files beside a result from a run that named them with its ending, or now without it.
+
+    `sidecar_names` depends on the other volumes of a run. Only files that test.py wrote are listed.
+    """
+    other = _other_name(path, name)
+    if _record_of(path, other) is None:
+        return []
+    picture, record, others = names_of_sidecars(other, report=True)
+    return [each for each in (picture, record, *others, own_page(other)) if is_ours(each)]
+
+
+def _other_name(path, name):
+    """The name that `sidecar_names` gives to files beside a result in other circumstances."""
+    return path.with_name(stem(path)) if name == path else path
 
 
 def _record_of(path, name):
@@ -165,6 +182,11 @@ def names_of_sidecars(name, report):
 def own_page(name):
     """Path of the page of one volume; `name` is from `sidecar_names`."""
     return name.with_name(f"{name.name}.html")
+
+
+def has_own_pages(names, request):
+    """True if each upscaled volume has its own page, and the page of the run is a table."""
+    return request.upscale and (len(names) > 1 or bool(request.into))
 
 
 def page_of(folder, names, request):

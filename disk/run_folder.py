@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from disk.files import make_folder, read_json, remove_unfinished, write_json
-from disk.locks import holds_lock
+from disk.locks import holds_lock, only_one_in
 from disk.results import PATHS, names_beside
 from filter_constant import OPTION
 from machine.errors import CannotWrite, UserError, complain
@@ -97,35 +97,47 @@ def _named_folder(folder, about):
     made = about | {"volumes": [], "settings": {
         name: value for name, value in about["settings"].items() if name not in PATHS}}
     make_folder(folder)
-    if not path.exists():
-        write_json(path, made)
-    try:
-        before = read_json(path)
-    except ValueError:
-        before = {}
-    record, locked = open(path, "r+b"), False
+    with only_one_in(folder):  # another run may begin in this moment
+        first = not path.exists()
+        files = _count_below(folder) if first else 0
+        if first:
+            write_json(path, made)
+        try:
+            before = read_json(path)
+        except ValueError:
+            before = {}
+        record, alone = open(path, "r+b"), False
+        with contextlib.suppress(BlockingIOError):
+            alone = holds_lock(record, path)
     try:
         if others := _differences(before, made):
             raise UserError(f"{folder}: its results were made with other {', '.join(others)}; "
                             "restore all volumes again with another --into")
-        with contextlib.suppress(BlockingIOError):
-            locked = holds_lock(record, path)
-        if not locked:
+        if not alone:
             raise UserError(f"{folder}: another run writes into it; wait for its end")
         remove_unfinished(folder)
         yield folder
     finally:
         record.close()  # Windows cannot remove an open file
-        with contextlib.suppress(OSError):
-            if {each.name for each in folder.iterdir()} <= {MADE_WITH}:
-                path.unlink()
-                if new:
-                    folder.rmdir()
+        if alone:
+            # A run that wrote no result does not decide the settings of later ones.
+            with contextlib.suppress(OSError):
+                if _count_below(folder) == 1 or first and _count_below(folder) <= files + 1:
+                    path.unlink()
+                    if new:
+                        folder.rmdir()
+
+
+def _count_below(folder):
+    """The number of files in a folder and in its subfolders."""
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
 def _differences(before, now):
     """The names of the settings that differ, and of filters or program: list of str."""
-    old, new = before.get("settings", {}), now["settings"]
+    old, new = before.get("settings"), now["settings"]
+    if not isinstance(old, dict):
+        return ["settings"]
     names = [f"--{flag_of(OPTION[name]) if name in OPTION else name}"
              for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     names += ["filters"] * (before.get("filters") != now["filters"])

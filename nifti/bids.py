@@ -1,12 +1,13 @@
 """Write results as a BIDS derivative dataset (BIDS specification, Derivatives)."""
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 
 from disk.files import file_digest, read_json, stem, write_json, write_whole
 from disk.results import MADE_BY
-from machine.errors import complain
+from machine.errors import UserError, complain
 from nifti.slices import sidecar_beside
 
 BIDS_FILE = "dataset_description.json"  # in the root of a dataset
@@ -132,6 +133,18 @@ def _fits_json(value):
     return True
 
 
+def check_description(folder):
+    """Raise UserError if a run would replace the description of a dataset of others."""
+    path = Path(folder, BIDS_FILE)
+    if not os.path.lexists(path):
+        return
+    with contextlib.suppress(ValueError):
+        if MADE_BY in str(read_json(path).get("GeneratedBy")):
+            return
+    raise UserError(f"{path}: exists already and was not written by test.py, which would replace "
+                    "it; give another --into")
+
+
 def write_description(folder, root, command):
     """Write the description of a derivative dataset, and its .bidsignore file.
 
@@ -150,7 +163,8 @@ def write_description(folder, root, command):
         "SourceDatasets": [{"URL": address}],
         "DatasetLinks": {"raw": address},
     })
-    write_whole(folder / ".bidsignore", IGNORED)
+    if not os.path.lexists(folder / ".bidsignore"):  # users may have added lines
+        write_whole(folder / ".bidsignore", IGNORED)
 
 
 def digests_beside(path):

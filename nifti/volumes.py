@@ -102,8 +102,8 @@ def target_paths(volumes, folder, request, masks=()):
     inputs = {os.path.realpath(path): path for path in [*volumes, *masks]}
     for target in targets:
         if path := inputs.get(os.path.realpath(target)):
-            raise UserError(f"{path}: a result would overwrite it; give another --output or "
-                            "--result_dir")
+            raise UserError(f"{path}: a result would overwrite it; give another --output, "
+                            "--suffix, --into or --result_dir")
     return targets
 
 

@@ -58,7 +58,8 @@ def study_page(about, rows, thumbnails):
     """
     marks = find_outliers(rows)
     states = [state_of(row, mark) for row, mark in zip(rows, marks, strict=True)]
-    title = f"{len(rows)} volumes upscaled {goal_in_words(about['settings'])}"
+    plural = "" if len(rows) == 1 else "s"
+    title = f"{len(rows)} volume{plural} upscaled {goal_in_words(about['settings'])}"
     yield from fill_template(title, _content(rows, marks, states, thumbnails), about)
 
 
@@ -134,7 +135,7 @@ def counts_in_words(states, marks, trusts):
     """
     failed, incomplete, fine = map(states.count, ("failed", "incomplete", "fine already"))
     upscaled = len(states) - failed - fine
-    words = [f"{upscaled} of {len(states)} volumes upscaled"]
+    words = [f"{upscaled} of {len(states)} volume{'' if len(states) == 1 else 's'} upscaled"]
     words += [f"{fine} fine already"] * bool(fine)
     words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
     words += [f"{incomplete} incomplete"] * bool(incomplete)

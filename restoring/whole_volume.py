@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from disk.files import make_folder, whole_files, write_json
-from disk.results import check_own, is_ours, names_of_sidecars
+from disk.results import check_own, is_ours, names_of_sidecars, under_other_name
 from filter_constant import Method
 from machine.errors import one_line
 from machine.remarks import noting
@@ -74,8 +74,10 @@ def restore_volume(job, store, volumes, command, engine=None):
     picture, record, others = names_of_sidecars(job.name, request.report)
     if job.go_on and (about := finished(job, title, record, request.mask)):
         return _finished_before(about, store)
-    if request.into and not request.overwrite:
-        check_own(job.target, job.name, job.path)
+    if request.into:
+        if not request.overwrite:
+            check_own(job.target, job.name, job.path)
+        others = [*others, *under_other_name(job.target, job.name)]
     with whole_files() as files, noting() as said:
         if request.upscale:
             found = upscale_file(job.path, job.target, store, engine, files)

@@ -1,5 +1,7 @@
 """--into: later runs of a command add volumes to the folder of its results."""
 import csv
+import gzip
+import json
 import re
 
 import pytest
@@ -53,6 +55,33 @@ def test_the_same_command_restores_only_what_was_added(folder, capsys):
     assert len(rows) == 3 and all(re.search('data-jpeg="[^"]{400,}"', row) for row in rows)
 
 
+def test_a_page_lists_one_volume_and_later_two_and_one_again(folder):
+    """The first subjects of a study come one by one."""
+    page, second = folder / "fine" / "report.html", folder / "low" / "1.nii"
+    kept = second.read_bytes()
+    for count in (1, 2, 1):
+        second.write_bytes(kept) if count == 2 else second.unlink()
+        assert restore(folder, "--upscale") == 0
+        text = page.read_text(encoding="utf-8")
+        rows = [line for line in text.splitlines() if line.startswith("<tr><th scope=\"row\" data")]
+        assert len(rows) == count and all(re.search('data-jpeg="[^"]{400,}"', row) for row in rows)
+        assert f">{count} volume{'s' * (count > 1)} upscaled" in text
+        assert 'href="0.html"' in rows[0]
+
+
+def test_a_volume_keeps_its_result_when_another_of_its_name_comes_and_goes(folder):
+    other = folder / "low" / "1.nii.gz"
+    for there in (False, True, False):
+        other.write_bytes(gzip.compress((folder / "low" / "0.nii").read_bytes())) if there else (
+            other.unlink(missing_ok=True))
+        assert restore(folder, "--upscale") == 0
+        beside = {path.name for path in (folder / "fine").glob("1*") if path.suffix != ".gz"}
+        own = {f"1.nii{end}" for end in ("", ".json", ".png", ".html")}
+        assert own <= beside if there else beside >= {"1.nii", "1.json", "1.png", "1.html"}
+        assert not (there and beside & {"1.json", "1.png", "1.html"})
+        assert there or not beside & (own - {"1.nii"})
+
+
 def test_figures_of_a_test_are_those_of_all_volumes(folder):
     for number in range(2, 4):
         assert restore(folder, "--no-report") == 0
@@ -72,9 +101,10 @@ def test_results_of_other_settings_are_not_mixed(folder, option, value):
     assert written(folder) == before
 
 
-def test_a_damaged_account_of_the_settings_is_one_line(folder):
+@pytest.mark.parametrize("text", ["{", '{"settings": 5}'])
+def test_a_damaged_account_of_the_settings_is_one_line(folder, text):
     (folder / "fine").mkdir()
-    (folder / "fine" / ".made_with.json").write_text("{")
+    (folder / "fine" / ".made_with.json").write_text(text)
     with pytest.raises(UserError, match="were made with other"):
         restore(folder, "--upscale")
 
@@ -93,13 +123,44 @@ def test_files_that_are_not_from_the_volume_are_kept(folder, capsys):
     assert restore(folder, "--upscale", "--no-report", "--overwrite") == 0
 
 
+def test_a_run_that_wrote_no_result_does_not_decide_the_settings(folder):
+    """The folder of the inputs needs --suffix, as the first message says."""
+    into = ["--upscale", "--no-report", "--into", str(folder / "low")]
+    with pytest.raises(UserError, match="0.nii: a result would overwrite it; .*--suffix.*--into"):
+        restore(folder, *into)
+    assert len(list((folder / "low").iterdir())) == 2
+    assert restore(folder, *into, "--suffix", "_fine") == 0
+    assert (folder / "low" / ".made_with.json").exists()
+
+
+def test_the_description_of_another_dataset_is_kept(folder):
+    """Also that of the raw dataset, if results are written into it."""
+    raw, fine = folder / "low" / "dataset_description.json", folder / "fine"
+    raw.write_text('{"Name": "raw", "BIDSVersion": "1.8.0"}')
+    fine.mkdir()
+    (fine / raw.name).write_text('{"Name": "of others", "BIDSVersion": "1.8.0"}')
+    (folder / "low" / "0.nii").rename(folder / "low" / "sub-1_T1w.nii")
+    for into in ("low", "fine"):
+        kept = (folder / into / raw.name).read_text()
+        with pytest.raises(UserError, match=f"{into}/dataset_description.json: exists already"):
+            restore(folder, "--upscale", "--no-report", "--into", folder / into)
+        assert (folder / into / raw.name).read_text() == kept
+    (fine / raw.name).unlink()
+    (fine / ".bidsignore").write_text("notes.txt\n")
+    for _ in range(2):
+        assert restore(folder, "--upscale", "--no-report") == 0
+    assert json.loads((fine / raw.name).read_text())["DatasetType"] == "derivative"
+    assert (fine / ".bidsignore").read_text() == "notes.txt\n"
+
+
 def test_two_runs_at_once_are_not_in_one_folder(folder):
     request = request_of(folder, "--upscale")
     with run_folder(request, [], {}) as place:
-        (place / "x").write_text("")
         with (pytest.raises(UserError, match="another run writes into it"),
               run_folder(request, [], {})):
             pass
+        assert (place / ".made_with.json").exists()  # the other one did not remove it
+        (place / "x").write_text("")
     with run_folder(request, [], {}) as place:
         assert place == folder / "fine" and (place / "x").exists()
 
