@@ -147,9 +147,12 @@ def _differences(before, now):
 def _say_of_others(results, about, folder):
     """Report interrupted runs of the same command with other volumes: they are not continued."""
     for other in _interrupted(results):
+        path = other / UNFINISHED
         with contextlib.suppress(OSError, ValueError):
-            record = read_json(other / UNFINISHED)
-            if other != folder and record | {"volumes": []} == about | {"volumes": []}:
+            if other == folder or read_json(path) | {"volumes": []} != about | {"volumes": []}:
+                continue
+            with open(path, "r+b") as record:
+                holds_lock(record, path)  # BlockingIOError if the run still works
                 complain("test", f"{other}: a run of the same command was interrupted, but had "
                                  "other volumes, and is not continued; --into adds volumes to a "
                                  "folder")

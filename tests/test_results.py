@@ -138,6 +138,12 @@ def test_two_runs_at_once_share_no_folder(folder):
     assert sorted(os.listdir(folder / "result")) == ["112522", "112522-2", "112522-3"]
 
 
+def test_a_run_that_still_works_is_not_called_interrupted(folder, capsys):
+    request = Request(result_dir=str(folder / "result"))
+    with run_folder(request, [], {}) as one, run_folder(request, [Path("new.nii")], {}) as two:
+        assert one != two and "interrupted" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("newer", ["112520", "112521"])
 def test_of_two_interrupted_runs_the_newer_is_gone_on_with(folder, newer):
     request = Request(result_dir=str(folder / "result"))
