@@ -222,7 +222,7 @@ class Request:
                                          high=26, bare=10)
     test_profile: tuple = option(("box", "kspace"), "applying", "slice profiles to degrade test "
                                  "volumes with, one after another; that of --profile, if it is "
-                                 "given (evaluation of preset scan)",
+                                 "one for all axes (evaluation of preset scan)",
                                  kind=str, several=True, choices=PROFILES)
     test_noise: tuple = option((0.0, 3.0), "applying", "noise levels that are added to test "
                                "volumes, in per cent (evaluation of preset scan)", kind=float,

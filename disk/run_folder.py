@@ -115,7 +115,7 @@ def _named_folder(folder, about):
                             "restore all volumes again with another --into")
         if not alone:
             raise UserError(f"{folder}: another run writes into it; wait for its end")
-        remove_unfinished(folder)
+        remove_unfinished(folder, running=False)  # folders of other runs may be below it
         yield folder
     finally:
         record.close()  # Windows cannot remove an open file

@@ -26,10 +26,7 @@ def volume_like(name: str, array: ArrayLike) -> NDArray[np.float32]:
 
     Masked voxels are not a number in the copy, so they count as background.
     """
-    if hasattr(array, "get_fdata") or isinstance(array, (str, PurePath)):  # nibabel's image, a file
-        raise ValueError(f"{name} must be an array, got {type(array).__name__}; read a file with "
-                         "nibabel.load(path).get_fdata()")
-    found = np.asanyarray(array)
+    found = _array_of(name, array)
     if found.ndim != PER_AXIS:
         raise ValueError(f"{name} must be 3-D, got shape {found.shape}")
     if found.dtype.kind not in "biuf":
@@ -43,9 +40,17 @@ def volume_like(name: str, array: ArrayLike) -> NDArray[np.float32]:
     return data
 
 
+def _array_of(name: str, array: ArrayLike) -> NDArray[Any]:
+    """An array; ValueError is raised for an image of nibabel, or the path of a file."""
+    if hasattr(array, "get_fdata") or isinstance(array, (str, PurePath)):
+        raise ValueError(f"{name} must be an array, got {type(array).__name__}; read a file with "
+                         "nibabel.load(path).get_fdata()")
+    return np.asanyarray(array)
+
+
 def mask_like(mask: ArrayLike, shape: tuple[int, ...], least: float) -> NDArray[np.bool_]:
     """The voxels of a mask that are above `least`; masked voxels are not."""
-    found = np.asanyarray(mask)
+    found = _array_of("mask", mask)
     if found.shape != shape:
         raise ValueError(f"mask must have the shape of array, {shape}, got {found.shape}")
     if found.dtype.kind not in "biuf":

@@ -195,6 +195,7 @@ LOW = brain(1, (8, 9, 10))
      "python train.py --preset scan --factor 5 learns the missing ones"),
     (lambda: api.upscale("scan.nii"), r"array must be an array, got str; .*load\(path\).get_fdata"),
     (lambda: api.upscale(nib.Nifti1Image(LOW, np.eye(4))), "must be an array, got Nifti1Image"),
+    (lambda: api.upscale(LOW, mask="mask.nii"), "mask must be an array, got str; read a file"),
     (lambda: api.upscale(LOW, voxel_size=-1), "voxel_size must be one length in mm above 0"),
     (lambda: api.upscale(LOW, voxel_size=(1, 2)), "voxel_size must be"),
     (lambda: api.upscale(LOW, mask=np.ones((3, 3, 3))), "mask must have the shape of array"),

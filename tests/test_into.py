@@ -3,11 +3,13 @@ import csv
 import gzip
 import json
 import re
+from pathlib import Path
 
 import pytest
 from conftest import load_script, refused
 from synthetic import brain, save
 
+from disk.files import whole_file
 from disk.run_folder import run_folder
 from machine.errors import UserError
 from options.command_line import command_line
@@ -163,6 +165,16 @@ def test_two_runs_at_once_are_not_in_one_folder(folder):
         (place / "x").write_text("")
     with run_folder(request, [], {}) as place:
         assert place == folder / "fine" and (place / "x").exists()
+
+
+def test_files_that_another_run_writes_below_the_folder_are_kept(folder):
+    """The folder may hold those of other runs, such as --into result."""
+    left = folder / "fine" / ".0.nii.0123456789ab.part.nii"
+    (folder / "fine" / "112522").mkdir(parents=True)
+    left.write_bytes(b"of a killed run")
+    with (whole_file(folder / "fine" / "112522" / "0.nii") as temporary,
+          run_folder(request_of(folder, "--upscale"), [], {})):
+        assert Path(temporary).exists() and not left.exists()
 
 
 def test_a_run_that_writes_nothing_leaves_no_folder(folder):
