@@ -100,7 +100,7 @@ def place_of(request, folder):
         # Processes of local:N end in the middle of a volume. Other workers finish their volumes.
         if request.scheduler.startswith("local"):
             names = names_beside(Path(request.output)) if request.output else None
-            remove_unfinished(folder, names)
+            remove_unfinished(folder, names, running=not request.into)
         raise
 
 

@@ -94,7 +94,7 @@ def _check_replaced(path, name, test_dir):
                         f"{path.name}; {remedy}")
 
 
-def check_own(path, name, volume):
+def check_own(path, name, volume, beside=()):
     """Raise UserError if a file is there that test.py did not make from this volume.
 
     Parameters
@@ -105,12 +105,16 @@ def check_own(path, name, volume):
         Common name of the files beside it, without their endings.
     volume : Path
         Path of the input.
+    beside : sequence of Path, optional
+        Further files of the result, such as its mask; they are its own if its record is there.
     """
-    if not os.path.lexists(path):
+    there = next(filter(os.path.lexists, (path, *beside)), None)
+    if there is None:
         return
     record = _record_of(path, name) or _record_of(path, _other_name(path, name))
     if record is None:
-        raise UserError(f"{path}: exists already, and no record beside it holds its digest: "
+        what = "its digest" if there == path else f"the digest of {path.name}"
+        raise UserError(f"{there}: exists already, and no record beside it holds {what}: "
                         "test.py did not write it, or it was changed since; move it, give another "
                         "--into, or add --overwrite to replace it")
     if not _is_made_from(record, volume):

@@ -184,8 +184,27 @@ def copy_gradients(path, target, files=None):
     name has an entity ``desc``, which differs in the result; such copies are named after the
     result. `files` is the `disk.files.WholeFiles` that the result belongs to.
     """
+    for beside, copied in _gradients(path, target):
+        write_whole(copied, beside.read_bytes(), files)
+
+
+def _gradients(path, target):
+    """Pairs of paths: a gradient table beside a volume, and its copy beside the result."""
     name = stem(target) if DESCRIBED.search(path.name) else stem(path)
-    for ending in GRADIENTS:
-        beside = path.with_name(stem(path) + ending)
-        if beside.is_file():
-            write_whole(target.with_name(name + ending), beside.read_bytes(), files)
+    pairs = [(path.with_name(stem(path) + ending), target.with_name(name + ending))
+             for ending in GRADIENTS]
+    return [pair for pair in pairs if pair[0].is_file()]
+
+
+def more_of_result(path, target, masked):
+    """Files that belong to a result: its mask, and gradient tables that are not there in this form.
+
+    `path` is that of the volume, `target` that of the result; `masked` is True with --mask.
+    """
+    files = [copied for beside, copied in _gradients(path, target)
+             if not copied.is_file() or copied.read_bytes() != beside.read_bytes()]
+    if masked:
+        mask = mask_stem(stem(target))
+        files += [target.with_name(mask + target.name[len(stem(target)):]),
+                  target.with_name(f"{mask}.json")]
+    return files

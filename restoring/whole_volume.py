@@ -12,7 +12,7 @@ from disk.results import check_own, is_ours, names_of_sidecars, under_other_name
 from filter_constant import Method
 from machine.errors import one_line
 from machine.remarks import noting
-from nifti.bids import copy_gradients, makes_derivatives, sidecar_of
+from nifti.bids import copy_gradients, makes_derivatives, more_of_result, sidecar_of
 from nifti.volumes import relative_name
 from report.record import about_volume, finished, write_beside, write_own_page, write_record
 from restoring.steps import restore_file
@@ -74,9 +74,11 @@ def restore_volume(job, store, volumes, command, engine=None):
     picture, record, others = names_of_sidecars(job.name, request.report)
     if job.go_on and (about := finished(job, title, record, request.mask)):
         return _finished_before(about, store)
+    dataset = makes_derivatives(request)
     if request.into:
         if not request.overwrite:
-            check_own(job.target, job.name, job.path)
+            more = more_of_result(job.path, job.target, request.mask) if dataset else ()
+            check_own(job.target, job.name, job.path, more)
         others = [*others, *under_other_name(job.target, job.name)]
     with whole_files() as files, noting() as said:
         if request.upscale:
@@ -84,7 +86,6 @@ def restore_volume(job, store, volumes, command, engine=None):
         else:
             found = restore_file(job.path, job.target, store.first(), request, engine, files)
         found = found._replace(row=found.row | {"volume": title})
-        dataset = makes_derivatives(request)
         sidecar = sidecar_of(job.path, request.test_dir, found.row) if dataset else {}
         if request.upscale:
             messages = [without_name(line, job.path, title) for line in said]

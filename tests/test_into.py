@@ -155,6 +155,26 @@ def test_the_description_of_another_dataset_is_kept(folder):
     assert (fine / ".bidsignore").read_text() == "notes.txt\n"
 
 
+@pytest.mark.parametrize("name", ["sub-1_desc-fineT1w_mask.nii", "sub-1_T1w.bval"])
+def test_a_mask_or_gradient_table_of_others_is_kept(folder, capsys, name):
+    low, fine = folder / "low", folder / "fine"
+    (low / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.8.0"}')
+    (low / "0.nii").rename(low / "sub-1_T1w.nii")
+    save(low / "sub-1_desc-brain_mask.nii", (brain(0, SHAPE) > 0).astype("float32"))
+    (low / "sub-1_T1w.bval").write_text("0 1000")
+    fine.mkdir()
+    (fine / name).write_text("of others")
+    options = ["--upscale", "--no-report", "--mask", "auto"]
+    assert restore(folder, *options) == 2
+    assert f"{name}: exists already" in capsys.readouterr().err
+    assert (fine / name).read_text() == "of others"
+    (fine / name).unlink()
+    for bval in ("0 1000", "0 2000"):  # its own files are replaced
+        (low / "sub-1_T1w.bval").write_text(bval)
+        assert restore(folder, *options) == 0
+        assert (fine / "sub-1_T1w.bval").read_text() == bval
+
+
 def test_two_runs_at_once_are_not_in_one_folder(folder):
     request = request_of(folder, "--upscale")
     with run_folder(request, [], {}) as place:
@@ -167,14 +187,23 @@ def test_two_runs_at_once_are_not_in_one_folder(folder):
         assert place == folder / "fine" and (place / "x").exists()
 
 
-def test_files_that_another_run_writes_below_the_folder_are_kept(folder):
+def test_files_that_another_run_writes_below_the_folder_are_kept(folder, monkeypatch):
     """The folder may hold those of other runs, such as --into result."""
+    def stopped(*_):
+        raise KeyboardInterrupt
+
     left = folder / "fine" / ".0.nii.0123456789ab.part.nii"
     (folder / "fine" / "112522").mkdir(parents=True)
     left.write_bytes(b"of a killed run")
     with (whole_file(folder / "fine" / "112522" / "0.nii") as temporary,
           run_folder(request_of(folder, "--upscale"), [], {})):
         assert Path(temporary).exists() and not left.exists()
+        request = request_of(folder, "--upscale", "--scheduler", "local:2")
+        monkeypatch.setattr("cluster.workers.connected", stopped)
+        with (pytest.raises(KeyboardInterrupt),
+              load_script("test").place_of(request, folder / "fine")):
+            pass
+        assert Path(temporary).exists()
 
 
 def test_a_run_that_writes_nothing_leaves_no_folder(folder):
