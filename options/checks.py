@@ -86,6 +86,9 @@ def checked(request, command):
     if request.tls and not request.scheduler.startswith("tls://"):
         raise ValueError("argument --tls: works only with --scheduler tls://ADDRESS; give that "
                          "address, or leave --tls out")
+    for name, what in (("output", "file"), ("into", "folder")):
+        if name in given and not getattr(request, name):  # a shell variable that is not set
+            raise ValueError(f"argument --{name}: is empty; name a {what}, or leave --{name} out")
     for name in ("output", "result_dir"):
         if request.into and name in given:
             raise ValueError(f"argument --into: names the folder of the results, and so does "

@@ -81,8 +81,10 @@ def write_record(target, name, found, about, digest, files, sidecar):
                       "seconds": found.watch.seconds}, files)
 
 
-def finished(job, title, name, pattern):
+def finished(job, title, name, request):
     """The record of a result that an earlier run finished from the same input.
+
+    With --into, the earlier run must have had --into too: the settings of others are not compared.
 
     Parameters
     ----------
@@ -91,8 +93,7 @@ def finished(job, title, name, pattern):
         Name of the volume in figures.
     name : Path
         Path of the record.
-    pattern : str
-        The option --mask.
+    request : Request
 
     Returns
     -------
@@ -102,7 +103,8 @@ def finished(job, title, name, pattern):
     try:
         about = read_json(name)
         same = (about["result"] == job.target.name and about["figures"]["volume"] == title
-                and is_same_input(about, job.path, pattern)
+                and (not request.into or bool(about["settings"]["into"]))
+                and is_same_input(about, job.path, request.mask)
                 and about["result_sha256"] == file_digest(job.target))
     except (OSError, ValueError, KeyError, TypeError):
         return None

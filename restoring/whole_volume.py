@@ -72,7 +72,7 @@ def restore_volume(job, store, volumes, command, engine=None):
     request = store.request
     title, viewer = relative_name(job.path, request.test_dir), None
     picture, record, others = names_of_sidecars(job.name, request.report)
-    if job.go_on and (about := finished(job, title, record, request.mask)):
+    if job.go_on and (about := finished(job, title, record, request)):
         return _finished_before(about, store)
     dataset = makes_derivatives(request)
     if request.into:

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 from conftest import load_script, refused
 from synthetic import brain, save
@@ -82,6 +83,17 @@ def test_a_volume_keeps_its_result_when_another_of_its_name_comes_and_goes(folde
         assert own <= beside if there else beside >= {"1.nii", "1.json", "1.png", "1.html"}
         assert not (there and beside & {"1.json", "1.png", "1.html"})
         assert there or not beside & (own - {"1.nii"})
+
+
+def test_results_of_a_run_without_into_are_made_again(folder):
+    """Nothing is known of their settings, which may differ."""
+    result = folder / "result"
+    options = ["--test_dir", str(folder / "low"), "--upscale", "--result_dir", str(result)]
+    assert load_script("test").main(command_line("test", [*options, "--factor", "3"])) == 0
+    next(result.iterdir()).rename(folder / "fine")
+    for _ in range(2):
+        assert restore(folder, "--upscale") == 0
+        assert {nib.load(path).shape for path in (folder / "fine").glob("*.nii")} == {(36, 34, 32)}
 
 
 def test_figures_of_a_test_are_those_of_all_volumes(folder):
@@ -217,3 +229,10 @@ def test_a_run_that_writes_nothing_leaves_no_folder(folder):
                                     ["--upscale", "--result_dir", "result"], ["--look"]])
 def test_one_option_names_the_folder(capsys, option):
     assert "argument --into: " in refused(capsys, "test", "--into", "fine", *option)
+
+
+@pytest.mark.parametrize("option", ["--into", "--output"])
+def test_an_empty_name_is_an_error(capsys, option):
+    """As from a variable of a shell that is not set; results would go elsewhere."""
+    assert f"argument {option}: is empty; name a f" in refused(capsys, "test", "--upscale",
+                                                               option, "")

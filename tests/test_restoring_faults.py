@@ -157,7 +157,7 @@ def test_a_volume_whose_sidecar_or_gradients_changed_is_restored_again(tmp_path,
     job = Job(volume, target, target.with_suffix(""))
 
     def known():
-        return finished(job, "v.nii", target.with_suffix(".json"), "")
+        return finished(job, "v.nii", target.with_suffix(".json"), Request())
 
     assert known()
     beside.write_text('{"EchoTime": 0.2}')
