@@ -272,20 +272,23 @@ def report_run(path, entries, request, method, uses, digests):
             for job, _, viewer in entries))
     else:
         pictures = {row["volume"]: _from(path, job.name.with_name(f"{job.name.name}.png"))
-                    for job, row, viewer in restored
-                    if not (viewer or job.viewer and job.viewer.is_file())}
+                    for job, row, viewer in restored if not _kept(job, viewer)}
         pieces = make_page(about, [row for _, row, _ in restored], filter(None, (
             _kept(job, viewer) for job, _, viewer in restored)), pictures)
     write_pieces(path, pieces)
 
 
 def _kept(job, viewer):
-    """A volume's viewer, or a dict with its thumbnail; empty if neither was saved."""
+    """A volume's viewer, or a dict with its thumbnail; empty if neither is there and whole."""
     # Imported here, as above.
     from disk.files import read_json
 
+    if viewer or not job.viewer:
+        return viewer or {}
     with suppress(ValueError):  # no file
-        return viewer or (read_json(job.viewer) if job.viewer else {})
+        viewer = read_json(job.viewer)
+        if "thumbnail" in viewer or {"name", "kinds", "planes"} <= set(viewer):
+            return viewer
     return {}
 
 

@@ -104,6 +104,16 @@ def test_figures_of_a_test_are_those_of_all_volumes(folder):
         save(folder / "low" / f"{number}.nii", brain(number, SHAPE))
 
 
+@pytest.mark.parametrize("text", ["no JSON", "{}", '{"name": "1.nii"}'])
+def test_a_damaged_viewer_gives_a_link_to_the_picture(folder, text):
+    assert restore(folder) == 0
+    (folder / "fine" / ".viewers" / "1.json").write_text(text)
+    assert restore(folder) == 0
+    page = (folder / "fine" / "report.html").read_text(encoding="utf-8")
+    assert "Pictures of volumes without a viewer: <a href=\"1.png\">" in page
+    assert 'aria-label="viewer of 0.nii"' in page
+
+
 @pytest.mark.parametrize("option, value", [("--factor", 3), ("--profile", "box"),
                                            ("--include", "1*")])
 def test_results_of_other_settings_are_not_mixed(folder, option, value):
