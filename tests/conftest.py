@@ -1,6 +1,7 @@
 """What several test files need: golden figures, small volumes and filters, ways to run commands."""
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,11 @@ from options.command_line import command_line
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
 FACTORS = (2, 3, 4)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The processes of pytest share the cores, and several threads in each take a third more time.
+    # Tests of threads set their own number. BLAS is loaded already, and keeps its threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Filters small enough to be learned and applied in a blink: 36 buckets of 125 voxels.
 SMALL = ("--filter_len", "5", "--grad_len", "5", "--q_angle_p", "2", "--q_angle_t", "2")

@@ -124,6 +124,7 @@ def test_sums_equal_the_products_of_all_samples(pair, stages, number, rate):
 def test_sums_are_the_same_for_any_number_of_threads_and_in_two_parts(pair, stages, monkeypatch):
     tree = stages[0].classes
     grams = [stage_gram(tree, 0, QUICK) for _ in range(3)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     accumulate_stage([], grams[0], pair, tree, QUICK, "a")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     accumulate_stage([], grams[1], pair, tree, QUICK, "a")

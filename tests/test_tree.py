@@ -51,6 +51,7 @@ def test_a_tree_does_not_depend_on_the_threads_and_grows_by_adding_leaves(monkey
     from octahedral import tree as module
 
     features, samples = two_laws()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     first = grow(features, samples, 12)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for one, other in zip(first, grow(features, samples, 12)):
