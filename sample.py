@@ -27,7 +27,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from machine.errors import UserError, complain, run
+from machine.errors import UserError, complain, run, system_fault
 
 # numpy and nibabel are imported in the functions that use them, because `--help`, wrong options and
 # a run with both volumes in place need neither package.
@@ -330,9 +330,8 @@ def main(argv=None):
         complain("sample", error)
         return 2
     except OSError as error:
-        what = f"{error.filename or 'files'}: {error.strerror or error}"
-        complain("sample", f"{what}; give a --train_dir and a --test_dir that can be read and "
-                           "written")
+        complain("sample", f"{system_fault(error)}; give a --train_dir and a --test_dir that can "
+                           "be read and written")
         return 2
     if not arguments.no_hint:
         train_dir, test_dir = map(shlex.quote, (str(arguments.train_dir), str(arguments.test_dir)))

@@ -148,7 +148,7 @@ def restore_volumes(volumes, masks, folder, store, each):
     work = partial(restore_volume, store=store, volumes=on_page or OWN_SHARE, command=sys.argv,
                    engine=engine)
     titles = short_names([relative_name(job.path, request.test_dir) for job in jobs])
-    rows, entries, uses, digests, failed, missed, announced = [], [], {}, {}, 0, 0, []
+    rows, entries, uses, digests, failed, missed = [], [], {}, {}, 0, 0
     with (progress(len(volumes), "restoring", "volume", request.quiet) as bar,
           stop_in_words(rows, len(volumes), folder, request)):
         for job, restored in each(work, jobs):
@@ -172,15 +172,14 @@ def restore_volumes(volumes, masks, folder, store, each):
                 if not request.upscale:
                     # Written after each volume, so that an interruption loses at most one row.
                     write_metrics(folder / "metrics.csv", rows)
-                for use in done.uses if store.by_size else ():
-                    if use.digests not in announced:
-                        announced.append(use.digests)
+                for use in done.uses:
+                    if store.by_size and all(use.digests != one.digests for one in uses.values()):
                         announce(use, request, f" x{use.method.tag}")
+                    uses[use.factor] = use
                 bar.write(line(done.row, titles[title])
                           + (", finished before" if done.before else ""))
                 missed += done.missed
                 entries.append((job, done.row | {"missed": done.missed}, done.viewer))
-                uses |= {one.factor: one for one in done.uses}
                 digests[title] = done.digest
             bar.update()
     if not rows:
@@ -271,10 +270,17 @@ def report_run(path, entries, request, method, uses, digests):
             str(_kept(job, viewer).get("thumbnail", "")) if job in pages else ""
             for job, _, viewer in entries))
     else:
-        pictures = {row["volume"]: _from(path, job.name.with_name(f"{job.name.name}.png"))
-                    for job, row, viewer in restored if not _kept(job, viewer)}
-        pieces = make_page(about, [row for _, row, _ in restored], filter(None, (
-            _kept(job, viewer) for job, _, viewer in restored)), pictures)
+        pictures = {}
+
+        def viewers():
+            for job, row, viewer in restored:
+                if viewer := _kept(job, viewer):
+                    yield viewer
+                else:
+                    pictures[row["volume"]] = _from(path, job.name.with_name(
+                        f"{job.name.name}.png"))
+
+        pieces = make_page(about, [row for _, row, _ in restored], viewers(), pictures)
     write_pieces(path, pieces)
 
 

@@ -66,15 +66,13 @@ def main(request):
 def about_use(request):
     """A message about filters for scans that replace those of the project, with a way to choose."""
     # Imported here, as above.
-    from disk.filters import PRETRAINED_SCAN, settings_path
+    from disk.filters import replaced
 
-    instead = (request.arrays_dir == type(request).arrays_dir and request.method.for_scans
-               and settings_path(PRETRAINED_SCAN, request.method.factor).is_file())
-    if not instead:
+    if not (project := replaced(request)):
         return ""
     return ("From now on, --upscale uses these filters for this factor, instead of the project's. "
             "Compare both: repeat that command with --arrays_dir "
-            f"{shlex.quote(str(PRETRAINED_SCAN))}\n")
+            f"{shlex.quote(str(project))}\n")
 
 
 def about_sums(learned, request):

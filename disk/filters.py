@@ -179,6 +179,15 @@ def _folders(request):
     return folders
 
 
+def replaced(request):
+    """Folder of the project's filters for scans that those in --arrays_dir replace, or None."""
+    factor = request.method.factor
+    if request.method.for_scans and str(PRETRAINED_SCAN) in _folders(request) and settings_path(
+            PRETRAINED_SCAN, factor).is_file():
+        return PRETRAINED_SCAN
+    return None
+
+
 def factors_there(request):
     """Factors of the available filters, isotropic factors first: list of tuple of three int.
 

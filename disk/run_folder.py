@@ -94,7 +94,7 @@ def _named_folder(folder, about):
     `about` is from `_about`.
     """
     path, new = folder / MADE_WITH, not folder.exists()
-    made = about | {"volumes": [], "settings": {
+    made = {"filters": about["filters"], "program": about["program"], "settings": {
         name: value for name, value in about["settings"].items() if name not in PATHS}}
     make_folder(folder)
     with only_one_in(folder):  # another run may begin in this moment

@@ -68,8 +68,7 @@ def run(command, story, quiet=False):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # shells report this status for a broken pipe
     except OSError as fault:
-        what = f"{fault.filename or 'files'}: {fault.strerror or fault}"
-        complain(command, f"error: {what}; check that disk or folder")
+        complain(command, f"error: {system_fault(fault)}; check that disk or folder")
         return 2
     except MemoryError:
         complain(
@@ -194,6 +193,11 @@ class Harmless:
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
+
+
+def system_fault(fault):
+    """The file and the reason of an error of the file system, as text."""
+    return f"{fault.filename or 'files'}: {fault.strerror or fault}"
 
 
 def first_line(fault):

@@ -38,7 +38,8 @@ def make_page(about, rows, viewers, pictures=None):
     viewers : iterable of dict
         Viewers from `viewer.make_viewer`; only one at a time is in memory.
     pictures : dict of str to str, optional
-        For volumes without a viewer: path of the picture relative to the page, by volume name.
+        For volumes without a viewer: path of the picture relative to the page, by volume name. It
+        is used after the last viewer was taken.
 
     Yields
     ------
@@ -55,7 +56,7 @@ def make_page(about, rows, viewers, pictures=None):
             if "report" in about else "")
     content = itertools.chain(
         [back, "<h2>Figures</h2>", figures, LOOK],
-        (viewer_html(*numbered) for numbered in enumerate(viewers)), [links_html(pictures or {})])
+        (viewer_html(*numbered) for numbered in enumerate(viewers)), map(links_html, [pictures]))
     yield from fill_template(title, content, about)
 
 
@@ -205,7 +206,7 @@ def plot_gains(rows):
 def links_html(pictures):
     """Links to the pictures of volumes, as HTML; empty if there are no pictures."""
     links = ", ".join(f'<a href="{path_as_link(path)}">{html.escape(name)}</a>'
-                      for name, path in pictures.items())
+                      for name, path in (pictures or {}).items())
     return f"<p>Pictures of volumes without a viewer: {links}</p>" if links else ""
 
 

@@ -37,7 +37,15 @@ def estimates_of(volume, use):
     # The reading of a volume that is too small for a spectrum is only the usual one.
     doubted = (volume.blur is not None and bool(np.any(descriptors[SPECTRAL:]))
                and claims_too_much_blur(reading, volume.blur))
-    # The limits for voxels as in training belong to filters for all axes.
-    usual, _ = limits_of(descriptors[NOISE], 1.0 if is_thick(use.method) else volume.voxel)
+    usual = usual_distance(descriptors, use.method, volume.voxel)
     return Estimates(descriptors, trust, strangeness(reader, descriptors), usual,
                      nearest_profile(reading), doubted)
+
+
+def usual_distance(descriptors, method, voxel):
+    """The distance up to which a scan is like the training brains.
+
+    `voxel` is the geometric mean of the voxel size in mm. The lower limits for voxels as in
+    training belong to filters for all axes.
+    """
+    return limits_of(descriptors[NOISE], 1.0 if is_thick(method) else voxel)[0]

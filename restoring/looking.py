@@ -10,7 +10,6 @@ from degrading.descriptors import NOISE, descriptors_of, edge_density
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import (
     blur_of,
-    limits_of,
     nearest_profile,
     read,
     strangeness,
@@ -27,6 +26,7 @@ from nifti.masks import mask_for
 from nifti.slices import THICK, filled_up, slices_in_words
 from nifti.volumes import read_series, relative_name
 from restoring.adaptation import is_thick
+from restoring.estimates import usual_distance
 from restoring.measured_scan import first_seen
 from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
@@ -95,14 +95,12 @@ def look(path, store):
         filters = store(factor)
     if filters is not None and filters.method.for_scans:
         reader = filters.stages[0].classes.reader
-        voxel = 1.0 if is_thick(filters.method) else np.cbrt(in_mm.prod())
-        share = trust(reader, descriptors, edge_density(part), voxel)
-        usual, _ = limits_of(descriptors[NOISE], voxel)
+        voxel = np.cbrt(in_mm.prod())
+        usual = usual_distance(descriptors, filters.method, voxel)
         distance = strangeness(reader, descriptors)
         alike = distance <= usual
-        if is_thick(filters.method):
-            share = None  # no spline replaces filters for thick slices
-        else:
+        if not is_thick(filters.method):  # no spline replaces filters for thick slices
+            share = trust(reader, descriptors, edge_density(part), voxel)
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
         few = alike and share not in (None, 1)
         how = "unlike the training brains, with few edges" if few else (

@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 FACTORS = (2, 3, 4)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # The processes of pytest share the cores, and several threads in each take a third more time.
+    # The processes of pytest share the cores, and several threads in each take up to a third more.
     # Tests of threads set their own number. BLAS is loaded already, and keeps its threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

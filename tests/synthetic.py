@@ -40,6 +40,12 @@ def brain(seed=0, shape=(30, 28, 26)):
     return np.clip(volume, 0, 1000).astype(np.float32)
 
 
+def save_brains(folder, count, shape):
+    """Write the volumes 0.nii, 1.nii ... into a folder."""
+    for number in range(count):
+        save(folder / f"{number}.nii", brain(number, shape))
+
+
 def save(path, data, affine=None, **header):
     """Write a volume; further arguments are fields of the header."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import load_script, read_rows
-from synthetic import brain, save
+from synthetic import brain, save, save_brains
 
 from disk import results, run_folder
 from disk.filters import Filters
@@ -23,8 +23,7 @@ SHAPE = (18, 17, 16)
 
 @pytest.fixture
 def study(tmp_path):
-    for number in range(3):
-        save(tmp_path / "low" / f"{number}.nii", brain(number, SHAPE))
+    save_brains(tmp_path / "low", 3, SHAPE)
     return tmp_path
 
 

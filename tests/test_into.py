@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 from conftest import load_script, refused
-from synthetic import brain, save
+from synthetic import brain, save, save_brains
 
 from disk.files import whole_file
 from disk.run_folder import run_folder
@@ -23,8 +23,7 @@ SHAPE = (18, 17, 16)
 @pytest.fixture
 def folder(tmp_path):
     """A folder with two volumes."""
-    for number in range(2):
-        save(tmp_path / "low" / f"{number}.nii", brain(number, SHAPE))
+    save_brains(tmp_path / "low", 2, SHAPE)
     return tmp_path
 
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import load_script, run_command
-from synthetic import brain, one_stage, save
+from synthetic import brain, one_stage, save, save_brains
 
 from disk.files import whole_file
 from disk.filters import load_filters, save_filters
@@ -41,8 +41,7 @@ def restore(folder, *options):
 def folder(tmp_path, monkeypatch):
     """A folder with two volumes; the hour in it does not change."""
     monkeypatch.setattr(time, "strftime", lambda *_: "112522")
-    for number in range(2):
-        save(tmp_path / "low" / f"{number}.nii", brain(number, SHAPE))
+    save_brains(tmp_path / "low", 2, SHAPE)
     return tmp_path
 
 
