@@ -196,14 +196,28 @@ def blank():
     return pictures.png(Figure(figsize=(0.1, 0.1)))
 
 
-@pytest.fixture
-def undrawn(monkeypatch, blank):
-    """Pictures of filters and of volumes are put together, but not drawn.
+@pytest.fixture(scope="session", autouse=True)
+def undrawn(blank):
+    """Pictures of filters and of volumes are blank; yields the functions that draw them.
 
-    Drawing takes most of the time of a small training. Tests of pictures and of odd input draw.
+    Putting them together and drawing them takes most of the time of a small run.
     """
-    for module in ("pictures", "filter_pictures"):
-        monkeypatch.setattr(f"report.{module}.png", lambda figure, **_: blank)
+    from report import filter_pictures, pictures  # here, as above
+
+    plain = pictures.picture_volume, filter_pictures.maps_of_buckets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "picture_volume", lambda images, affine, compare=True: blank)
+        patch.setattr(filter_pictures, "maps_of_buckets", lambda *_: blank)
+        yield plain
+
+
+@pytest.fixture(scope="module")
+def drawn(undrawn):
+    """Pictures are drawn: in tests of pictures, and of input that might make drawing fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("report.pictures.picture_volume", undrawn[0])
+        patch.setattr("report.filter_pictures.maps_of_buckets", undrawn[1])
+        yield
 
 
 def read_rows(path):

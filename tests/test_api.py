@@ -11,13 +11,12 @@ from conftest import ROOT, load_script
 from synthetic import brain
 
 import api
+from degrading import descriptors
 from degrading.slice_profile import profile_matrix
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Request
 from options.arguments import sizes_of
 from options.command_line import command_line
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 SIZES = (1.5, 1.25, 2.0)
 
@@ -142,10 +141,12 @@ def test_learning_into_a_folder_leaves_no_pictures_of_earlier_filters_and_speaks
         api.learn({"x--y": np.full((28, 26, 24), 7)}, **quick | {"folder": tmp_path / "other"})
 
 
-def test_an_array_of_a_brain_without_a_voxel_size_is_no_whole_head(recwarn):
+def test_an_array_of_a_brain_without_a_voxel_size_is_no_whole_head(monkeypatch, recwarn):
     """In voxels of 2 mm, it would have the size of a head."""
-    low = np.zeros((72, 72, 72), np.float32)
-    low[1:-1, 1:-1, 1:-1] = np.random.default_rng(0).uniform(50, 90, (70, 70, 70))
+    low = np.zeros((32, 32, 32), np.float32)
+    low[1:-1, 1:-1, 1:-1] = np.random.default_rng(0).uniform(50, 90, (30, 30, 30))
+    monkeypatch.setattr(descriptors, "MOST_BRAIN", 4 * 30**3)
+    assert descriptors.head_in_zeros(low, (2, 2, 2)) is not None
     assert np.array_equal(api.upscale(low), api.upscale(low, voxel_size=1))
     assert not [str(one.message) for one in recwarn if "whole head" in str(one.message)]
     for factor, sizes in (((1, 1, 4), (1, 1, 4)), ((2, 2, 4), (1, 1, 2)), ((2, 2, 1), (2, 2, 1))):

@@ -17,8 +17,6 @@ from filter_constant import Request
 from options.command_line import command_line
 from restoring.steps import FilterStore
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def run(folder, *options):
     """test.py in this process: its one folder of results."""

@@ -12,6 +12,8 @@ from machine.errors import UserError
 from nifti.geometry import FLATTEST, OFFSETS, QUATERNION, ROWS, mend_geometry
 from nifti.volumes import read_series, read_volume
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 AFFINE = np.array([[-0.8, 0, 0, 20], [0, 0, 1.1, -30], [0, 0.9, 0, 5], [0, 0, 0, 1.0]])
 NAN = np.nan
 # What is wrong: fields of the header, and whether that spoils the sform, the qform, neither.

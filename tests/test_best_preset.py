@@ -12,8 +12,6 @@ from synthetic import brain, command, save, start
 from learning import steps
 from options.command_line import command_line
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SMALL = ("--preset", "best", "--stages", "2", "--leaves", "8", "--filter_len", "5")
 
 

@@ -13,6 +13,8 @@ from clusters import DIES, ONE_TRY, prepare_workers, prepared
 from conftest import refused
 from synthetic import PATIENT, ROOT, brain, command, save, start
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 dask_config = pytest.importorskip("dask.config")
 SHAPE = (20, 19, 18)

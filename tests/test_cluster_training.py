@@ -3,7 +3,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from clusters import dask
 from synthetic import QUICK, brain, command, save
 
 from disk.interrupt import Stop
@@ -11,8 +10,6 @@ from machine.memory import GB
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
 training_of = pytest.importorskip("cluster.training")
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 SCAN = ("--preset", "scan", "--stages", "1", "--leaves", "4", "--filter_len", "5", "--draws", "3")
 BEST = ("--preset", "best", "--stages", "2", "--leaves", "4", "--filter_len", "5")
 
@@ -44,16 +41,6 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
                                 tmp_path / "arrays", "--scheduler", "tcp://127.0.0.1:9")
     assert status == 2 and len(errors) == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in errors[0]
-
-
-def test_a_scheduler_and_workers_that_a_user_starts(tmp_path):
-    for n in range(2):
-        save(tmp_path / "train" / f"v{n}.nii.gz", brain(n))
-    with dask(tmp_path, []) as address:
-        status, out, errors = command("train.py", "--train_dir", tmp_path / "train", "--arrays_dir",
-                                      tmp_path / "arrays", "--scheduler", address, *QUICK)
-    assert status == 0 and not errors, errors
-    assert "Cluster: " in out and (tmp_path / "arrays" / "h_2.npy").is_file()
 
 
 def training(slots=2, memory=4 * GB):

@@ -23,8 +23,6 @@ from machine import memory
 from machine.errors import UserError
 from options.command_line import command_line
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 QUICK = [
     "--filter_len",
     "5",

@@ -26,6 +26,8 @@ from report.page import make_page
 from report.record import about_run, write_beside
 from restoring.steps import restore_file
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
           "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim", "xyzt_units", "scl_slope",
           "scl_inter", "slice_duration", "slice_code", "intent_code", "toffset", "vox_offset")

@@ -14,8 +14,6 @@ from trainings import learned, leftovers, small_files, training
 
 from disk import interrupt
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 # ---- killed and stopped
 
 

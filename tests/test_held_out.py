@@ -13,10 +13,9 @@ from octahedral import ridge
 from octahedral.scene import REACH
 from octahedral.stages import held_out, sample_features
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
-QUICK = {"leaves": 6, "filter_len": 5, "seed": 4, "stages": 3, "quiet": True}
-KINDS = {"best": PRESETS["best"], "scan": PRESETS["scan"] | {"draws": 2}}
+QUICK = {"leaves": 6, "filter_len": 5, "seed": 4, "quiet": True}
+KINDS = {"best": PRESETS["best"] | {"stages": 3},
+         "scan": PRESETS["scan"] | {"draws": 2, "stages": 2}}
 SHAPE = (28, 27, 30)
 
 

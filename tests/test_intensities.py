@@ -14,8 +14,6 @@ from intensities import shift_of, surround_of
 from nifti.volumes import read_series, read_volume
 from util import bright_level, bright_level_of_scan, clipping_in_words
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHIPPED = Request.of(arrays_dir=str(PRETRAINED))
 
 

@@ -16,8 +16,6 @@ from options.command_line import command_line
 from restoring import steps, upscaling, whole_volume
 from restoring.whole_volume import _finished_before
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHAPE = (18, 17, 16)
 
 

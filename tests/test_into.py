@@ -15,8 +15,6 @@ from disk.run_folder import run_folder
 from machine.errors import UserError
 from options.command_line import command_line
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHAPE = (18, 17, 16)
 
 

@@ -22,8 +22,6 @@ from restoring import upscaling
 from restoring.adaptation import Adapted
 from restoring.steps import restore
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHAPE = (26, 25, 24)
 SHIPPED = Request.of(preset="scan")
 

@@ -18,8 +18,6 @@ from restoring.measured_scan import Scan, as_measured
 from restoring.spacing import route_to
 from restoring.steps import FilterStore
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def filled(low, axes, times=2):
     """A volume whose spectrum is filled up with zeros along axes, cut at its own outline."""

@@ -16,8 +16,6 @@ from machine import memory
 from machine.errors import UserError
 from matrix_compute import Gram, solve, solve_groups
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def test_the_plan_covers_all_buckets_once_and_fits():
     method = Method()

@@ -17,6 +17,8 @@ from nifti.checks import checked_image
 from nifti.study import find_volumes
 from nifti.volumes import read_volume, relative_name
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def integers():
     # Whole numbers from 0 to 250: every type holds them.

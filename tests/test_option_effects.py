@@ -11,8 +11,6 @@ from conftest import learn, restore, same
 
 from get_lar import make_pair
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.mark.parametrize(
     "options, filters, boundaries",

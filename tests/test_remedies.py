@@ -19,8 +19,6 @@ from nifti.study import find_volumes
 from nifti.volumes import read_volume
 from restoring.evaluation import evaluate_scan
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 ANNEX = "/annex/objects/MD5E-s123--0f.nii.gz\n"
 

@@ -25,6 +25,8 @@ from report.pictures import _darkest_corner, canonical, inset_place, picture_vol
 from report.record import about_run
 from report.viewer import PAGE_BYTES, VOLUME_BYTES, make_viewer
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def brain(seed, shape=(40, 44, 36)):
     """A smooth random landscape inside an ellipsoid, LAS with voxels of unequal size."""

@@ -26,6 +26,8 @@ from restoring.planning import plan
 from restoring.steps import FilterStore
 from restoring.whole_volume import Job
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 SHAPE = (20, 18, 16)
 
 

@@ -24,8 +24,6 @@ from machine.errors import UserError
 from nifti.volumes import write_volume
 from options.command_line import command_line
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHAPE = (18, 17, 16)
 
 

@@ -23,8 +23,6 @@ from learning.acquisitions import NOISY, WINDOWED, sample_acquisition, sampled_v
 from options.command_line import command_line
 from util import bright_level, random_of
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 SCAN = command_line("train", ["--preset", "scan", "--leaves", "12", "--draws", "4"]).method
 

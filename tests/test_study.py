@@ -15,8 +15,6 @@ from nifti.study import equal_files, find_volumes
 from nifti.volumes import read_volume
 from options.command_line import command_line
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHAPE = (18, 17, 16)
 
 

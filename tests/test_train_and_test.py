@@ -25,8 +25,6 @@ from conftest import (
 
 from options.command_line import command_line
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 # Oblique, and flipped.
 OBLIQUE = np.array(
     [[-0.9, 0.2, 0.1, 20], [0.18, 0.95, -0.3, -30], [0.12, 0.28, 1.1, 5], [0, 0, 0, 1]]

@@ -22,8 +22,6 @@ from restoring.adaptation import adapt_to_scan
 from restoring.steps import FilterStore, restore
 from structure import structure_of
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SCAN = Request.of(arrays_dir=str(PRETRAINED_SCAN), upscale=True)
 
 
@@ -63,7 +61,7 @@ def test_bright_voxels_are_added_where_there_is_brain_only(filters):
 
 
 @pytest.mark.parametrize("factor, side, tile, shifted", [
-    ((2, 2, 2), 36, 10_000, True), ((1, 1, 2), 72, 30_000, False)])
+    ((2, 2, 2), 36, 10_000, True), ((1, 1, 2), 56, 30_000, False)])
 def test_memory_stays_below_what_is_planned(
         filters, small_tiles, monkeypatch, factor, side, tile, shifted):
     monkeypatch.setattr(stages_of, "TILE_VOXELS", tile)
