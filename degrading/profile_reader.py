@@ -30,16 +30,17 @@ DOUBTFUL = 2.0  # a given profile is doubted at this distance from the reading, 
 UNLIKELY = 0.2  # profiles less probable than this share of the most probable one are left out
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
-# Strangeness up to which filters are fully used, and from which on they are not used, for these
-# noise levels. With little noise and voxels as large as in training, the strangeness of brains is
-# up to 1.1, that of volumes which the filters make worse by 2 dB is 1.45 or more. Brains with finer
-# voxels reach 1.5, a piece of one in voxels of 4 x 4 x 2 mm 1.6. With much noise and a Hamming
-# window, brains reach 2.5; there the filters mainly remove noise, which helps other volumes too.
+# Strangeness up to which filters are fully used (USUAL), and from which on they are not used, for
+# these noise levels (columns) and geometric means of the voxel size in mm (rows). With little noise
+# and voxels as large as in training, the strangeness of brains is up to 1.1, that of volumes which
+# the filters make worse by 2 dB is 1.45 or more. Brains with finer voxels reach 1.5, or 1.8 with
+# noise; averages of subjects have no noise. A piece of a brain in voxels of 4 x 4 x 2 mm has 1.6.
+# With much noise and a Hamming window, brains reach 2.5; there the filters mainly remove noise,
+# which helps other volumes too.
 NOISE_LEVELS = (0.01, 0.03, 0.05)
-LIMITS = (1.5, 1.5, 3.0), (2.0, 2.0, 3.5)
-LIMITS_AS_IN_TRAINING = (1.2, 1.25, 3.0), (1.45, 1.5, 3.5)
-# Geometric mean of the voxel size in mm, and how much the limits of the training count there.
-VOXELS, AS_IN_TRAINING = (1.4, 1.8, 2.6, 3.0), (0.0, 1.0, 1.0, 0.0)
+VOXELS = (1.4, 1.8, 2.6, 3.0)
+USUAL = (1.5, 2.2, 3.0), (1.2, 1.25, 3.0), (1.2, 1.25, 3.0), (1.5, 1.5, 3.0)
+TOO_STRANGE = (2.0, 2.7, 3.5), (1.45, 1.5, 3.5), (1.45, 1.5, 3.5), (2.0, 2.0, 3.5)
 # Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
 # It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
 # noise has 0.36, and gains from the filters as other volumes do.
@@ -233,11 +234,9 @@ def limits_of(noise, voxel=1.0):
     >>> limits_of(noise=0, voxel=1), limits_of(noise=0, voxel=2), limits_of(noise=0.05, voxel=2)
     ((1.5, 2.0), (1.2, 1.45), (3.0, 3.5))
     """
-    share = np.interp(voxel, VOXELS, AS_IN_TRAINING)
-    usual, too_strange = ((1 - share) * np.interp(noise, NOISE_LEVELS, other)
-                          + share * np.interp(noise, NOISE_LEVELS, training)
-                          for other, training in zip(LIMITS, LIMITS_AS_IN_TRAINING, strict=True))
-    return float(usual), float(too_strange)
+    return tuple(float(np.interp(voxel, VOXELS, [np.interp(noise, NOISE_LEVELS, row)
+                                                 for row in limits]))
+                 for limits in (USUAL, TOO_STRANGE))
 
 
 def trust(reader, descriptors, density, voxel=1.0):

@@ -14,6 +14,8 @@ from degrading.profile_reader import (
 from restoring.adaptation import is_thick
 from structure import structure_of
 
+COARSE = 3.0  # mm; the limits of slices, whatever their voxel size
+
 
 class Estimates(NamedTuple):
     """Estimates from a volume: noise, blur, and the weight of the filters."""
@@ -45,7 +47,7 @@ def estimates_of(volume, use):
 def usual_distance(descriptors, method, voxel):
     """The distance up to which a scan is like the training brains.
 
-    `voxel` is the geometric mean of the voxel size in mm. The lower limits for voxels as in
-    training belong to filters for all axes.
+    `voxel` is the geometric mean of the voxel size in mm. The limits for voxels as in training, and
+    for finer ones, belong to filters for all axes.
     """
-    return limits_of(descriptors[NOISE], 1.0 if is_thick(method) else voxel)[0]
+    return limits_of(descriptors[NOISE], COARSE if is_thick(method) else voxel)[0]

@@ -112,10 +112,12 @@ def test_strangeness_grows_with_the_distance_and_ends_trust():
 
 
 def test_less_strangeness_is_tolerated_in_voxels_as_in_training_and_more_with_much_noise():
-    assert limits_of(0) == limits_of(0, 1) == limits_of(0.03, 1.4) == limits_of(0, 4) == (1.5, 2)
+    assert limits_of(0) == limits_of(0.01, 1.4) == limits_of(0.03, 3) == limits_of(0, 4) == (1.5, 2)
     assert limits_of(0, 1.8) == limits_of(0.01, 2.6) == pytest.approx((1.2, 1.45))
     assert limits_of(0, 3) == limits_of(0, 1)  # a scan measured in 4 x 4 x 2 mm is too
     assert limits_of(0.05, 1) == limits_of(0.08, 3) == (3, 3.5)
+    assert limits_of(0.017, 0.7)[0] > 1.7  # a scan of 0.7 mm is as strange as this; its noise tells
+    assert limits_of(0.03, 1.4) == pytest.approx((2.2, 2.7))
     for voxel in (1, 2):
         found = np.array([limits_of(noise, voxel) for noise in np.linspace(0, 0.07, 50)])
         assert (np.diff(found, axis=0) >= 0).all() and (found[:, 0] < found[:, 1]).all()
