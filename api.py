@@ -115,7 +115,7 @@ def upscale(array: ArrayLike, factor: int | Sequence[int] = 2, *,
         volume = volume_of(data, nib.Nifti1Image(data, np.diag([*sizes, 1])), "array")
         store = _store_of(request, filters)
         use = store(factor)
-        for name, value in (("profile", profile), ("adapt", adapt)):
+        for name, value in (("profile", request.known_profile), ("adapt", request.adapt)):
             if value and not use.method.for_scans:
                 raise ValueError(f"{name} has no effect with filters that were not learned for "
                                  "scans; leave it out")
@@ -294,7 +294,8 @@ def _as_python_does(folder: Path | None = None) -> Iterator[None]:
     its path.
     """
     def translated(text: str) -> str:
-        text = text.replace(f"{folder}{os.sep}", "") if folder else text
+        if folder:
+            text = text.replace(f"{folder}{os.sep}", "").replace(str(folder), "images")
         text, command, options = text.replace(f"{ANY_SIZE}; ", "").partition("python train.py")
         text = re.sub(r"(?<![\w.-])--(?=[a-z])", "", text)  # not within a file name
         return text + command + options

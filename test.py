@@ -160,11 +160,13 @@ def restore_volumes(volumes, masks, folder, store, each):
                 raise
             except UserError as fault:
                 bar.clear()
-                complain("test", fault)
+                left = f"; its earlier result is still there: {job.target}"
+                said = one_line(fault) + (left if job.target.exists() else "")
+                complain("test", said)
                 fine = isinstance(fault, FineAlready)
                 failed += not fine
                 entries.append((job, {"volume": title, "fine": fine, "failed": without_name(
-                    one_line(fault), job.path, title)}, None))
+                    said, job.path, title)}, None))
             else:
                 if dataset and not rows:  # the folder has a first result
                     write_description(folder, request.test_dir, shlex.join(sys.argv))

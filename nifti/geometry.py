@@ -138,6 +138,20 @@ def voxel_sizes_of(image):
     return voxel_sizes(image.header.get_best_affine())  # the field pixdim may differ from them
 
 
+def ratio_of_lengths(one, other):
+    """The ratio of two lengths, to five significant digits, because headers hold rounded sizes.
+
+    Otherwise, rotation and unit would change the last bits of a ratio, and with them what follows
+    from a limit for it.
+
+    Examples
+    --------
+    >>> ratio_of_lengths(2.2, 2), ratio_of_lengths(2.2, 2.0000001), ratio_of_lengths(1, 0.7)
+    (1.1, 1.1, 1.4286)
+    """
+    return float(f"{one / other:.5g}")
+
+
 def unit_of(image):
     """The unit of an image's voxel sizes according to its header; mm if the header has no unit.
 

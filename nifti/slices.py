@@ -6,7 +6,7 @@ import numpy as np
 
 from disk.files import read_json, stem
 from machine.errors import complain
-from nifti.geometry import MM, unit_of
+from nifti.geometry import MM, ratio_of_lengths, unit_of
 
 THICK = 1.5  # slices count as thick if the voxel sizes of two axes have a larger ratio
 TOUCHING = 0.02  # share of the spacing; slices with a smaller gap or overlap count as touching
@@ -39,7 +39,7 @@ def slice_axis(image, sizes, lengths=()):
     stated = image.header.get_dim_info()[2]
     if stated is not None:
         return stated
-    if sizes.max() > THICK * np.sort(sizes)[1]:
+    if ratio_of_lengths(sizes.max(), np.sort(sizes)[1]) > THICK:
         return int(np.argmax(sizes))
     for length in filter(None, lengths):
         alike = np.flatnonzero(np.abs(sizes - length) <= TOUCHING * length)

@@ -102,7 +102,7 @@ def profiles_of(profile: str | Sequence[str] | None) -> tuple[str, ...]:
     if len(found) != PER_AXIS or not all(name in PROFILES for name in found):
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, or three of them, "
                          f"got {profile!r}")
-    return found  # type: ignore[return-value]  # the names were just compared
+    return tuple(map(str, found))
 
 
 def noise_of(noise: float) -> float:

@@ -21,7 +21,7 @@ from get_lar import brightness_of, in_units
 from machine.errors import UserError
 from machine.memory import SERIES_BYTES
 from nifti.checks import checked_image
-from nifti.geometry import MM, is_upscaled, unit_of, voxel_sizes_of
+from nifti.geometry import MM, is_upscaled, ratio_of_lengths, unit_of, voxel_sizes_of
 from nifti.masks import mask_for
 from nifti.slices import THICK, filled_up, slices_in_words
 from nifti.volumes import read_series, relative_name
@@ -74,13 +74,13 @@ def look(path, store):
     content, inside = _content(low, in_mm, mask, inside)
     part = in_units(low, brightness_of(low, inside), inside)
     lines.append(("content", content))
-    thick = sizes.max() > THICK * np.sort(sizes)[1]
+    thick = ratio_of_lengths(sizes.max(), np.sort(sizes)[1]) > THICK
     factor, goal = (2, 2, 2), None
     if seen:
         goal = own
         if thick:  # slices as thin as the measured voxels are wide
             goal = np.where(sizes == sizes.max(), np.minimum(np.sort(sizes)[1], own), own)
-    elif sizes.max() > THICK * sizes.min():
+    elif ratio_of_lengths(sizes.max(), sizes.min()) > THICK:
         goal = np.full(3, sizes.min())  # --isotropic
     if goal is not None:  # the scan is judged by the first filters of the suggested command
         if thick:
@@ -149,7 +149,7 @@ def _advice(path, in_mm, thick, share, request, known, own, unfit):
     is True if the command would use filters that are not for scans.
     """
     words = ["python", "test.py", "--upscale"]
-    uneven = in_mm.max() > THICK * in_mm.min()
+    uneven = ratio_of_lengths(in_mm.max(), in_mm.min()) > THICK
     if own is not None and share != 0:
         words += ["--voxel_size", *(f"{size:.6g}" for size in own)]
         why = "it was interpolated: its own grid is finer than the measured one, and fine enough " \

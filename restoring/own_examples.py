@@ -22,6 +22,7 @@ from degrading.profile_reader import blur_of, likely_profiles, read
 from degrading.slice_profile import PROFILES, profile_matrix
 from degrading.spline import resizing_matrix, zoom_matrix
 from get_lar import RIM, LRVolume, above_zero, in_units
+from nifti.geometry import ratio_of_lengths
 from util import mod_crop, random_of, tight_box, used_along
 
 MOST_VOXELS = 4_000_000  # largest number of fine voxels to learn from, for each in-plane axis
@@ -49,7 +50,8 @@ class Scan(NamedTuple):
         unit, size, factor = in_units(low, scale), voxel_size, method.factor[thick]
         if size is None:
             size = [factor if axis == thick else 1 for axis in range(3)]
-        shrink = {axis: size[thick] / factor / size[axis] for axis in range(3) if axis != thick}
+        shrink = {axis: ratio_of_lengths(size[thick] / factor, size[axis])
+                  for axis in range(3) if axis != thick}
         descriptors = descriptors_of(unit, method.factor)
         noise = random_of(method.seed, "own plane").standard_normal(unit.shape, np.float32)
         noise *= descriptors[NOISE]

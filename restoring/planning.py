@@ -8,11 +8,11 @@ from degrading.measured_grid import measured_grid
 from machine.errors import FineAlready, UserError, complain
 from machine.memory import CODE_BYTES, GB, free_memory
 from machine.progress import say
-from nifti.geometry import is_upscaled, unit_of, voxel_sizes_of
+from nifti.geometry import is_upscaled, ratio_of_lengths, unit_of, voxel_sizes_of
 from nifti.slices import THICK, filled_up, slices_in_words
 from restoring.adaptation import wants_adapting
 from restoring.measured_scan import first_seen
-from restoring.spacing import FineEnough, Route, describe, of_three, route_to
+from restoring.spacing import FineEnough, Route, describe, of_three, route_to, voxels_along
 from structure import structure_of
 
 ADAPT_BYTES = 0.45 * GB  # memory to fine-tune filters on a scan
@@ -145,7 +145,7 @@ def warn_of_axis(path, factor, sizes, unit="mm"):
     """Warn if slices are thick along an axis other than the refined one."""
     refined = [axis for axis in range(3) if factor[axis] > 1]
     thick = int(np.argmax(sizes))
-    if len(refined) == 1 and sizes[thick] > THICK * sizes[refined[0]]:
+    if len(refined) == 1 and ratio_of_lengths(sizes[thick], sizes[refined[0]]) > THICK:
         better = " ".join(str(max(factor) if axis == thick else 1) for axis in range(3))
         complain("test", f"{path}: axis {refined[0]} is refined ({sizes[refined[0]]:.4g} {unit}), "
                  f"but slices are thick along axis {thick} ({sizes[thick]:.4g} {unit}): --factor "
@@ -159,8 +159,7 @@ def _check_memory(path, image, shape, sizes, route, uses, request):
     each = max(structure_of(use.method).restore_bytes for use in uses)
     working, doing = voxels * each, f"make it {' x '.join(map(str, route.factor))} times finer"
     if route.sizes:  # the last spline writes other voxels
-        last = math.prod(round(side * size / goal)
-                         for side, size, goal in zip(shape, sizes, route.sizes, strict=True))
+        last = math.prod(map(voxels_along, shape, sizes, route.sizes))
         working, voxels = max(working, 4 * voxels + LAST_SPLINE_BYTES * last), last
         doing = f"bring it to voxels of {of_three(route.sizes, unit_of(image))}"
     learning = ADAPT_BYTES if wants_adapting(request, uses[0].method) else 0  # before restoring

@@ -11,6 +11,7 @@ import numpy as np
 from degrading.banded import apply_operators, banded_by_columns, identity
 from degrading.spline import spline_columns, spline_operator
 from disk.filters import tags
+from nifti.geometry import ratio_of_lengths
 
 SAME = 1e-5  # relative: a smaller difference of voxel sizes comes from rounding in headers
 LEAST_RATIO = 1.1  # an axis that becomes finer by less than this ratio needs no filters
@@ -69,7 +70,7 @@ def route_to(asked, sizes, there, unit="mm"):
     >>> route_to((0.5, 0.5, 0.5), (1, 1, 4), scan).factors
     [(2, 2, 2), (1, 1, 4)]
     """
-    ratios = [size / goal for size, goal in zip(sizes, asked, strict=True)]
+    ratios = [ratio_of_lengths(size, goal) for size, goal in zip(sizes, asked, strict=True)]
     if max(ratios) < LEAST_RATIO:
         raise FineEnough(f"its voxels are {of_three(sizes, unit)} already, and "
                          f"{of_three(asked, unit)} is hardly finer: there is nothing "
@@ -85,7 +86,8 @@ def route_to(asked, sizes, there, unit="mm"):
     if cubes and rest.min() >= LEAST_RATIO:
         together = nearest(rest.min(), cubes)
         factors.append(3 * (together,))
-        rest, most = rest / together, rest.min() >= max(cubes) + 1
+        most = rest.min() >= max(cubes) + 1
+        rest = np.array([ratio_of_lengths(ratio, together) for ratio in ratios])
     least = LEAST_REST if factors else LEAST_RATIO
     for axis in np.argsort(-rest, kind="stable"):  # the coarsest first
         if rest[axis] >= least and single:
@@ -156,7 +158,7 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
             middles.append(np.arange(side))
             continue
         new_step = goal[axis] / sizes[axis]  # in LR voxels
-        count = max(round(low_side / new_step), 1)
+        count = voxels_along(low_side, sizes[axis], goal[axis])
         new_start = (low_side - 1) / 2 - (count - 1) / 2 * new_step
         places = (new_start + new_step * np.arange(count) - start) / step
         operators.append(_mean_operator(side, places, new_step / step))
@@ -169,6 +171,17 @@ def onto_sizes(fine, fine_to_low, low_shape, sizes, goal, least=0.0, background=
     if background is not None:  # the background keeps its intensity
         volume[fine[np.ix_(*middles)] == np.float32(background)] = background
     return volume, to_low
+
+
+def voxels_along(side, size, goal):
+    """Number of voxels of size `goal` that cover `side` voxels of size `size`, to the nearest one.
+
+    Examples
+    --------
+    >>> voxels_along(35, 1.1, 1), voxels_along(35, 1.1000001, 1), voxels_along(35, 1.0999999, 1)
+    (39, 39, 39)
+    """
+    return max(int(side * ratio_of_lengths(size, goal) + 0.5 + 1e-9), 1)
 
 
 def _mean_operator(side, places, ratio):

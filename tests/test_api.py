@@ -137,7 +137,7 @@ def test_learning_into_a_folder_leaves_no_pictures_of_earlier_filters_and_speaks
     with pytest.raises(ValueError, match="^x.nii: has changed .* old one back, or restart to beg"):
         api.learn({"x": brain(2, (28, 26, 24))}, **quick)
     with (pytest.warns(UserWarning, match="train.py: x--y.nii: all its voxels"),  # as it was given
-          pytest.raises(ValueError, match="no volume in it")):
+          pytest.raises(ValueError, match="^images: no volume in it")):
         api.learn({"x--y": np.full((28, 26, 24), 7)}, **quick | {"folder": tmp_path / "other"})
 
 
@@ -288,6 +288,14 @@ def test_filters_that_were_given_serve_all_axes_and_no_others_are_taken(monkeypa
     monkeypatch.setattr("restoring.steps.load_filters", others)
     fine = api.upscale(low, (1, 1, 2), voxel_size=(1, 1, 2), adapt=False, filters=given)
     assert fine.shape == (48, 48, 48)
+
+
+def test_names_of_profiles_may_be_those_of_an_array():
+    names = np.array(["box", "kspace", "gap"])
+    np.testing.assert_array_equal(api.upscale(LOW, profile=names),
+                                  api.upscale(LOW, profile=tuple(names.tolist())))
+    (row,) = api.evaluate(brain(4, (28, 26, 24)), profiles=names[:1], noises=[0])
+    assert type(row["profile"]) is str
 
 
 def test_profiles_and_noises_may_come_from_generators():

@@ -55,6 +55,21 @@ def test_the_same_command_restores_only_what_was_added(folder, capsys):
     assert len(rows) == 3 and all(re.search('data-jpeg="[^"]{400,}"', row) for row in rows)
 
 
+def test_a_result_of_an_earlier_input_is_named_where_the_later_one_fails(folder, capsys):
+    assert restore(folder, "--upscale") == 0
+    before = (folder / "fine" / "1.nii").read_bytes()
+    (folder / "low" / "1.nii").write_bytes(b"no volume any more")
+    assert restore(folder, "--upscale") == 1
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert "1.nii: " in first and f"result is still there: {folder / 'fine' / '1.nii'}" in first
+    assert (folder / "fine" / "1.nii").read_bytes() == before
+    assert "earlier result is still there" in (folder / "fine" / "report.html").read_text("utf-8")
+    (folder / "low" / "2.nii").write_bytes(b"no volume")  # one that never had a result
+    assert restore(folder, "--upscale") == 1
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "2.nii: " in one]
+    assert "still there" not in line
+
+
 def test_a_page_lists_one_volume_and_later_two_and_one_again(folder):
     """The first subjects of a study come one by one."""
     page, second = folder / "fine" / "report.html", folder / "low" / "1.nii"

@@ -9,10 +9,11 @@ from conftest import load_script
 from synthetic import brain, command
 
 import test as script
-from nifti.slices import slices_in_words
+from nifti.geometry import voxel_sizes_of
+from nifti.slices import slice_axis, slices_in_words
 from options.command_line import command_line
 from restoring.planning import warn_of_axis
-from restoring.spacing import Route, describe, nearest, onto_sizes, route_to
+from restoring.spacing import Route, describe, nearest, onto_sizes, route_to, voxels_along
 
 SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4)] + [(1, 1, k) for k in range(2, 9)]
 TABLE = load_script("docs/spacings")
@@ -38,6 +39,34 @@ PLAIN = nib.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4))  # its header states no 
 def test_filters_follow_from_the_header(sizes, asked, factors, most):
     route = route_to(asked, sizes, SCAN)
     assert route == Route(factors, asked, most)
+
+
+SCAN = [(2, 2, 2), (3, 3, 3), (4, 4, 4), *((1, 1, factor) for factor in range(2, 9))]
+
+
+@pytest.mark.parametrize("sizes, goal, shape", [
+    ((1.1, 1.1, 1.1), 1, (39, 39, 39)), ((2.2, 2.2, 2.2), 1, (77, 77, 77)),
+    ((1, 1, 1.5), 0.5, (70, 70, 105)), ((1, 1, 3.5), 1, (35, 35, 123)),
+    ((1, 1, 2.2), 1, (35, 35, 77)), ((3.3, 3.3, 3.3), 1, (116, 116, 116)),
+    ((0.9, 0.9, 1.35), 0.9, (35, 35, 53))])
+def test_rounding_in_headers_changes_no_route_and_no_shape(sizes, goal, shape):
+    """A rotated scan, or one in another unit, has sizes that differ in their last bits."""
+    routes, shapes, axes = [], [], []
+    for unit in (1, 1000):
+        for number in range(8):
+            turn = np.linalg.qr(np.random.default_rng(number).normal(size=(3, 3)))[0]
+            affine = np.eye(4)
+            affine[:3, :3] = (turn if number else np.eye(3)) @ np.diag(sizes) * unit
+            image = nib.Nifti1Image(np.zeros((2, 2, 2)), None)
+            image.header.set_sform(affine, 1)
+            found = voxel_sizes_of(image)
+            asked = 3 * (goal * unit,)
+            route = route_to(asked, found, SCAN)
+            routes.append(route.factors)
+            shapes.append(tuple(voxels_along(35, *pair) for pair in zip(found, asked)))
+            axes.append(slice_axis(image, found))
+    assert all(route == routes[0] for route in routes) and set(shapes) == {shape}
+    assert len(set(axes)) == 1
 
 
 def test_axes_are_called_slices_where_only_one_is_refined():
