@@ -9,6 +9,7 @@ A test compares three volumes with the original: the LR volume (the initial esti
 spline through the low-resolution volume, and the restored volume. It prints PSNR and SSIM over the
 brain, and the gain over the spline. Upscaled volumes have no original, so they have no PSNR.
 """
+import os
 import shlex
 import shutil
 import sys
@@ -161,7 +162,7 @@ def restore_volumes(volumes, masks, folder, store, each):
             except UserError as fault:
                 bar.clear()
                 left = f"; its earlier result is still there: {job.target}"
-                said = one_line(fault) + (left if job.target.exists() else "")
+                said = one_line(fault) + (left if os.path.exists(job.target) else "")
                 complain("test", said)
                 fine = isinstance(fault, FineAlready)
                 failed += not fine
@@ -180,6 +181,10 @@ def restore_volumes(volumes, masks, folder, store, each):
                     uses[use.factor] = use
                 bar.write(line(done.row, titles[title])
                           + (", finished before" if done.before else ""))
+                if done.before and done.missed:
+                    complain("test", f"{job.path}: {done.missed} of its volumes could not be "
+                                     f"restored in an earlier run, see {job.target.parent}; "
+                                     "--overwrite tries again")
                 missed += done.missed
                 entries.append((job, done.row | {"missed": done.missed}, done.viewer))
                 digests[title] = done.digest

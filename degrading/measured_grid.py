@@ -14,7 +14,9 @@ from degrading.descriptors import power_along
 from degrading.spline import zoom_operator
 
 LINE = 32  # voxels of a line for the spectrum: its frequencies have steps of 1/16
-SHARP_DROP = 13.0  # dB within two steps: such a drop shows interpolation; blur reaches 10 dB
+# A drop of so many dB within two steps shows interpolation. Zero filling makes it 21 and more, the
+# filters of scanners up to 16; scans of one study must not lie on both sides of the limit.
+SHARP_DROP = 18.0
 TOLD_DROP = 6.0  # the same at a frequency that a sidecar states; 3 to 5 dB without interpolation
 LOWEST = 4  # first step that is used; at lower frequencies the power of anatomy drops steeply
 RATIOS = (1 / 2, 2 / 3)  # usual ratios of measured to written voxels along an axis

@@ -30,6 +30,10 @@ class Filters(NamedTuple):
     digests: dict | None = None  # SHA-256 of their files, by file name
     folder: str = ""  # folder of their files
 
+    def __repr__(self):  # without the arrays, which fill a notebook
+        return (f"<Filters of preset {self.method.preset} for factor "
+                f"{' '.join(map(str, self.factor))}>")
+
     @property
     def factor(self):
         """The factor along each axis of the volume."""

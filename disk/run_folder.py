@@ -111,8 +111,11 @@ def _named_folder(folder, about):
             alone = holds_lock(record, path)
     try:
         if others := _differences(before, made):
+            remedy = "restore all volumes again with another --into"
+            if others == ["filters"]:
+                remedy = f"name the former ones with --arrays_dir, or {remedy}"
             raise UserError(f"{folder}: its results were made with other {', '.join(others)}; "
-                            "restore all volumes again with another --into")
+                            f"{remedy}")
         if not alone:
             raise UserError(f"{folder}: another run writes into it; wait for its end")
         remove_unfinished(folder, running=False)  # folders of other runs may be below it

@@ -11,14 +11,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "scipy", "numba", "scikit-image", "nibabel")  # versions may change a result
+SCRIPTS = ("api", "bench", "sample", "test", "train")  # what users start and import
 # The module in an import line. Lines of text may match too; an additional file does no harm.
 IMPORT = re.compile(r"^\s*(?:from|import)\s+([\w.]+)", re.MULTILINE)
 
 
 def all_sources():
-    """The scripts of this project and the modules of its packages: a list of Path."""
-    packages = (path.parent for path in ROOT.glob("*/__init__.py"))
-    return sorted(path for folder in (ROOT, *packages) for path in folder.glob("*.py"))
+    """The scripts of this project and the modules of its packages: a list of Path.
+
+    A user's own script beside them is none of these.
+    """
+    scripts = (ROOT / f"{name}.py" for name in SCRIPTS)
+    reached = set().union(*map(sources_behind, scripts))
+    packages = {path.parent for path in reached} - {ROOT}
+    return sorted(reached.union(*(folder.glob("*.py") for folder in packages)))
 
 
 def sources_behind(path):

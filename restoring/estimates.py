@@ -28,6 +28,13 @@ class Estimates(NamedTuple):
     usual: float | None = None
     like: str | None = None
     doubted: bool = False  # True if the given profile has much more blur than the estimate
+    density: float = 1.0  # density of edges, see degrading/descriptors.py
+
+    @property
+    def few_edges(self):
+        """True if few edges alone are the reason why a spline replaces the filters."""
+        return (self.trust < 1 and self.distance is not None
+                and self.distance <= self.usual)
 
 
 def estimates_of(volume, use):
@@ -41,7 +48,7 @@ def estimates_of(volume, use):
                and claims_too_much_blur(reading, volume.blur))
     usual = usual_distance(descriptors, use.method, volume.voxel)
     return Estimates(descriptors, trust, strangeness(reader, descriptors), usual,
-                     nearest_profile(reading), doubted)
+                     nearest_profile(reading), doubted, volume.density)
 
 
 def usual_distance(descriptors, method, voxel):

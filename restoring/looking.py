@@ -1,5 +1,6 @@
 """Describe a scan and suggest a command for it: the lines that test.py --look prints."""
 import contextlib
+import re
 import shlex
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from machine.errors import UserError
 from machine.memory import SERIES_BYTES
 from nifti.checks import checked_image
 from nifti.geometry import MM, is_upscaled, ratio_of_lengths, unit_of, voxel_sizes_of
-from nifti.masks import mask_for
+from nifti.masks import find_mask, mask_for
 from nifti.slices import THICK, filled_up, slices_in_words
 from nifti.volumes import read_series, relative_name
 from restoring.adaptation import is_thick
@@ -31,6 +32,9 @@ from restoring.measured_scan import first_seen
 from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
 
+HEAD = "a whole head, it seems"
+# A part of a file's name that says that the scan is not T1-weighted.
+OTHER_WEIGHTING = re.compile(r"(?:^|[_.-])(flair|t2w?|t2star|pdw?)(?=[_.-]|$)", re.IGNORECASE)
 FINEST = 0.85  # mm; no training volume has voxels smaller than this
 
 
@@ -72,6 +76,11 @@ def look(path, store):
             inside = mask_onto_measured(inside, measured)
     in_mm = sizes * MM[unit]
     content, inside = _content(low, in_mm, mask, inside)
+    beside = None  # a mask of a head that was not asked for
+    if content.startswith(HEAD):
+        with contextlib.suppress(UserError):
+            beside = find_mask(path, "auto")
+            content += f"; beside it lies {beside.name}: better give --mask auto"
     part = in_units(low, brightness_of(low, inside), inside)
     lines.append(("content", content))
     thick = ratio_of_lengths(sizes.max(), np.sort(sizes)[1]) > THICK
@@ -125,7 +134,7 @@ def _content(low, in_mm, mask, inside):
         return f"a head with a mask, {mask.path.name}", inside
     head, bright = find_head(low, in_mm)
     if head:
-        return "a whole head, it seems: noise and blur are estimated in its bright part", bright
+        return f"{HEAD}: noise and blur are estimated in its bright part", bright
     share = np.count_nonzero(low) / low.size
     if share >= 0.995:  # "100%" below
         return "tissue up to all faces, or a background that is not zero", None
@@ -168,9 +177,10 @@ def _advice(path, in_mm, thick, share, request, known, own, unfit):
     else:
         words += ["--factor", "2"]
         why = "voxels are about as long along all axes"
-        if stem(path).lower().endswith("flair"):
+        if weighting := OTHER_WEIGHTING.search(stem(path)):
             words.append("--adapt")
-            why += "; the name says FLAIR, and the filters have learned from T1-weighted brains"
+            why += (f"; the name says {weighting[1]}, and the filters have learned from "
+                    "T1-weighted brains")
         if share is not None and share < 1:
             why += f"; {1 - share:.0%} of the weight would go to a spline"
         if in_mm.min() / 2 < FINEST:

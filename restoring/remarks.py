@@ -3,7 +3,7 @@ from machine.progress import say
 from restoring.adaptation import is_thick
 
 
-def say_of_trust(name, shares, count=1):
+def say_of_trust(name, shares, count=1, few_edges=False):
     """Print one message if the spline replaces the filters, partly or fully, in any volume.
 
     Parameters
@@ -14,6 +14,8 @@ def say_of_trust(name, shares, count=1):
         Weight of the filters in the result of each restored volume, by the volume's number from 0.
     count : int, optional
         Number of volumes of the scan.
+    few_edges : bool, optional
+        True if fewer edges than in brains are the reason.
     """
     unlike = [number for number, share in shares.items() if share < 1]
     if not unlike:
@@ -26,8 +28,9 @@ def say_of_trust(name, shares, count=1):
     if len(unlike) > 1:
         who = f"{len(unlike)} of {count} volumes, such as volume {unlike[0] + 1}, are"
         what = f"up to {what}"
-    say(f"{name}: {who} unlike the training brains of the filters; {what} of the weight goes to "
-        "the quintic spline, so that no detail is invented")
+    why = " (few edges)" if few_edges else ""
+    say(f"{name}: {who} unlike the training brains of the filters{why}; {what} of the weight goes "
+        "to the quintic spline, so that no detail is invented")
 
 
 def say_of_doubt(name, seen):

@@ -96,8 +96,9 @@ def upscale_file(path, target, store, engine, files=None):
         row["noise"] = float(found.seen.descriptors[NOISE])
         row["trust"] = round(found.seen.trust, 2)
     if found.seen.distance is not None:
-        row |= {"distance": round(found.seen.distance, 2),
-                "usual_distance": round(found.seen.usual, 2), "like": found.seen.like}
+        row |= {"distance": round(found.seen.distance, 3),
+                "usual_distance": round(found.seen.usual, 3), "like": found.seen.like,
+                "edge_density": round(found.seen.density, 3)}
     if found.tuning and not found.tuning.why_not:
         row |= {"fine_tuned": True} if found.tuning.profile is None else {
             "profile": found.tuning.profile}
@@ -206,7 +207,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
             del found
     if fine is None:
         raise UserError(f"{path}: none of its {count} volumes can be restored: {lost[0]}")
-    say_of_trust(name, shares, count)
+    say_of_trust(name, shares, count, told.few_edges and count == 1)
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))

@@ -46,6 +46,15 @@ def save_brains(folder, count, shape):
         save(folder / f"{number}.nii", brain(number, shape))
 
 
+def zero_filled(volume, axes=(0, 1)):
+    """A volume with the outer half of its spectrum along axes set to zero, within its outline."""
+    spectrum = np.fft.fftshift(np.fft.fftn(volume))
+    for axis in axes:
+        along, quarter = np.moveaxis(spectrum, axis, 0), volume.shape[axis] // 4
+        along[:quarter] = along[-quarter:] = 0
+    return np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))) * (volume > 0)
+
+
 def save(path, data, affine=None, **header):
     """Write a volume; further arguments are fields of the header."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT, load_script
-from synthetic import brain
+from synthetic import brain, zero_filled
 
 import api
 from degrading import descriptors
+from degrading.measured_grid import measured_grid
 from degrading.slice_profile import profile_matrix
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Request
@@ -70,9 +71,7 @@ def test_a_signed_volume_and_one_with_no_numbers_are_those_of_the_command(tmp_pa
 
 def test_an_interpolated_scan_is_that_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
-    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
-    low = np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum)))
+    low = zero_filled(brain(3, (48, 48, 24)))
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         fine = api.upscale(low, 2, voxel_size=SIZES)
@@ -157,6 +156,7 @@ def test_learned_filters_serve_their_factor_along_any_axis():
     filters = api.learn([brain(1, (28, 26, 24))], (1, 1, 2), leaves=4, draws=2)
     low = brain(3, (16, 15, 14))
     assert api.upscale(low, (2, 1, 1), filters=filters).shape == (32, 15, 14)
+    assert repr(filters) == "<Filters of preset scan for factor 1 1 2>"
     with pytest.raises(ValueError, match="the filters are for factor 1 1 2, not 2"):
         api.upscale(low, 2, filters=filters)
 
@@ -277,9 +277,8 @@ def test_masked_voxels_are_background_and_no_part_of_a_mask():
 
 
 def test_filters_that_were_given_serve_all_axes_and_no_others_are_taken(monkeypatch):
-    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
-    spectrum[:12] = spectrum[36:] = 0  # the first axis was interpolated
-    low = np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum)))
+    low = zero_filled(brain(3, (48, 48, 24)), axes=(0,))
+    assert min(measured_grid(low.astype(np.float32)).shares) < 1
     given = load_filters(Request.of(factor=(1, 1, 2), arrays_dir=str(PRETRAINED_SCAN)))
 
     def others(*_):

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, run_process
 from synthetic import brain, command, save
 
+from machine import sources
 from machine.sources import all_sources
 
 
@@ -168,6 +169,17 @@ def test_all_sources_are_those_of_each_package():
     listed = {path.relative_to(ROOT).as_posix() for path in all_sources()}
     assert {"test.py", "gpu/compute.py", "machine/simd.py", "nifti/volumes.py"} <= listed
     assert not [name for name in listed if name.startswith(("tests/", "docs/"))]
+
+
+def test_a_users_own_script_is_no_source_of_the_project(tmp_path, monkeypatch):
+    before = all_sources()
+    for path in before:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    (tmp_path / "my_plot.py").write_text("import numpy, util\n")
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    assert all_sources() == [tmp_path / path.relative_to(ROOT) for path in before]
 
 
 def test_no_kernel_reads_out_of_bounds_with_any_option_at_its_limits(tmp_path):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 from conftest import load_script, refused
 from synthetic import brain, save, save_brains
@@ -135,6 +136,27 @@ def test_results_of_other_settings_are_not_mixed(folder, option, value):
                                         "; restore all volumes again with another --into"):
         restore(folder, "--upscale", "--no-report", option, value)
     assert written(folder) == before
+
+
+def test_after_a_training_the_former_filters_can_be_named(folder, monkeypatch):
+    assert restore(folder, "--upscale", "--no-report") == 0
+    made = folder / "fine" / ".made_with.json"
+    about = json.loads(made.read_text())
+    made.write_text(json.dumps(about | {"filters": "others"}))
+    with pytest.raises(UserError, match="made with other filters; name the former ones with "
+                                        "--arrays_dir, or restore all"):
+        restore(folder, "--upscale", "--no-report")
+
+
+def test_what_is_still_missing_of_a_series_is_said_again(folder, capsys):
+    series = np.stack([brain(0, SHAPE), np.zeros(SHAPE, np.float32)], -1)
+    save(folder / "low" / "s.nii", series)
+    assert restore(folder, "--upscale") == 1
+    capsys.readouterr()
+    assert restore(folder, "--upscale") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "s.nii: 1 of its volumes could not be restored in an earlier run" in line
+    assert "--overwrite tries again" in line
 
 
 @pytest.mark.parametrize("text", ["{", '{"settings": 5}'])

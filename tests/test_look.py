@@ -5,7 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import load_script, refused
-from synthetic import brain
+from synthetic import brain, zero_filled
 from test_scan import phantom
 
 from degrading.descriptors import descriptors_of
@@ -79,12 +79,27 @@ def test_uneven_voxels_are_judged_by_the_filters_that_make_them_cubes(
 
 
 def test_filters_are_fine_tuned_on_what_is_named_flair(tmp_path, capsys):
-    for name in ("sub-1_FLAIR.nii", "sub-1_T1w.nii"):
+    others = {"sub-1_FLAIR.nii": "FLAIR", "flair_brain.nii": "flair", "sub-1_T2w.nii": "T2w"}
+    alike = ("sub-1_T1w.nii", "unflairly.nii", "sub-T2015_T1w.nii")
+    for name in (*others, *alike):
         scan(tmp_path / name, brain(3, (40, 40, 40)))
     _, found = looked(capsys, tmp_path)
-    assert "--factor 2 --adapt --test_dir" in found["sub-1_FLAIR.nii"]["try"]
-    assert "--adapt" not in found["sub-1_T1w.nii"]["try"]
-    assert "the name says FLAIR" in found["sub-1_FLAIR.nii"]["because"]
+    for name, said in others.items():
+        assert "--factor 2 --adapt --test_dir" in found[name]["try"]
+        assert f"the name says {said}, and" in found[name]["because"]
+    assert not any("--adapt" in found[name]["try"] for name in alike)
+
+
+def test_a_mask_beside_a_head_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("degrading.descriptors.MOST_BRAIN", 1000)
+    data = brain(3, (40, 40, 40))
+    scan(tmp_path / "a.nii", data)
+    scan(tmp_path / "b.nii", data)
+    scan(tmp_path / "b_mask.nii", (data > 0).astype(np.float32))
+    _, found = looked(capsys, tmp_path)
+    assert found["a.nii"]["content"].startswith("a whole head, it seems: noise and blur are")
+    assert "beside it lies b_mask.nii: better give --mask auto" in found["b.nii"]["content"]
+    assert "mask" not in found["a.nii"]["content"]
 
 
 def test_thick_slices_are_served_by_isotropic_voxels(tmp_path, capsys):
@@ -133,9 +148,7 @@ def test_the_command_names_the_filters_that_were_given_and_no_file_that_is_an_op
 
 
 def test_an_interpolated_scan_is_known_and_measured_sizes_are_named(tmp_path, capsys):
-    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
-    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
-    scan(tmp_path / "zip.nii", np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))), (0.5, 0.5, 1))
+    scan(tmp_path / "zip.nii", zero_filled(brain(3, (48, 48, 24))), (0.5, 0.5, 1))
     about = looked(capsys, tmp_path, "--profile", "box")[1]["zip.nii"]
     assert about["measured"].startswith("interpolated after it was measured (axis 0: 1 mm measured")
     request = command_line("test", shlex.split(about["try"])[2:])
@@ -187,9 +200,7 @@ def test_a_single_slice_gets_no_command_that_would_fail(tmp_path, capsys):
 
 
 def test_thick_slices_whose_plane_was_interpolated_are_made_thinner(tmp_path, capsys):
-    spectrum = np.fft.fftshift(np.fft.fftn(brain(3, (48, 48, 24))))
-    spectrum[:12] = spectrum[36:] = spectrum[:, :12] = spectrum[:, 36:] = 0
-    scan(tmp_path / "zip.nii", np.abs(np.fft.ifftn(np.fft.ifftshift(spectrum))), (1, 1, 4))
+    scan(tmp_path / "zip.nii", zero_filled(brain(3, (48, 48, 24))), (1, 1, 4))
     about = looked(capsys, tmp_path)[1]["zip.nii"]
     assert about["measured"].startswith("interpolated")
     request = command_line("test", shlex.split(about["try"])[2:])

@@ -233,6 +233,14 @@ def test_one_later_volume_that_is_unlike_brains_is_named(capsys):
         "a.nii: volume 3 of 3 is unlike the training brains of the filters; 75% of the weight")
 
 
+def test_few_edges_are_named_where_they_are_the_reason(capsys):
+    say_of_trust("a.nii", {0: 0.25}, few_edges=True)
+    assert "brains of the filters (few edges); 75% of the weight" in capsys.readouterr().out
+    usual = Estimates(np.zeros(22), 0.5, 1.0, 1.5)
+    assert usual.few_edges and not usual._replace(distance=1.6).few_edges
+    assert not usual._replace(trust=1.0).few_edges
+
+
 # ---- what trees see of it
 
 def feature_samples(told=None):
