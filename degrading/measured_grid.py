@@ -34,6 +34,18 @@ class MeasuredGrid(NamedTuple):
         """True if the volume was measured on its own grid."""
         return min(self.shares) == 1
 
+    def in_words(self, sizes, unit):
+        """The interpolated axes of a volume with these voxel sizes, as a text.
+
+        Examples
+        --------
+        >>> MeasuredGrid((24, 48, 48), (0.5, 1.0, 1.0)).in_words((0.5, 1, 1), "mm")
+        'axis 0: 1 mm on a grid of 0.5'
+        """
+        return "; ".join(f"axis {axis}: {size / share:.4g} {unit} on a grid of {size:.4g}"
+                         for axis, (size, share) in enumerate(zip(sizes, self.shares, strict=True))
+                         if share < 1)
+
     def to_low(self):
         """The matrix from voxels of this grid to voxels of the volume, shape (4, 4)."""
         matrix = np.eye(4)

@@ -16,6 +16,7 @@ from skimage.restoration import denoise_nl_means
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import SliceProfile
 from degrading.descriptors import NOISE, head_in_zeros
+from degrading.measured_grid import measured_grid
 from disk.files import make_folder, read_json, write_json
 from disk.metrics import write_metrics
 from disk.seal import Seal
@@ -150,9 +151,12 @@ def evaluate_file(path, filters, request, engine):
     (volume, mask), name = read_brain(path, request.mask), relative_name(path, request.test_dir)
     origin = origin_of(path, seal.digest(), mask)
     masked = {"mask": mask.path.name} if mask else {}
+    sizes = voxel_sizes_in_mm(volume.image)
+    if not (grid := measured_grid(volume.data)).is_own:
+        complain("test", f"{path}: it was interpolated ({grid.in_words(sizes, 'mm')}), so as an "
+                         "original it lacks fine detail")
     try:
-        rows = evaluate_volume(volume.data, voxel_sizes_in_mm(volume.image), filters, request,
-                               name, engine)
+        rows = evaluate_volume(volume.data, sizes, filters, request, name, engine)
     except ValueError as fault:
         raise UserError(f"{path}: {fault}") from fault
     return {"origin": origin, "rows": [row | masked for row in rows]}

@@ -76,11 +76,11 @@ def look(path, store):
             inside = mask_onto_measured(inside, measured)
     in_mm = sizes * MM[unit]
     content, inside = _content(low, in_mm, mask, inside)
-    beside = None  # a mask of a head that was not asked for
+    request = store.request
     if content.startswith(HEAD):
-        with contextlib.suppress(UserError):
-            beside = find_mask(path, "auto")
-            content += f"; beside it lies {beside.name}: better give --mask auto"
+        with contextlib.suppress(UserError):  # there is none
+            content += f"; {find_mask(path, 'auto').name} lies beside it"
+            request = request.but(mask="auto", given=request.given | {"mask"})
     part = in_units(low, brightness_of(low, inside), inside)
     lines.append(("content", content))
     thick = ratio_of_lengths(sizes.max(), np.sort(sizes)[1]) > THICK
@@ -119,7 +119,7 @@ def look(path, store):
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
     unfit = filters is not None and not filters.method.for_scans
-    return lines + _advice(path, in_mm, thick, share, store.request, known,
+    return lines + _advice(path, in_mm, thick, share, request, known,
                            goal if seen else None, unfit)
 
 

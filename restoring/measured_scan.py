@@ -47,15 +47,14 @@ def as_measured(name, scan, store, filled=(1.0, 1.0, 1.0)):
         return scan
     sizes, unit = scan.sizes / grid.shares, unit_of(scan.volume.image)
     goal = scan.route.sizes or tuple(scan.sizes / scan.route.factor)
-    seen = [f"axis {axis}: {size:.4g} {unit} on a grid of {own:.4g}" for axis, (size, own)
-            in enumerate(zip(sizes, scan.sizes, strict=True)) if grid.shares[axis] < 1]
+    seen = grid.in_words(scan.sizes, unit)
     try:
         route = route_to(goal, sizes, store.there, unit)
     except ValueError:
-        say(f"{name}: it was interpolated ({'; '.join(seen)}), and there are no filters for "
+        say(f"{name}: it was interpolated ({seen}), and there are no filters for "
             "its measured grid; it is restored as it is")
         return scan
-    say(f"{name}: it was interpolated ({'; '.join(seen)}); restored from what was measured: "
+    say(f"{name}: it was interpolated ({seen}); restored from what was measured: "
         f"{describe(route, sizes, unit)}")
     if scan.profiles:
         say(f"{name}: --profile is not used, because it describes the interpolated grid")

@@ -4,7 +4,7 @@ import pytest
 from conftest import load_script
 from scipy.ndimage import distance_transform_cdt, zoom
 from skimage.restoration import denoise_nl_means
-from synthetic import brain, command, save, upscale
+from synthetic import brain, command, save, upscale, zero_filled
 from test_scan import phantom
 
 from degrading.acquisition import make_low, original_of
@@ -66,6 +66,17 @@ def test_figures_are_those_of_rivals_taken_from_scipy(shipped, profile, noise):
         for name, value in figures.items():  # a voxel near a threshold may change its class
             assert row[f"{way}_{name}"] == pytest.approx(value, rel=0.01, abs=0.03), (way, name)
     assert row["original_edge_width"] == figures_of_use(hr, regions)["edge_width"]
+
+
+def test_an_original_that_was_interpolated_is_named(tmp_path):
+    save(tmp_path / "in" / "full.nii", brain(3, (48, 48, 24)))
+    save(tmp_path / "in" / "zip.nii", zero_filled(brain(3, (48, 48, 24))))
+    status, _, errors = command("test.py", "--preset", "scan", "--test_dir", tmp_path / "in",
+                                "--test_profile", "box", "--test_noise", "0",
+                                "--result_dir", tmp_path / "out")
+    (line,) = [line for line in errors if "interpolated" in line]
+    assert status == 0 and "zip.nii: it was interpolated (axis 0: " in line
+    assert line.endswith("so as an original it lacks fine detail")
 
 
 @pytest.mark.parametrize("noise", ["0", "3"])

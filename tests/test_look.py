@@ -91,6 +91,7 @@ def test_filters_are_fine_tuned_on_what_is_named_flair(tmp_path, capsys):
 
 
 def test_a_mask_beside_a_head_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1.0)
     monkeypatch.setattr("degrading.descriptors.MOST_BRAIN", 1000)
     data = brain(3, (40, 40, 40))
     scan(tmp_path / "a.nii", data)
@@ -98,8 +99,10 @@ def test_a_mask_beside_a_head_is_named(tmp_path, capsys, monkeypatch):
     scan(tmp_path / "b_mask.nii", (data > 0).astype(np.float32))
     _, found = looked(capsys, tmp_path)
     assert found["a.nii"]["content"].startswith("a whole head, it seems: noise and blur are")
-    assert "beside it lies b_mask.nii: better give --mask auto" in found["b.nii"]["content"]
-    assert "mask" not in found["a.nii"]["content"]
+    assert found["b.nii"]["content"].endswith("bright part; b_mask.nii lies beside it")
+    request = command_line("test", shlex.split(found["b.nii"]["try"])[2:])
+    assert request.mask == "auto"
+    assert "mask" not in found["a.nii"]["content"] and "--mask" not in found["a.nii"]["try"]
 
 
 def test_thick_slices_are_served_by_isotropic_voxels(tmp_path, capsys):
