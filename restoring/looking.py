@@ -32,7 +32,6 @@ from restoring.measured_scan import first_seen
 from restoring.planning import find_head
 from restoring.spacing import of_three, route_to
 
-HEAD = "a whole head, it seems"
 # A part of a file's name that says that the scan is not T1-weighted.
 OTHER_WEIGHTING = re.compile(r"(?:^|[_.-])(flair|t2w?|t2star|pdw?)(?=[_.-]|$)", re.IGNORECASE)
 FINEST = 0.85  # mm; no training volume has voxels smaller than this
@@ -75,9 +74,9 @@ def look(path, store):
         if inside is not None:
             inside = mask_onto_measured(inside, measured)
     in_mm = sizes * MM[unit]
-    content, inside = _content(low, in_mm, mask, inside)
+    content, inside, head = _content(low, in_mm, mask, inside)
     request = store.request
-    if content.startswith(HEAD):
+    if head:
         with contextlib.suppress(UserError):  # there is none
             content += f"; {find_mask(path, 'auto').name} lies beside it"
             request = request.but(mask="auto", given=request.given | {"mask"})
@@ -129,16 +128,20 @@ def _named(path):
 
 
 def _content(low, in_mm, mask, inside):
-    """A text about a volume's content, and the voxels in which noise and blur are estimated."""
+    """A text about a volume's content, and the voxels in which noise and blur are estimated.
+
+    The third value is True for a whole head without a mask.
+    """
     if mask:
-        return f"a head with a mask, {mask.path.name}", inside
+        return f"a head with a mask, {mask.path.name}", inside, False
     head, bright = find_head(low, in_mm)
     if head:
-        return f"{HEAD}: noise and blur are estimated in its bright part", bright
+        return ("a whole head, it seems: noise and blur are estimated in its bright part", bright,
+                True)
     share = np.count_nonzero(low) / low.size
     if share >= 0.995:  # "100%" below
-        return "tissue up to all faces, or a background that is not zero", None
-    return f"tissue in {share:.0%} of its voxels, zeros around", None
+        return "tissue up to all faces, or a background that is not zero", None, False
+    return f"tissue in {share:.0%} of its voxels, zeros around", None, False
 
 
 def _blur(reader, descriptors, known, factor):

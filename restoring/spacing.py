@@ -94,7 +94,6 @@ def route_to(asked, sizes, there, unit="mm"):
             along = nearest(rest[axis], single)
             factors.append(tuple(along if a == axis else 1 for a in range(3)))
             most |= rest[axis] >= max(single) + 1
-            rest[axis] /= along
     if not factors:
         raise ValueError(f"there are no filters from voxels of {of_three(sizes, unit)} to "
                          f"{of_three(asked, unit)}; there are some for factor {tags(there)}; "

@@ -43,6 +43,7 @@ def undisturbed(folder):
     return learned_bytes(folder / "arrays")
 
 
+@pytest.mark.usefixtures("drawn")  # also the pictures of the filters of trees
 def test_the_commands_learn_in_stages_and_restore_with_the_settings_of_the_filters(
     folder, undisturbed, tmp_path
 ):
