@@ -12,7 +12,8 @@ from scipy.ndimage import binary_erosion
 from crop_black import black_crop_box
 from degrading.agreement import NoisyProjection
 from degrading.degradation import Degradation, degradation_of
-from degrading.descriptors import NOISE, edge_density
+from degrading.descriptors import NOISE
+from degrading.likeness import UNKNOWN, Texture, texture_of
 from degrading.profile_reader import are_plausible, blur_of
 from degrading.spline import upsample
 from util import bright_level_of_scan, clip_bright, mod_crop, tight_box, without_nonsense
@@ -57,9 +58,9 @@ class LRVolume:
     true_blur : ndarray of float32, optional
         True transfer values of a sampled acquisition, even if its profile counts as unknown.
     reading_error : ndarray of float32, optional
-        Random error added to estimated transfer values in training, so that filters tolerate it.
-    density : float
-        Density of the edges of `low`, see `degrading.descriptors.edge_density`.
+        Added to estimated transfer values, see `profile_reader.read`.
+    texture : likeness.Texture
+        Density of the edges of `low`, and unevenness of its structure.
     voxel : float
         Geometric mean of the voxel size of `low` in mm.
     training_mask : ndarray of bool, shape of the box, optional
@@ -85,7 +86,7 @@ class LRVolume:
     blur: np.ndarray | None = None
     true_blur: np.ndarray | None = None
     reading_error: np.ndarray | None = None
-    density: float = 1.0
+    texture: Texture = UNKNOWN
     voxel: float = 1.0
     training_mask: np.ndarray | None = None
     weight: float = 1.0
@@ -300,7 +301,7 @@ def make_fine(low, method, inside=None, profiles=(), agree_with=None, voxel_size
     return LRVolume(lr, low, operator, box, shape, scale, mask, method.margin,
                     above=above if above.any() else None, descriptors=descriptors,
                     blur=blur_of(profiles, method.factor) if len(profiles) else None,
-                    density=1.0 if descriptors is None else edge_density(unit),
+                    texture=texture_of(unit, descriptors),
                     voxel=float(np.cbrt(np.prod(voxel_size))),
                     profiles=() if descriptors is None else tuple(
                         profiles if agree_with is None else agree_with))

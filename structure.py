@@ -6,11 +6,13 @@ classes. The octahedral method has one or more stages, whose classes are leaves 
 file distinguishes the methods.
 """
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from degrading.profile_reader import trust
+from degrading.likeness import belief, trust
+from degrading.profile_reader import toward_least_blur
 from filter_constant import QUANTIZATION_PATCHES
 from hashtable import (
     Boundaries,
@@ -157,8 +159,8 @@ class Published:
     # ---- filters
 
     def trust(self, volume, stages):
-        """Weight of the filters in the result, 0 to 1; the spline has the remaining weight."""
-        return 1.0
+        """Weights, 0 to 1, of the filters in the result, and of the blur that is estimated."""
+        return 1.0, 1.0
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
         """Restore an LR volume; returns float32 of the shape of ``volume.lr``, in [0, 1]."""
@@ -211,9 +213,7 @@ class Octahedral:
         self.stored = np.float16 if method.for_scans else np.float32
         # Memory per voxel of the restored volume: up to 19 bytes were measured, 21 with the
         # initial estimate by projections. Spectra are complex.
-        self.restore_bytes = 20 if method.for_scans else 24
-        if method.lr_type == "kspace":
-            self.restore_bytes = 64
+        self.restore_bytes = 64 if method.lr_type == "kspace" else 20 if method.for_scans else 24
 
     # ---- classes of voxels
 
@@ -259,17 +259,16 @@ class Octahedral:
         return stage_samples(volume, stages, classes, self.method, name, wanted)
 
     def solve(self, grams, counts, classes, engine, advance=lambda buckets: None):
-        gram, = grams
-        weights, without_held_out, ridge, missed = solve_stage(gram, classes, self.method)
+        weights, without_held_out, ridge, missed = solve_stage(*grams, classes, self.method)
         weights, without_held_out = (part.astype(self.stored).astype(np.float32)  # as in the files
                                      for part in (weights, without_held_out))
         counts = counts.reshape(2, -1).sum(0)  # training and held-out voxels
         chosen = ""
         if missed:
-            decibel = -10 * math.log10(missed[ridge])
             # Samples have the weight 1 / error of the initial estimate, so this figure is the gain.
             over = " over the initial estimate" if self.method.for_scans else ""
-            chosen = f", chosen for {decibel:.2f} dB{over} on held-out voxels"
+            gain = -10 * math.log10(missed[ridge])
+            chosen = f", chosen for {gain:.2f} dB{over} on held-out voxels"
         remark = (f"{classes.leaves} classes, filters of {weights.shape[1]} voxels, "
                   f"{counts.sum():,} samples; ridge of {ridge:g} samples{chosen}")
         return Solved(weights, without_held_out, counts, remark)
@@ -280,20 +279,21 @@ class Octahedral:
     # ---- filters
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
+        reader, (share, believed) = stages[0].classes.reader, self.trust(volume, stages)
+        if believed < 1:
+            volume = replace(volume, reading_error=toward_least_blur(
+                reader, volume.descriptors, believed))
         sr = restore_stages(volume, stages, self.method, advance=advance)
-        share = self.trust(volume, stages)
         if share < 1:  # the spline (the initial estimate) has the remaining weight
             return volume.lr + np.float32(share) * (sr - volume.lr)
-        return volume.agreeing(sr, stages[0].classes.reader)
+        return volume.agreeing(sr, reader)
 
     def trust(self, volume, stages):
-        """Weight of the filters in the result, 0 to 1, see degrading/profile_reader.py.
-
-        It is 1 for thick slices, whose filters are fine-tuned on the scan itself.
-        """
-        if volume.descriptors is None or self.method.refines_one_axis:
-            return 1.0
-        return trust(stages[0].classes.reader, volume.descriptors, volume.density, volume.voxel)
+        """As in degrading/likeness.py; 1 for thick slices, whose filters are fine-tuned on them."""
+        reader, seen = stages[0].classes.reader, volume.descriptors
+        if self.method.refines_one_axis or not reader.any():
+            return 1.0, 1.0
+        return trust(reader, seen), belief(reader, seen, volume.texture, volume.voxel)[0]
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]

@@ -1,19 +1,15 @@
-"""Estimate a scan's blur from its noise and blur descriptors, and the weight of the filters.
+"""Estimate a scan's blur from its noise and blur descriptors.
 
 A slice profile is described by its transfer: the share of a wave's amplitude that it keeps. No
 single descriptor shows the profile, because each also depends on the sharpness of the anatomy and
 on noise. The *reading* is the transfer at two frequencies, estimated from all descriptors by ridge
 regression. Trees split on the reading, or on the transfer of a profile that the user gives.
-
-Filters trained on brains make a phantom or a CT worse. Two measures detect these volumes: the
-distance of the descriptors from the training descriptors is large, or edges are sparse. The spline
-then replaces the filters, partly or fully.
 """
 import math
 
 import numpy as np
 
-from degrading.descriptors import NOISE, SPECTRAL
+from degrading.descriptors import SPECTRAL
 from degrading.slice_profile import PROFILES, transfer
 
 READING_NAMES = (
@@ -30,21 +26,6 @@ DOUBTFUL = 2.0  # a given profile is doubted at this distance from the reading, 
 UNLIKELY = 0.2  # profiles less probable than this share of the most probable one are left out
 RIDGE = 3.0  # weight of the ridge, as a number of sampled acquisitions
 SHRINKAGE = 0.1  # added to variances, to reduce the weight of directions that hardly vary
-# Strangeness up to which filters are fully used (USUAL), and from which on they are not used, for
-# these noise levels (columns) and geometric means of the voxel size in mm (rows). With little noise
-# and voxels as large as in training, the strangeness of brains is up to 1.1, that of volumes which
-# the filters make worse by 2 dB is 1.45 or more. Brains with finer voxels reach 1.5, or 1.8 with
-# noise; averages of subjects have no noise. A piece of a brain in voxels of 4 x 4 x 2 mm has 1.6.
-# With much noise and a Hamming window, brains reach 2.5; there the filters mainly remove noise,
-# which helps other volumes too.
-NOISE_LEVELS = (0.01, 0.03, 0.05)
-VOXELS = (1.4, 1.8, 2.6, 3.0)
-USUAL = (1.5, 2.2, 3.0), (1.2, 1.25, 3.0), (1.2, 1.25, 3.0), (1.5, 1.5, 3.0)
-TOO_STRANGE = (2.0, 2.7, 3.5), (1.45, 1.5, 3.5), (1.45, 1.5, 3.5), (2.0, 2.0, 3.5)
-# Filters are fully used if the edge density is DENSE or more, and not used if it is SPARSE or less.
-# It is 0.42 to 0.58 in brains, 0.28 and more in heads, 0.07 in a CT without noise. A CT with 3 % of
-# noise has 0.36, and gains from the filters as other volumes do.
-DENSE, SPARSE = 0.3, 0.2
 
 
 def blur_of(profiles, factor):
@@ -108,9 +89,42 @@ def read(reader, descriptors, reading_error=0.0):
     """The reading of a scan, clipped to [0, 1]: ndarray of float32.
 
     In training, a random error `reading_error` is added, so that filters tolerate wrong readings.
+    In restoring, `toward_least_blur` is added if the estimated blur is not believed.
     """
+    return np.clip(estimate(reader, descriptors) + reading_error, 0, 1).astype(np.float32)
+
+
+def estimate(reader, descriptors):
+    """The reading of a scan before it is clipped: ndarray of float64."""
     rows, descriptors = reader[:len(READING_NAMES)], _completed(reader, descriptors)
-    return np.clip(rows[:, 0] + rows[:, 1:] @ descriptors + reading_error, 0, 1).astype(np.float32)
+    return rows[:, 0] + rows[:, 1:] @ descriptors
+
+
+def toward_least_blur(reader, descriptors, belief):
+    """A `reading_error` of `read`, for a scan whose estimated blur is believed only partly.
+
+    The least blur is that of an acquisition in k-space, which leaves all of the signal.
+
+    Parameters
+    ----------
+    reader : ndarray, see `fit_reader`
+    descriptors : ndarray of float32, shape (descriptors,)
+    belief : float
+        1: the reading as estimated; 0: the least blur.
+
+    Returns
+    -------
+    ndarray of float32, shape (len(READING_NAMES),)
+
+    Examples
+    --------
+    >>> reader = fit_reader(np.random.default_rng(0).random((500, 3)), np.full((500, 2), 0.6))
+    >>> error = toward_least_blur(reader, np.full(3, 0.5), belief=0.5)
+    >>> read(reader, np.full(3, 0.5)).round(2), read(reader, np.full(3, 0.5), error).round(2)
+    (array([0.6, 0.6], dtype=float32), array([0.8, 0.8], dtype=float32))
+    """
+    wanted = 1 - belief * (1 - read(reader, descriptors))
+    return (wanted - estimate(reader, descriptors)).astype(np.float32)
 
 
 def nearest_profile(reading):
@@ -217,53 +231,6 @@ def _completed(reader, descriptors):
     constant, weights = np.split(reader[len(READING_NAMES):], [1], axis=1)
     usual = np.linalg.solve(weights, -constant[:, 0])  # whitening turns these values into zeros
     return np.concatenate([descriptors[:SPECTRAL], usual[SPECTRAL:]])
-
-
-def limits_of(noise, voxel=1.0):
-    """Strangeness up to which filters are fully used, and from which on they are not used.
-
-    Parameters
-    ----------
-    noise : float
-        Standard deviation, as a share of the brightest intensity.
-    voxel : float
-        Geometric mean of the voxel size of the scan in mm.
-
-    Examples
-    --------
-    >>> limits_of(noise=0, voxel=1), limits_of(noise=0, voxel=2), limits_of(noise=0.05, voxel=2)
-    ((1.5, 2.0), (1.2, 1.45), (3.0, 3.5))
-    """
-    return tuple(float(np.interp(voxel, VOXELS, [np.interp(noise, NOISE_LEVELS, row)
-                                                 for row in limits]))
-                 for limits in (USUAL, TOO_STRANGE))
-
-
-def trust(reader, descriptors, density, voxel=1.0):
-    """Weight of the filters in the result: 1 for usual scans, 0 for scans unlike brains.
-
-    Parameters
-    ----------
-    reader : ndarray, see `fit_reader`
-    descriptors : ndarray of float32, shape (descriptors,)
-    density : float
-        See `degrading.descriptors.edge_density`.
-    voxel : float, optional
-        Geometric mean of the voxel size of the scan in mm.
-
-    Examples
-    --------
-    >>> descriptors = np.random.default_rng(0).normal(size=(500, 3))
-    >>> reader = fit_reader(descriptors, np.zeros((500, 2)))
-    >>> trust(reader, np.zeros(3), 0.5), trust(reader, np.full(3, 9.0), 0.5)
-    (1.0, 0.0)
-    >>> round(trust(reader, np.zeros(3), 0.25), 2)
-    0.5
-    """
-    usual, too_strange = limits_of(descriptors[NOISE], voxel)
-    known = (too_strange - strangeness(reader, descriptors)) / (too_strange - usual)
-    dense = (density - SPARSE) / (DENSE - SPARSE)
-    return float(np.clip(min(known, dense), 0, 1))
 
 
 def told_or_read(reader, descriptors, blur=None, reading_error=None):

@@ -18,7 +18,7 @@ class Scene(NamedTuple):
     swaps: np.ndarray  # (3,) int64: axes with equal numbers may be exchanged
     descriptors: np.ndarray | None = None  # float32: noise and blur descriptors of the LR volume
     blur: np.ndarray | None = None  # float32: transfer values of the slice profile, if known
-    reading_error: np.ndarray | None = None  # float32: random error of estimates, in training only
+    reading_error: np.ndarray | None = None  # float32: added to estimated transfer values
 
 
 def make_scene(estimate, start, mask, place, factor, descriptors=None, tile=None,

@@ -161,6 +161,9 @@ def findings_html(row):
     if "trust" in row:
         rest = "; the rest is the spline" if row["trust"] < 1 else ""
         found["filters used"] = f"{100 * row['trust']:.0f} %{rest}"
+    if row.get("blur_trust", 1) < 1:
+        found["estimated blur used"] = (f"{100 * row['blur_trust']:.0f} %; otherwise the least "
+                                        "blur is assumed")
     lines = "".join(f'<tr><th scope="row">{title}</th><td>{html.escape(words)}</td></tr>'
                     for title, words in found.items() if words)
     table = f'<h2>Findings</h2><table class="words">{lines}</table>' if lines else ""

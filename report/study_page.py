@@ -27,14 +27,14 @@ COLUMNS = (  # title, kind of sorting, explanation
     ("noise", "number", "Estimated noise, in per cent of the brightest intensity"),
     ("slice profile", "text", "Slice profile: given, or estimated from the volume"),
     ("distance", "number", "Distance of noise and blur from those of the training volumes"),
-    ("filters used", "number", "Share of the learned filters in the result; the rest is spline"),
+    ("blur believed", "number", "Weight of the estimated blur; otherwise little is assumed"),
     ("voxels", "number", "Voxels of the volume, and of the result"),
     ("voxel size", "number", "Voxel size of the result"),
     ("seconds", "number", "Time for upscaling"),
 )
 NOTE = ("An outlier lies more than 3.5 robust standard deviations from the median of this table. "
-        "Filters that refine several axes are fully used up to a distance of 1.2 to 3, which "
-        "depends on noise and voxel size.")
+        "For filters that refine several axes, the estimated blur is fully believed up to a "
+        "distance of 1.2 to 3, which depends on noise and voxel size.")
 
 
 def study_page(about, rows, thumbnails):
@@ -72,9 +72,8 @@ def _content(rows, marks, states, thumbnails):
                       for state in STATES[:-1] if state in there)
     if buttons:
         buttons += '<button type="button" data-find="">all</button>'
-    trusts = [row.get("trust", 1) for row in rows]
     before, after = TABLE.read_text(encoding="utf-8").split("@ROWS@")
-    for name, text in (("COUNTS", counts_in_words(states, marks, trusts)), ("BUTTONS", buttons),
+    for name, text in (("COUNTS", counts_in_words(states, marks, rows)), ("BUTTONS", buttons),
                        ("HEAD", head), ("NOTE", NOTE)):
         before = before.replace(f"@{name}@", text)
     yield before
@@ -128,19 +127,17 @@ def state_of(row, mark):
     return "incomplete" if row.get("missed") else "outlier" if mark else "done"
 
 
-def counts_in_words(states, marks, trusts):
-    """Numbers of upscaled, failed, incomplete and outlying volumes, as HTML.
-
-    `trusts` holds the weight of the filters in each volume.
-    """
+def counts_in_words(states, marks, rows):
+    """Numbers of upscaled, failed, incomplete and outlying volumes, as HTML."""
     failed, incomplete, fine = map(states.count, ("failed", "incomplete", "fine already"))
     upscaled = len(states) - failed - fine
     words = [f"{upscaled} of {len(states)} volume{'' if len(states) == 1 else 's'} upscaled"]
     words += [f"{fine} fine already"] * bool(fine)
     words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
     words += [f"{incomplete} incomplete"] * bool(incomplete)
-    partly = sum(trust < 1 for trust in trusts)
-    words += [f"{partly} partly or wholly by spline"] * bool(partly)
+    for name, how in (("trust", "by spline"), ("blur_trust", "with least blur")):
+        partly = sum(row.get(name, 1) < 1 for row in rows)
+        words += [f"{partly} partly or wholly {how}"] * bool(partly)
     parts = ", ".join(f"{name} {number}" for name in SEARCHED
                       if (number := sum(name in mark for mark in marks)))
     found = sum(map(bool, marks))
@@ -174,7 +171,7 @@ def row_html(row, mark, state, thumbnail):
              _number(row, "noise", "{:.1f} %", mark, 100),
              _cell(profile, html.escape(profile), "text"),
              _number(row, "distance", "{:.1f}", mark),
-             _number(row, "trust", "{:.0f} %", mark, 100), *_grid_cells(row),
+             _number(row, "blur_trust", "{:.0f} %", mark, 100), *_grid_cells(row),
              _number(row, "seconds", "{:.1f}", mark)]
     return (f'<tr><th scope="row" data-v="{html.escape(row["volume"])}">{named}</th>'
             f'{"".join(cells)}</tr>')

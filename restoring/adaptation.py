@@ -7,6 +7,8 @@ filters that learned from T1-weighted volumes and from the scan itself.
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from matrix_compute import Gram, Stage, sum_rows
 from octahedral.ridge import corrected_filters
 from octahedral.stages import stage_samples, tap_count
@@ -48,8 +50,8 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
     method : Method
         Method of the filters.
     voxel_size : sequence of three float, optional
-        Voxel size of `low`, in any unit, for thick slices. By default in-plane voxels are as small
-        as the new slices.
+        Voxel size of `low` in mm. By default it is 1 mm, and for thick slices in-plane voxels are
+        as small as the new slices.
     inside : ndarray of bool, shape (x, y, z), optional
         Brain, or bright part, of a whole head, for estimates. Not used for thick slices.
     profiles : sequence of three str, optional
@@ -75,7 +77,8 @@ def adapt_to_scan(low, stages, method, voxel_size=None, inside=None, profiles=()
     if len(refined) > 1:
         if not (reader := stages[0].classes.reader).any():
             return Adapted(stages, None, "the filters do not estimate the blur of scans")
-        examples = coarser_examples(low, reader, method, inside, profiles)
+        voxel = 1.0 if voxel_size is None else float(np.cbrt(np.prod(voxel_size)))
+        examples = coarser_examples(low, reader, method, inside, profiles, voxel)
         rate, profile, ridge, source = 1, None, COARSER_RIDGE, "it"
     else:
         scan = Scan.of(low, method, refined[0], voxel_size)

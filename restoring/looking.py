@@ -7,15 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from degrading.descriptors import NOISE, descriptors_of, edge_density
+from degrading.descriptors import NOISE, descriptors_of
+from degrading.likeness import belief, texture_of, trust
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
-from degrading.profile_reader import (
-    blur_of,
-    nearest_profile,
-    read,
-    strangeness,
-    trust,
-)
+from degrading.profile_reader import blur_of, nearest_profile, read, strangeness
 from degrading.slice_profile import in_words
 from disk.files import stem
 from get_lar import brightness_of, in_units
@@ -62,10 +57,8 @@ def look(path, store):
     volume, mask = read_series(path, opened), mask_for(path, store.request.mask, opened)
     low = np.clip(first_seen(volume), 0, None)
     measured = measured_grid(low, filled_up(path, image, sizes))
-    seen = [f"axis {axis}: {size / share:.4g} {unit} measured, on a grid of {size:.4g}"
-            for axis, (size, share) in enumerate(zip(sizes, measured.shares, strict=True))
-            if share < 1]
-    grids = f"interpolated after it was measured ({'; '.join(seen)})" if seen else ""
+    seen = measured.in_words(sizes, unit)  # empty if it was not interpolated
+    grids = f"interpolated after it was measured ({seen})" if seen else ""
     lines.append(("measured", "no: a result of upscaling; take the measured scan" if
                   is_upscaled(image) else grids or "no sign of interpolation"))
     inside, own = mask and mask.inside, sizes
@@ -97,7 +90,7 @@ def look(path, store):
             factor = route_to(goal, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
-    share = filters = None
+    share = believed = filters = None
     known = () if seen else store.request.known_profile
     with contextlib.suppress(UserError):  # there are none for this factor
         filters = store(factor)
@@ -106,19 +99,21 @@ def look(path, store):
         voxel = np.cbrt(in_mm.prod())
         usual = usual_distance(descriptors, filters.method, voxel)
         distance = strangeness(reader, descriptors)
-        alike = distance <= usual
-        if not is_thick(filters.method):  # no spline replaces filters for thick slices
-            share = trust(reader, descriptors, edge_density(part), voxel)
+        how, reason = "like" if distance <= usual else "unlike", ""
+        if not is_thick(filters.method):  # filters for thick slices are used whatever the scan
+            texture = texture_of(part, descriptors)
+            share = trust(reader, descriptors)
+            believed, why = (1.0, "") if known else belief(reader, descriptors, texture, voxel)
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
-        few = alike and share not in (None, 1)
-        how = "unlike the training brains, with few edges" if few else (
-            f"{'like' if alike else 'unlike'} the training brains")
-        lines.append(("brains", f"{how} (distance {distance:.1f}, usual up to {usual:.1f})"))
+            if why:
+                how, reason = "unlike", f"{why}; "
+        lines.append(("brains", f"{how} the training brains ({reason}distance {distance:.1f}, "
+                                f"usual up to {usual:.1f})"))
     if 1 in shape[:3]:
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
     unfit = filters is not None and not filters.method.for_scans
-    return lines + _advice(path, in_mm, thick, share, request, known,
+    return lines + _advice(path, in_mm, thick, (share, believed), request, known,
                            goal if seen else None, unfit)
 
 
@@ -154,12 +149,14 @@ def _blur(reader, descriptors, known, factor):
     return f"most like {nearest_profile(found)}, estimated ({left})"
 
 
-def _advice(path, in_mm, thick, share, request, known, own, unfit):
+def _advice(path, in_mm, thick, weights, request, known, own, unfit):
     """The best command for the scan, and the reason.
 
-    `own` is the voxel size to restore an interpolated scan to; it is None for other scans. `unfit`
-    is True if the command would use filters that are not for scans.
+    `weights` are those of the filters and of the estimated blur, or None. `own` is the voxel size
+    to restore an interpolated scan to; it is None for other scans. `unfit` is True if the command
+    would use filters that are not for scans.
     """
+    share, believed = weights
     words = ["python", "test.py", "--upscale"]
     uneven = ratio_of_lengths(in_mm.max(), in_mm.min()) > THICK
     if own is not None and share != 0:
@@ -186,6 +183,9 @@ def _advice(path, in_mm, thick, share, request, known, own, unfit):
                     "T1-weighted brains")
         if share is not None and share < 1:
             why += f"; {1 - share:.0%} of the weight would go to a spline"
+        elif believed is not None and believed < 1:
+            why += (f"; the least blur would be assumed with {1 - believed:.0%} of the weight, "
+                    "unless you give --profile")
         if in_mm.min() / 2 < FINEST:
             why += "; the result has smaller voxels than the training volumes of the filters: " \
                    "check its details with care"

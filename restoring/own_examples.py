@@ -18,7 +18,8 @@ from degrading.acquisition import outline_of
 from degrading.banded import apply_operators, banded, identity
 from degrading.degradation import SliceProfile
 from degrading.descriptors import NOISE, descriptors_of, differences_along
-from degrading.profile_reader import blur_of, likely_profiles, read
+from degrading.likeness import belief, texture_of
+from degrading.profile_reader import blur_of, likely_profiles, read, toward_least_blur
 from degrading.slice_profile import PROFILES, profile_matrix
 from degrading.spline import resizing_matrix, zoom_matrix
 from get_lar import RIM, LRVolume, above_zero, in_units
@@ -144,7 +145,7 @@ def own_example(scan, axis, profile, method):
     return _example(noisy, original, brain, 3 * (profile,), method, scan.descriptors)
 
 
-def coarser_examples(low, reader, method, inside=None, profiles=()):
+def coarser_examples(low, reader, method, inside=None, profiles=(), voxel=1.0):
     """LR volumes made from a scan that is coarsened along all refined axes, one for each profile.
 
     The blur of the scan is estimated, so it is uncertain. Each profile that agrees with the
@@ -162,6 +163,8 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
         is learned from, since all of it is restored.
     profiles : sequence of three str, optional
         Slice profile of each axis, if known.
+    voxel : float, optional
+        Geometric mean of the voxel size in mm.
 
     Returns
     -------
@@ -169,7 +172,10 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
         Volumes with voxels to learn from, in the `training_mask`.
     """
     low, scale = above_zero(low, inside)
-    descriptors = descriptors_of(in_units(low, scale, inside), method.factor)
+    seen = in_units(low, scale, inside)
+    descriptors = descriptors_of(seen, method.factor)
+    believed, _ = belief(reader, descriptors, texture_of(seen, descriptors), voxel)
+    error = toward_least_blur(reader, descriptors, believed)  # as in restoring
     unit = np.ascontiguousarray(mod_crop(in_units(low, scale), method.factor))
     brain = unit > 0
     if not brain.any():
@@ -177,7 +183,8 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
     noise = random_of(method.seed, "own scan").standard_normal(unit.shape, np.float32)
     noise *= descriptors[NOISE]
     shares = {tuple(profiles): 1.0} if len(profiles) else {
-        3 * (name,): share for name, share in likely_profiles(read(reader, descriptors)).items()}
+        3 * (name,): share
+        for name, share in likely_profiles(read(reader, descriptors, error)).items()}
     blur = blur_of(profiles, method.factor) if len(profiles) else None
     planes = np.arange(len(brain)) - used_along(brain, 0)[0]
     turn, profile = np.divmod(planes // SLAB, len(shares))
@@ -189,7 +196,8 @@ def coarser_examples(low, reader, method, inside=None, profiles=()):
         wanted = (used & (profile == number))[:, None, None]
         example = _example(*pair, brain, names, method, descriptors, wanted)
         if example is not None:
-            found.append(replace(example, blur=blur, weight=share * len(shares)))
+            found.append(replace(example, blur=blur, reading_error=error,
+                                 weight=share * len(shares)))
     return found
 
 

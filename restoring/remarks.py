@@ -3,24 +3,26 @@ from machine.progress import say
 from restoring.adaptation import is_thick
 
 
-def say_of_trust(name, shares, count=1, few_edges=False):
-    """Print one message if the spline replaces the filters, partly or fully, in any volume.
+def say_of_trust(name, seen, count=1, measured=False):
+    """Print one message if any volume is unlike the training brains, and what follows from it.
 
     Parameters
     ----------
     name : str
         Name of the scan.
-    shares : dict of int to float
-        Weight of the filters in the result of each restored volume, by the volume's number from 0.
+    seen : dict of int to Estimates
+        Estimates from each restored volume, by the volume's number from 0.
     count : int, optional
         Number of volumes of the scan.
-    few_edges : bool, optional
-        True if fewer edges than in brains are the reason.
+    measured : bool, optional
+        True for an interpolated scan on its measured grid, for which --profile is not used.
     """
-    unlike = [number for number, share in shares.items() if share < 1]
+    unlike = [number for number, found in seen.items() if min(found.trust, found.belief) < 1]
     if not unlike:
         return
-    least = min(shares.values())
+    trust, belief = (min(getattr(found, name) for found in seen.values())
+                     for name in ("trust", "belief"))
+    least = trust if trust < 1 else belief
     what = "all" if least == 0 else f"{1 - least:.0%}"
     who = "is"
     if count > 1:
@@ -28,9 +30,16 @@ def say_of_trust(name, shares, count=1, few_edges=False):
     if len(unlike) > 1:
         who = f"{len(unlike)} of {count} volumes, such as volume {unlike[0] + 1}, are"
         what = f"up to {what}"
-    why = " (few edges)" if few_edges else ""
-    say(f"{name}: {who} unlike the training brains of the filters{why}; {what} of the weight goes "
-        "to the quintic spline, so that no detail is invented")
+    why = seen[unlike[0]].reason
+    why = f" ({why})" if why and count == 1 else ""
+    part = "" if what == "all" else f" with {what} of the weight"
+    instead, hint = f"the least blur is assumed{part}", ""
+    if trust < 1:
+        instead = f"{what} of the weight goes to the quintic spline"
+    elif not measured:
+        hint = " (if you know the slice profile, give --profile)"
+    say(f"{name}: {who} unlike the training brains of the filters{why}; {instead}, so that no "
+        f"detail is invented{hint}")
 
 
 def say_of_doubt(name, seen):

@@ -94,11 +94,12 @@ def upscale_file(path, target, store, engine, files=None):
            "unit": unit_of(volume.image), "seconds": seconds}
     if found.seen.descriptors is not None:
         row["noise"] = float(found.seen.descriptors[NOISE])
-        row["trust"] = round(found.seen.trust, 2)
+        row |= {"trust": round(found.seen.trust, 2), "blur_trust": round(found.seen.belief, 2)}
     if found.seen.distance is not None:
         row |= {"distance": round(found.seen.distance, 3),
                 "usual_distance": round(found.seen.usual, 3), "like": found.seen.like,
-                "edge_density": round(found.seen.density, 3)}
+                "edge_density": round(found.seen.texture.density, 3),
+                "unevenness": round(found.seen.texture.uneven, 3)}
     if found.tuning and not found.tuning.why_not:
         row |= {"fine_tuned": True} if found.tuning.profile is None else {
             "profile": found.tuning.profile}
@@ -164,14 +165,14 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     mask = mask and mask._replace(inside=brain)
     in_mm = sizes * MM[unit_of(volume.image)]
     head = say_of_head(name, first_seen(volume), in_mm, uses[0], mask)
-    fine, missed, lost, tuning, shares = None, [], {}, None, {}
+    fine, missed, lost, tuning, estimates = None, [], {}, None, {}
     with progress(100 * count, short(name), "%", request.quiet) as bar:
         for number, (low, shift) in enumerate(zip(lows, volume.shifts, strict=True)):
             inside = inside_of(low, in_mm, uses[0], mask)
             try:
                 if fine is None and wants_adapting(request, uses[0].method):
                     with watch("adapt"):
-                        uses[0], tuning = adapted(name, low, sizes, uses[0], mask and mask.inside,
+                        uses[0], tuning = adapted(name, low, in_mm, uses[0], mask and mask.inside,
                                                   inside, profiles)
                 if fine is None and request.adapt is not False:
                     say_of_later(name, uses)
@@ -196,7 +197,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
                 missed.append(f"volume {number + 1} of {count} is a spline, not restored: "
                               "restoring gave voxels that are not finite")
             else:
-                shares[number] = seen.trust
+                estimates[number] = seen
             if fine is None:
                 first, told = number, seen
                 say_of_doubt(name, told)
@@ -207,7 +208,7 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
             del found
     if fine is None:
         raise UserError(f"{path}: none of its {count} volumes can be restored: {lost[0]}")
-    say_of_trust(name, shares, count, told.few_edges and count == 1)
+    say_of_trust(name, estimates, count, measured=agree_with is not None)
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))
@@ -224,7 +225,7 @@ def adapted(name, low, sizes, use, brain=None, inside=None, profiles=()):
     low : ndarray of float32, shape (x, y, z)
         A volume of the scan.
     sizes : sequence of three float
-        Voxel sizes of `low`.
+        Voxel sizes of `low` in mm.
     use : Filters
     brain : ndarray of bool, shape (x, y, z), optional
         Mask of a whole head: for thick slices, only these voxels are used.

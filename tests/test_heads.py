@@ -149,7 +149,7 @@ def test_a_head_in_air_of_zeros_is_told_by_its_size_and_read_where_it_is_bright(
         assert capsys.readouterr().out.count("seems to be a whole head") == (side == 6)
         found[side] = nib.load(tmp_path / f"{side}.nii").get_fdata(dtype=np.float32)
     for side, inside in ((1, None), (6, low > threshold_otsu(low))):
-        fine = make_fine(low, method, inside)
+        fine = make_fine(low, method, inside, voxel_size=3 * (side,))
         expected = fine.whole(restore(fine, stages, method))
         np.testing.assert_allclose(found[side], expected, atol=1e-3)
     assert np.abs(found[1] - found[6]).max() > 1

@@ -5,10 +5,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import load_script, refused
+from scipy.ndimage import gaussian_filter
 from synthetic import brain, zero_filled
 from test_scan import phantom
 
 from degrading.descriptors import descriptors_of
+from degrading.likeness import Texture
 from degrading.measured_grid import wave_matrix
 from disk.filters import PRETRAINED_SCAN
 from options.command_line import command_line
@@ -46,11 +48,16 @@ def test_grid_content_and_noise_of_a_brain(tmp_path, capsys):
 
 
 def test_few_edges_are_named_where_they_make_a_scan_unlike_a_brain(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("restoring.looking.edge_density", lambda *_: 0.25)
-    monkeypatch.setattr("restoring.looking.strangeness", lambda *_: 1.0)
+    monkeypatch.setattr("restoring.looking.texture_of", lambda *_: Texture(0.25, 0.0))
+    for module in ("restoring.looking", "degrading.likeness"):
+        monkeypatch.setattr(f"{module}.strangeness", lambda *_: 1.0)
     scan(tmp_path / "v.nii", brain(3, (40, 40, 40)))
-    assert looked(capsys, tmp_path)[1]["v.nii"]["brains"] == (
-        "unlike the training brains, with few edges (distance 1.0, usual up to 1.5)")
+    about = looked(capsys, tmp_path)[1]["v.nii"]
+    assert about["brains"] == (
+        "unlike the training brains (few edges; distance 1.0, usual up to 1.5)")
+    assert ("the least blur would be assumed with 50% of the weight, unless you give --profile"
+            in about["because"])
+    assert looked(capsys, tmp_path, "--profile", "box")[1]["v.nii"]["brains"].startswith("like the")
 
 
 def test_a_scan_is_judged_by_the_filters_of_the_command_that_is_suggested(
@@ -153,7 +160,8 @@ def test_the_command_names_the_filters_that_were_given_and_no_file_that_is_an_op
 def test_an_interpolated_scan_is_known_and_measured_sizes_are_named(tmp_path, capsys):
     scan(tmp_path / "zip.nii", zero_filled(brain(3, (48, 48, 24))), (0.5, 0.5, 1))
     about = looked(capsys, tmp_path, "--profile", "box")[1]["zip.nii"]
-    assert about["measured"].startswith("interpolated after it was measured (axis 0: 1 mm measured")
+    assert about["measured"].startswith(
+        "interpolated after it was measured (axis 0: 1 mm on a grid of 0.5; axis 1: ")
     request = command_line("test", shlex.split(about["try"])[2:])
     assert request.voxel_size == (0.5, 0.5, 1) and not request.known_profile
 
@@ -166,9 +174,8 @@ def test_slices_are_thick_against_the_plane_whatever_its_size(tmp_path, capsys, 
 
 
 def test_what_is_unlike_brains_gets_no_command(tmp_path, capsys):
-    blocks = np.kron(np.random.default_rng(0).random((4, 4, 4)) > 0.5, np.ones((12, 12, 12)))
-    scan(tmp_path / "blocks.nii", 900.5 * blocks)
-    about = looked(capsys, tmp_path / "blocks.nii")[1]["blocks.nii"]
+    scan(tmp_path / "blurred.nii", gaussian_filter(phantom(0), 2) * (phantom(0) > 0))
+    about = looked(capsys, tmp_path / "blurred.nii")[1]["blurred.nii"]
     assert about["brains"].startswith("unlike") and "try" not in about
     assert about["advice"].startswith("none: the scan is so unlike the training brains")
 

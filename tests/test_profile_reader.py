@@ -1,29 +1,20 @@
-"""What is read of a scan's profile, what is told of it, and what is too strange to restore."""
-import json
+"""What is read of a scan's profile, and what is told of it."""
 import warnings
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
-from conftest import load_script
-from scipy.ndimage import binary_erosion, gaussian_filter
-from synthetic import brain, save
+from scipy.ndimage import binary_erosion
 from test_scan import SCAN, phantom
 
 import api
-from degrading.descriptors import DESCRIPTOR_NAMES, NOISE, edge_density
+from degrading.descriptors import DESCRIPTOR_NAMES, NOISE
 from degrading.profile_reader import (
-    DENSE,
     READING_NAMES,
-    SPARSE,
     blur_of,
     fit_reader,
-    limits_of,
     read,
-    strangeness,
     told_or_read,
-    trust,
 )
 from degrading.slice_profile import Profile, profile_matrix, transfer
 from disk.filters import load_filters
@@ -34,12 +25,8 @@ from matrix_compute import Stage
 from octahedral.features import classify
 from octahedral.scene import REACH
 from octahedral.stages import apply_stage, sample_features, scene_of, stage_tree, tap_count
-from octahedral.tree import NO_READER, together, tree_of
+from octahedral.tree import together, tree_of
 from octahedral.voxel_features import FEATURE_NAMES
-from options.command_line import command_line
-from restoring.estimates import Estimates
-from restoring.evaluation import evaluate_scan
-from restoring.remarks import say_of_trust, say_of_unlike_slices
 from restoring.steps import restore
 from util import random_of
 
@@ -89,156 +76,6 @@ def test_what_is_told_takes_the_place_of_what_is_read():
     descriptors, blur = np.zeros(3, np.float32), np.array([0.7, 0.2], np.float32)
     np.testing.assert_allclose(told_or_read(reader, descriptors, blur)[3:], [0.7, 0.2, 1])
     np.testing.assert_allclose(told_or_read(reader, descriptors)[3:], [0.4, 0.4, 0], atol=1e-6)
-
-
-def test_strangeness_grows_with_the_distance_and_ends_trust():
-    descriptors = np.random.default_rng(0).normal(size=(2000, 4)) * [1, 5, 0.1, 2]
-    reader = fit_reader(descriptors, np.zeros((2000, 2)))
-    usual = [strangeness(reader, one) for one in descriptors]
-    assert 0.8 < np.median(usual) < 1.1
-    steps = np.array([1, 5, 0.1, 2])
-    far = [strangeness(reader, descriptors[0] + step * steps) for step in (3, 6, 12)]
-    assert far[0] < far[1] < far[2]
-    middle = descriptors.mean(0)
-    direction = np.array([1, 0, 0.1, 2])  # the noise stays as it is
-    steps = np.linspace(0, 8, 200)
-    for voxel in (1, 1.6, 2):
-        shares = [trust(reader, middle + step * direction, 0.5, voxel) for step in steps]
-        levels = [strangeness(reader, middle + step * direction) for step in steps]
-        assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
-        usual, too_strange = limits_of(middle[NOISE], voxel)
-        expected = np.clip((too_strange - np.array(levels)) / (too_strange - usual), 0, 1)
-        np.testing.assert_allclose(shares, expected, atol=1e-9)
-
-
-def test_less_strangeness_is_tolerated_in_voxels_as_in_training_and_more_with_much_noise():
-    assert limits_of(0) == limits_of(0.01, 1.4) == limits_of(0.03, 3) == limits_of(0, 4) == (1.5, 2)
-    assert limits_of(0, 1.8) == limits_of(0.01, 2.6) == pytest.approx((1.2, 1.45))
-    assert limits_of(0, 3) == limits_of(0, 1)  # a scan measured in 4 x 4 x 2 mm is too
-    assert limits_of(0.05, 1) == limits_of(0.08, 3) == (3, 3.5)
-    assert limits_of(0.017, 0.7)[0] > 1.7  # a scan of 0.7 mm is as strange as this; its noise tells
-    assert limits_of(0.03, 1.4) == pytest.approx((2.2, 2.7))
-    for voxel in (1, 2):
-        found = np.array([limits_of(noise, voxel) for noise in np.linspace(0, 0.07, 50)])
-        assert (np.diff(found, axis=0) >= 0).all() and (found[:, 0] < found[:, 1]).all()
-
-
-@pytest.mark.parametrize("size, share", [(1, 1), (2, 0)])
-def test_the_voxel_size_of_a_scan_and_of_a_degraded_volume_reach_the_limits(
-        tmp_path, monkeypatch, size, share):
-    """At this strangeness, filters are used for fine voxels alone."""
-    monkeypatch.setattr("degrading.profile_reader.strangeness", lambda *_: 1.5)
-    monkeypatch.setattr("get_lar.edge_density", lambda *_: DENSE)
-    scan = save(tmp_path / "low.nii", phantom(0), np.diag(3 * [size] + [1]))
-    request = command_line("test", ["--upscale", "--test_dir", str(scan), "--no-report",
-                                    "--output", str(tmp_path / "fine.nii")])
-    assert load_script("test").main(request) == 0
-    record = json.loads((tmp_path / ".fine.json").read_text())
-    assert record["figures"]["trust"] == share
-    fine = []
-    monkeypatch.setattr("restoring.evaluation.restore", lambda volume, *_: fine.append(volume)
-                        or volume.lr)
-    request = Request.of(preset="scan")
-    evaluate_scan(phantom(0), load_filters(request), request, "box", 0, "v",
-                  voxel_size=3 * (size / 2,))
-    assert fine[0].voxel == pytest.approx(size)
-
-
-def test_filters_learned_without_a_reader_find_nothing_strange():
-    assert trust(NO_READER, np.full(len(DESCRIPTOR_NAMES), 100.0), 0.5) == 1
-
-
-def test_sparse_edges_end_trust():
-    reader = fit_reader(np.random.default_rng(0).normal(size=(50, 3)), np.zeros((50, 2)))
-    shares = [trust(reader, np.zeros(3), density) for density in (0.1, SPARSE, 0.25, DENSE, 0.6)]
-    assert shares == sorted(shares) and shares[:2] == [0, 0] and shares[3:] == [1, 1]
-    assert 0.4 < shares[2] < 0.6
-
-
-def blocks():
-    """A phantom of a few flat blocks with sharp borders, far from any brain."""
-    volume = np.zeros((56, 56, 56), np.float32)
-    volume[6:50, 6:50, 6:50] = 0.2
-    volume[14:40, 20:44, 16:36] = 1.0
-    volume[20:30, 24:30, 30:46] = 0.6
-    return volume
-
-
-def test_density_of_edges_is_small_in_blocks_and_large_in_tissue():
-    volume = gaussian_filter(phantom(0), 1.0) * (phantom(0) > 0) / 1000
-    assert edge_density(blocks()) < SPARSE < DENSE < edge_density(volume)
-    steps = [volume[2:] - volume[:-2], volume[:, 2:] - volume[:, :-2],
-             volume[:, :, 2:] - volume[:, :, :-2]]
-    inside = volume > 0
-    kept = [inside[2:] & inside[1:-1] & inside[:-2],
-            inside[:, 2:] & inside[:, 1:-1] & inside[:, :-2],
-            inside[:, :, 2:] & inside[:, :, 1:-1] & inside[:, :, :-2]]
-    found = np.abs(np.concatenate([step[keep] for step, keep in zip(steps, kept, strict=True)]))
-    expected = np.median(found) / np.sqrt(np.mean(found.astype(float) ** 2))
-    assert edge_density(volume) == pytest.approx(expected, rel=1e-5)
-    assert edge_density(np.ones((9, 9, 9), np.float32)) == 1
-
-
-def test_a_phantom_far_from_brains_is_not_sharpened(tmp_path, capsys):
-    low = blocks()
-    save(tmp_path / "phantom.nii.gz", 1000 * low)
-    target = tmp_path / "fine.nii.gz"
-    request = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "phantom.nii.gz"),
-                                    "--output", str(target)])
-    assert load_script("test").main(request) == 0
-    assert "unlike the training brains of the filters; all" in capsys.readouterr().out
-    fine = make_fine(1000 * low, load_filters(request).method)
-    np.testing.assert_allclose(nib.load(target).get_fdata(), fine.whole(fine.lr), atol=0.1)
-    assert json.loads((tmp_path / "fine.json").read_text())["figures"]["trust"] == 0
-
-
-@pytest.mark.parametrize("factor, distance, said", [
-    ((1, 1, 4), 1.8, True), ((1, 1, 4), 1.4, False), ((1, 1, 4), None, False),
-    ((2, 2, 2), 1.8, False)])  # of which `say_of_trust` reports
-def test_thick_slices_that_are_unlike_brains_are_reported(capsys, factor, distance, said):
-    method = load_filters(Request.of(preset="scan", factor=factor)).method
-    say_of_unlike_slices("scan", Estimates(np.zeros(22), 1.0, distance, 1.5), method)
-    assert ("distance 1.8, usual up to 1.5" in capsys.readouterr().out) == said
-
-
-@pytest.mark.parametrize("distance, alike", [(1.4, "like"), (1.6, "unlike")])
-def test_look_says_of_thick_slices_if_they_are_like_brains(
-        tmp_path, capsys, monkeypatch, distance, alike):
-    """As upscaling does: by the distance alone, whatever the density of edges."""
-    monkeypatch.setattr("restoring.looking.strangeness", lambda *_: distance)
-    monkeypatch.setattr("restoring.looking.edge_density", lambda *_: 0.0)
-    save(tmp_path / "v.nii", phantom(0, (64, 60, 56))[..., ::4], np.diag([1, 1, 4, 1]))
-    load_script("test").main(command_line("test", ["--look", "--test_dir", str(tmp_path)]))
-    out = capsys.readouterr().out
-    assert f"brains    {alike} the training brains" in out and "--isotropic" in out
-
-
-def test_later_volumes_of_a_series_that_are_unlike_brains_are_counted_in_one_message(
-        tmp_path, capsys):
-    series = np.stack([brain(seed, (26, 24, 22)) for seed in (1, 5, 0)], -1)
-    save(tmp_path / "series.nii.gz", series)
-    request = command_line("test", ["--upscale", "--test_dir", str(tmp_path / "series.nii.gz"),
-                                    "--output", str(tmp_path / "fine.nii.gz"), "--no-report"])
-    assert load_script("test").main(request) == 0
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "unlike" in line)
-    assert line.startswith("series.nii.gz: 2 of 3 volumes, such as volume 2, are unlike the "
-                           "training brains of the filters; up to all of the weight")
-
-
-def test_one_later_volume_that_is_unlike_brains_is_named(capsys):
-    say_of_trust("a.nii", {0: 1.0, 2: 1.0}, 3)
-    assert capsys.readouterr().out == ""
-    say_of_trust("a.nii", {0: 1.0, 2: 0.25}, 3)
-    assert capsys.readouterr().out.startswith(
-        "a.nii: volume 3 of 3 is unlike the training brains of the filters; 75% of the weight")
-
-
-def test_few_edges_are_named_where_they_are_the_reason(capsys):
-    say_of_trust("a.nii", {0: 0.25}, few_edges=True)
-    assert "brains of the filters (few edges); 75% of the weight" in capsys.readouterr().out
-    usual = Estimates(np.zeros(22), 0.5, 1.0, 1.5)
-    assert usual.few_edges and not usual._replace(distance=1.6).few_edges
-    assert not usual._replace(trust=1.0).few_edges
 
 
 # ---- what trees see of it

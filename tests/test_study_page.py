@@ -24,7 +24,7 @@ def described(number, random):
     """The row of a volume, as restoring describes it."""
     return {"volume": f"sub-{number:04}/T1w.nii", "from": (9, 9, 9), "to": (18, 18, 18),
             "voxel_size": (0.5, 0.5, 0.5), "unit": "mm", "seconds": random.uniform(9, 11),
-            "noise": random.uniform(0.02, 0.03), "trust": 1.0, "like": "box",
+            "noise": random.uniform(0.02, 0.03), "blur_trust": 1.0, "like": "box",
             "distance": random.uniform(0.9, 1.1), "page": f"sub-{number:04}/it's #1.html"}
 
 
@@ -34,7 +34,8 @@ def a_thousand():
     rows = [described(number, random) for number in range(MANY)]
     rows[FAILED] = {"volume": HOSTILE, "failed": "not <b>a</b> NIfTI file"}
     rows[NOISY]["noise"] = 0.2
-    rows[STRANGE] |= {"distance": 1.9, "trust": 0.2, "messages": ["is unlike brains"]}
+    rows[STRANGE] |= {"distance": 1.9, "trust": 0.2, "blur_trust": 0,
+                      "messages": ["is unlike brains"]}
     return rows
 
 
@@ -142,8 +143,8 @@ def test_in_a_browser_names_and_messages_are_text(opened):
 
 def test_the_page_counts_what_needs_a_look(page):
     text = re.sub("<[^>]+>", "", page.read_text(encoding="utf-8"))
-    assert "999 of 1000 volumes upscaled, 1 failed, 1 partly or wholly by spline, 2 outliers " \
-           "(noise 1, distance 1)." in text
+    assert "999 of 1000 volumes upscaled, 1 failed, 1 partly or wholly by spline, 1 partly or " \
+           "wholly with least blur, 2 outliers (noise 1, distance 1)." in text
 
 
 def test_a_name_on_the_page_is_no_formula():
@@ -254,9 +255,10 @@ def test_the_page_of_a_volume_links_to_the_page_of_the_run(run):
 
 
 def test_the_page_of_a_volume_states_a_given_profile_and_the_share_of_the_spline():
-    row = {"told": "box", "trust": 0.25, "messages": ["is <unlike> brains"]}
+    row = {"told": "box", "trust": 0.25, "blur_trust": 0.5, "messages": ["is <unlike> brains"]}
     shown = findings_html(row)
     assert "<td>given: box</td>" in shown and "<td>25 %; the rest is the spline</td>" in shown
+    assert "<td>50 %; otherwise the least blur is assumed</td>" in shown
     assert "<li>is &lt;unlike&gt; brains</li>" in shown and "noise" not in shown
     assert findings_html({}) == ""
 
@@ -268,7 +270,7 @@ def test_the_usual_distance_of_a_scan_is_that_of_its_noise_and_voxels():
 
 def test_volumes_that_a_spline_restores_in_part_are_counted_and_few_are_not_searched():
     page = "".join(study_page(ABOUT, a_thousand(), [""] * MANY))
-    assert "1 partly or wholly by spline" in page
+    assert "1 partly or wholly by spline, 1 partly or wholly with least blur" in page
     few = "".join(study_page(ABOUT, a_thousand()[:FEWEST], [""] * FEWEST))
     assert "outliers are searched from 10 volumes on" in few  # one of them failed
     assert "no outliers" in "".join(study_page(ABOUT, a_thousand()[20:31], [""] * 11))
