@@ -289,11 +289,12 @@ class Octahedral:
         return volume.agreeing(sr, reader)
 
     def trust(self, volume, stages):
-        """As in degrading/likeness.py; 1 for thick slices, whose filters are fine-tuned on them."""
+        """As in degrading/likeness.py; 1 for thick slices, and if the profile is given."""
         reader, seen = stages[0].classes.reader, volume.descriptors
-        if self.method.refines_one_axis or not reader.any():
+        if self.method.refines_one_axis or volume.blur is not None or not reader.any():
             return 1.0, 1.0
-        return trust(reader, seen), belief(reader, seen, volume.texture, volume.voxel)[0]
+        texture, voxel = volume.texture, volume.voxel
+        return trust(reader, seen), belief(reader, seen, texture, voxel, self.method.factor)[0]
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]

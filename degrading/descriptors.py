@@ -66,7 +66,7 @@ def descriptors_of(unit, factor):
     >>> round(float(descriptors_of(unit, (2, 2, 2))[NOISE]), 2)
     0.03
     """
-    unit = _without_air(unit)
+    unit = without_air(unit)
     floor, noise = noise_of(unit)
     along = [np.moveaxis(unit, axis, -1) for axis in range(3) if factor[axis] > 1]
     axes = [found for axis in along if (found := _along(axis)) is not None]
@@ -99,7 +99,7 @@ def edge_density(unit):
     >>> round(edge_density(texture), 1)
     0.7
     """
-    unit, found = _without_air(unit), []
+    unit, found = without_air(unit), []
     for axis in range(3):
         along = np.moveaxis(unit, axis, 0)
         inside = along > 0
@@ -140,7 +140,7 @@ def bright_part(volume):
     return bright
 
 
-def _without_air(volume):
+def without_air(volume):
     """The volume, with zeros for all but its `bright_part` if it has one."""
     bright = bright_part(volume)
     return volume if bright is None else volume * bright

@@ -7,23 +7,26 @@ place to place, and more blur than any scanner causes. The estimate of the blur 
 partly or fully, by the least blur that occurs. Only in volumes that resemble no scan at all does a
 spline replace the filters.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from degrading.descriptors import NOISE, SECOND, edge_density
+from degrading.descriptors import NOISE, SECOND, edge_density, without_air
 from degrading.profile_reader import estimate, strangeness
+from util import tight_box
 
 # Strangeness up to which the estimated blur is believed (USUAL), and from which on it is not, for
 # these noise levels (columns) and geometric means of the voxel size in mm (rows). With little noise
-# and voxels as large as in training or larger, the strangeness of brains is up to 1.2, that of
-# volumes which oversharpening makes worse by 2 dB is 1.45 or more. Brains with finer voxels reach
-# 1.5, or 1.8 with noise; averages of subjects have no noise. With much noise and a Hamming window,
-# brains reach 2.5; there the filters mainly remove noise, which helps other volumes too.
+# and voxels as large as in training, the strangeness of brains is up to 1.1, that of volumes which
+# oversharpening makes worse by 2 dB is 1.45 or more. Brains with finer voxels reach 1.5, or 1.8
+# with noise; averages of subjects have no noise. Brains in voxels of 3 and 4 mm under a Hamming
+# window reach 1.4, or 1.65 with 3 % of noise. With much noise and a Hamming window, brains reach
+# 2.5; there the filters mainly remove noise, which helps other volumes too.
 NOISE_LEVELS = (0.01, 0.03, 0.05)
-VOXELS = (1.4, 1.8)
-USUAL = (1.5, 2.2, 3.0), (1.2, 1.25, 3.0)
-TOO_STRANGE = (2.0, 2.7, 3.5), (1.45, 1.5, 3.5)
+VOXELS = (1.4, 1.8, 2.6, 3.0)
+USUAL = (1.5, 2.2, 3.0), (1.2, 1.25, 3.0), (1.2, 1.25, 3.0), (1.4, 1.7, 3.0)
+TOO_STRANGE = (2.0, 2.7, 3.5), (1.45, 1.5, 3.5), (1.45, 1.5, 3.5), (1.7, 2.0, 3.5)
 # Strangeness up to which filters are fully used with the least blur, and from which on the spline
 # replaces them. Brains smoothed by up to 8 voxels reach 4, and gain as much as with the spline.
 USED, UNUSED = 4.0, 5.0
@@ -32,22 +35,23 @@ USED, UNUSED = 4.0, 5.0
 DENSE, SPARSE = 0.3, 0.2
 # Unevenness up to which the blur is believed, and from which on it is not, for the same noise
 # levels (columns) and these voxel sizes (rows). That of 25 brains is up to 0.56 (1 mm) and 0.36
-# (2 mm, up to 3 % of noise); that of averages of subjects is from 0.7 (1 mm) and 0.5 (2 mm) on, but
-# for two, which gain. With 5 % of noise and a Hamming window, brains reach 0.7.
+# (2 mm, no noise; with 3 % 0.38). That of averages of subjects is from 0.7 (1 mm) and 0.5 (2 mm)
+# on, but for two, which gain. With 5 % of noise and a Hamming window, brains reach 0.7.
 UNEVEN_VOXELS = (1.0, 1.7)
-EVEN = (0.62, 0.54, 2.0), (0.42, 0.34, 2.0)
-UNEVEN = (0.78, 0.70, 2.5), (0.55, 0.46, 2.5)
+EVEN = (0.62, 0.58, 2.0), (0.40, 0.38, 2.0)
+UNEVEN = (0.78, 0.74, 2.5), (0.50, 0.48, 2.5)
 # The blur is believed if the mean of the unclipped readings is SIGNAL or more, and not if it is
-# BLURRED or less, for the same noise levels. A Hamming window leaves 0.15; the reading of brains
-# under it is from 0.14 on, and from 0.09 on with 3 % of noise. Volumes that were smoothed after
-# their acquisition have less.
-SIGNAL, BLURRED = (0.14, 0.09, 0.09), (0.08, 0.03, 0.03)
+# BLURRED or less, for the same noise levels. A Hamming window leaves 0.15; at factor 2 the reading
+# of brains under it is from 0.13 on, and from 0.09 on with 3 % of noise. Volumes that were smoothed
+# after their acquisition have less. At larger factors the reading of brains may be negative.
+SIGNAL, BLURRED = (0.13, 0.09, 0.09), (0.08, 0.03, 0.03)
+LARGEST = 2  # largest factor at which the reading shows that a volume was smoothed
 REASONS = "noise and blur", "few edges", "uneven sharpness", "smoothed"
 USUAL_DENSITY, PER_DENSITY = 0.4, 2.0  # unevenness that a lower edge density adds
 CUBE, CUBES = 10, 20  # voxels along the side of a cube; fewest cubes whose sharpness is compared
 STRONGEST, OVER_NOISE = 0.3, 4.0  # compared cubes: quantile of their energy, energy over noise
 FAINTEST = 0.02  # smallest share of second differences in the energy
-MOST_VOXELS = 4_000_000  # voxels in which cubes are compared, about; of larger volumes every few
+MOST_VOXELS = 4_000_000  # voxels in which cubes are compared; in larger volumes, every few cubes
 
 
 class Texture(NamedTuple):
@@ -91,6 +95,12 @@ def sharpness_spread(unit, noise):
     >>> [round(sharpness_spread(volume, 0), 1) for volume in (texture, blurred, mixed)]
     [0.1, 0.1, 0.7]
     """
+    if not unit.any():
+        return 0.0
+    # The cubes lie in the middle of the brain, so that background and flips hardly move them.
+    box = [range(side.start, side.stop) for side in tight_box(unit > 0)]
+    box = [side[len(side) % CUBE // 2:][:len(side) // CUBE * CUBE] for side in box]
+    unit = unit[tuple(slice(side.start, side.stop) for side in box)]
     spread, cubes = [], 0
     for axis in range(3):
         finest, energy = _energies_of_cubes(unit, axis) - noise**2
@@ -117,7 +127,10 @@ def _energies_of_cubes(unit, axis):
         For the cubes that lie within the brain.
     """
     found, (beside, at, _) = [np.zeros((2, 0))], SECOND.astype(np.float32)
-    for number in range(0, len(unit) // CUBE, -(-unit.size // MOST_VOXELS)):
+    step = math.ceil(np.cbrt(unit.size / MOST_VOXELS)) or 1
+    layers, *chosen = (slice((side // CUBE - 1) % step // 2, None, step) for side in unit.shape)
+    some = slice(None), *chosen
+    for number in range(len(unit) // CUBE)[layers]:
         begin, end = number * CUBE - 2, (number + 1) * CUBE + 2  # a layer, and two voxels around it
         layer = np.pad(unit[max(begin, 0):end],
                        [(max(-begin, 0), max(end - len(unit), 0)), (2, 2), (2, 2)])
@@ -128,7 +141,7 @@ def _energies_of_cubes(unit, axis):
         before, here, after = (along[k:side - 4 + k] for k in (1, 2, 3))
         second = np.square((before + after) * beside + here * at)
         first = np.square(after - before) / 2
-        count, *sums = (_sums(np.moveaxis((part * inside)[tuple(within)], 0, axis))
+        count, *sums = (_sums(np.moveaxis((part * inside)[tuple(within)], 0, axis))[some]
                         for part in (np.float32(1), second, first))
         whole = count >= 0.6 * CUBE**3
         found.append([part[whole] / count[whole] for part in sums])
@@ -154,6 +167,7 @@ def texture_of(unit, descriptors):
     """
     if descriptors is None:
         return UNKNOWN
+    unit = without_air(unit)
     density = edge_density(unit)
     return Texture(density, sharpness_spread(unit, descriptors[NOISE])
                    + PER_DENSITY * (USUAL_DENSITY - density))
@@ -182,7 +196,7 @@ def _limit(rows, noise, voxel, voxels):
     return float(np.interp(voxel, voxels, [np.interp(noise, NOISE_LEVELS, row) for row in rows]))
 
 
-def belief(reader, descriptors, texture, voxel=1.0):
+def belief(reader, descriptors, texture, voxel=1.0, factor=(2, 2, 2)):
     """Weight of the estimated blur, and the reason if it is below 1.
 
     Parameters
@@ -192,6 +206,8 @@ def belief(reader, descriptors, texture, voxel=1.0):
     texture : Texture
     voxel : float, optional
         Geometric mean of the voxel size of the scan in mm.
+    factor : tuple of three int, optional
+        Factor of the filters.
 
     Returns
     -------
@@ -215,10 +231,10 @@ def belief(reader, descriptors, texture, voxel=1.0):
     usual, too_strange = limits_of(noise, voxel)
     even, too_uneven = (_limit(rows, noise, voxel, UNEVEN_VOXELS) for rows in (EVEN, UNEVEN))
     signal, blurred = (np.interp(noise, NOISE_LEVELS, row) for row in (SIGNAL, BLURRED))
+    left = estimate(reader, descriptors).mean() if max(factor) <= LARGEST else 1.0
     shares = (_share(strangeness(reader, descriptors), usual, too_strange),
               _share(-texture.density, -DENSE, -SPARSE),
-              _share(texture.uneven, even, too_uneven),
-              _share(-estimate(reader, descriptors).mean(), -signal, -blurred))
+              _share(texture.uneven, even, too_uneven), _share(-left, -signal, -blurred))
     least = min(shares)
     return least, "" if least == 1 else REASONS[shares.index(least)]
 

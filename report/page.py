@@ -161,7 +161,7 @@ def findings_html(row):
     if "trust" in row:
         rest = "; the rest is the spline" if row["trust"] < 1 else ""
         found["filters used"] = f"{100 * row['trust']:.0f} %{rest}"
-    if row.get("blur_trust", 1) < 1:
+    if row.get("blur_trust", 1) < 1 and row.get("trust") != 0:
         found["estimated blur used"] = (f"{100 * row['blur_trust']:.0f} %; otherwise the least "
                                         "blur is assumed")
     lines = "".join(f'<tr><th scope="row">{title}</th><td>{html.escape(words)}</td></tr>'
@@ -172,9 +172,11 @@ def findings_html(row):
 
 
 def profile_in_words(row):
-    """The slice profile of an upscaled volume: given by the user, or estimated; maybe empty."""
+    """The slice profile of an upscaled volume: given, estimated or assumed; maybe empty."""
     if "told" in row:
         return f"given: {row['told']}"
+    if row.get("blur_trust") == 0:
+        return "least blur (assumed)"
     found = row.get("profile", row.get("like"))
     return f"estimated: {found}" if found else ""
 

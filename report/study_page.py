@@ -135,9 +135,10 @@ def counts_in_words(states, marks, rows):
     words += [f"{fine} fine already"] * bool(fine)
     words += [f'<strong class="mark">{failed} failed</strong>'] * bool(failed)
     words += [f"{incomplete} incomplete"] * bool(incomplete)
-    for name, how in (("trust", "by spline"), ("blur_trust", "with least blur")):
-        partly = sum(row.get(name, 1) < 1 for row in rows)
-        words += [f"{partly} partly or wholly {how}"] * bool(partly)
+    spline = sum(row.get("trust", 1) < 1 for row in rows)
+    words += [f"{spline} partly or wholly by spline"] * bool(spline)
+    least = sum(row.get("blur_trust", 1) < 1 <= row.get("trust", 1) for row in rows)
+    words += [f"{least} partly or wholly with least blur"] * bool(least)
     parts = ", ".join(f"{name} {number}" for name in SEARCHED
                       if (number := sum(name in mark for mark in marks)))
     found = sum(map(bool, marks))
@@ -195,6 +196,6 @@ def _grid_cells(row):
     """Two cells: numbers of voxels before and after upscaling, and the new voxel size."""
     if "to" not in row:
         return _cell("", ""), _cell("", "")
-    size = by_axis(f"{side:g}" for side in row["voxel_size"])
+    size = by_axis(f"{side:.3g}" for side in row["voxel_size"])
     return (_cell(math.prod(row["from"]), f"{by_axis(row['from'])}<br>→ {by_axis(row['to'])}"),
             _cell(math.prod(row["voxel_size"]), f"{size} {row['unit']}"))

@@ -101,12 +101,13 @@ def look(path, store):
         distance = strangeness(reader, descriptors)
         how, reason = "like" if distance <= usual else "unlike", ""
         if not is_thick(filters.method):  # filters for thick slices are used whatever the scan
-            texture = texture_of(part, descriptors)
-            share = trust(reader, descriptors)
-            believed, why = (1.0, "") if known else belief(reader, descriptors, texture, voxel)
+            share = believed = 1.0
+            if not known and reader.any():
+                share, texture = trust(reader, descriptors), texture_of(part, descriptors)
+                believed, why = belief(reader, descriptors, texture, voxel, factor)
+                if why:
+                    how, reason = "unlike", f"{why}; "
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
-            if why:
-                how, reason = "unlike", f"{why}; "
         lines.append(("brains", f"{how} the training brains ({reason}distance {distance:.1f}, "
                                 f"usual up to {usual:.1f})"))
     if 1 in shape[:3]:
@@ -181,14 +182,14 @@ def _advice(path, in_mm, thick, weights, request, known, own, unfit):
             words.append("--adapt")
             why += (f"; the name says {weighting[1]}, and the filters have learned from "
                     "T1-weighted brains")
-        if share is not None and share < 1:
-            why += f"; {1 - share:.0%} of the weight would go to a spline"
-        elif believed is not None and believed < 1:
-            why += (f"; the least blur would be assumed with {1 - believed:.0%} of the weight, "
-                    "unless you give --profile")
         if in_mm.min() / 2 < FINEST:
             why += "; the result has smaller voxels than the training volumes of the filters: " \
                    "check its details with care"
+    if share is not None and share < 1:
+        why += f"; {1 - share:.0%} of the weight would go to a spline"
+    elif believed is not None and believed < 1:
+        why += f"; the least blur would be assumed with {1 - believed:.0%} of the weight"
+        why += ", unless you give --profile" * (own is None)
     for name in ("mask", "arrays_dir"):
         if name in request.given:
             words += [f"--{name}", getattr(request, name)]

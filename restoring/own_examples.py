@@ -174,7 +174,7 @@ def coarser_examples(low, reader, method, inside=None, profiles=(), voxel=1.0):
     low, scale = above_zero(low, inside)
     seen = in_units(low, scale, inside)
     descriptors = descriptors_of(seen, method.factor)
-    believed, _ = belief(reader, descriptors, texture_of(seen, descriptors), voxel)
+    believed, _ = belief(reader, descriptors, texture_of(seen, descriptors), voxel, method.factor)
     error = toward_least_blur(reader, descriptors, believed)  # as in restoring
     unit = np.ascontiguousarray(mod_crop(in_units(low, scale), method.factor))
     brain = unit > 0

@@ -4,7 +4,7 @@ from restoring.adaptation import is_thick
 
 
 def say_of_trust(name, seen, count=1, measured=False):
-    """Print one message if any volume is unlike the training brains, and what follows from it.
+    """Print a message if volumes are unlike the training brains, for each of two consequences.
 
     Parameters
     ----------
@@ -17,13 +17,24 @@ def say_of_trust(name, seen, count=1, measured=False):
     measured : bool, optional
         True for an interpolated scan on its measured grid, for which --profile is not used.
     """
-    unlike = [number for number, found in seen.items() if min(found.trust, found.belief) < 1]
-    if not unlike:
-        return
-    trust, belief = (min(getattr(found, name) for found in seen.values())
-                     for name in ("trust", "belief"))
-    least = trust if trust < 1 else belief
-    what = "all" if least == 0 else f"{1 - least:.0%}"
+    spline = {number: found.trust for number, found in seen.items() if found.trust < 1}
+    blurred = {number: found.belief for number, found in seen.items()
+               if found.belief < 1 and number not in spline}
+    hint = "" if measured else " (if you know the slice profile, give --profile)"
+    for shares, instead, end in (
+            (spline, "{} of the weight goes to the quintic spline", ""),
+            (blurred, "the least blur is assumed with {} of the weight", hint)):
+        if shares:
+            who, what, why = _in_words(shares, seen, count)
+            instead = instead.format(what).replace(" with all of the weight", "")
+            say(f"{name}: {who} unlike the training brains of the filters{why}; {instead}, so that "
+                f"no detail is invented{end}")
+
+
+def _in_words(shares, seen, count):
+    """Which volumes have a weight below 1, what goes elsewhere, and why; parameters as above."""
+    unlike, least = list(shares), min(shares.values())
+    what = "all" if least == 0 else f"{max(1 - least, 0.01):.0%}"
     who = "is"
     if count > 1:
         who = f"volume {unlike[0] + 1} of {count} is"
@@ -31,15 +42,7 @@ def say_of_trust(name, seen, count=1, measured=False):
         who = f"{len(unlike)} of {count} volumes, such as volume {unlike[0] + 1}, are"
         what = f"up to {what}"
     why = seen[unlike[0]].reason
-    why = f" ({why})" if why and count == 1 else ""
-    part = "" if what == "all" else f" with {what} of the weight"
-    instead, hint = f"the least blur is assumed{part}", ""
-    if trust < 1:
-        instead = f"{what} of the weight goes to the quintic spline"
-    elif not measured:
-        hint = " (if you know the slice profile, give --profile)"
-    say(f"{name}: {who} unlike the training brains of the filters{why}; {instead}, so that no "
-        f"detail is invented{hint}")
+    return who, what, f" ({why})" if why and count == 1 else ""
 
 
 def say_of_doubt(name, seen):

@@ -127,7 +127,7 @@ class Upscaled(NamedTuple):
     fine: np.ndarray  # (volumes, X, Y, Z) float32, in the file's intensities
     to_low: np.ndarray  # (4, 4): matrix from voxels of `fine` to voxels of the file
     first: int  # number of the first volume that could be restored, which the report shows
-    seen: Estimates  # estimates from the first restored volume
+    seen: Estimates  # estimates from the first restored volume; the lowest weights of all volumes
     tuning: Adapted | None  # result of fine-tuning; None if it was not wanted
     head: bool | None  # True if it seems to be a whole head; None if the filters do not need this
     missed: list  # of str: messages about volumes that could not be restored
@@ -209,6 +209,8 @@ def upscale_volumes(name, scan, request, engine, watch, mask=None, path=None):
     if fine is None:
         raise UserError(f"{path}: none of its {count} volumes can be restored: {lost[0]}")
     say_of_trust(name, estimates, count, measured=agree_with is not None)
+    told = told._replace(**{field: min((getattr(one, field) for one in estimates.values()),
+                                       default=1.0) for field in ("trust", "belief")})
     for number in lost:
         if shift := volume.shifts[number]:
             fine[number] = shift.undo(np.zeros(1, np.float32))

@@ -76,7 +76,8 @@ def test_strangeness_grows_with_the_distance_and_ends_belief():
 
 def test_less_strangeness_is_tolerated_in_voxels_as_in_training_and_more_with_much_noise():
     assert limits_of(0) == limits_of(0.01, 1.4) == (1.5, 2)
-    assert limits_of(0, 1.8) == limits_of(0.01, 4) == pytest.approx((1.2, 1.45))
+    assert limits_of(0, 1.8) == limits_of(0.01, 2.6) == pytest.approx((1.2, 1.45))
+    assert limits_of(0, 3) == limits_of(0, 5) == (1.4, 1.7)
     assert limits_of(0.05, 1) == limits_of(0.08, 3) == (3, 3.5)
     assert limits_of(0.017, 0.7)[0] > 1.7  # a scan of 0.7 mm is as strange as this; its noise tells
     assert limits_of(0.03, 1.4) == pytest.approx((2.2, 2.7))
@@ -177,6 +178,11 @@ def test_density_of_edges_is_small_in_blocks_and_large_in_tissue():
 
 def slow_spread(unit, noise):
     """`sharpness_spread`, voxel by voxel."""
+    used = [np.flatnonzero((unit > 0).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    for axis, places in enumerate(used):
+        count = int(places[-1] - places[0]) + 1
+        start = places[0] + count % CUBE // 2
+        unit = np.take(unit, range(start, start + count // CUBE * CUBE), axis)
     found = []
     for axis in range(3):
         finest, energy = [], []
@@ -213,6 +219,17 @@ def test_spread_of_sharpness_equals_its_slow_twin(noise):
     assert found == pytest.approx(slow_spread(volume, noise), rel=1e-4) and found > 0.1
 
 
+def test_background_flips_and_turns_leave_the_spread_of_sharpness_as_it_is():
+    volume = gaussian_filter(np.random.default_rng(0).random((42, 44, 50)), 0.8).astype(np.float32)
+    volume[20:] = gaussian_filter(volume[20:], 1)
+    expected = sharpness_spread(volume, 0)
+    padded = np.pad(volume, [(3, 8), (1, 0), (0, 7)])
+    for other in (padded, volume[::-1], volume[:, ::-1, ::-1], volume.transpose(2, 0, 1)):
+        found = sharpness_spread(np.ascontiguousarray(other), 0)
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert sharpness_spread(np.zeros((20, 20, 20), np.float32), 0) == 0
+
+
 def test_axes_of_different_sharpness_are_not_uneven():
     """As of a scan with another profile across its slices, or shifted along one axis."""
     texture = gaussian_filter(np.random.default_rng(0).random((60, 60, 60)), 0.8)
@@ -222,16 +239,15 @@ def test_axes_of_different_sharpness_are_not_uneven():
 
 
 def test_spread_of_sharpness_of_few_cubes_is_zero_and_large_volumes_are_sampled(monkeypatch):
-    volume = np.random.default_rng(0).random((60, 40, 40), np.float32)
-    volume[30:] = 20 * gaussian_filter(volume[30:], 1)
+    volume = np.random.default_rng(0).random((90, 70, 70), np.float32)
+    volume[45:] = 20 * gaussian_filter(volume[45:], 1)
     assert sharpness_spread(volume[:, :12, :12], 0) == 0 == sharpness_spread(volume[:5], 0)
     whole = sharpness_spread(volume, 0)
-    monkeypatch.setattr("degrading.likeness.MOST_VOXELS", volume.size // 2)
-    layers = np.concatenate([volume[10 * k:10 * k + 10] for k in (0, 2, 4)])
+    monkeypatch.setattr("degrading.likeness.MOST_VOXELS", volume.size // 8)  # every second cube
     sampled = sharpness_spread(volume, 0)
-    monkeypatch.undo()
-    # The neighbours of a layer count along the first axis only.
-    assert sampled == pytest.approx(sharpness_spread(layers, 0), rel=0.2) and sampled != whole
+    assert sampled != whole and sampled == pytest.approx(whole, rel=0.2)
+    for other in (volume[::-1], volume.transpose(1, 2, 0), volume[:, ::-1].transpose(2, 0, 1)):
+        assert sharpness_spread(np.ascontiguousarray(other), 0) == pytest.approx(sampled, rel=1e-4)
 
 
 def test_an_average_of_subjects_is_uneven():
@@ -240,7 +256,8 @@ def test_an_average_of_subjects_is_uneven():
     one = gaussian_filter(rng.random((64, 64, 64), np.float32), 0.8)
     average = np.where(np.arange(64)[:, None, None] < 28, one, 3 * gaussian_filter(one, 1.2))
     descriptors = np.zeros(len(DESCRIPTOR_NAMES))
-    spread = [texture_of(volume / volume.max(), descriptors).uneven for volume in (one, average)]
+    spread = [texture_of(np.pad(volume / volume.max(), 4), descriptors).uneven
+              for volume in (one, average)]
     assert spread[0] < 0 and spread[1] > spread[0] + 0.7
     assert texture_of(one, None) == UNKNOWN
 
@@ -309,10 +326,13 @@ def test_a_volume_that_resembles_no_scan_gets_the_spline(tmp_path, capsys):
     low = gaussian_filter(phantom(0), 2) * (phantom(0) > 0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        fine = api.upscale(low, 2)
-    assert "all of the weight goes to the quintic spline" in str(said[0].message)
+        fine, told = api.upscale(low, 2), api.upscale(low, 2, profile="kspace")
+    (words,) = (str(one.message) for one in said)
+    assert "all of the weight goes to the quintic spline" in words
     expected = make_fine(low, load_filters(Request.of(preset="scan")).method)
-    np.testing.assert_allclose(fine, expected.whole(expected.lr), atol=0.1)
+    spline = expected.whole(expected.lr)
+    np.testing.assert_allclose(fine, spline, atol=0.1)
+    assert np.abs(told - spline).max() > 1  # a given profile counts whatever the volume
 
 
 @pytest.mark.parametrize("factor, distance, said", [
@@ -356,6 +376,45 @@ def test_one_later_volume_that_is_unlike_brains_is_named(capsys):
     assert capsys.readouterr().out.startswith(
         "a.nii: volume 3 of 3 is unlike the training brains of the filters; 75% of the weight goes "
         "to the quintic spline")
+
+
+def test_volumes_with_a_spline_and_volumes_with_the_least_blur_are_counted_apart(capsys):
+    strange, even = SEEN._replace(trust=0.5, belief=0.0), SEEN._replace(belief=0.999)
+    say_of_trust("a.nii", {0: strange, 1: even, 2: SEEN, 3: even}, 4)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "volume 1 of 4 is unlike" in first and "50% of the weight goes to the quintic" in first
+    assert "2 of 4 volumes, such as volume 2, are unlike" in second and "--profile" in second
+    assert "the least blur is assumed with up to 1% of the weight" in second
+    say_of_trust("a.nii", {0: even}, measured=True)
+    assert "--profile" not in capsys.readouterr().out
+
+
+def test_the_record_of_a_series_has_its_lowest_weights(tmp_path):
+    series = np.stack([brain(seed, (26, 24, 22)) for seed in (1, 5)], -1)
+    request = command_line("test", [
+        "--upscale", "--test_dir", str(save(tmp_path / "series.nii.gz", series)), "--output",
+        str(tmp_path / "fine.nii.gz"), "--no-report"])
+    assert load_script("test").main(request) == 0
+    figures = json.loads((tmp_path / ".fine.json").read_text())["figures"]
+    assert figures["blur_trust"] == 0 and figures["distance"] < figures["usual_distance"]
+
+
+def test_air_of_a_head_does_not_count_as_uneven():
+    noise = np.abs(np.random.default_rng(0).normal(0, 0.01, (72, 68, 64))).astype(np.float32)
+    head = gaussian_filter(np.random.default_rng(1).random((72, 68, 64)), 0.8).astype(np.float32)
+    inside = np.zeros(head.shape, bool)
+    inside[10:60, 10:58, 10:54] = True
+    descriptors = np.zeros(len(DESCRIPTOR_NAMES))
+    in_air, alone = (texture_of(np.where(inside, head, air), descriptors) for air in (noise, 0))
+    assert in_air.uneven == pytest.approx(alone.uneven, abs=0.02)
+
+
+def test_the_reading_shows_a_smoothed_volume_at_factor_2_only():
+    """At larger factors, the reading of brains under a window may be negative."""
+    reader, _ = reader_of(blur=0.5)
+    reader[:2, 0] -= 0.8
+    found = [belief(reader, np.zeros(4), UNKNOWN, 2.0, 3 * (factor,))[0] for factor in (2, 3, 4)]
+    assert found == [0, 1, 1]
 
 
 def test_the_reason_is_named_where_it_is_only_one(capsys):

@@ -33,7 +33,7 @@ def a_thousand():
     random = np.random.default_rng(0)
     rows = [described(number, random) for number in range(MANY)]
     rows[FAILED] = {"volume": HOSTILE, "failed": "not <b>a</b> NIfTI file"}
-    rows[NOISY]["noise"] = 0.2
+    rows[NOISY] |= {"noise": 0.2, "blur_trust": 0.5}
     rows[STRANGE] |= {"distance": 1.9, "trust": 0.2, "blur_trust": 0,
                       "messages": ["is unlike brains"]}
     return rows
@@ -259,6 +259,7 @@ def test_the_page_of_a_volume_states_a_given_profile_and_the_share_of_the_spline
     shown = findings_html(row)
     assert "<td>given: box</td>" in shown and "<td>25 %; the rest is the spline</td>" in shown
     assert "<td>50 %; otherwise the least blur is assumed</td>" in shown
+    assert "<td>least blur (assumed)</td>" in findings_html({"like": "gauss", "blur_trust": 0.0})
     assert "<li>is &lt;unlike&gt; brains</li>" in shown and "noise" not in shown
     assert findings_html({}) == ""
 
