@@ -36,7 +36,8 @@ DENSE, SPARSE = 0.3, 0.2
 # Unevenness up to which the blur is believed, and from which on it is not, for the same noise
 # levels (columns) and these voxel sizes (rows). That of 25 brains is up to 0.56 (1 mm) and 0.36
 # (2 mm, no noise; with 3 % 0.38). That of averages of subjects is from 0.7 (1 mm) and 0.5 (2 mm)
-# on, but for two, which gain. With 5 % of noise and a Hamming window, brains reach 0.7.
+# on, but for CIT168 and ICBM 2009a, which gain. With 5 % of noise and a Hamming window, brains
+# reach 0.7.
 UNEVEN_VOXELS = (1.0, 1.7)
 EVEN = (0.62, 0.58, 2.0), (0.40, 0.38, 2.0)
 UNEVEN = (0.78, 0.74, 2.5), (0.50, 0.48, 2.5)
@@ -98,12 +99,13 @@ def sharpness_spread(unit, noise):
     if not unit.any():
         return 0.0
     # The cubes lie in the middle of the brain, so that background and flips hardly move them.
-    box = [range(side.start, side.stop) for side in tight_box(unit > 0)]
-    box = [side[len(side) % CUBE // 2:][:len(side) // CUBE * CUBE] for side in box]
-    unit = unit[tuple(slice(side.start, side.stop) for side in box)]
+    box = tight_box(unit > 0)
+    voxels = math.prod(side.stop - side.start for side in box)
+    step = max(math.ceil(np.cbrt(voxels / MOST_VOXELS)), 1)  # every cube is used, or every few
+    unit = unit[tuple(_middle(side, step) for side in box)]
     spread, cubes = [], 0
     for axis in range(3):
-        finest, energy = _energies_of_cubes(unit, axis) - noise**2
+        finest, energy = _energies_of_cubes(unit, axis, step) - noise**2
         if not energy.size:
             continue
         least = max(np.quantile(energy, STRONGEST), OVER_NOISE * noise**2 / np.sqrt(CUBE**3 / 4))
@@ -118,19 +120,34 @@ def sharpness_spread(unit, noise):
     return float(third - first)
 
 
-def _energies_of_cubes(unit, axis):
+def _middle(side, step):
+    """The middle of a slice of voxels: whole cubes, of which every `step`-th is used.
+
+    The first and the last cube are used, so that a flip changes nothing.
+
+    Examples
+    --------
+    >>> _middle(slice(0, 30), 1), _middle(slice(5, 34), 2), _middle(slice(0, 45), 2)
+    (slice(0, 30, None), slice(14, 24, None), slice(7, 37, None))
+    """
+    voxels = side.stop - side.start
+    cubes = voxels // CUBE
+    cubes -= (cubes - 1) % step if cubes else 0
+    start = side.start + (voxels - cubes * CUBE) // 2
+    return slice(start, start + cubes * CUBE)
+
+
+def _energies_of_cubes(unit, axis, step):
     """Mean squares of second differences, and of differences across two voxels, along an axis.
 
     Returns
     -------
     ndarray of float64, shape (2, cubes)
-        For the cubes that lie within the brain.
+        For every `step`-th cube along each axis that lies within the brain.
     """
     found, (beside, at, _) = [np.zeros((2, 0))], SECOND.astype(np.float32)
-    step = math.ceil(np.cbrt(unit.size / MOST_VOXELS)) or 1
-    layers, *chosen = (slice((side // CUBE - 1) % step // 2, None, step) for side in unit.shape)
-    some = slice(None), *chosen
-    for number in range(len(unit) // CUBE)[layers]:
+    some = slice(None), slice(None, None, step), slice(None, None, step)
+    for number in range(0, len(unit) // CUBE, step):
         begin, end = number * CUBE - 2, (number + 1) * CUBE + 2  # a layer, and two voxels around it
         layer = np.pad(unit[max(begin, 0):end],
                        [(max(-begin, 0), max(end - len(unit), 0)), (2, 2), (2, 2)])
@@ -196,7 +213,7 @@ def _limit(rows, noise, voxel, voxels):
     return float(np.interp(voxel, voxels, [np.interp(noise, NOISE_LEVELS, row) for row in rows]))
 
 
-def belief(reader, descriptors, texture, voxel=1.0, factor=(2, 2, 2)):
+def belief(reader, descriptors, texture, voxel, factor):
     """Weight of the estimated blur, and the reason if it is below 1.
 
     Parameters
@@ -204,9 +221,9 @@ def belief(reader, descriptors, texture, voxel=1.0, factor=(2, 2, 2)):
     reader : ndarray, see `degrading.profile_reader.fit_reader`
     descriptors : ndarray of float32, shape (descriptors,)
     texture : Texture
-    voxel : float, optional
+    voxel : float
         Geometric mean of the voxel size of the scan in mm.
-    factor : tuple of three int, optional
+    factor : sequence of three int
         Factor of the filters.
 
     Returns
@@ -221,10 +238,11 @@ def belief(reader, descriptors, texture, voxel=1.0, factor=(2, 2, 2)):
     >>> from degrading.profile_reader import fit_reader
     >>> descriptors = np.random.default_rng(0).normal(size=(500, 3))
     >>> reader = fit_reader(descriptors, np.ones((500, 2)))
-    >>> texture = Texture(0.5, 0.2)
-    >>> belief(reader, np.zeros(3), texture), belief(reader, np.full(3, 9.0), texture)
-    ((1.0, ''), (0.0, 'noise and blur'))
-    >>> belief(reader, np.zeros(3), Texture(0.2, 0.2))
+    >>> belief(reader, np.zeros(3), Texture(0.5, 0.2), voxel=1, factor=(2, 2, 2))
+    (1.0, '')
+    >>> belief(reader, np.full(3, 9.0), Texture(0.5, 0.2), voxel=1, factor=(2, 2, 2))
+    (0.0, 'noise and blur')
+    >>> belief(reader, np.zeros(3), Texture(0.2, 0.2), voxel=1, factor=(2, 2, 2))
     (0.0, 'few edges')
     """
     noise = descriptors[NOISE]

@@ -158,12 +158,13 @@ def findings_html(row):
     if "distance" in row:
         found["distance from the training brains"] = (f"{row['distance']:.1f}; usual up to "
                                                       f"{row['usual_distance']:.1f}")
+    lowest = ", in one of its volumes" if len(row.get("from", ())) > 3 else ""
     if "trust" in row:
-        rest = "; the rest is the spline" if row["trust"] < 1 else ""
+        rest = f"{lowest}; the rest is the spline" if row["trust"] < 1 else ""
         found["filters used"] = f"{100 * row['trust']:.0f} %{rest}"
     if row.get("blur_trust", 1) < 1 and row.get("trust") != 0:
-        found["estimated blur used"] = (f"{100 * row['blur_trust']:.0f} %; otherwise the least "
-                                        "blur is assumed")
+        found["estimated blur used"] = (f"{100 * row['blur_trust']:.0f} %{lowest}; otherwise the "
+                                        "least blur is assumed")
     lines = "".join(f'<tr><th scope="row">{title}</th><td>{html.escape(words)}</td></tr>'
                     for title, words in found.items() if words)
     table = f'<h2>Findings</h2><table class="words">{lines}</table>' if lines else ""
@@ -175,7 +176,8 @@ def profile_in_words(row):
     """The slice profile of an upscaled volume: given, estimated or assumed; maybe empty."""
     if "told" in row:
         return f"given: {row['told']}"
-    if row.get("blur_trust") == 0:
+    alone = len(row.get("from", ())) < 4  # in a series, it is the lowest weight of its volumes
+    if row.get("blur_trust") == 0 and row.get("trust") != 0 and alone:
         return "least blur (assumed)"
     found = row.get("profile", row.get("like"))
     return f"estimated: {found}" if found else ""

@@ -39,7 +39,9 @@ def estimates_of(volume, use):
     doubted = (volume.blur is not None and bool(np.any(descriptors[SPECTRAL:]))
                and claims_too_much_blur(reading, volume.blur))
     usual = usual_distance(descriptors, use.method, volume.voxel)
-    _, reason = belief(reader, descriptors, volume.texture, volume.voxel, use.method.factor)
+    reason = ""
+    if believed < 1:
+        _, reason = belief(reader, descriptors, volume.texture, volume.voxel, use.method.factor)
     return Estimates(descriptors, trust, believed, strangeness(reader, descriptors), usual,
                      nearest_profile(reading), doubted, volume.texture, reason)
 

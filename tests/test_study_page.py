@@ -259,7 +259,13 @@ def test_the_page_of_a_volume_states_a_given_profile_and_the_share_of_the_spline
     shown = findings_html(row)
     assert "<td>given: box</td>" in shown and "<td>25 %; the rest is the spline</td>" in shown
     assert "<td>50 %; otherwise the least blur is assumed</td>" in shown
-    assert "<td>least blur (assumed)</td>" in findings_html({"like": "gauss", "blur_trust": 0.0})
+    row = {"like": "gauss", "blur_trust": 0.0}
+    assert "<td>least blur (assumed)</td>" in findings_html(row)
+    spline = findings_html(row | {"trust": 0.0})
+    assert "estimated: gauss" in spline and "least" not in spline
+    series = findings_html(row | {"trust": 0.5, "from": (9, 9, 9, 2)})
+    assert "estimated: gauss" in series and "50 %, in one of its volumes; the rest" in series
+    assert "0 %, in one of its volumes; otherwise" in series
     assert "<li>is &lt;unlike&gt; brains</li>" in shown and "noise" not in shown
     assert findings_html({}) == ""
 
