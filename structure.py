@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from degrading.likeness import belief, trust
+from degrading.likeness import Weights, weights_of
 from degrading.profile_reader import toward_least_blur
 from filter_constant import QUANTIZATION_PATCHES
 from hashtable import (
@@ -158,9 +158,9 @@ class Published:
 
     # ---- filters
 
-    def trust(self, volume, stages):
-        """Weights, 0 to 1, of the filters in the result, and of the blur that is estimated."""
-        return 1.0, 1.0
+    def weights(self, volume, stages):
+        """The `degrading.likeness.Weights` of the filters and of the estimated blur."""
+        return Weights()
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
         """Restore an LR volume; returns float32 of the shape of ``volume.lr``, in [0, 1]."""
@@ -279,22 +279,22 @@ class Octahedral:
     # ---- filters
 
     def restore(self, volume, stages, engine, advance=lambda share: None):
-        reader, (share, believed) = stages[0].classes.reader, self.trust(volume, stages)
-        if believed < 1:
+        reader, weights = stages[0].classes.reader, self.weights(volume, stages)
+        if weights.blur < 1:
             volume = replace(volume, reading_error=toward_least_blur(
-                reader, volume.descriptors, believed))
+                reader, volume.descriptors, weights.blur))
         sr = restore_stages(volume, stages, self.method, advance=advance)
-        if share < 1:  # the spline (the initial estimate) has the remaining weight
-            return volume.lr + np.float32(share) * (sr - volume.lr)
+        if weights.filters < 1:  # the spline is the initial estimate
+            return volume.lr + np.float32(weights.filters) * (sr - volume.lr)
         return volume.agreeing(sr, reader)
 
-    def trust(self, volume, stages):
-        """As in degrading/likeness.py; 1 for thick slices, and if the profile is given."""
-        reader, seen = stages[0].classes.reader, volume.descriptors
+    def weights(self, volume, stages):
+        """They are 1 for thick slices, and if the slice profile is given."""
+        reader = stages[0].classes.reader
         if self.method.refines_one_axis or volume.blur is not None or not reader.any():
-            return 1.0, 1.0
-        texture, voxel = volume.texture, volume.voxel
-        return trust(reader, seen), belief(reader, seen, texture, voxel, self.method.factor)[0]
+            return Weights()
+        return weights_of(reader, volume.descriptors, volume.texture, volume.voxel,
+                          self.method.factor)
 
     def leaves(self, stages):
         return [stage.classes.leaves for stage in stages]

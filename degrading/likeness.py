@@ -271,6 +271,20 @@ def trust(reader, descriptors):
     return _share(strangeness(reader, descriptors), USED, UNUSED)
 
 
+class Weights(NamedTuple):
+    """How much the filters, and the estimated blur of a scan, count in its restoring."""
+
+    filters: float = 1.0  # the spline has the remaining weight
+    blur: float = 1.0  # the least blur has the remaining weight
+    reason: str = ""  # one of REASONS if the weight of the blur is below 1
+
+
+def weights_of(reader, descriptors, texture, voxel, factor):
+    """The `Weights` of a scan; parameters as in `belief`."""
+    return Weights(trust(reader, descriptors),
+                   *belief(reader, descriptors, texture, voxel, factor))
+
+
 def _share(value, full, none):
     """1 if a value is `full` or less, 0 if it is `none` or more, and linear between."""
     return float(np.clip((none - value) / (none - full), 0, 1))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import numpy as np
 
 from degrading.descriptors import NOISE, SPECTRAL
-from degrading.likeness import NOISE_LEVELS, UNKNOWN, Texture, belief, limits_of
+from degrading.likeness import NOISE_LEVELS, UNKNOWN, Texture, limits_of
 from degrading.profile_reader import claims_too_much_blur, nearest_profile, read, strangeness
 from restoring.adaptation import is_thick
 from structure import structure_of
@@ -30,20 +30,16 @@ class Estimates(NamedTuple):
 
 def estimates_of(volume, use):
     """The `Estimates` from an `LRVolume`, for the `Filters` that restore it first."""
-    trust, believed = structure_of(use.method).trust(volume, use.stages)
-    descriptors = volume.descriptors
+    weights, descriptors = structure_of(use.method).weights(volume, use.stages), volume.descriptors
     if descriptors is None or not (reader := use.stages[0].classes.reader).any():
-        return Estimates(descriptors, trust)
+        return Estimates(descriptors, weights.filters)
     reading = read(reader, descriptors)
     # The reading of a volume that is too small for a spectrum is only the usual one.
     doubted = (volume.blur is not None and bool(np.any(descriptors[SPECTRAL:]))
                and claims_too_much_blur(reading, volume.blur))
     usual = usual_distance(descriptors, use.method, volume.voxel)
-    reason = ""
-    if believed < 1:
-        _, reason = belief(reader, descriptors, volume.texture, volume.voxel, use.method.factor)
-    return Estimates(descriptors, trust, believed, strangeness(reader, descriptors), usual,
-                     nearest_profile(reading), doubted, volume.texture, reason)
+    return Estimates(descriptors, weights.filters, weights.blur, strangeness(reader, descriptors),
+                     usual, nearest_profile(reading), doubted, volume.texture, weights.reason)
 
 
 def usual_distance(descriptors, method, voxel):

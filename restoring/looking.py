@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from degrading.descriptors import NOISE, descriptors_of
-from degrading.likeness import belief, texture_of, trust
+from degrading.likeness import Weights, texture_of, weights_of
 from degrading.measured_grid import mask_onto_measured, measured_grid, onto_measured
 from degrading.profile_reader import blur_of, nearest_profile, read, strangeness
 from degrading.slice_profile import in_words
@@ -90,7 +90,7 @@ def look(path, store):
             factor = route_to(goal, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
-    share = believed = filters = None
+    weights = filters = None
     known = () if seen else store.request.known_profile
     with contextlib.suppress(UserError):  # there are none for this factor
         filters = store(factor)
@@ -101,12 +101,12 @@ def look(path, store):
         distance = strangeness(reader, descriptors)
         how, reason = "like" if distance <= usual else "unlike", ""
         if not is_thick(filters.method):  # filters for thick slices are used whatever the scan
-            share = believed = 1.0
+            weights = Weights()
             if not known and reader.any():
-                share, texture = trust(reader, descriptors), texture_of(part, descriptors)
-                believed, why = belief(reader, descriptors, texture, voxel, factor)
-                if why:
-                    how, reason = "unlike", f"{why}; "
+                texture = texture_of(part, descriptors)
+                weights = weights_of(reader, descriptors, texture, voxel, factor)
+            if weights.reason:
+                how, reason = "unlike", f"{weights.reason}; "
             lines.append(("blur", _blur(reader, descriptors, known, factor)))
         lines.append(("brains", f"{how} the training brains ({reason}distance {distance:.1f}, "
                                 f"usual up to {usual:.1f})"))
@@ -114,7 +114,7 @@ def look(path, store):
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
     unfit = filters is not None and not filters.method.for_scans
-    return lines + _advice(path, in_mm, thick, (share, believed), request, known,
+    return lines + _advice(path, in_mm, thick, weights or Weights(), request, known,
                            goal if seen else None, unfit)
 
 
@@ -153,14 +153,13 @@ def _blur(reader, descriptors, known, factor):
 def _advice(path, in_mm, thick, weights, request, known, own, unfit):
     """The best command for the scan, and the reason.
 
-    `weights` are those of the filters and of the estimated blur, or None. `own` is the voxel size
-    to restore an interpolated scan to; it is None for other scans. `unfit` is True if the command
-    would use filters that are not for scans.
+    `weights` are those of the filters and of the estimated blur. `own` is the voxel size to restore
+    an interpolated scan to; it is None for other scans. `unfit` is True if the command would use
+    filters that are not for scans.
     """
-    share, believed = weights
     words = ["python", "test.py", "--upscale"]
     uneven = ratio_of_lengths(in_mm.max(), in_mm.min()) > THICK
-    if own is not None and share != 0:
+    if own is not None and weights.filters:
         words += ["--voxel_size", *(f"{size:.6g}" for size in own)]
         why = "it was interpolated: its own grid is finer than the measured one, and fine enough " \
               "for the restored detail"
@@ -172,7 +171,7 @@ def _advice(path, in_mm, thick, weights, request, known, own, unfit):
         words.append("--isotropic")
         why = f"voxels are {in_mm.max() / in_mm.min():.2g} times as long along one axis as along " \
               "another: filters make the coarse axes finer, one after another"
-    elif share == 0:
+    elif not weights.filters:
         return [("advice", "none: the scan is so unlike the training brains that a spline would "
                            "replace the filters everywhere")]
     else:
@@ -185,10 +184,10 @@ def _advice(path, in_mm, thick, weights, request, known, own, unfit):
         if in_mm.min() / 2 < FINEST:
             why += "; the result has smaller voxels than the training volumes of the filters: " \
                    "check its details with care"
-    if share is not None and share < 1:
-        why += f"; {1 - share:.0%} of the weight would go to a spline"
-    elif believed is not None and believed < 1:
-        why += f"; the least blur would be assumed with {1 - believed:.0%} of the weight"
+    if weights.filters < 1:
+        why += f"; {1 - weights.filters:.0%} of the weight would go to a spline"
+    elif weights.blur < 1:
+        why += f"; the least blur would be assumed with {1 - weights.blur:.0%} of the weight"
         why += ", unless you give --profile" * (own is None)
     for name in ("mask", "arrays_dir"):
         if name in request.given:

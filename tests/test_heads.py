@@ -13,6 +13,7 @@ from test_scan import phantom
 from degrading import descriptors
 from degrading.degradation import degradation_of
 from degrading.descriptors import NOISE, bright_part, descriptors_of, head_in_zeros
+from degrading.likeness import Weights
 from degrading.slice_profile import profile_matrix
 from disk.filters import load_filters
 from filter_constant import Request
@@ -35,7 +36,7 @@ def in_air(clean, sigma, seed=0):
 @pytest.fixture(autouse=True)
 def all_is_restored(monkeypatch):
     """Filters work in full on phantoms too, which are unlike brains."""
-    monkeypatch.setattr("structure.trust", lambda *_: 1.0)
+    monkeypatch.setattr("structure.weights_of", lambda *_: Weights())
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from degrading.likeness import (
     UNUSED,
     USED,
     Texture,
+    Weights,
     belief,
     limits_of,
     sharpness_spread,
@@ -128,7 +129,8 @@ def test_filters_learned_without_a_reader_find_nothing_strange():
     volume = replace(volume, descriptors=np.full(len(DESCRIPTOR_NAMES), 100, np.float32),
                      texture=Texture(0.0, 9.0))
     method = structure_of(filters.method)
-    assert method.trust(volume, blind) == (1, 1) and method.trust(volume, stages) == (0, 0)
+    assert method.weights(volume, blind) == (1, 1, "")
+    assert method.weights(volume, stages) == (0, 0, "noise and blur")
 
 
 @pytest.mark.parametrize("full, none, texture, reason", [
@@ -294,11 +296,10 @@ def test_the_belief_reaches_the_filters_unless_the_profile_is_given(monkeypatch)
     method, stages = structure_of(filters.method), filters.stages
     reader = stages[0].classes.reader
     volume, seen = make_fine(phantom(0), filters.method), []
-    monkeypatch.setattr("structure.trust", lambda *_: 1.0)
     monkeypatch.setattr("structure.restore_stages", lambda volume, *_, **__: seen.append(
         volume.reading_error) or volume.lr)
     for share in (1, 0.4):
-        monkeypatch.setattr("structure.belief", lambda *_, share=share: (share, ""))
+        monkeypatch.setattr("structure.weights_of", lambda *_, share=share: Weights(1.0, share))
         method.restore(volume, stages, None)
     assert seen[0] is None
     np.testing.assert_array_equal(seen[1], toward_least_blur(reader, volume.descriptors, 0.4))
@@ -372,13 +373,12 @@ def test_factor_and_voxel_size_reach_the_belief(monkeypatch, tmp_path, factor):
         given.append((voxel, tuple(factor)))
         return 0.5, "few edges"
 
-    for module in ("structure", "restoring.estimates", "restoring.looking",
-                   "restoring.own_examples"):
+    for module in ("degrading.likeness", "restoring.own_examples"):
         monkeypatch.setattr(f"{module}.belief", believed)
     volume = make_fine(phantom(0), filters.method, voxel_size=(2, 2, 2))
     assert estimates_of(volume, Filters(filters.stages, filters.method)).reason == "few edges"
     adapt_to_scan(phantom(0), filters.stages, filters.method, (2, 2, 2))
-    assert given == [(pytest.approx(2), factor)] * 3
+    assert given == [(pytest.approx(2), factor)] * 2
     if factor == (2, 2, 2):
         image = nib.Nifti1Image(phantom(0), np.diag([2000.0, 2000, 2000, 1]))
         image.header.set_xyzt_units("micron")
@@ -451,7 +451,8 @@ def test_volumes_with_a_spline_and_volumes_with_the_least_blur_are_counted_apart
 
 
 def test_the_record_of_a_series_has_its_lowest_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("structure.trust", lambda reader, seen: 1.0 if seen[NOISE] > 0.002 else 0.5)
+    monkeypatch.setattr("degrading.likeness.trust",
+                        lambda reader, seen: 1.0 if seen[NOISE] > 0.002 else 0.5)
     series = np.stack([brain(seed, (26, 24, 22)) for seed in (1, 5)], -1)
     request = command_line("test", [
         "--upscale", "--test_dir", str(save(tmp_path / "series.nii.gz", series)), "--output",

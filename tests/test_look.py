@@ -10,7 +10,7 @@ from synthetic import brain, zero_filled
 from test_scan import phantom
 
 from degrading.descriptors import descriptors_of
-from degrading.likeness import Texture
+from degrading.likeness import Texture, Weights
 from degrading.measured_grid import wave_matrix
 from disk.filters import PRETRAINED_SCAN
 from options.command_line import command_line
@@ -67,7 +67,7 @@ def test_a_scan_is_judged_by_the_filters_of_the_command_that_is_suggested(
     fine = np.einsum("ax,by,xyz->abz", plane, plane, phantom(3, (56, 56, 56))[..., ::4])
     scan(tmp_path / "v.nii", np.clip(fine, 0, None), (0.5, 0.5, 4))
     factors = []
-    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1.0)
+    monkeypatch.setattr("restoring.looking.weights_of", lambda *_: Weights())
     monkeypatch.setattr("restoring.looking.descriptors_of", lambda unit, factor: factors.append(
         factor) or descriptors_of(unit, factor))
     about = looked(capsys, tmp_path)[1]["v.nii"]
@@ -98,7 +98,7 @@ def test_filters_are_fine_tuned_on_what_is_named_flair(tmp_path, capsys):
 
 
 def test_a_mask_beside_a_head_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1.0)
+    monkeypatch.setattr("restoring.looking.weights_of", lambda *_: Weights())
     monkeypatch.setattr("degrading.descriptors.MOST_BRAIN", 1000)
     data = brain(3, (40, 40, 40))
     scan(tmp_path / "a.nii", data)
@@ -121,7 +121,7 @@ def test_thick_slices_are_served_by_isotropic_voxels(tmp_path, capsys):
 
 def test_the_command_goes_through_for_a_brain_and_names_what_was_given(tmp_path, capsys,
                                                                        monkeypatch):
-    monkeypatch.setattr("restoring.looking.trust", lambda *_: 0.75)
+    monkeypatch.setattr("restoring.looking.weights_of", lambda *_: Weights(0.75))
     scan(tmp_path / "a b.nii.gz", brain(1, (48, 48, 48)))
     scan(tmp_path / "a b_mask.nii.gz", brain(1, (48, 48, 48)) > 0)
     load_script("test").main(command_line("test", [
@@ -138,7 +138,7 @@ def test_the_command_goes_through_for_a_brain_and_names_what_was_given(tmp_path,
 
 
 def test_profiles_of_three_axes_are_repeated_as_they_were_given(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("restoring.looking.trust", lambda *_: 1)
+    monkeypatch.setattr("restoring.looking.weights_of", lambda *_: Weights())
     scan(tmp_path / "v.nii.gz", brain(1, (48, 48, 48)))
     profiles = ("kspace", "kspace", "box")
     about = looked(capsys, tmp_path, "--profile", *profiles)[1]["v.nii.gz"]

@@ -11,6 +11,7 @@ from synthetic import upscale
 
 from degrading.acquisition import make_low
 from degrading.degradation import degradation_of
+from degrading.likeness import Weights
 from disk.filters import PRETRAINED, load_filters
 from filter_constant import Method, Request
 from get_lar import best_spline, make_pair
@@ -58,7 +59,7 @@ def test_those_for_scans_serve_upscaling_and_bring_noisy_volumes_nearer_than_spl
     factor, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("structure.trust", lambda *_: 1.0)  # of so small a piece too
+    monkeypatch.setattr("structure.weights_of", lambda *_: Weights())  # of so small a piece too
     stages, method, *_ = load_filters(Request.of(factor=factor, upscale=True))
     assert (method.preset, method.factor, len(stages)) == ("scan", factor, 2)
     hr = golden_figures(2).volume

@@ -6,6 +6,7 @@ from test_scan import SCAN, phantom
 
 from degrading.acquisition import make_low, original_of
 from degrading.degradation import degradation_of
+from degrading.likeness import Weights
 from disk.filters import PRETRAINED_SCAN, load_filters
 from filter_constant import Request
 from get_lar import make_fine
@@ -40,7 +41,7 @@ def test_a_noisy_lr_volume_is_black_outside_its_outline():
 
 @pytest.mark.parametrize("factor", [(2, 2, 2), (1, 1, 4)])
 def test_tissue_that_a_face_of_the_array_cuts_is_restored_as_if_it_went_on(factor, monkeypatch):
-    monkeypatch.setattr("structure.trust", lambda *_: 1.0)  # of phantoms too
+    monkeypatch.setattr("structure.weights_of", lambda *_: Weights())  # of phantoms too
     stages, method, *_ = load_filters(Request.of(preset="scan", factor=factor))
     whole = np.clip(phantom(11, (96, 96, 96)), 0, 1000) / 1000
     hr = whole[24:72, 24:72, 24:72]
