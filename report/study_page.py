@@ -27,7 +27,7 @@ COLUMNS = (  # title, kind of sorting, explanation
     ("noise", "number", "Estimated noise, in per cent of the brightest intensity"),
     ("slice profile", "text", "Slice profile: given, or estimated from the volume"),
     ("distance", "number", "Distance of noise and blur from those of the training volumes"),
-    ("blur believed", "number", "Weight of the estimated blur; otherwise little is assumed"),
+    ("blur believed", "number", "Weight of the estimated blur; otherwise the least is assumed"),
     ("voxels", "number", "Voxels of the volume, and of the result"),
     ("voxel size", "number", "Voxel size of the result"),
     ("seconds", "number", "Time for upscaling"),

@@ -90,7 +90,7 @@ def look(path, store):
             factor = route_to(goal, sizes, store.there).factors[0]
     descriptors = descriptors_of(part, factor)
     lines.append(("noise", f"about {100 * descriptors[NOISE]:.1f} % of the brightest intensity"))
-    weights = filters = None
+    weights, filters = Weights(), None
     known = () if seen else store.request.known_profile
     with contextlib.suppress(UserError):  # there are none for this factor
         filters = store(factor)
@@ -101,7 +101,6 @@ def look(path, store):
         distance = strangeness(reader, descriptors)
         how, reason = "like" if distance <= usual else "unlike", ""
         if not is_thick(filters.method):  # filters for thick slices are used whatever the scan
-            weights = Weights()
             if not known and reader.any():
                 texture = texture_of(part, descriptors)
                 weights = weights_of(reader, descriptors, texture, voxel, factor)
@@ -114,7 +113,7 @@ def look(path, store):
         return [*lines, ("advice", "none: a volume with a single slice cannot be made finer across "
                                    "it")]
     unfit = filters is not None and not filters.method.for_scans
-    return lines + _advice(path, in_mm, thick, weights or Weights(), request, known,
+    return lines + _advice(path, in_mm, thick, weights, request, known,
                            goal if seen else None, unfit)
 
 
